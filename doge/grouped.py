@@ -1,0 +1,147 @@
+"""One backward pass, every group's gradient.
+
+Forward hooks keep each ruled layer's input; a hook on its output hands input and output gradient to the layer's rule as soon
+as the backward pass reaches it. Ruled parameters have `requires_grad` off meanwhile (the embedding output starts the graph), so
+autograd never forms the ordinary weight gradients and the pass costs about what a plain backward pass costs.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from doge.rules import Rule, Sum, embedding, find_rule, lookup
+
+
+class NoRuleError(ValueError):
+    """A trainable parameter sits in a layer that no rule covers."""
+
+
+Autocast = Callable[[], AbstractContextManager[None]]
+SumOf = Callable[[nn.Parameter, bool], Sum]
+OnGradient = Callable[[nn.Parameter, Sum], None]
+
+
+def grouped_backward(
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    *,
+    groups: int,
+    sum_of: SumOf,
+    on_gradient: OnGradient,
+    scale: float = 1.0,
+    autocast: Autocast = nullcontext,
+) -> Float[Tensor, " G"]:
+    """Run the model on `rows` (group-major: the R/G rows of a group are adjacent) and form every group's gradient.
+
+    `sum_of(parameter, lasting)` gives the `Sum` (G, *shape) to add to; `lasting` says that it must outlive the layer, because
+    the parameter is used more than once (tied embeddings). `on_gradient(parameter, sum)` is called once a parameter, as soon as
+    its last use came back. Returns the groups' mean token losses (nats), unscaled; the gradients are those of scale * loss.
+
+    Memory beyond a plain step: what `sum_of` allocates. Raises NoRuleError, ValueError for rows that do not split into groups.
+    """
+    if rows.ndim != 2 or rows.shape[0] % groups:
+        raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T) with R a multiple of groups = {groups}")
+    with _ruled(model, rows, sum_of, on_gradient):
+        losses = row_losses(model, rows, autocast=autocast).view(groups, -1).mean(1)
+        (losses.sum() * scale).backward()
+    return losses.detach()
+
+
+def row_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast = nullcontext) -> Float[Tensor, " R"]:
+    """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward pass."""
+    inputs: dict[str, Any] = {"input_ids": rows}
+    accepted = inspect.signature(model.forward).parameters
+    if "position_ids" in accepted:  # else HF broadcasts one row of positions, whose gradient cannot be told apart by group
+        inputs["position_ids"] = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
+    if "use_cache" in accepted:
+        inputs["use_cache"] = False
+    with autocast():
+        logits = model(**inputs).logits
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    labels = F.pad(rows[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; cheaper than a copy of the other logits
+    nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    return nll.view(rows.shape).sum(1) / (rows.shape[1] - 1)
+
+
+@contextmanager
+def _ruled(model: nn.Module, rows: Tensor, sum_of: SumOf, on_gradient: OnGradient) -> Iterator[None]:
+    """Hooks on every layer with trainable parameters; everything is as before on exit, also after an error."""
+    rules = find_rules(model)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    uses: Counter[nn.Parameter] = Counter()  # forward uses of a parameter that the backward pass has not come back to
+    sums: dict[nn.Parameter, Sum] = {}
+
+    def forward_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            return None
+        rule, parameters = rules[module]
+        x, factor = lookup(module, args, kwargs) if rule is embedding else (args[0] if args else next(iter(kwargs.values())), None)
+        _require_rows(module, x, rows)
+        uses.update(parameters.values())
+        version = x._version
+        output = output if output.requires_grad else output.requires_grad_()
+
+        def backward_hook(b: Tensor) -> None:
+            assert x._version == version, f"the input of {type(module).__name__} was changed in place after its use"
+            b = b if factor is None else b * factor
+            for name, parameter in parameters.items():  # one at a time: a parameter's memory may be the next one's
+                if parameter not in sums:
+                    sums[parameter] = sum_of(parameter, uses[parameter] > 1)
+                rule(module, x, b, {name: sums[parameter]})
+                uses[parameter] -= 1
+                if not uses[parameter]:
+                    on_gradient(parameter, sums.pop(parameter))
+
+        output.register_hook(backward_hook)
+        return output
+
+    handles = [module.register_forward_hook(forward_hook, with_kwargs=True) for module in rules]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+        for parameter, gradient in sums.items():  # one of several uses did not reach the loss
+            on_gradient(parameter, gradient)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def find_rules(model: nn.Module) -> dict[nn.Module, tuple[Rule, dict[str, nn.Parameter]]]:
+    """Rule and trainable parameters by name, for every module that has any of its own."""
+    rules, missing = {}, []
+    for path, module in model.named_modules():
+        parameters = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
+        if not parameters:
+            continue
+        if rule := find_rule(module):
+            rules[module] = (rule, parameters)
+        else:
+            missing += [f"  {path}.{name} {tuple(p.shape)}, in {type(module).__name__}" for name, p in parameters.items()]
+    if missing:
+        raise NoRuleError(
+            f"{len(missing)} trainable parameters sit in layers that no rule of doge/rules.py covers:\n"
+            + "\n".join(missing)
+            + "\nEither write a rule for the layer (one function in doge/rules.py), or freeze it: parameter.requires_grad_(False)."
+        )
+    if not rules:
+        raise NoRuleError("the model has no trainable parameter; unfreeze some: parameter.requires_grad_(True)")
+    return rules
+
+
+def _require_rows(module: nn.Module, x: Tensor, rows: Tensor) -> None:
+    if x.shape[0] != rows.shape[0] and not (x.ndim == 2 and x.shape[0] == rows.numel()):
+        raise ValueError(
+            f"{type(module).__name__} got an input of shape {tuple(x.shape)} for {rows.shape[0]} rows of {rows.shape[1]} tokens: its "
+            f"gradient cannot be told apart by row. Layers that mix or broadcast rows (mixture-of-experts, one shared row of "
+            f"positions) are not supported; freeze the layer or pass its input expanded to every row."
+        )

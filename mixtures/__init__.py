@@ -1,0 +1,36 @@
+"""What a proxy run learned: kept, shown, and handed over. Never imports torch.
+
+    errors      UserError: what a person gave wrong
+    files       write_atomic, atomic_dir: no half-written files
+    parts       tables in part files, the mechanism under the next one
+    trajectory  a run's record: TrajectoryWriter, read_trajectory, EvaluationWriter, read_evaluation
+    run         a run directory read as a whole: config.yaml, corpus.json, trajectory, evaluation
+    average     weights over steps -> average weights of spans of tokens
+    mixture     Mixture: mixture.json (mixture.schema.json is generated from it); records: the parts it is made of
+    reading     JSON files with clear messages
+    export      run directories -> Mixture
+    check       is a mixture.json what it says it is?
+    show        text tables of a mixture and of a run
+    lines, plots    PNGs of a run and of a mixture
+    __main__    mixtures export | show | check | plot
+
+>>> from mixtures import Mixture
+>>> Mixture.load("mixture.json").weights_at(tokens=0)       # {name: share of trained tokens}
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixtures.mixture import Mixture
+
+__version__ = "0.1.0"
+__all__ = ["Mixture"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Mixture` at its first use: `mixtures --help` need not wait for pydantic."""
+    if name == "Mixture":
+        from mixtures.mixture import Mixture
+
+        return Mixture
+    raise AttributeError(f"module 'mixtures' has no attribute {name!r}")

@@ -1,0 +1,99 @@
+"""mixtures export | show | check | plot. What takes long to import is imported by the command that needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixtures.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 after one message on stderr for what the user gave wrong."""
+    arguments = _parser().parse_args(argv)
+    try:
+        print(arguments.command(arguments), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `mixtures show ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # the environment: a full disk, no permission; nothing is half-written
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; nothing was changed there", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mixtures", description="Hand over and look at what a proxy run learned.")
+    commands = parser.add_subparsers(required=True, metavar="export | show | check | plot")
+
+    export = commands.add_parser("export", help="run directories -> mixture.json", description=_export.__doc__)
+    export.add_argument("runs", nargs="+", metavar="RUN_DIR", help="run of proxies.train; several are averaged")
+    export.add_argument("-o", "--output", help="file to write (default, for one run: RUN_DIR/mixture.json)")
+    export.add_argument("--stages", type=int, default=1, help="piecewise-constant stages of equal length (default 1)")
+    export.add_argument("--average", choices=["all", "tail"], default="all", help="over all steps, or over the last half of the steps")
+    export.add_argument("--token-budget", help="tokens of the large run, as 300e9 or 300B (default: the proxy run's)")
+    export.set_defaults(command=_export)
+
+    show = commands.add_parser("show", help="print a mixture as tables", description=_show.__doc__)
+    show.add_argument("mixture", metavar="mixture.json")
+    show.set_defaults(command=_show)
+
+    check = commands.add_parser("check", help="recompute everything in a mixture", description=_check.__doc__)
+    check.add_argument("mixture", metavar="mixture.json")
+    check.set_defaults(command=_check)
+
+    plot = commands.add_parser("plot", help="draw a run or a mixture as PNGs", description=_plot.__doc__)
+    plot.add_argument("what", metavar="RUN_DIR | mixture.json")
+    plot.add_argument("-o", "--output", help="directory (default: RUN_DIR/plots, or beside the mixture)")
+    plot.set_defaults(command=_plot)
+    return parser
+
+
+def _export(arguments: argparse.Namespace) -> str:
+    """Average the learned weights of one or several runs and write them as a mixture."""
+    from mixtures.export import export_mixture, parse_tokens
+    from mixtures.show import show
+
+    if arguments.output is None and len(arguments.runs) > 1:
+        raise UserError(f"{len(arguments.runs)} runs and no output file; say where to write with -o mixture.json")
+    budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
+    output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
+    mixture = export_mixture(arguments.runs, stages=arguments.stages, average=arguments.average, token_budget=budget)
+    mixture.save(output)
+    return f"{show(mixture)}\n\nwrote {output}"
+
+
+def _show(arguments: argparse.Namespace) -> str:
+    """Print what a mixture holds: shares, tokens and epochs of every domain."""
+    from mixtures.mixture import Mixture
+    from mixtures.show import show
+
+    return show(Mixture.load(arguments.mixture))
+
+
+def _check(arguments: argparse.Namespace) -> str:
+    """Recompute id, sums and expected epochs; exit 2 and say what drifted where something did."""
+    from mixtures.check import report
+
+    return report(arguments.mixture)
+
+
+def _plot(arguments: argparse.Namespace) -> str:
+    """Draw weights.png, losses.png, gram.png and mixture.png of a run, or mixture.png of a mixture."""
+    from mixtures.plots import plot_mixture, plot_run
+
+    source = Path(arguments.what)
+    if source.is_dir():
+        paths = plot_run(source, arguments.output or source / "plots")
+    else:
+        paths = plot_mixture(source, arguments.output or source.parent)
+    return "\n".join(f"wrote {path}" for path in paths)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""From weights over steps to the average weights of spans of tokens. Pure."""
+
+import itertools
+
+import numpy as np
+
+
+def span_average(weights: np.ndarray, tokens: np.ndarray, *, start: float, end: float) -> np.ndarray:
+    """(D,) mean of `weights` (S, D) over the tokens from `start` to `end`, sum 1.
+
+    `tokens` (S,) are trained after each step, so the weights of step s hold for the tokens between tokens[s-1] and
+    tokens[s]; a step that a border falls into counts by the part of it that is inside.
+    """
+    assert start < end <= tokens[-1], f"span from {start} to {end} of {tokens[-1]} tokens"
+    before = np.concatenate([[0], tokens[:-1]])
+    inside = np.clip(np.minimum(tokens, end) - np.maximum(before, start), 0, None).astype(np.float64)
+    mean = inside @ weights / inside.sum()
+    return mean / mean.sum()
+
+
+def stage_averages(weights: np.ndarray, tokens: np.ndarray, *, stages: int) -> np.ndarray:
+    """(stages, D) averages over equal spans of tokens, from the first token to the last."""
+    borders = np.linspace(0, tokens[-1], stages + 1)
+    spans = itertools.pairwise(borders)
+    return np.stack([span_average(weights, tokens, start=start, end=end) for start, end in spans])
+
+
+def tail_average(weights: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """(D,) average over the last half of the steps (the larger half of an odd number)."""
+    half = len(tokens) // 2
+    return span_average(weights, tokens, start=tokens[half - 1] if half else 0, end=tokens[-1])
+
+
+def running_mean(values: np.ndarray, *, window: int) -> np.ndarray:
+    """(S, ...) mean of each step's last `window` values (fewer at the start)."""
+    sums = np.cumsum(np.concatenate([np.zeros_like(values[:1]), values]), axis=0)
+    index = np.arange(1, len(values) + 1)
+    first = np.maximum(index - window, 0)
+    counts = (index - first).reshape((-1,) + (1,) * (values.ndim - 1))
+    return (sums[index] - sums[first]) / counts

@@ -1,0 +1,174 @@
+"""mixture.json: which share of the trained tokens every domain gets, over the tokens of a training run.
+
+`Mixture` and the records it is made of are the source of truth; `python -m mixtures.mixture` writes
+mixture.schema.json from them. Progress is in tokens, a weight is a fraction of **trained tokens** (nothing else: one
+number, one meaning), every domain is named in every stage, and a stage's weights hold until the next stage starts.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from mixtures.errors import UserError
+from mixtures.files import write_atomic
+from mixtures.reading import list_faults, read_json
+from mixtures.records import (
+    Check,
+    Domain,
+    Expected,
+    Horizon,
+    Provenance,
+    Record,
+    Sampling,
+    Sha256,
+    Stage,
+    Tokenizer,
+    Units,
+)
+
+KIND = "mixture-schedule"
+KNOWN_VERSIONS = ("1.0",)
+TOLERANCE = 1e-9  # how far a stage's weights may sum from 1
+SCHEMA_FILE = Path(__file__).with_name("mixture.schema.json")
+
+
+class Mixture(Record):
+    """The file. Its `id` hashes everything but `id` and `checks`; left out it is computed, a wrong one is refused."""
+
+    kind: Literal["mixture-schedule"] = "mixture-schedule"
+    schema_version: Literal["1.0"] = "1.0"
+    id: Sha256 = Field(default="", description="sha256 of the canonical JSON (sorted keys, no spaces) without id and checks")
+    units: Units = Units()
+    tokenizer: Tokenizer
+    horizon: Horizon
+    domains: tuple[Domain, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    sampling: Sampling = Sampling()
+    expected: tuple[Expected, ...] = ()
+    provenance: Provenance
+    checks: tuple[Check, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Mixture":
+        if faults := [*_name_faults(self), *_stage_faults(self)]:
+            raise ValueError("\n".join(faults))
+        content = self.content_id()
+        if not self.id:
+            object.__setattr__(self, "id", content)
+        if self.id != content:
+            raise ValueError(f"id: {id_fault(self.id, content)}")
+        return self
+
+    def content_id(self) -> str:
+        """`sha256:` and the hash of the canonical JSON without id and checks."""
+        content = self.model_dump(mode="json", exclude={"id", "checks"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+    def weights_at(self, tokens: float) -> dict[str, float]:
+        """{name: share of trained tokens} once `tokens` tokens were trained; the last stage holds past the end.
+
+        Raises UserError before the start of the schedule.
+        """
+        if not tokens >= self.horizon.start_tokens:
+            raise UserError(
+                f"weights at {tokens} tokens: the schedule begins at {self.horizon.start_tokens:,} tokens; ask for a position from there on"
+            )
+        stage = [stage for stage in self.stages if stage.start_tokens <= tokens][-1]
+        return dict(stage.weights)
+
+    def stage_tokens(self) -> list[int]:
+        """Length of every stage (tokens); their sum is horizon.total_tokens."""
+        starts = [*(stage.start_tokens for stage in self.stages), self.horizon.end_tokens]
+        return [end - start for start, end in itertools.pairwise(starts)]
+
+    def compute_expected(self) -> tuple[Expected, ...]:
+        """Tokens and epochs that the whole schedule takes from every domain."""
+        rows = []
+        for domain in self.domains:
+            shares = [stage.weights[domain.name] for stage in self.stages]
+            tokens = math.fsum(share * span for share, span in zip(shares, self.stage_tokens(), strict=True))
+            rows.append(Expected(domain=domain.name, tokens=tokens, epochs=tokens / domain.unique_tokens))
+        return tuple(rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file in one step. Raises OSError (a full disk), the old file then stays."""
+        write_atomic(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Mixture":
+        """The mixture in the file `path`. Raises UserError naming every fault and where it is."""
+        return cls.from_record(read_json(path), where=str(path))
+
+    @classmethod
+    def from_record(cls, record: Any, *, where: str) -> "Mixture":
+        """The mixture in parsed JSON; `where` begins the message of a UserError."""
+        if not isinstance(record, dict) or record.get("kind") != KIND:
+            raise UserError(f'{where} is not a mixture: it has no "kind": "{KIND}"; `mixtures export` writes such a file')
+        if (version := record.get("schema_version")) not in KNOWN_VERSIONS:
+            raise UserError(
+                f"{where} has schema_version {version!r}; known: {', '.join(KNOWN_VERSIONS)}; export it again, "
+                "or read it with the version that wrote it"
+            )
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            raise UserError(f"{where} is not a valid mixture:\n" + "\n".join(list_faults(error))) from error
+
+
+def id_fault(recorded: str, computed: str) -> str:
+    """What a wrong id means and what to do."""
+    return (
+        f"recorded {recorded}, the content hashes to {computed}: the file was edited by hand or damaged; export it "
+        "again, or remove its `id` to take the edit as a new mixture"
+    )
+
+
+def schema_text() -> str:
+    """What mixture.schema.json holds; a test compares."""
+    return json.dumps(Mixture.model_json_schema(), indent=2) + "\n"
+
+
+def _name_faults(mixture: Mixture) -> Iterator[str]:
+    known = Counter(domain.name for domain in mixture.domains)
+    if twice := [name for name, times in known.items() if times > 1]:
+        yield f"domains: {', '.join(twice)} given more than once; a domain is identified by its name"
+    if names := [name for name, times in Counter(stage.name for stage in mixture.stages).items() if times > 1]:
+        yield f"stages: {', '.join(names)} given more than once; every stage has a name of its own"
+    for stage in mixture.stages:
+        if missing := [name for name in known if name not in stage.weights]:
+            yield f"stage {stage.name!r}: no weight for {', '.join(missing)}; every stage names every domain, 0 allowed"
+        if unknown := [name for name in stage.weights if name not in known]:
+            yield f"stage {stage.name!r}: weight for {', '.join(unknown)}, not in domains; allowed: {', '.join(known)}"
+
+
+def _stage_faults(mixture: Mixture) -> Iterator[str]:
+    horizon, starts = mixture.horizon, [stage.start_tokens for stage in mixture.stages]
+    for stage in mixture.stages:
+        total = math.fsum(stage.weights.values())
+        if abs(total - 1) > TOLERANCE:
+            yield f"stage {stage.name!r}: weights sum to {total:.12g}, off by {total - 1:+.3g}; they must sum to 1"
+    if starts[0] != horizon.start_tokens:
+        first = mixture.stages[0].name
+        yield f"stage {first!r}: starts at {starts[0]:,} tokens, the horizon at {horizon.start_tokens:,}; make them one"
+    for before, stage in zip(mixture.stages, mixture.stages[1:], strict=False):
+        if stage.start_tokens <= before.start_tokens:
+            yield (
+                f"stage {stage.name!r}: starts at {stage.start_tokens:,} tokens, not after stage {before.name!r} "
+                f"({before.start_tokens:,}); sort the stages by start_tokens"
+            )
+    if starts[-1] >= horizon.end_tokens:
+        last, end = mixture.stages[-1].name, horizon.end_tokens
+        yield f"stage {last!r}: starts at {starts[-1]:,} tokens, the horizon ends at {end:,}; start before that"
+
+
+if __name__ == "__main__":
+    write_atomic(SCHEMA_FILE, schema_text())
+    print(SCHEMA_FILE)

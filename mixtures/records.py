@@ -1,0 +1,144 @@
+"""The parts of mixture.json, as pydantic models; mixture.py puts them together."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """A part of the file: immutable, unknown keys refused, no NaN; a subclass instance becomes the part itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="subclass-instances")
+
+
+class Units(Record):
+    """What the numbers mean; stated so that no reader has to guess."""
+
+    weight: Literal["trained_token_fraction"] = "trained_token_fraction"
+    progress: Literal["tokens"] = "tokens"
+    token_count: Literal["incl_separators", "excl_separators"] = "incl_separators"
+
+
+class Tokenizer(Record):
+    """The tokenizer that every token count is in."""
+
+    name: str
+    vocab_size: Positive
+    fingerprint: str
+    separators_per_document: Count = 1
+
+
+class Batch(Record):
+    """Batch size from a position on, where the trainer has decided it."""
+
+    from_tokens: Count
+    sequences_per_step: Positive
+
+
+class Horizon(Record):
+    """The large run: it covers total_tokens tokens, beginning at start_tokens."""
+
+    start_tokens: Count = Field(default=0, description="tokens already trained when the schedule begins")
+    total_tokens: Positive = Field(description="tokens that the schedule covers, counted from start_tokens")
+    sequence_length: Positive | None = Field(default=None, description="null: for the trainer to decide")
+    batch: tuple[Batch, ...] = Field(default=(), description="empty: for the trainer to decide")
+
+    @property
+    def end_tokens(self) -> int:
+        """Where the schedule ends (tokens)."""
+        return self.start_tokens + self.total_tokens
+
+
+class Source(Record):
+    """Where a domain's text came from."""
+
+    format: str = Field(description="parquet, jsonl, csv, txt, hf, builtin, or a trainer's own format")
+    uri: str
+    sha256: str | None = None
+
+
+class SamplePolicy(Record):
+    """Which documents of a domain are used, and how much, by a manifest."""
+
+    mode: Literal["none", "filter", "multiplicity", "sampling_weight", "loss_weight"] = "none"
+    manifest_uri: str | None = None
+    manifest_sha256: str | None = None
+    key: Literal["document_index", "document_id", "sequence_index", "token"] = "document_id"
+    kept_documents: Count | None = None
+    kept_tokens: Count | None = None
+
+
+class Domain(Record):
+    """One domain's text and how often it may be repeated."""
+
+    name: Name
+    unique_tokens: Positive
+    unique_documents: Positive
+    complete: bool = Field(default=True, description="false: there is more text than was read; the counts are lower bounds")
+    fingerprint: str | None = Field(default=None, description="hash of the domain's tokens")
+    max_epochs: Annotated[float, Field(gt=0)] | None = Field(default=None, description="over the whole schedule; null: no cap")
+    on_exhausted: Literal["error", "repeat", "renormalize"] = "repeat"
+    sources: tuple[Source, ...] = ()
+    sample_policy: SamplePolicy | None = None
+
+
+class Stage(Record):
+    """Weights that hold from start_tokens to the start of the next stage, or to the end."""
+
+    name: str
+    start_tokens: Count
+    weights: dict[Name, Share] = Field(min_length=1)
+    weights_ci95: dict[Name, tuple[float, float]] | None = None
+
+
+class Sampling(Record):
+    """How rows are drawn."""
+
+    seed: Count = 0
+    data_order: Literal["continue_across_stages", "disjoint_shards", "restart_each_stage"] = "continue_across_stages"
+    granularity: Literal["token", "sequence", "document"] = "sequence"
+
+
+class Expected(Record):
+    """Derived: what the schedule takes from a domain."""
+
+    domain: Name
+    tokens: Annotated[float, Field(ge=0)]
+    epochs: Annotated[float, Field(ge=0)]
+
+
+class Input(Record):
+    """A file that the mixture was made from."""
+
+    uri: str
+    sha256: Sha256
+
+
+class Provenance(Record):
+    """Who made the mixture, how, and from what."""
+
+    tool: str
+    tool_version: str = ""
+    git_commit: str | None = None
+    method: str = Field(description="update rule of the proxy run, or the name of a fixed mixture")
+    objective: Literal["universal"] | dict[Name, float] | None = None
+    average: Literal["all", "tail"] | None = None
+    constraints: tuple[JsonValue, ...] = ()
+    proxy: dict[str, JsonValue] = {}
+    seeds: tuple[int, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    parent_schedule: Sha256 | None = None
+
+
+class Check(Record):
+    """One thing that was looked at."""
+
+    id: str
+    status: Literal["pass", "warn", "fail"]
+    detail: str = ""

@@ -1,0 +1,260 @@
+"""What a run leaves behind about its steps: the trajectory (one row a step) and the evaluation (long form).
+
+Columns of the trajectory (D training domains, G groups, the first D of which are the training domains):
+`step` (updates done, from 1), `tokens` (trained so far), `lr`, `tokens_per_second`, `gradient_norm`, then `weight.NAME`
+and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups, and `gram`
+(G * G numbers, row major).
+
+Size: the gram is kept at every step in float64, 8 * G * G bytes a step. 11 groups and 600 steps are 0.6 MB; 300 groups
+and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and `mean_gram` needs
+the memory of one part.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mixtures.errors import UserError
+from mixtures.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
+
+FORMAT = 1
+SCALARS = ("lr", "tokens_per_second", "gradient_norm")
+EVALUATION = pa.schema(
+    {name: pa.int64() for name in ("step", "tokens", "held_out_tokens")}
+    | {"domain": pa.string(), "loss": pa.float64(), "bits_per_byte": pa.float64()}
+)
+
+
+def step_row(*, domains: Sequence[str], groups: Sequence[str], arrays: Mapping[str, Any], **scalars: Any) -> dict[str, Any]:
+    """One row for `TrajectoryWriter.append` from the arrays of a step.
+
+    `arrays`: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), gram (G, G); a name left
+    out is recorded as not measured. `scalars`: step, tokens, lr, tokens_per_second, gradient_norm.
+    """
+    row: dict[str, Any] = dict(scalars)
+    for kind, values in arrays.items():
+        if kind == "gram":
+            row["gram"] = np.asarray(values, dtype=np.float64)
+            continue
+        assert len(values) in (len(domains), len(groups)), f"{kind} has {len(values)} values, groups are {groups}"
+        row |= {f"{kind}.{name}": float(value) for name, value in zip(groups, values, strict=False)}
+    return row
+
+
+class TrajectoryWriter:
+    """Appends steps to the parts in `directory` (a run's `trajectory/`).
+
+    `append` only buffers; `flush` writes the buffered rows as one part, atomically. Where the directory already holds
+    parts the record goes on after their last step (call `truncate` first when resuming from a checkpoint).
+    """
+
+    def __init__(self, directory: str | Path, *, domains: Sequence[str], groups: Sequence[str]) -> None:
+        assert list(groups[: len(domains)]) == list(domains), "the first groups are the training domains"
+        self.directory = Path(directory)
+        self.groups = list(groups)
+        self.schema = _trajectory_schema(list(domains), self.groups)
+        self._rows: list[dict[str, Any]] = []
+        self._last = max((part.last for part in list_parts(self.directory)), default=0)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Buffer one step: keys are column names, `gram` is (G, G) or its G * G numbers. Keys left out become null."""
+        assert row["step"] == self._last + 1, f"step {row['step']} after step {self._last}"
+        if unknown := sorted(set(row) - set(self.schema.names)):
+            raise AssertionError(f"{', '.join(unknown)}: no such column; columns are {', '.join(self.schema.names)}")
+        required = [name for name in self.schema.names if name == "tokens" or name.startswith(("weight.", "loss."))]
+        if missing := [name for name in required if name not in row]:
+            raise AssertionError(f"step {row['step']} has no {', '.join(missing)}")
+        row = dict(row)
+        if row.get("gram") is not None:
+            row["gram"] = np.array(row["gram"], dtype=np.float64).reshape(len(self.groups) ** 2)
+        self._rows.append(row)
+        self._last += 1
+
+    def flush(self) -> None:
+        """Write the buffered rows as one part; nothing where there are none. On an OSError the rows stay buffered."""
+        if self._rows:
+            columns = {name: [row.get(name) for row in self._rows] for name in self.schema.names}
+            write_part(self.directory, pa.table(columns, schema=self.schema))
+            self._rows.clear()
+
+    def truncate(self, step: int) -> None:
+        """Drop every row after `step`, on disk and buffered, so that the next row is `step` + 1.
+
+        Raises UserError when the record ends before `step`: parts that the checkpoint counts on are gone.
+        """
+        self._rows = [row for row in self._rows if row["step"] <= step]
+        truncate_parts(self.directory, step)
+        kept = [row["step"] for row in self._rows] + [part.last for part in list_parts(self.directory)]
+        self._last = max(kept, default=0)
+        if self._last < step:
+            raise UserError(
+                f"{self.directory} ends at step {self._last}, the checkpoint is from step {step}: parts are missing; "
+                "restore them from a copy, or repeat the run in a new run directory"
+            )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run's steps. S steps, D training domains, G groups; everything float64, not measured is NaN."""
+
+    domains: tuple[str, ...]
+    groups: tuple[str, ...]
+    frame: pd.DataFrame  # every column except the gram, one row a step
+    parts: tuple[Part, ...]
+
+    def _columns(self, kind: str, names: Iterable[str]) -> np.ndarray:
+        return self.frame[[f"{kind}.{name}" for name in names]].to_numpy(dtype=np.float64)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(S,) int64, from 1."""
+        return self.frame["step"].to_numpy()
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(S,) int64, tokens trained after each step."""
+        return self.frame["tokens"].to_numpy()
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(S, D), rows sum to 1."""
+        return self._columns("weight", self.domains)
+
+    @property
+    def alignments(self) -> np.ndarray:
+        """(S, D)."""
+        return self._columns("alignment", self.domains)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(S, G), nats per token."""
+        return self._columns("loss", self.groups)
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(S, G), norms of the groups' gradients."""
+        return self._columns("norm", self.groups)
+
+    @property
+    def self_products(self) -> np.ndarray:
+        """(S, G), unbiased estimates of the gram's diagonal."""
+        return self._columns("self_product", self.groups)
+
+    @cached_property
+    def grams(self) -> np.ndarray:
+        """(S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
+        grams = np.empty((len(self.frame), len(self.groups), len(self.groups)))
+        for part in self.parts:
+            grams[part.first - 1 : part.last] = _part_grams(part, len(self.groups))
+        return grams
+
+    def mean_gram(self) -> np.ndarray:
+        """(G, G), mean over the measured steps; one part in memory at a time. NaN where none was measured."""
+        total, count = np.zeros((len(self.groups),) * 2), 0
+        for part in self.parts:
+            grams = _part_grams(part, len(self.groups))
+            grams = grams[~np.isnan(grams).any(axis=(1, 2))]
+            total, count = total + grams.sum(axis=0), count + len(grams)
+        return total / count if count else total * np.nan
+
+
+def read_trajectory(run_dir: str | Path) -> Trajectory:
+    """The whole trajectory of a run.
+
+    Raises UserError, naming the file and what to do, for a run without one, a torn part, a gap or an overlap between
+    parts, and parts of different runs.
+    """
+    directory = Path(run_dir) / "trajectory"
+    parts = list_parts(directory)
+    if not parts:
+        found = "is empty" if directory.is_dir() else "is not there"
+        raise UserError(
+            f"{run_dir} has no trajectory: {directory} {found}; give a run directory that `proxies.train` wrote "
+            "(it writes a part at every checkpoint and at the end)"
+        )
+    tables, names, expected = [], None, 1
+    for part in parts:
+        if part.first != expected:
+            found = f"steps {expected} to {part.first - 1} are missing" if part.first > expected else "steps overlap"
+            raise UserError(f"{part.path} starts at step {part.first}, expected step {expected}: {found}; {REMEDY}")
+        table = read_part(part, lambda name: name != "gram")
+        described = _described(part, table)
+        if names is not None and described != names:
+            raise UserError(f"{part.path} has groups {described[1]}, the parts before it {names[1]}: not one run; {REMEDY}")
+        if table["step"].to_pylist() != list(range(part.first, part.last + 1)):
+            raise UserError(f"{part.path} does not hold every step from {part.first} to {part.last} once; {REMEDY}")
+        names, expected = described, part.last + 1
+        tables.append(table)
+    assert names is not None
+    return Trajectory(tuple(names[0]), tuple(names[1]), pa.concat_tables(tables).to_pandas(), tuple(parts))
+
+
+class EvaluationWriter:
+    """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part a flush."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._rows: list[dict[str, Any]] = []
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Buffer the rows of one evaluation, one a domain, each with every column of EVALUATION."""
+        new = [dict(row) for row in rows]
+        assert all(set(row) == set(EVALUATION.names) for row in new), f"every row has {', '.join(EVALUATION.names)}"
+        self._rows += new
+
+    def flush(self) -> None:
+        """Write the buffered rows as one part, atomically; nothing where there are none."""
+        if self._rows:
+            write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION))
+            self._rows.clear()
+
+    def truncate(self, step: int) -> None:
+        """Drop every row after `step`, on disk and buffered."""
+        self._rows = [row for row in self._rows if row["step"] <= step]
+        truncate_parts(self.directory, step)
+
+
+def read_evaluation(run_dir: str | Path) -> pd.DataFrame:
+    """Held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
+
+    Empty (with these columns) for a run that has none. Raises UserError for a torn part.
+    """
+    tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation")]
+    return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
+
+
+def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
+    per_domain = [f"{kind}.{name}" for kind in ("weight", "alignment") for name in domains]
+    per_group = [f"{kind}.{name}" for kind in ("loss", "norm", "self_product") for name in groups]
+    fields = [("step", pa.int64()), ("tokens", pa.int64())]
+    fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group]]
+    fields += [("gram", pa.list_(pa.float64()))]
+    return pa.schema(fields, metadata={"doge": json.dumps({"groups": groups, "domains": domains, "format": FORMAT})})
+
+
+def _described(part: Part, table: pa.Table) -> tuple[list[str], list[str]]:
+    """(domains, groups) that a part was written for."""
+    try:
+        record = json.loads((table.schema.metadata or {})[b"doge"])
+        domains, groups, version = record["domains"], record["groups"], record["format"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{part.path} does not say its groups: it was not written by a run; {REMEDY}") from error
+    if version != FORMAT:
+        raise UserError(f"{part.path} has format {version}; known: {FORMAT}; read it with the version that wrote it")
+    return domains, groups
+
+
+def _part_grams(part: Part, groups: int) -> np.ndarray:
+    """(rows, G, G) of one part; NaN where the gram was not measured."""
+    column = read_part(part, lambda name: name == "gram")["gram"].combine_chunks()
+    grams = np.full((len(column), groups * groups), np.nan)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    grams[np.asarray(column.is_valid())] = values.reshape(-1, groups * groups)
+    return grams.reshape(-1, groups, groups)

@@ -1,0 +1,184 @@
+"""From a YAML file and command-line overrides to validated settings, and back to the run's config.yaml."""
+
+import difflib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mixtures.errors import UserError
+from proxies.settings import Settings
+
+PACKAGES = ("torch", "accelerate", "transformers", "datasets", "tokenizers", "numpy", "doge-mixtures")
+PATHS = {"run_dir", "data_files", "validation", "file", "config", "cache_dir"}  # settings that are always paths
+
+
+def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Settings of a YAML file with `--section.key value` overrides, every relative path made absolute.
+
+    Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's own config.yaml) is left out. Raises UserError listing
+    every fault at once; unknown keys come with the nearest known one.
+    """
+    path = Path(path)
+    raw = _read(path)
+    raw.pop("environment", None)
+    _override(raw, overrides)
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        faults = "\n".join(f"  {fault}" for fault in _faults(error))
+        raise UserError(f"{path}: {error.error_count()} setting(s) cannot be used:\n{faults}") from error
+    resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent)
+    return Settings.model_validate(resolved)
+
+
+def help_text() -> str:
+    """Every setting with its default and help, one line each: what `--help` prints."""
+    defaults = {name: "required" if default is ... else f"default {default!r}" for name, default, _ in flags(Settings)}
+    return "\n".join(f"  --{name} ({defaults[name]}): {text}" for name, _, text in flags(Settings))
+
+
+def flags(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted name, default, help) of every setting; domains and targets are given in the YAML file."""
+    for name, field in block.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from flags(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, ... if field.is_required() else field.default, field.description or ""
+
+
+def environment(*, world_size: int, device: str) -> dict[str, Any]:
+    """Where and with what a run is made: versions, git commit of this code, world size, device, command."""
+    from datetime import UTC, datetime
+
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True)
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        **versions,
+        "git_commit": commit.stdout.strip() + ("-dirty" if dirty.stdout else "") if commit.returncode == 0 else "unknown",
+        "world_size": world_size,
+        "device": device,
+        "command": " ".join(sys.argv),
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def dump(settings: Settings, environment: dict[str, Any] | None = None) -> str:
+    """config.yaml: all settings with their values, and the environment; `load_settings` reads it back."""
+    blocks = {**settings.model_dump(), **({"environment": environment} if environment else {})}
+    return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """One line for every setting that differs: `train.lr: 0.001 -> 0.002`."""
+    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in {**before, **after} if before.get(key) != after.get(key)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    class Loader(yaml.SafeLoader):
+        """Refuses a key given twice, which plain YAML lets the last one win."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+                line = node.start_mark.line + 1
+                raise UserError(f"{path}: {', '.join(twice)} is given twice in the block that starts at line {line}; names must be unique")
+            return super().construct_mapping(node, deep)
+
+    try:
+        raw = yaml.load(path.read_text(), Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a run's YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid YAML; {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: holds {type(raw).__name__}, expected settings (run_dir, corpus, model, ...)")
+    return raw
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    known = [f"--{name}" for name, _, _ in flags(Settings)]
+    words = list(overrides)
+    while words:
+        flag, joined, value = words.pop(0).partition("=")
+        if not flag.startswith("--"):
+            raise UserError(f"{flag!r} is not an override; write --section.key value, e.g. --train.steps 100")
+        if not joined and not words:
+            raise UserError(f"{flag} has no value; write {flag} VALUE")
+        value = value if joined else words.pop(0)
+        *blocks, key = flag[2:].split(".")
+        if key in PATHS:
+            value = str(Path(value).expanduser().resolve())  # relative to where the person stands, not to the YAML file
+        if flag not in known and not flag.startswith(("--corpus.domains.", "--corpus.targets.", "--update.objective.")):
+            raise UserError(f"{flag} is no setting{_nearest(flag, known)}; `--help` lists all")
+        block = raw
+        for name in blocks:
+            block = block.setdefault(name, {})
+            if not isinstance(block, dict):
+                raise UserError(f"{flag} goes into {name}, which holds {block!r} in the YAML file; change it there")
+        block[key] = yaml.safe_load(value)
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        place = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "dict[", "literal[", "list["))]
+        where = ".".join(part for part in place if part not in ("str", "[key]")) or "settings"
+        if fault["type"] == "extra_forbidden":
+            block: Any = Settings
+            for part in place[:-1]:
+                field = getattr(block, "model_fields", {}).get(part)
+                block = field.annotation if field is not None else _source_of(block)
+            yield f"{where}: unknown setting{_nearest(place[-1], list(getattr(block, 'model_fields', {})))}"
+        elif fault["type"] == "missing":
+            yield f"{where}: is missing; it is required"
+        else:
+            found = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
+            yield f"{where}: {fault['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _source_of(block: Any) -> Any:
+    from proxies.settings import Source
+
+    return Source  # the only settings under a free name are the sources of domains and targets
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"; the nearest known one is {near[0]}"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def _absolute(value: Any, base: Path, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _absolute(inner, base, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_absolute(inner, base, key) for inner in value]
+    if isinstance(value, str) and value:
+        if key in PATHS:
+            return str(base / Path(value).expanduser())
+        if key in ("pretrained", "dataset") and (base / value).exists():  # otherwise a name on the hub
+            return str(base / value)
+    return value
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, value

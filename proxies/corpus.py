@@ -1,0 +1,174 @@
+"""From text to rows: every domain tokenized once, kept on disk (`proxies/cache.py`), memory-mapped by every process."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from mixtures.errors import UserError
+from proxies import cache
+from proxies import tokenizer as tokenizers
+from proxies.settings import Corpus, Settings, Source
+from proxies.sources import documents
+from proxies.tokenizer import Tokenizer
+
+BPE_CHARACTERS = 40_000_000  # text that a BPE is trained on, all domains together,
+BPE_DOMAIN_CHARACTERS = 2_000_000  # and of one domain at most
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class CorpusData:
+    """A prepared corpus: the token ids of every domain and target, and what is recorded about them."""
+
+    names: tuple[str, ...]  # training domains, then targets: the order of the run
+    domains: tuple[str, ...]  # training domains only
+    tokens: dict[str, np.ndarray]  # name: flat training token ids (uint16 or uint32, read-only memory map)
+    held_out: dict[str, np.ndarray]  # name: flat held-out token ids
+    documents: dict[str, Path]  # name: parquet of its documents (id, split: train or held_out, start, tokens, bytes)
+    record: dict[str, Any]  # what corpus.json holds
+    tokenizer_path: Path  # a tokenizer.json
+    eos_id: int  # the end-of-text token after every document
+    vocab_size: int  # token ids are below this
+    row_tokens: int
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names that are only evaluated."""
+        return self.names[len(self.domains) :]
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """The record of one domain or target: documents, tokens, rows, bytes, held_out_tokens, ..."""
+        return next(entry for entry in self.record["domains"] if entry["name"] == name)
+
+
+def prepare(settings: Settings, *, progress: bool = False, draws: dict[str, int] | None = None) -> CorpusData:
+    """Build or open the token cache of every domain and target; the same result in every process and every run.
+
+    Call it in the main process first (`accelerator.main_process_first()`): what one built the others open. `progress`
+    shows a bar. `draws` (tokens by name) is how much the run reads of a domain, where a streamed source without
+    `max_tokens` stops; names that are missing get steps x rows x tokens of the settings. Raises UserError listing all
+    domains that cannot be read or are shorter than a row.
+    """
+    corpus = settings.corpus
+    directory = Path(corpus.cache_dir) if corpus.cache_dir else settings.run_path.parent / "cache"
+    run_tokens = settings.train.steps * settings.train.rows_per_domain * corpus.row_tokens
+    wanted = {name: (draws or {}).get(name, run_tokens) for name in corpus.sources}
+    inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=wanted[name]))
+    with tqdm(unit="B", unit_scale=True, delay=0.5, disable=not progress) as bar:
+        tokenizer, tokenizer_path = _tokenizer(corpus, inputs, directory, bar)
+
+        def opened(name: str, source: Source) -> tuple[Path, dict[str, Any]]:
+            path, meta = cache.open_domain(directory, name, source, tokenizer, inputs[name], bar)
+            _refuse_short(meta, corpus)
+            return path, meta
+
+        found = _each(corpus, opened)
+        bar.set_description_str("corpus")
+    return CorpusData(
+        names=tuple(corpus.sources),
+        domains=tuple(corpus.domains),
+        tokens={name: cache.open_tokens(path, "train", tokenizer) for name, (path, _) in found.items()},
+        held_out={name: cache.open_tokens(path, "held_out", tokenizer) for name, (path, _) in found.items()},
+        documents={name: path / "documents.parquet" for name, (path, _) in found.items()},
+        record={
+            "tokenizer": tokenizer.record(),
+            "row_tokens": corpus.row_tokens,
+            "domains": [_entry(name, meta, corpus) for name, (_, meta) in found.items()],
+        },
+        tokenizer_path=tokenizer_path,
+        eos_id=tokenizer.eos_id,
+        vocab_size=tokenizer.vocab_size,
+        row_tokens=corpus.row_tokens,
+    )
+
+
+def _tokenizer(corpus: Corpus, inputs: dict[str, Any], directory: Path, bar: tqdm) -> tuple[Tokenizer, Path]:
+    """The tokenizer of the settings and its tokenizer.json in the cache; a BPE is trained where it is not there yet."""
+    size = corpus.tokenizer.train_bpe
+    if size:
+        path = directory / f"tokenizer-{cache.content_hash([cache.FORMAT, size, [inputs[name] for name in corpus.domains]])}.json"
+        try:
+            return tokenizers.from_file(path, f"bpe-{size}"), path
+        except UserError:  # not there, or damaged
+            bar.set_description_str("training the tokenizer")
+        tokenizer = _train_bpe(corpus, inputs, size)
+    else:
+        tokenizer = tokenizers.load(corpus.tokenizer)
+        path = directory / f"tokenizer-{cache.content_hash(tokenizer.fingerprint)}.json"
+        if path.exists():
+            return tokenizer, path
+    try:
+        tokenizer.save(path)
+    except OSError as error:
+        raise cache.unwritable(directory, error) from error
+    return tokenizer, path
+
+
+def _train_bpe(corpus: Corpus, inputs: dict[str, Any], size: int) -> Tokenizer:
+    """A BPE from equally much training text of every training domain: its beginning, up to 2 million characters."""
+    most = min(BPE_DOMAIN_CHARACTERS, BPE_CHARACTERS // len(corpus.domains))
+
+    def beginning(name: str, source: Source) -> list[str]:
+        if name not in corpus.domains:
+            return []
+        return list(tokenizers.head(_training_texts(source, inputs[name]["held_out"]), most))
+
+    heads = _each(corpus, beginning)
+    return tokenizers.train_bpe(tokenizers.equal_text([heads[name] for name in corpus.domains]), size)
+
+
+def _training_texts(source: Source, held_out: float | None) -> Iterator[str]:
+    return (document.text for document in documents(source) if not cache.is_held_out(document.text, held_out))
+
+
+def _each(corpus: Corpus, act: Callable[[str, Source], Result]) -> dict[str, Result]:
+    """What `act` gives for every domain and target; raises one UserError with the faults of all of them."""
+    results, faults = {}, []
+    for name, source in corpus.sources.items():
+        try:
+            results[name] = act(name, source)
+        except UserError as error:
+            place = "corpus.domains" if name in corpus.domains else "corpus.targets"
+            faults += [f"{place}.{name}: {line}" for line in str(error).splitlines()]
+    if faults:
+        raise UserError("\n".join(faults))
+    return results
+
+
+def _refuse_short(meta: dict[str, Any], corpus: Corpus) -> None:
+    """UserError where a domain's training or held-out text does not fill one row."""
+    remedies = {
+        "train": "add text to the domain, or shorten corpus.row_tokens",
+        "held_out": f"raise corpus.held_out ({corpus.held_out}), give `validation` files, or shorten corpus.row_tokens",
+    }
+    faults = []
+    for split, remedy in remedies.items():
+        tokens, count = meta[split]["tokens"], meta[split]["documents"]
+        if tokens < corpus.row_tokens:
+            total = sum(meta[each]["documents"] for each in remedies)
+            what = "held-out" if split == "held_out" else "training"
+            faults.append(f"{tokens} {what} tokens ({count} of {total} documents), fewer than one row of {corpus.row_tokens}; {remedy}")
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _entry(name: str, meta: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+    """What corpus.json says of a domain or target; tokens count each document's end-of-text token, bytes do not."""
+    train, held_out = meta["train"], meta["held_out"]
+    return {
+        "name": name,
+        "role": "domain" if name in corpus.domains else "target",
+        "sources": meta["inputs"]["train"],
+        "validation_sources": meta["inputs"]["validation"],
+        "complete": meta["complete"],
+        "fingerprint": meta["fingerprint"],
+        **train,
+        "rows": train["tokens"] // corpus.row_tokens,
+        **{f"held_out_{key}": value for key, value in held_out.items()},
+        "held_out_rows": held_out["tokens"] // corpus.row_tokens,
+    }

@@ -1,0 +1,102 @@
+"""Proxy models: presets by size, any Hugging Face config, or a pretrained directory; checked against tokenizer and rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
+
+from mixtures.errors import UserError
+from proxies.settings import Model
+
+
+def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+        "tie_word_embeddings": True,
+    }
+
+
+# Non-embedding sizes follow Llama's proportions; with a vocabulary of 4,096 the totals are 1.3 M, 5.0 M and 24 M. gpt2-82m is the
+# proxy of the DoGE paper (6 layers, 768 wide); it and llama-125m have their size with a vocabulary of 50,257.
+PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama-1m": (LlamaConfig, _llama(128, 4, 4, 344)),
+    "llama-5m": (LlamaConfig, _llama(256, 5, 4, 688)),
+    "llama-25m": (LlamaConfig, _llama(512, 7, 8, 1376)),
+    "llama-125m": (LlamaConfig, _llama(768, 12, 12, 2048)),
+    "gpt2-82m": (GPT2Config, {"n_embd": 768, "n_layer": 6, "n_head": 12, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+}
+
+
+def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int, seed: int) -> PreTrainedModel:
+    """The proxy model in float32 on the CPU, in training mode; weights from the seed, or from the pretrained directory.
+
+    Raises UserError for an unknown preset, an unreadable config, a vocabulary smaller than the tokenizer's, or fewer positions
+    than a row has tokens.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(seed)
+    if settings.pretrained:
+        where = f"model.pretrained {settings.pretrained}"
+        try:
+            model = AutoModelForCausalLM.from_pretrained(settings.pretrained, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{where} cannot be loaded: {error}") from error
+        _check(model.config, where, vocab_size=vocab_size, row_tokens=row_tokens)
+    else:
+        config, where = _config(settings, vocab_size=vocab_size, eos_id=eos_id, row_tokens=row_tokens)
+        _check(config, where, vocab_size=vocab_size, row_tokens=row_tokens)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.train()
+
+
+def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -> tuple[PretrainedConfig, str]:
+    if settings.preset:
+        if settings.preset not in PRESETS:
+            raise UserError(f"model.preset is {settings.preset!r}; allowed: {', '.join(PRESETS)}")
+        kind, values = PRESETS[settings.preset]
+        config = kind(
+            **values,
+            vocab_size=vocab_size,
+            max_position_embeddings=max(1024, row_tokens),
+            bos_token_id=eos_id,
+            eos_token_id=eos_id,
+            use_cache=False,
+        )
+        return config, f"model.preset {settings.preset}"
+    path = Path(settings.config)
+    try:
+        values = json.loads(path.read_text())
+        return AutoConfig.for_model(values.pop("model_type"), **values), f"model.config {path}"
+    except OSError as error:
+        raise UserError(f"model.config {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"model.config {path} is not a Hugging Face config (JSON with a known model_type): {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check(config: PretrainedConfig, where: str, *, vocab_size: int, row_tokens: int) -> None:
+    if config.vocab_size < vocab_size:
+        raise UserError(
+            f"{where} has a vocabulary of {config.vocab_size}, the tokenizer has {vocab_size} tokens; "
+            f"use a tokenizer of at most {config.vocab_size} tokens (corpus.tokenizer) or raise the model's vocab_size"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < row_tokens:
+        raise UserError(
+            f"{where} has {positions} positions, corpus.row_tokens is {row_tokens}; "
+            f"set corpus.row_tokens to at most {positions} or raise the model's positions"
+        )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable parameters, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,300 @@
+"""One proxy run from start (or checkpoint) to mixture: the loop, its records, its end."""
+
+import importlib.util
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import doge
+from doge.updates import without_effect
+from mixtures.errors import UserError
+from mixtures.files import write_atomic
+from mixtures.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from proxies import checkpoints
+from proxies.config import differences, dump, environment, load_settings
+from proxies.corpus import CorpusData, prepare
+from proxies.evaluate import held_out_losses
+from proxies.models import build_model, parameter_count
+from proxies.settings import Settings
+from proxies.step import Stepper, groups_of, halves_of, read_rows, require_divisible
+
+
+def train(settings: Settings, *, resume: bool = False) -> None:
+    """A whole run: corpus, model, steps, records, mixture and plots, all in `settings.run_dir`."""
+    tracker = settings.train.tracker
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise UserError(f"train.tracker is {tracker}, which is not installed; pip install {tracker}, or set it to none")
+    accelerator = Accelerator(
+        mixed_precision="no" if settings.train.precision == "fp32" else settings.train.precision,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=settings.run_dir,
+    )
+    require_group(accelerator)
+    require_divisible(settings, accelerator.num_processes)
+    require_directory(settings, resume=resume)
+    with accelerator.main_process_first():
+        corpus = prepare(settings, progress=accelerator.is_main_process)
+    run = Run(settings, corpus, accelerator)
+    run.open(resume=resume)
+    run.loop()
+    if accelerator.is_main_process:
+        finish(settings.run_path)
+    accelerator.end_training()
+
+
+def require_group(accelerator: Accelerator) -> None:
+    """Raises UserError where the launcher started several processes that did not find each other."""
+    wanted = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != wanted:
+        raise UserError(
+            f"the launcher started {wanted} processes, but this one sees {accelerator.num_processes}: they did not form a group and each "
+            "would run alone. Launch with a file of launch/accelerate/ (--config_file); for two processes without a GPU: "
+            "ACCELERATE_USE_CPU=true accelerate launch --config_file launch/accelerate/cpu2.yaml ..."
+        )
+
+
+def require_directory(settings: Settings, *, resume: bool) -> None:
+    """Raises UserError for a run directory in use, or, with --resume, one that holds no run or a run of other settings."""
+    path = settings.run_path
+    config = path / "config.yaml"
+    held = sorted(name for name in ("config.yaml", "trajectory", "checkpoints") if (path / name).exists())
+    if not resume:
+        if held:
+            raise UserError(
+                f"{path} already holds a run ({', '.join(held)}); continue it with --resume, give another --run_dir, or remove the directory"
+            )
+        return
+    if not config.exists():
+        raise UserError(f"{path} holds no run to resume (no config.yaml); start it without --resume, or correct run_dir")
+    if changed := differences(load_settings(config), settings):
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise UserError(
+            f"{path} was started with other settings (then -> now):\n{lines}\nSet them back to resume, or give a new run_dir for a new run"
+        )
+
+
+class Run:
+    """A run in progress: what the loop touches besides the step's mathematics."""
+
+    def __init__(self, settings: Settings, corpus: CorpusData, accelerator: Accelerator) -> None:
+        self.settings, self.corpus, self.accelerator = settings, corpus, accelerator
+        self.path = settings.run_path
+        self.main = accelerator.is_main_process
+        self.groups = groups_of(settings, corpus)
+        self.domains = list(corpus.domains)
+        self.model = build_model(
+            settings.model,
+            vocab_size=corpus.vocab_size,
+            eos_id=corpus.eos_id,
+            row_tokens=corpus.row_tokens,
+            seed=settings.seed,
+        ).to(accelerator.device)
+        train = settings.train
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, train.weight_decay), lr=train.lr)
+        self.scheduler = transformers.get_scheduler(
+            "cosine_with_min_lr",
+            self.optimizer,
+            num_warmup_steps=train.warmup_steps,
+            num_training_steps=train.steps,
+            scheduler_specific_kwargs={"min_lr": train.min_lr},
+        )
+        prior = prior_of(settings, corpus)
+        self.stepper = Stepper(
+            settings=settings,
+            groups=self.groups,
+            model=self.model,
+            optimizer=self.optimizer,
+            gradients=doge.GroupGradients(self.model, groups=len(self.groups), halves=halves_of(settings), autocast=accelerator.autocast),
+            prior=prior,
+            state=doge.start(prior, len(self.groups)),
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+            device=accelerator.device,
+            reduce=all_reduce if accelerator.num_processes > 1 else None,
+        )
+        names = [group.name for group in self.groups]
+        self.trajectory = TrajectoryWriter(self.path / "trajectory", domains=self.domains, groups=names)
+        self.evaluation = EvaluationWriter(self.path / "evaluation")
+        self.step_tokens = len(self.domains) * train.rows_per_domain * corpus.row_tokens
+        self.start = 0
+
+    def open(self, *, resume: bool) -> None:
+        """Check the layer rules on this model, then take the run directory, or go back to its newest checkpoint."""
+        rows = read_rows(self.groups[:2], seed=self.settings.seed, step=0, rows=1, row_tokens=self.corpus.row_tokens)
+        doge.verify(self.model, rows.flatten(0, 1).to(self.accelerator.device), groups=2)
+        self.accelerator.wait_for_everyone()
+        if resume and (found := checkpoints.newest(self.path)):
+            self.start, self.stepper.state = checkpoints.load(
+                found,
+                model=self.model,
+                optimizer=self.optimizer,
+                scheduler=self.scheduler,
+                device=self.accelerator.device,
+            )
+        if self.main:
+            if resume:
+                self.trajectory.truncate(self.start)
+                self.evaluation.truncate(self.start if self.start else -1)
+            else:
+                facts = environment(world_size=self.accelerator.num_processes, device=str(self.accelerator.device))
+                write_atomic(self.path / "corpus.json", json.dumps(self.corpus.record, indent=1))
+                write_atomic(self.path / "tokenizer.json", self.corpus.tokenizer_path.read_bytes())
+                write_atomic(self.path / "config.yaml", dump(self.settings, facts))
+            self._say_hello()
+        if self.settings.train.tracker != "none":
+            self.accelerator.init_trackers("doge", config={})
+
+    def loop(self) -> None:
+        """Every step, with evaluation, records and checkpoints when they are due."""
+        train = self.settings.train
+        if not self.start:
+            self._evaluate(0)
+        with tqdm(total=train.steps, initial=self.start, unit="step", disable=not self.main, dynamic_ncols=True) as bar:
+            for step in range(self.start, train.steps):
+                began = time.perf_counter()
+                lr = self.scheduler.get_last_lr()[0]
+                outcome, decision, norm = self.stepper(step, lr)
+                self.scheduler.step()
+                self._record(step + 1, lr, outcome, decision, norm, time.perf_counter() - began, bar)
+                last = step + 1 == train.steps
+                if last or (step + 1) % train.evaluate_every == 0:
+                    self._evaluate(step + 1)
+                if last or (step + 1) % train.save_every == 0:
+                    self._save(step + 1)
+
+    def _record(self, step: int, lr: float, outcome: doge.Step, decision: doge.Decision, norm: float, seconds: float, bar: tqdm) -> None:
+        if not self.main:
+            return
+        gram = outcome.gram
+        arrays = {
+            "weight": decision.weights,
+            "alignment": decision.alignment,
+            "loss": outcome.losses,
+            "norm": gram.norms,
+            "gram": gram.products,
+        }
+        if gram.self_products is not None:
+            arrays["self_product"] = gram.self_products
+        scalars = {
+            "step": step,
+            "tokens": step * self.step_tokens,
+            "lr": lr,
+            "tokens_per_second": self.step_tokens / seconds,
+            "gradient_norm": norm,
+        }
+        self.trajectory.append(
+            step_row(
+                domains=self.domains,
+                groups=[group.name for group in self.groups],
+                arrays={name: value.numpy() for name, value in arrays.items()},
+                **scalars,
+            )
+        )
+        weights = dict(zip(self.domains, decision.weights.tolist(), strict=True))
+        largest = max(weights, key=weights.__getitem__)
+        loss = float(outcome.losses[: len(self.domains)].mean())
+        bar.set_postfix_str(
+            f"loss {loss:.3f}, {self.step_tokens / seconds:,.0f} tokens/s, {largest} {weights[largest]:.3f}",
+            refresh=False,
+        )
+        bar.update()
+        if self.settings.train.tracker != "none":
+            self.accelerator.log({"loss": loss, **{f"weight/{name}": value for name, value in weights.items()}}, step=step)
+
+    def _evaluate(self, step: int) -> None:
+        records = held_out_losses(
+            self.model,
+            self.corpus,
+            rows=self.settings.train.evaluate_rows,
+            step=step,
+            tokens=step * self.step_tokens,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            device=self.accelerator.device,
+            reduce=self.stepper.reduce,
+            autocast=self.accelerator.autocast,
+        )
+        if self.main:
+            self.evaluation.append(records)
+
+    def _save(self, step: int) -> None:
+        """Records first: a checkpoint then never counts on records that are not on the disk."""
+        if self.main:
+            try:
+                self.trajectory.flush()
+                self.evaluation.flush()
+            except OSError as error:
+                raise UserError(
+                    f"the records of {self.path} could not be written ({error}); the last good checkpoint is "
+                    f"{checkpoints.newest(self.path) or 'none'}. Free some disk space and continue with --resume"
+                ) from error
+            checkpoints.save(
+                self.path,
+                step,
+                model=self.model,
+                optimizer=self.optimizer,
+                scheduler=self.scheduler,
+                rule=self.stepper.state,
+                keep=self.settings.train.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _say_hello(self) -> None:
+        train, update = self.settings.train, self.settings.update
+        extra = [group.name for group in self.groups[len(self.domains) :]]
+        print(
+            f"proxy: {parameter_count(self.model) / 1e6:.1f} M parameters, {self.accelerator.num_processes} process(es) on "
+            f"{self.accelerator.device.type}, {train.precision}\n"
+            f"step:  {len(self.domains)} domains x {train.rows_per_domain} rows x {self.corpus.row_tokens} tokens"
+            + (f", and the same of {', '.join(extra)} for the objective" if extra else "")
+            + f"\nrule:  {update.preset}; {'resumes after step ' + str(self.start) if self.start else 'starts'}, {train.steps} steps",
+            flush=True,
+        )
+        unused = without_effect(update.preset, update.model_dump(exclude_none=True))
+        if unused:
+            print(
+                f"note:  {', '.join('update.' + name for name in unused)} has no effect with preset {update.preset}",
+                flush=True,
+            )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's groups: matrices decay, biases and norm gains do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def prior_of(settings: Settings, corpus: CorpusData) -> Tensor:
+    """Where the weights start, (D,): all alike, or by the domains' token counts."""
+    if settings.constants.prior == "natural":
+        tokens = torch.tensor([corpus.entry(name)["tokens"] for name in corpus.domains], dtype=torch.float64)
+        return tokens / tokens.sum()
+    return torch.full((len(corpus.domains),), 1 / len(corpus.domains), dtype=torch.float64)
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over processes, in place, the same bits in each."""
+    torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def finish(run_dir: Path) -> None:
+    """Write mixture.json and the plots, print the table that a person reads."""
+    from mixtures.export import export_mixture
+    from mixtures.plots import plot_run
+    from mixtures.show import summary
+
+    path = run_dir / "mixture.json"
+    export_mixture([run_dir]).save(path)
+    plots = plot_run(run_dir, run_dir / "plots")
+    print(f"\n{summary(run_dir)}\n\nmixture: {path}\nplots:   {', '.join(str(plot) for plot in plots)}", flush=True)

@@ -1,0 +1,211 @@
+"""Every setting of a proxy run: one YAML file, validated as a whole, every fault reported at once."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from doge.updates import PRESETS, Constants
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+DomainName = Annotated[str, Field(pattern=NAME)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Importance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """A block of settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:
+    given = [name for name in names if getattr(block, name)]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names)}; found {', '.join(given) or 'none of them'}")
+
+
+class Source(Frozen):
+    """Where the text of one domain comes from: files, a dataset, or text already on the machine."""
+
+    data_files: str | list[str] = Field("", description="file, glob, or list of them: .parquet, .jsonl, .csv, .txt (also .gz, .zst)")
+    dataset: str = Field("", description="dataset name on the Hugging Face hub, or a local dataset directory")
+    name: str | None = Field(None, description="with dataset: its configuration")
+    split: str = Field("train", description="with dataset: its split")
+    streaming: bool = Field(False, description="with dataset: read on the fly, for data larger than disk")
+    builtin: str = Field("", description="text already on this machine, for the demo")
+    text: str = Field("text", description="column that holds the text")
+    validation: str | list[str] = Field("", description="files of held-out text; empty: documents are held out by hash")
+    max_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="stop reading after this many training tokens; a streamed source stops at what the run draws",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Source":
+        _exactly_one(self, ("data_files", "dataset", "builtin"))
+        return self
+
+
+class Tokenizer(Frozen):
+    """How text becomes tokens: exactly one of the four."""
+
+    train_bpe: int = Field(0, ge=0, description="train a byte-level BPE of this vocabulary size on the corpus (tokens)")
+    file: str = Field("", description="a tokenizer.json")
+    pretrained: str = Field("", description="name or directory that transformers can load")
+    bytes: bool = Field(False, description="raw bytes: 256 tokens and an end-of-text token")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Tokenizer":
+        _exactly_one(self, ("train_bpe", "file", "pretrained", "bytes"))
+        if self.train_bpe and self.train_bpe < 300:
+            raise ValueError(f"train_bpe is {self.train_bpe}; a byte-level vocabulary needs at least 300 tokens")
+        return self
+
+
+class Corpus(Frozen):
+    """The text: domains to train on, targets to evaluate on, and how it becomes rows."""
+
+    tokenizer: Tokenizer = Field(description="how text becomes tokens")
+    row_tokens: int = Field(128, ge=2, description="length of a row (tokens)")
+    domains: dict[DomainName, Source] = Field(description="training domains, name: source")
+    targets: dict[DomainName, Source] = Field({}, description="domains that are only evaluated, name: source")
+    held_out: float = Field(0.05, gt=0, lt=1, description="share of documents held out by hash where no validation is given")
+    cache_dir: str = Field("", description="directory of the token cache; empty: `cache` beside the run directory")
+
+    @model_validator(mode="after")
+    def _names(self) -> "Corpus":
+        if len(self.domains) < 2:
+            raise ValueError(f"domains holds {len(self.domains)}: a mixture needs at least two training domains; add another")
+        if both := sorted(set(self.domains) & set(self.targets)):
+            raise ValueError(f"{', '.join(both)} is named in both domains and targets; give each target a name of its own")
+        return self
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Name: source of the training domains, then of the targets: the order of the run."""
+        return {**self.domains, **self.targets}
+
+
+class Model(Frozen):
+    """The proxy model: exactly one of the three."""
+
+    preset: str = Field("", description="a size from proxies/models.py: llama-1m, llama-5m, llama-25m, gpt2-82m, llama-125m")
+    config: str = Field("", description="a Hugging Face config.json; weights are drawn from the seed")
+    pretrained: str = Field("", description="a directory to continue from, weights included")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Model":
+        _exactly_one(self, ("preset", "config", "pretrained"))
+        return self
+
+
+class Train(Frozen):
+    """The proxy's training loop."""
+
+    steps: int = Field(600, ge=1, description="updates of the proxy (steps)")
+    rows_per_domain: int = Field(4, ge=1, description="rows of every domain in each update, over all processes (rows)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    min_lr: float = Field(1e-4, ge=0, description="learning rate at the last step (cosine decay)")
+    warmup_steps: int = Field(30, ge=0, description="linear warm-up (steps)")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none")
+    max_grad_norm: float = Field(1.0, gt=0, description="the combined gradient's norm is clipped to this")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass (autocast)")
+    accumulate: int = Field(1, ge=1, description="micro-batches an update's rows are split into (memory, not mathematics)")
+    save_every: int = Field(100, ge=1, description="checkpoint and flush of the records every so many steps")
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
+    evaluate_every: int = Field(100, ge=1, description="held-out loss every so many steps, and before and after the run")
+    evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it (rows)")
+    tracker: Literal["none", "tensorboard", "wandb"] = Field("none", description="also log to this; the files are the record")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Train":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; it is where the decay ends")
+        return self
+
+
+def _objective(value: str | dict[str, float]) -> str | dict[str, float]:
+    if isinstance(value, dict) and not sum(value.values()) > 0:
+        raise ValueError("an objective needs at least one importance above zero")
+    return value
+
+
+class Update(Frozen):
+    """The rule that turns alignments into domain weights; an empty constant takes the preset's value."""
+
+    preset: Literal["stable", "paper", "official", "uniform"] = Field("stable", description="rule and its constants")
+    objective: Annotated[Literal["auto", "universal"] | dict[DomainName, Importance], AfterValidator(_objective)] = Field(
+        "auto",
+        description="universal, or importances by name over domains and targets; auto: the targets if there are any",
+    )
+    aggregate: Literal["mean", "worst"] = Field("mean", description="importance-weighted mean, or lean to the worst objective domain")
+    held_out: bool = Field(False, description="the objective's gradients come from held-out rows, not from the training rows")
+    order: Literal["exact", "lagged"] | None = Field(None, description="step with the new weights, or with the previous ones (less memory)")
+    prior: Literal["uniform", "natural"] | None = Field(None, description="where the weights start and what stable is anchored to")
+    mu: float | None = Field(None, gt=0, description="paper, official: Bregman coefficient; smaller moves faster")
+    tau: float | None = Field(None, gt=0, description="stable: how far the weights may leave the prior (log-odds per mean alignment)")
+    averaging: float | None = Field(None, ge=0, lt=1, description="stable: decay of the running mean of the gram; 0: none")
+    geometry: Literal["raw", "adam"] | None = Field(None, description="stable: inner products as they are, or in Adam's geometry")
+    floor: Share | None = Field(None, description="share of the prior mixed into the weights")
+    score_min: float | None = Field(None, description="official: lower clip of the score, in learning rates")
+    score_max: float | None = Field(None, description="official: upper clip of the score, in learning rates")
+    sharpness: float | None = Field(
+        None, ge=0, description="aggregate worst: a domain whose relative loss is behind by 1/this counts e times"
+    )
+
+
+class Samples(Frozen):
+    """Sample weights inside domains."""
+
+    online: Literal["none"] = Field("none", description="sample weights while the proxy trains")
+
+
+class Settings(Frozen):
+    """A whole run. `proxies.train RUN.yaml --section.key value` overrides single settings."""
+
+    run_dir: str = Field(description="directory of the run's records; relative to the YAML file")
+    seed: int = Field(0, ge=0, description="of initial weights, data order and shuffling")
+    corpus: Corpus = Field(description="the text")
+    model: Model = Field(description="the proxy")
+    train: Train = Field(Train(), description="the loop")
+    update: Update = Field(Update(), description="the rule")
+    samples: Samples = Field(Samples(), description="sample weights")
+
+    @model_validator(mode="after")
+    def _objective_names(self) -> "Settings":
+        if isinstance(self.update.objective, dict):
+            known = list(self.corpus.sources)
+            if unknown := [name for name in self.update.objective if name not in known]:
+                raise ValueError(
+                    f"update.objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: {', '.join(known)}"
+                )
+        return self
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """Importance of every domain and target that the objective counts.
+
+        `auto` means the targets where there are any, all training domains alike where not (DESIGN 5.2). The universal objective is
+        the sum over domains (DoGE eq. 4); from held-out rows it is their mean, as the official code's `mix`.
+        """
+        objective = self.update.objective
+        if isinstance(objective, dict):
+            return {name: value for name, value in objective.items() if value > 0}
+        if objective == "auto" and self.corpus.targets:
+            return dict.fromkeys(self.corpus.targets, 1.0)
+        return dict.fromkeys(self.corpus.domains, 1 / len(self.corpus.domains) if self.update.held_out else 1.0)
+
+    @property
+    def constants(self) -> Constants:
+        """The preset's constants with those given in their place."""
+        given = {field.name: getattr(self.update, field.name, None) for field in dataclasses.fields(Constants)}
+        return dataclasses.replace(PRESETS[self.update.preset], **{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def run_path(self) -> Path:
+        """The run directory, absolute once the settings were loaded from a file."""
+        return Path(self.run_dir)

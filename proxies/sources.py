@@ -1,0 +1,244 @@
+"""Readers: from a domain's source (files, a dataset, text on the machine) to its documents, with flat memory."""
+
+import difflib
+import glob
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixtures.errors import UserError
+from proxies import builtin, hub
+from proxies.settings import Source
+
+Which = Literal["train", "validation"]
+
+FORMATS = ("parquet", "jsonl", "csv", "txt")
+COMPRESSIONS = ("gz", "zst")
+
+
+class Document(NamedTuple):
+    """One text and where it came from."""
+
+    id: str  # file:line (jsonl), file:row (parquet, csv, dataset; the first is 1), file (txt), builtin:file:line
+    text: str
+
+
+def documents(source: Source, which: Which = "train") -> Iterator[Document]:
+    """The documents of a source in a fixed order; empty texts (also null ones) are left out.
+
+    `which` chooses the training text or the source's `validation` files. Raises UserError for a source that cannot be
+    read (the message leads to file and line) and for one that holds no text.
+    """
+    found = 0
+    empty = 0
+    for document in _read(source, which):
+        found += 1
+        if document.text.strip():
+            yield document
+        else:
+            empty += 1
+    if found == empty:
+        what = f"holds {found} documents, all of them empty" if found else "holds no documents"
+        raise UserError(f"{_name(source, which)} {what}; give text, or leave this domain out")
+
+
+def describe(source: Source, which: Which = "train") -> list[dict[str, str]]:
+    """What is read, without reading the documents: [{format, uri, sha256}], one entry a file, in reading order.
+
+    The hash is of the file's bytes (of a dataset on the hub: its revision or fingerprint): it changes with the content.
+    """
+    if which == "train" and source.builtin:
+        return [{"format": "builtin", "uri": f"builtin:{source.builtin}", "sha256": builtin.fingerprint(source.builtin)}]
+    if which == "train" and source.dataset:
+        dataset_hash = _directory_hash(Path(source.dataset)) if os.path.isdir(source.dataset) else hub.identity(source)
+        return [{"format": "hf", "uri": _name(source, which), "sha256": dataset_hash}]
+    paths = expand(source.data_files if which == "train" else source.validation)
+    return [{"format": file_format(path)[0], "uri": path, "sha256": _sha256(path)} for path in paths]
+
+
+def expand(patterns: str | list[str]) -> list[str]:
+    """The files that a glob (or a list of them) names: sorted within a glob, each once.
+
+    Raises UserError naming every glob without a file and every file with an unknown ending.
+    """
+    paths: dict[str, None] = {}
+    faults = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = [pattern] if os.path.isfile(pattern) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+        faults += [] if matches else [_missing(pattern)]
+        for path in matches:
+            paths[path] = None
+            try:
+                file_format(path)
+            except UserError as error:
+                faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+    return list(paths)
+
+
+def file_format(path: str) -> tuple[str, str]:
+    """(format, compression or "") from the file's name. Raises UserError for an ending that no reader knows."""
+    parts = Path(path).name.lower().split(".")[1:]
+    compression = parts.pop() if parts and parts[-1] in COMPRESSIONS else ""
+    if not parts or parts[-1] not in FORMATS:
+        allowed = ", ".join(f".{name}" for name in FORMATS)
+        raise UserError(f"{path}: unknown ending; allowed: {allowed}, each also with .gz or .zst; rename or convert the file")
+    return parts[-1], compression
+
+
+def _read(source: Source, which: Which) -> Iterator[Document]:
+    if which == "train" and source.builtin:
+        yield from (Document(f"builtin:{place}", text) for place, text in builtin.texts(source.builtin))
+    elif which == "train" and source.dataset:
+        with _blamed(_name(source, which), "dataset"):
+            yield from _read_dataset(source)
+    else:
+        readers = {"parquet": _read_parquet, "jsonl": _read_jsonl, "csv": _read_csv, "txt": _read_txt}
+        for path in expand(source.data_files if which == "train" else source.validation):
+            name, compression = file_format(path)
+            codec = {"": None, "gz": "gzip", "zst": "zstd"}[compression]
+            with _blamed(path, f"{codec} compressed {name}" if codec else name), pa.input_stream(path, codec) as stream:
+                yield from readers[name](path, stream, source.text)
+
+
+@contextmanager
+def _blamed(place: str, what: str) -> Iterator[None]:
+    """Turns what the reading libraries raise into a UserError that names the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError, pd.errors.ParserError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{place}: not readable as {what}: {reason}; replace it or leave it out") from error
+
+
+def _read_parquet(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
+    # Parquet needs to seek: one that is compressed as a whole has to be unpacked in memory.
+    file = pq.ParquetFile(stream if stream.seekable() else pa.BufferReader(stream.read()))
+    columns = {field.name: str(field.type) for field in file.schema_arrow}
+    if column not in columns:
+        raise _no_column(path, column, columns)
+    row = 0
+    for batch in file.iter_batches(batch_size=256, columns=[column]):
+        for value in batch.column(0).to_pylist():
+            row += 1
+            yield _document(f"{path}:{row}", column, value)
+
+
+def _read_jsonl(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
+    for number, line in enumerate(io.BufferedReader(stream), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:  # broken JSON, or bytes that are not UTF-8
+            raise UserError(
+                f'{path}:{number}: not a JSON line: {error}; every line must be one object such as {{"{column}": ...}}'
+            ) from error
+        if not isinstance(record, dict):
+            raise UserError(f'{path}:{number}: the line holds a {type(record).__name__}, not an object such as {{"{column}": ...}}')
+        if column not in record:
+            raise _no_column(f"{path}:{number}", column, record)
+        yield _document(f"{path}:{number}", column, record[column])
+
+
+def _read_csv(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
+    row = 0
+    try:
+        chunks = pd.read_csv(io.BufferedReader(stream), dtype=str, keep_default_na=False, chunksize=256, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        return
+    for chunk in chunks:
+        if column not in chunk.columns:
+            raise _no_column(path, column, list(chunk.columns))
+        for value in chunk[column]:
+            row += 1
+            yield _document(f"{path}:{row}", column, None if pd.isna(value) else value)
+
+
+def _read_txt(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
+    yield Document(path, stream.read().decode("utf-8-sig"))
+
+
+def _read_dataset(source: Source) -> Iterator[Document]:
+    dataset = hub.open_dataset(source)
+    name = _name(source, "train")
+    if dataset.column_names is not None:  # unknown for some streams: then the first record tells
+        if source.text not in dataset.column_names:
+            raise _no_column(name, source.text, dataset.column_names)
+        dataset = dataset.select_columns([source.text])
+    for row, record in enumerate(dataset, 1):
+        if source.text not in record:
+            raise _no_column(name, source.text, record)
+        yield _document(f"{name}:{row}", source.text, record[source.text])
+
+
+def _document(place: str, column: str, value: object) -> Document:
+    """A document of what a column holds; null counts as empty text."""
+    if value is None:
+        return Document(place, "")
+    if not isinstance(value, str):
+        raise UserError(
+            f"{place}: column {column!r} holds {type(value).__name__} {str(value)[:40]!r}, not text; name the text column with `text:`"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: column {column!r} is not valid Unicode: {error.reason} at character {error.start}") from error
+    return Document(place, value)
+
+
+def _no_column(place: str, column: str, columns: Any) -> UserError:
+    return UserError(f"{place}: no column {column!r}; its columns: {', '.join(map(str, columns))}; name the text column with `text:`")
+
+
+def _missing(pattern: str) -> str:
+    """Why a glob matched no file: the nearest directory that exists, and what in it looks like what was meant."""
+    if os.path.isdir(pattern):
+        return f"{pattern}: is a directory; name its files with a glob such as {os.path.join(pattern, '*.parquet')}"
+    parent = Path(pattern).parent
+    while not parent.is_dir() and not glob.has_magic(str(parent)):
+        parent = parent.parent
+    what = "no file matches this glob" if glob.has_magic(pattern) else "no such file"
+    if not parent.is_dir():
+        return f"{pattern}: {what}; check the path"
+    there = sorted(os.listdir(parent))
+    wanted = Path(pattern).relative_to(parent).parts[0]
+    alike = difflib.get_close_matches(wanted, there, n=5, cutoff=0.5) or there[:5]
+    more = ", ..." if len(there) > len(alike) else ""
+    return f"{pattern}: {what}; {parent} holds {', '.join(alike) or 'nothing'}{more}; check the path"
+
+
+def _name(source: Source, which: Which) -> str:
+    """How messages and ids call a source."""
+    if which == "train" and source.builtin:
+        return f"builtin:{source.builtin}"
+    if which == "train" and source.dataset:
+        return ":".join(part for part in (source.dataset, source.name, source.split) if part)
+    patterns = source.data_files if which == "train" else source.validation
+    return patterns if isinstance(patterns, str) else ", ".join(patterns)
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _directory_hash(root: Path) -> str:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    listing = "".join(f"{path.relative_to(root)}\0{_sha256(str(path))}\n" for path in files)
+    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""One update of proxy and weights: rows of every group, one backward pass, the rule, the optimizer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import doge
+from doge.algorithm import Step
+from mixtures.errors import UserError
+from proxies.batches import step_rows
+from proxies.corpus import CorpusData
+from proxies.settings import Settings
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows whose gradient is taken together: a training domain, or one that only serves the objective."""
+
+    name: str
+    tokens: np.ndarray
+    importance: float
+
+
+def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
+    """The D training domains, then the objective's targets, and held-out rows where `update.held_out` asks for them.
+
+    A held-out group reads what the held-out evaluation does not. Raises UserError where nothing is left for it.
+    """
+    importance = settings.importance
+    held_out = settings.update.held_out
+    groups = [Group(name, corpus.tokens[name], 0.0 if held_out else importance.get(name, 0.0)) for name in corpus.domains]
+    evaluated = settings.train.evaluate_rows * corpus.row_tokens
+    for name, value in importance.items():
+        if name in corpus.targets:
+            groups.append(Group(name, corpus.tokens[name], value))
+        elif held_out:
+            left = corpus.held_out[name][evaluated:]
+            if len(left) < corpus.row_tokens:
+                raise UserError(
+                    f"update.held_out needs held-out rows of {name} beside the {settings.train.evaluate_rows} that "
+                    f"train.evaluate_rows takes; it has {len(corpus.held_out[name]) // corpus.row_tokens} in all. "
+                    "Lower train.evaluate_rows or raise corpus.held_out"
+                )
+            groups.append(Group(f"{name}@held_out", left, value))
+    return groups
+
+
+def halves_of(settings: Settings) -> int:
+    """2 where every group's rows split into two equal halves (an unbiased diagonal of the gram), else 1."""
+    return 2 if settings.train.rows_per_domain % 2 == 0 else 1
+
+
+def require_divisible(settings: Settings, processes: int) -> None:
+    """Raises UserError where the rows of a domain do not split over processes and micro-batches, or a rule lacks halves."""
+    rows, slices = settings.train.rows_per_domain, processes * settings.train.accumulate
+    if rows % slices:
+        raise UserError(
+            f"train.rows_per_domain is {rows}, which does not split over {processes} process(es) x {settings.train.accumulate} "
+            f"micro-batch(es); use a multiple of {slices}, e.g. {-(-rows // slices) * slices}"
+        )
+    if settings.update.preset == "stable" and rows % 2:
+        raise UserError(f"train.rows_per_domain is {rows}; preset stable compares two halves of them: use an even number, e.g. {rows + 1}")
+
+
+def read_rows(groups: list[Group], *, seed: int, step: int, rows: int, row_tokens: int) -> Tensor:
+    """The global batch of a step (from 0): int64 (G, N, T), a function of seed and step alone."""
+    parts = [
+        step_rows(group.tokens, seed=seed, domain=group.name, step=step, rows_per_step=rows, row_tokens=row_tokens) for group in groups
+    ]
+    return torch.from_numpy(np.stack(parts))
+
+
+def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
+    """The batch (G, N, T) cut along N into `slices` parts of N/slices rows of every group each; processes take them in turn.
+
+    The first N/2 rows of a group are its first half. A part lies in one half, or, with an odd number of parts, astride both.
+    """
+    groups, rows, row_tokens = batch.shape
+    size = rows // slices
+    parts = []
+    for start in range(0, rows, size):
+        part = batch[:, start : start + size]
+        if halves == 1:
+            parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), 0, groups, size / rows))
+        elif start < rows // 2 < start + size:
+            half_major = part.unflatten(1, (2, size // 2)).transpose(0, 1)
+            parts.append(doge.MicroBatch(half_major.reshape(-1, row_tokens), 0, 2 * groups, size / 2 / rows))
+        else:
+            first = groups if start >= rows // 2 else 0
+            parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), first, groups, size / rows))
+    return parts
+
+
+@dataclass
+class Stepper:
+    """What a step needs besides its number; `state` is the rule's."""
+
+    settings: Settings
+    groups: list[Group]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    gradients: doge.GroupGradients
+    prior: Tensor
+    state: doge.State
+    rank: int
+    processes: int
+    device: torch.device
+    reduce: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, step: int, lr: float) -> tuple[Step, doge.Decision, float]:
+        """Do step number `step` (from 0); returns losses and gram, the decision, and the combined gradient's norm before clipping."""
+        train, constants = self.settings.train, self.settings.constants
+        batch = read_rows(
+            self.groups,
+            seed=self.settings.seed,
+            step=step,
+            rows=train.rows_per_domain,
+            row_tokens=self.settings.corpus.row_tokens,
+        )
+        parts = split(batch, halves=self.gradients.halves, slices=self.processes * train.accumulate)
+        mine = parts[self.rank * train.accumulate : (self.rank + 1) * train.accumulate]
+        torch.manual_seed(self.settings.seed * 1_000_003 + step * 1_009 + self.rank)  # dropout, should the model have any
+        decisions: list[doge.Decision] = []
+
+        def decide(losses: Tensor, gram: doge.Gram) -> Tensor:
+            names = [group.name for group in self.groups]
+            _require_finite("loss", losses, names, step)
+            _require_finite("squared gradient norm", gram.products.diagonal(), names, step)
+            _require_finite("gram", gram.products.sum(1), names, step)
+            self.state, decision = doge.update(
+                gram,
+                losses,
+                self.state,
+                constants=constants,
+                prior=self.prior,
+                importance=torch.tensor([group.importance for group in self.groups], dtype=torch.float64),
+                worst=self.settings.update.aggregate == "worst",
+                lr=lr,
+                max_grad_norm=train.max_grad_norm,
+            )
+            _require_finite("weight", decision.weights, names, step)
+            decisions.append(decision)
+            return decision.coefficients
+
+        outcome = self.gradients.step(
+            [replace(part, rows=part.rows.to(self.device)) for part in mine],
+            decide=decide,
+            lagged=self.state.weights if constants.order == "lagged" else None,
+            metric=self._adam_metric if constants.geometry == "adam" else lambda parameter: None,
+            reduce=self.reduce,
+        )
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
+        _require_finite("combined gradient", torch.tensor([norm]), ["all domains"], step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return outcome, decisions[0], norm
+
+    def _adam_metric(self, parameter: nn.Parameter) -> Tensor | None:
+        """1 / (sqrt(v) + eps) of Adam's second moment: the geometry of the step it takes. None before its first step."""
+        state = self.optimizer.state.get(parameter)
+        if not state:
+            return None
+        group = next(group for group in self.optimizer.param_groups if any(p is parameter for p in group["params"]))
+        corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"].item())
+        return 1 / (corrected.sqrt() + group["eps"])
+
+
+def _require_finite(what: str, values: Tensor, names: list[str], step: int) -> None:
+    bad = [f"{name} ({value})" for name, value in zip(names, values.tolist(), strict=False) if not np.isfinite(value)]
+    if bad:
+        raise UserError(
+            f"non-finite {what} at step {step + 1}: {', '.join(bad)}. The last checkpoint is from before it. Look at that domain's text, "
+            "lower train.lr, raise train.warmup_steps, or use precision fp32"
+        )

@@ -1,0 +1,104 @@
+"""Rows of a step: without replacement inside an epoch, a pure function of (seed, domain, step)."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxies.batches import epoch_order, epochs_used, step_indices, step_rows
+
+examples = settings(derandomize=True, deadline=None, max_examples=60)
+sizes = st.integers(1, 40)
+
+
+def drawn(rows: int, steps: int, rows_per_step: int, seed: int = 3, domain: str = "wiki") -> list[int]:
+    """All rows in the order in which the steps read them."""
+    each = [step_indices(rows, seed=seed, domain=domain, step=s, rows_per_step=rows_per_step) for s in range(steps)]
+    return np.concatenate(each).tolist()
+
+
+@examples
+@given(rows=sizes, steps=st.integers(1, 30), rows_per_step=st.integers(1, 12))
+def test_steps_read_whole_epochs_one_after_the_other(rows: int, steps: int, rows_per_step: int) -> None:
+    reference: list[int] = []  # slow and obvious: shuffled epochs laid end to end
+    for epoch in range(steps * rows_per_step // rows + 1):
+        reference += epoch_order(3, "wiki", epoch, rows).tolist()
+    assert drawn(rows, steps, rows_per_step) == reference[: steps * rows_per_step]
+
+
+@examples
+@given(rows=sizes, rows_per_step=st.integers(1, 100))
+def test_no_row_repeats_before_the_epoch_ends_and_every_row_comes(rows: int, rows_per_step: int) -> None:
+    order = drawn(rows, 3 * rows // rows_per_step + 1, rows_per_step)
+    for start in range(0, len(order) - rows + 1, rows):
+        assert sorted(order[start : start + rows]) == list(range(rows))
+
+
+@examples
+@given(rows=sizes, total=st.integers(1, 60), parts=st.integers(1, 5))
+def test_rows_do_not_depend_on_how_many_a_step_takes(rows: int, total: int, parts: int) -> None:
+    assert drawn(rows, total, parts) == drawn(rows, total * parts, 1)
+
+
+def test_rows_do_not_depend_on_what_was_asked_before() -> None:
+    epoch_order.cache_clear()
+    late = step_indices(7, seed=1, domain="a", step=9, rows_per_step=5)
+    for step in range(9):
+        step_indices(7, seed=1, domain="a", step=step, rows_per_step=5)
+    np.testing.assert_array_equal(step_indices(7, seed=1, domain="a", step=9, rows_per_step=5), late)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"domain": "b"}, {"epoch": 1}])
+def test_seed_domain_and_epoch_each_change_the_order(change: dict) -> None:
+    base = {"seed": 0, "domain": "a", "epoch": 0, "rows": 100}
+    assert epoch_order(**base).tolist() != epoch_order(**{**base, **change}).tolist()
+
+
+def test_every_order_of_a_small_domain_is_as_likely() -> None:
+    counts = np.zeros((4, 4))
+    for epoch in range(4000):
+        counts[np.arange(4), epoch_order(0, "a", epoch, 4)] += 1
+    assert np.abs(counts / 4000 - 0.25).max() < 0.03  # four standard deviations
+
+
+def test_the_order_is_the_same_in_another_process_and_on_another_day() -> None:
+    assert epoch_order(0, "wiki_en", 2, 10).tolist() == PINNED
+    code = "from proxies.batches import epoch_order; print(epoch_order(0, 'wiki_en', 2, 10).tolist())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(PINNED)
+
+
+PINNED = [1, 5, 7, 2, 4, 9, 8, 3, 6, 0]
+
+
+def test_rows_are_cut_from_the_tokens_and_a_short_last_row_is_left_out() -> None:
+    tokens = np.arange(23, dtype=np.uint16)
+    rows = step_rows(tokens, seed=0, domain="a", step=0, rows_per_step=4, row_tokens=5)
+    assert rows.dtype == np.int64
+    assert rows.shape == (4, 5)
+    assert sorted(rows.tolist()) == tokens[:20].reshape(4, 5).tolist()
+
+
+def test_a_memory_map_gives_the_same_rows(tmp_path) -> None:
+    tokens = np.arange(60, dtype=np.uint32)
+    tokens.tofile(tmp_path / "train.bin")
+    mapped = np.memmap(tmp_path / "train.bin", np.uint32, mode="r")
+    wanted = {"seed": 4, "domain": "a", "step": 3, "rows_per_step": 7, "row_tokens": 6}
+    np.testing.assert_array_equal(step_rows(mapped, **wanted), step_rows(tokens, **wanted))
+
+
+def test_the_cached_order_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(0, "a", 0, 5)[0] = 1
+
+
+def test_a_domain_without_rows_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="domain tiny has 0 rows"):
+        step_rows(np.arange(3), seed=0, domain="tiny", step=0, rows_per_step=1, row_tokens=4)
+
+
+def test_epochs_used_counts_reads_of_each_row() -> None:
+    assert epochs_used(rows=10, steps=15, rows_per_step=2) == 3.0

@@ -1,0 +1,182 @@
+"""Settings: every fault at once with what to do, overrides, and a record that replays the run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixtures.errors import UserError
+from proxies.config import differences, dump, flags, help_text, load_settings
+from proxies.settings import Settings
+
+GOOD = {
+    "run_dir": "runs/x",
+    "corpus": {
+        "tokenizer": {"bytes": True},
+        "domains": {"wiki": {"data_files": "w.txt"}, "web": {"dataset": "owner/name", "streaming": True}},
+        "targets": {"ca": {"data_files": ["a*.txt", "/abs/b.txt"]}},
+    },
+    "model": {"preset": "llama-1m"},
+}
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def changed(**blocks: object) -> dict:
+    return {**GOOD, **blocks}
+
+
+def faults(folder: Path, content: object, *overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        load_settings(write(folder, content), overrides)
+    return str(error.value)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, GOOD))
+    assert settings.run_dir == str(tmp_path / "runs/x")
+    assert settings.corpus.domains["wiki"].data_files == str(tmp_path / "w.txt")
+    assert settings.corpus.targets["ca"].data_files == [str(tmp_path / "a*.txt"), "/abs/b.txt"]
+    assert settings.corpus.domains["web"].dataset == "owner/name"
+
+
+def test_overrides_go_through_the_same_validation(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    settings = load_settings(path, ["--train.lr", "1e-2", "--update.preset=official", "--update.objective.ca", "2", "--seed", "7"])
+    assert (settings.train.lr, settings.update.preset, settings.seed) == (0.01, "official", 7)
+    assert settings.update.objective == {"ca": 2}
+    assert "train.lr: Input should be greater than 0 (found -1)" in faults(tmp_path, GOOD, "--train.lr", "-1")
+
+
+def test_a_path_given_as_a_flag_is_relative_to_where_the_person_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    path = write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_settings(path, ["--run_dir", "mine"]).run_dir == str(tmp_path / "here" / "mine")
+
+
+def test_an_unknown_setting_comes_with_the_nearest_known_one(tmp_path: Path) -> None:
+    assert "train.step: unknown setting; the nearest known one is steps" in faults(tmp_path, changed(train={"step": 3}))
+    bad = changed(corpus={**GOOD["corpus"], "domains": {"a": {"data_file": "x"}, "b": {"data_files": "x"}}})
+    assert "corpus.domains.a.data_file: unknown setting; the nearest known one is data_files" in faults(tmp_path, bad)
+    assert "--train.stepz is no setting; the nearest known one is --train.steps" in faults(tmp_path, GOOD, "--train.stepz", "3")
+
+
+def test_several_faults_are_all_listed(tmp_path: Path) -> None:
+    message = faults(tmp_path, changed(train={"steps": 0, "precision": "fp16"}, model={}, update={"preset": "doremi"}))
+    assert "4 setting(s)" in message
+    for part in (
+        "train.steps",
+        "'fp32' or 'bf16' (found 'fp16')",
+        "model: give exactly one of preset, config, pretrained",
+        "update.preset",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("run_dir: [", "not valid YAML"),
+        ("a: b: c", "line 1, column 5"),
+        ("- 1", "holds list, expected settings"),
+        (
+            "corpus:\n  domains:\n    a: {data_files: x}\n    a: {data_files: y}\n",
+            "a is given twice in the block that starts at line 3",
+        ),
+    ],
+)
+def test_yaml_that_does_not_parse_says_where(tmp_path: Path, text: str, part: str) -> None:
+    message = faults(tmp_path, text)
+    assert part in message
+    assert "run.yaml" in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml: cannot be read \(No such file"):
+        load_settings(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "update", "part"),
+    [
+        ({"domains": {"only": {"data_files": "x"}}}, {}, "domains holds 1: a mixture needs at least two"),
+        ({"targets": {"wiki": {"data_files": "x"}}}, {}, "wiki is named in both domains and targets"),
+        (
+            {},
+            {"objective": {"wikki": 1}},
+            "names wikki, which is neither a domain nor a target; allowed: wiki, web, ca",
+        ),
+        ({}, {"objective": {"wiki": 0}}, "importance above zero"),
+        ({}, {"objective": {"wiki": -1}}, "greater than or equal to 0"),
+        (
+            {"domains": {"-a": {"data_files": "x"}, "b": {"data_files": "x"}}},
+            {},
+            "corpus.domains.-a: String should match",
+        ),
+        (
+            {"domains": {"a": {}, "b": {"data_files": "x"}}},
+            {},
+            "a: give exactly one of data_files, dataset, builtin; found none of them",
+        ),
+        ({"tokenizer": {"train_bpe": 20}}, {}, "train_bpe is 20; a byte-level vocabulary needs at least 300"),
+    ],
+)
+def test_contradictions_are_named(tmp_path: Path, corpus: dict, update: dict, part: str) -> None:
+    assert part in faults(tmp_path, changed(corpus={**GOOD["corpus"], **corpus}, update=update))
+
+
+def test_broken_flags_say_how_to_write_them(tmp_path: Path) -> None:
+    assert "'train.lr' is not an override; write --section.key value" in faults(tmp_path, GOOD, "train.lr", "1")
+    assert "--train.lr has no value" in faults(tmp_path, GOOD, "--train.lr")
+    assert "--train is no setting" in faults(tmp_path, GOOD, "--train", "1")
+
+
+def test_the_record_replays_the_run(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, GOOD), ["--update.tau", "2"])
+    record = tmp_path / "elsewhere" / "config.yaml"
+    record.parent.mkdir()
+    record.write_text(dump(settings, {"world_size": 2}))
+    assert load_settings(record) == settings
+    assert differences(settings, load_settings(record)) == []
+    assert differences(settings, load_settings(record, ["--train.lr", "0.5"])) == ["train.lr: 0.001 -> 0.5"]
+
+
+def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
+    names = [name for name, _, _ in flags(Settings)]
+    assert names == [
+        "run_dir", "seed", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained", "corpus.tokenizer.bytes",
+        "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir", "model.preset", "model.config",
+        "model.pretrained", "train.steps", "train.rows_per_domain", "train.lr", "train.min_lr", "train.warmup_steps", "train.weight_decay",
+        "train.max_grad_norm", "train.precision", "train.accumulate", "train.save_every", "train.keep_checkpoints", "train.evaluate_every",
+        "train.evaluate_rows", "train.tracker", "update.preset", "update.objective", "update.aggregate", "update.held_out", "update.order",
+        "update.prior", "update.mu", "update.tau", "update.averaging", "update.geometry", "update.floor", "update.score_min",
+        "update.score_max", "update.sharpness", "samples.online",
+    ]  # fmt: skip
+
+
+def test_every_setting_has_a_help_text() -> None:
+    assert all(text for _, _, text in flags(Settings))
+    assert "--train.rows_per_domain (default 4): rows of every domain in each update" in help_text()
+
+
+@pytest.mark.parametrize(
+    ("update", "wanted"),
+    [
+        ({}, {"ca": 1.0}),
+        ({"objective": "universal"}, {"wiki": 1.0, "web": 1.0}),
+        ({"objective": "universal", "held_out": True}, {"wiki": 0.5, "web": 0.5}),
+        ({"objective": {"wiki": 3, "ca": 1, "web": 0}}, {"wiki": 3.0, "ca": 1.0}),
+    ],
+)
+def test_the_objective_gives_importance_by_name(tmp_path: Path, update: dict, wanted: dict[str, float]) -> None:
+    assert load_settings(write(tmp_path, changed(update=update))).importance == wanted
+
+
+def test_presets_take_overridden_constants(tmp_path: Path) -> None:
+    constants = load_settings(write(tmp_path, changed(update={"preset": "official", "mu": 0.2, "order": "lagged"}))).constants
+    assert (constants.preset, constants.mu, constants.order, constants.score_max) == ("official", 0.2, "lagged", 5.0)

@@ -1,0 +1,91 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mixtures.files import atomic_dir, write_atomic
+
+
+def disk_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_is_replaced_and_missing_directories_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "directory" / "file.json"
+    write_atomic(path, "old")
+    write_atomic(path, "neu: ä".encode())
+    assert path.read_text(encoding="utf-8") == "neu: ä"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_written_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_text("")
+    write_atomic(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    monkeypatch.setattr(os, call, disk_full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomic(path, "new")
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write_atomic(tmp_path / "file", "old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_parent_that_is_a_file_is_an_error_that_names_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"directory|exists") as caught:
+        write_atomic(tmp_path / "file" / "child", "")
+    assert caught.value.filename == str(tmp_path / "file" / "child")
+
+
+def test_a_directory_appears_only_when_its_block_ended_well(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "checkpoint") as directory:
+        (directory / "sub").mkdir()
+        (directory / "sub" / "state").write_text("1")
+        assert not (tmp_path / "checkpoint").exists()
+        assert directory.parent == tmp_path
+    assert (tmp_path / "checkpoint" / "sub" / "state").read_text() == "1"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failing_block_leaves_no_directory(tmp_path: Path) -> None:
+    def half(directory: Path) -> None:
+        (directory / "half").write_text("1")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"), atomic_dir(tmp_path / "checkpoint") as directory:
+        half(directory)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"), atomic_dir(tmp_path / "checkpoint") as directory:
+        (directory / "state").write_text("1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_directory_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(FileExistsError, match="already exists"), atomic_dir(tmp_path / "checkpoint"):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint"]

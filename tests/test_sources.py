@@ -1,0 +1,307 @@
+"""Readers: every format gives the same documents, ids lead back to the text, and faults say where they are."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mixtures.errors import UserError
+from proxies.settings import Source
+from proxies.sources import Document, describe, documents, expand
+
+TEXTS = ["first text", 'second, with "quotes" and\na new line', "third: héllo — ∀x"]
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+
+
+def content(kind: str, texts: list[str], column: str = "text") -> bytes:
+    """A file of that format; of txt only the first text."""
+    if kind == "jsonl":
+        return "".join(json.dumps({column: text, "n": 1}) + "\n" for text in texts).encode()
+    if kind == "csv":
+        return pd.DataFrame({"n": 1, column: texts}).to_csv(index=False).encode()
+    if kind == "txt":
+        return texts[0].encode()
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"n": [1] * len(texts), column: texts}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def write(path: Path, kind: str, texts: list[str], compression: str = "") -> str:
+    path.write_bytes(COMPRESS[compression](content(kind, texts)))
+    return str(path)
+
+
+def read(files: str | list[str], **more: str) -> list[Document]:
+    return list(documents(Source(data_files=files, **more)))
+
+
+def fault(files: str | list[str], **more: str) -> str:
+    with pytest.raises(UserError) as caught:
+        read(files, **more)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "txt"])
+def test_every_format_plain_or_compressed_gives_the_texts_as_they_were(tmp_path: Path, kind: str, compression: str) -> None:
+    path = write(tmp_path / f"a.{kind}{compression}", kind, TEXTS, compression)
+    found = read(path)
+    if kind == "txt":
+        assert found == [(path, TEXTS[0])]
+    else:
+        assert found == [(f"{path}:{number}", text) for number, text in enumerate(TEXTS, 1)]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_any_column_can_be_the_text(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(content(kind, TEXTS, column="body"))
+    assert [text for _, text in read(str(path), text="body")] == TEXTS
+
+
+def test_parts_of_a_compressed_file_are_all_read(tmp_path: Path) -> None:
+    for ending, compress in (("gz", gzip.compress), ("zst", zstd)):
+        path = tmp_path / f"a.jsonl.{ending}"
+        path.write_bytes(b"".join(compress(content("jsonl", [text])) for text in TEXTS))
+        assert [text for _, text in read(str(path))] == TEXTS
+
+
+def test_files_of_a_glob_come_sorted_and_those_of_a_list_in_its_order_each_once(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        write(tmp_path / f"{name}.txt", "txt", [name])
+    (tmp_path / "d.txt").mkdir()
+    everything = str(tmp_path / "*.txt")
+    assert [text for _, text in read(everything)] == ["a", "b", "c"]
+    assert [text for _, text in read([str(tmp_path / "c.txt"), everything])] == ["c", "a", "b"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a[1].txt", "txt", ["x"])
+    assert expand(path) == [path]
+
+
+def test_globs_go_down_directories(tmp_path: Path) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    path = write(tmp_path / "x" / "y" / "a.txt", "txt", ["x"])
+    assert expand(str(tmp_path / "**" / "*.txt")) == [path]
+
+
+def test_training_and_validation_text_are_read_apart(tmp_path: Path) -> None:
+    source = Source(
+        data_files=write(tmp_path / "t.txt", "txt", ["train"]),
+        validation=write(tmp_path / "v.txt", "txt", ["held out"]),
+    )
+    assert [text for _, text in documents(source)] == ["train"]
+    assert [text for _, text in documents(source, "validation")] == ["held out"]
+    assert describe(source, "validation")[0]["uri"].endswith("v.txt")
+
+
+def test_empty_and_null_texts_and_blank_lines_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n\n{"text": null}\n{"text": " \\n"}\n{"text": "x"}\n')
+    assert read(str(tmp_path / "a.jsonl")) == [(f"{tmp_path}/a.jsonl:5", "x")]
+    pq.write_table(pa.table({"text": ["", None, "x"]}), tmp_path / "a.parquet")
+    assert read(str(tmp_path / "a.parquet")) == [(f"{tmp_path}/a.parquet:3", "x")]
+    (tmp_path / "a.csv").write_text('n,text\n1,""\n2,\n3,NA\n4\n')
+    assert read(str(tmp_path / "a.csv")) == [(f"{tmp_path}/a.csv:3", "NA")]
+
+
+def test_documents_come_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content("jsonl", TEXTS) * 5000 + b"broken")
+    stream = documents(Source(data_files=str(tmp_path / "a.jsonl")))
+    assert next(stream).text == TEXTS[0]
+    stream.close()
+
+
+def test_the_description_changes_with_the_content_and_not_with_the_date(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    source = Source(data_files=str(path))
+    write(path, "txt", ["x"])
+    first = describe(source)
+    assert first[0]["format"] == "txt"
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", first[0]["sha256"])
+    write(path, "txt", ["x"])
+    assert describe(source) == first
+    write(path, "txt", ["y"])
+    assert describe(source) != first
+
+
+# Faults
+
+
+def test_a_missing_file_is_named_with_what_looks_like_it(tmp_path: Path) -> None:
+    write(tmp_path / "wiki_en.txt", "txt", ["x"])
+    write(tmp_path / "other.txt", "txt", ["x"])
+    message = fault(str(tmp_path / "wiki_em.txt"))
+    assert f"{tmp_path}/wiki_em.txt: no such file; {tmp_path} holds wiki_en.txt" in message
+
+
+def test_an_empty_glob_is_named_with_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", "parquet", ["x"])
+    message = fault(str(tmp_path / "*.jsonl"))
+    assert f"{tmp_path}/*.jsonl: no file matches this glob; {tmp_path} holds a.parquet" in message
+
+
+def test_a_missing_directory_is_followed_up_to_one_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "corpora").mkdir()
+    message = fault(str(tmp_path / "corpra" / "deep" / "*.txt"))
+    assert f"{tmp_path} holds corpora" in message
+    assert "no such file" in fault(str(tmp_path / "nowhere" / "a.txt"))
+
+
+def test_every_missing_file_is_listed(tmp_path: Path) -> None:
+    message = fault([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    assert "a.txt: no such file" in message
+    assert "b.txt: no such file" in message
+
+
+def test_a_directory_gets_a_glob_as_advice(tmp_path: Path) -> None:
+    assert f"{tmp_path}: is a directory; name its files with a glob such as {tmp_path}/*.parquet" in fault(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.doc", "a", "a.gz", "a.json.gz"])
+def test_an_unknown_ending_lists_the_known(tmp_path: Path, name: str) -> None:
+    message = fault(write(tmp_path / name, "txt", ["x"]))
+    assert f"{name}: unknown ending; allowed: .parquet, .jsonl, .csv, .txt, each also with .gz or .zst" in message
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_a_wrong_text_column_lists_the_columns(tmp_path: Path, kind: str) -> None:
+    message = fault(write(tmp_path / f"a.{kind}", kind, TEXTS), text="body")
+    assert f"a.{kind}" in message
+    assert "no column 'body'; its columns: " in message
+    assert "text" in message.split("columns: ")[1]
+    assert "n" in message.split("columns: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.parquet", b"PAR1 not really"), ("a.parquet", b""), ("b.jsonl.gz", b"plain"), ("c.txt.zst", b"no")],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert f"{tmp_path}/{name}: not readable as" in fault(str(tmp_path / name))
+
+
+def test_a_parquet_file_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    data = bytearray(content("parquet", [f"text {n}" * 50 for n in range(2000)]))
+    data[4000:9000] = b"\xff" * 5000
+    (tmp_path / "a.parquet").write_bytes(data)
+    assert f"{tmp_path}/a.parquet: not readable as parquet" in fault(str(tmp_path / "a.parquet"))
+
+
+def test_a_cut_off_compressed_file_is_named(tmp_path: Path) -> None:
+    for ending, compress in (("gz", gzip.compress), ("zst", zstd)):
+        path = tmp_path / f"a.jsonl.{ending}"
+        path.write_bytes(compress(content("jsonl", TEXTS))[:-6])
+        assert f"{path}: not readable as" in fault(str(path))
+
+
+def test_a_broken_json_line_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "y"\n')
+    message = fault(str(tmp_path / "a.jsonl"))
+    assert f"{tmp_path}/a.jsonl:2: not a JSON line: Expecting ',' delimiter" in message
+
+
+def test_a_json_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n["y"]\n')
+    assert "a.jsonl:2: the line holds a list, not an object" in fault(str(tmp_path / "a.jsonl"))
+
+
+def test_a_column_without_text_is_named(tmp_path: Path) -> None:
+    for kind in ("jsonl", "parquet"):
+        message = fault(write(tmp_path / f"a.{kind}", kind, TEXTS), text="n")
+        assert f"a.{kind}:1: column 'n' holds int '1', not text" in message
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    assert "a.txt: not readable as txt: 'utf-8' codec can't decode byte" in fault(str(tmp_path / "a.txt"))
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud800"}')
+    assert "a.jsonl:1: column 'text' is not valid Unicode" in fault(str(tmp_path / "a.jsonl"))
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xe9"}')
+    assert "b.jsonl:1: not a JSON line" in fault(str(tmp_path / "b.jsonl"))
+
+
+def test_a_domain_without_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    assert "a.jsonl holds no documents" in fault(str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.csv").write_text("")
+    assert "a.csv holds no documents" in fault(str(tmp_path / "a.csv"))
+    (tmp_path / "b.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
+    assert "b.jsonl holds 2 documents, all of them empty" in fault(str(tmp_path / "b.jsonl"))
+
+
+def test_an_unknown_builtin_lists_the_known() -> None:
+    for act in (describe, lambda source: list(documents(source))):
+        with pytest.raises(UserError, match="unknown builtin 'pyton'; allowed: python, cpp_headers, docstrings"):
+            act(Source(builtin="pyton"))
+
+
+# Datasets
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and a cache of the test's own."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_local_dataset_directory_is_read_streamed_or_not(tmp_path: Path, streaming: bool) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    write(root / "train.jsonl", "jsonl", TEXTS)
+    write(root / "test.jsonl", "jsonl", ["other"])
+    source = Source(dataset=str(root), streaming=streaming)
+    assert list(documents(source)) == [(f"{root}:train:{row}", text) for row, text in enumerate(TEXTS, 1)]
+    assert [text for _, text in documents(Source(dataset=str(root), split="test", streaming=streaming))] == ["other"]
+    before = describe(source)
+    write(root / "train.jsonl", "jsonl", TEXTS[:1])
+    assert before[0]["format"] == "hf"
+    assert describe(source) != before
+    with pytest.raises(UserError, match="no column 'body'; its columns: text, n"):
+        list(documents(Source(dataset=str(root), streaming=streaming, text="body")))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_dataset_saved_to_disk_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "one")
+    assert [text for _, text in documents(Source(dataset=str(tmp_path / "one")))] == TEXTS
+    datasets.DatasetDict({"dev": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(tmp_path / "many")
+    assert [text for _, text in documents(Source(dataset=str(tmp_path / "many"), split="dev"))] == TEXTS
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_that_is_not_found_is_named(streaming: bool) -> None:
+    source = Source(dataset="nobody/nothing", streaming=streaming)
+    for act in (describe, lambda source: list(documents(source))):
+        with pytest.raises(UserError, match=r"dataset 'nobody/nothing'.*the Hugging Face hub"):
+            act(source)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_split_or_configuration_that_a_dataset_lacks_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", "jsonl", TEXTS)
+    with pytest.raises(UserError, match=r"split 'dev'.*\['train'\]"):
+        list(documents(Source(dataset=str(tmp_path), split="dev")))
+    with pytest.raises(UserError, match=r"name de,.*Available: \['default'\]"):
+        list(documents(Source(dataset=str(tmp_path), name="de")))

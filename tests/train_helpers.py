@@ -1,0 +1,83 @@
+"""Small runs: generated text in three languages of letters, raw bytes, a model of a few thousand parameters."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+MODEL = {
+    "model_type": "llama",
+    "vocab_size": 257,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "tie_word_embeddings": True,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+}
+ALPHABETS = {"vowels": "aeiou ", "consonants": "bcdfgh ", "digits": "0123456789 ", "mixed": "aeiou bcd "}
+
+
+def write_domain(path: Path, alphabet: str, *, documents: int = 40, seed: int = 0) -> Path:
+    """A jsonl file of random words."""
+    draw = random.Random(f"{seed}{alphabet}")
+    lines = [json.dumps({"text": "".join(draw.choice(alphabet) for _ in range(120))}) for _ in range(documents)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_run(folder: Path, *, targets: bool = False, held_out: float = 0.3, **blocks: dict[str, Any]) -> Path:
+    """A run's YAML file with its data beside it; `blocks` replace or extend train, update, model, corpus."""
+    names = ("vowels", "consonants", "digits")
+    domains = {name: {"data_files": str(write_domain(folder / f"{name}.jsonl", ALPHABETS[name]))} for name in names}
+    corpus: dict[str, Any] = {"tokenizer": {"bytes": True}, "row_tokens": 16, "held_out": held_out, "domains": domains}
+    if targets:
+        corpus["targets"] = {"mixed": {"data_files": str(write_domain(folder / "mixed.jsonl", ALPHABETS["mixed"]))}}
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    settings = {
+        "run_dir": "run",
+        "corpus": corpus | blocks.pop("corpus", {}),
+        "model": {"config": "model.json"},
+        "train": {"steps": 6, "rows_per_domain": 4, "lr": 0.01, "min_lr": 0.001, "warmup_steps": 2, "save_every": 2, "evaluate_every": 3,
+                  "evaluate_rows": 4} | blocks.pop("train", {}),
+        **blocks,
+    }  # fmt: skip
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def launch(*arguments: str | Path, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with the configuration that we ship, as a person types it."""
+    config = REPOSITORY / "launch" / "accelerate" / f"cpu{processes}.yaml"
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--config_file",
+        str(config),
+        "-m",
+        "proxies.train",
+    ]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**clean_environment(), "ACCELERATE_USE_CPU": "true", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment with one thread and no coverage of the launcher's own variables."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", "PYTHONPATH": str(REPOSITORY)}
