@@ -20,7 +20,7 @@ from doge.rules import Rule, Sum, embedding, find_rule, lookup
 
 
 class NoRuleError(ValueError):
-    """A trainable parameter sits in a layer that no rule covers."""
+    """A trainable parameter sits in a layer that no rule covers, or is used in a way that none does."""
 
 
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -140,7 +140,7 @@ def find_rules(model: nn.Module) -> dict[nn.Module, tuple[Rule, dict[str, nn.Par
 
 def _require_rows(module: nn.Module, x: Tensor, rows: Tensor) -> None:
     if x.shape[0] != rows.shape[0] and not (x.ndim == 2 and x.shape[0] == rows.numel()):
-        raise ValueError(
+        raise NoRuleError(
             f"{type(module).__name__} got an input of shape {tuple(x.shape)} for {rows.shape[0]} rows of {rows.shape[1]} tokens: its "
             f"gradient cannot be told apart by row. Layers that mix or broadcast rows (mixture-of-experts, one shared row of "
             f"positions) are not supported; freeze the layer or pass its input expanded to every row."

@@ -21,8 +21,8 @@ PATHS = {"run_dir", "data_files", "validation", "file", "config", "cache_dir"}  
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Settings of a YAML file with `--section.key value` overrides, every relative path made absolute.
 
-    Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's own config.yaml) is left out. Raises UserError listing
-    every fault at once; unknown keys come with the nearest known one.
+    Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's own
+    config.yaml) is left out. Raises UserError listing every fault at once; unknown keys come with the nearest known one.
     """
     path = Path(path)
     raw = _read(path)

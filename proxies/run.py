@@ -1,8 +1,6 @@
 """One proxy run from start (or checkpoint) to mixture: the loop, its records, its end."""
 
-import importlib.util
 import json
-import os
 import time
 from pathlib import Path
 
@@ -18,19 +16,19 @@ from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.trajectory import EvaluationWriter, TrajectoryWriter, step_row
 from proxies import checkpoints
-from proxies.config import differences, dump, environment, load_settings
+from proxies.config import dump, environment
 from proxies.corpus import CorpusData, prepare
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, parameter_count
+from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.settings import Settings
-from proxies.step import Stepper, groups_of, halves_of, read_rows, require_divisible
+from proxies.step import Stepper, groups_of, halves_of, read_rows
 
 
 def train(settings: Settings, *, resume: bool = False) -> None:
     """A whole run: corpus, model, steps, records, mixture and plots, all in `settings.run_dir`."""
+    require_tracker(settings)
     tracker = settings.train.tracker
-    if tracker != "none" and importlib.util.find_spec(tracker) is None:
-        raise UserError(f"train.tracker is {tracker}, which is not installed; pip install {tracker}, or set it to none")
     accelerator = Accelerator(
         mixed_precision="no" if settings.train.precision == "fp32" else settings.train.precision,
         log_with=None if tracker == "none" else tracker,
@@ -41,43 +39,14 @@ def train(settings: Settings, *, resume: bool = False) -> None:
     require_directory(settings, resume=resume)
     with accelerator.main_process_first():
         corpus = prepare(settings, progress=accelerator.is_main_process)
+    if resume:
+        require_same_corpus(settings, corpus.record)
     run = Run(settings, corpus, accelerator)
     run.open(resume=resume)
     run.loop()
     if accelerator.is_main_process:
         finish(settings.run_path)
     accelerator.end_training()
-
-
-def require_group(accelerator: Accelerator) -> None:
-    """Raises UserError where the launcher started several processes that did not find each other."""
-    wanted = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != wanted:
-        raise UserError(
-            f"the launcher started {wanted} processes, but this one sees {accelerator.num_processes}: they did not form a group and each "
-            "would run alone. Launch with a file of launch/accelerate/ (--config_file); for two processes without a GPU: "
-            "ACCELERATE_USE_CPU=true accelerate launch --config_file launch/accelerate/cpu2.yaml ..."
-        )
-
-
-def require_directory(settings: Settings, *, resume: bool) -> None:
-    """Raises UserError for a run directory in use, or, with --resume, one that holds no run or a run of other settings."""
-    path = settings.run_path
-    config = path / "config.yaml"
-    held = sorted(name for name in ("config.yaml", "trajectory", "checkpoints") if (path / name).exists())
-    if not resume:
-        if held:
-            raise UserError(
-                f"{path} already holds a run ({', '.join(held)}); continue it with --resume, give another --run_dir, or remove the directory"
-            )
-        return
-    if not config.exists():
-        raise UserError(f"{path} holds no run to resume (no config.yaml); start it without --resume, or correct run_dir")
-    if changed := differences(load_settings(config), settings):
-        lines = "\n".join(f"  {line}" for line in changed)
-        raise UserError(
-            f"{path} was started with other settings (then -> now):\n{lines}\nSet them back to resume, or give a new run_dir for a new run"
-        )
 
 
 class Run:

@@ -53,18 +53,6 @@ def halves_of(settings: Settings) -> int:
     return 2 if settings.train.rows_per_domain % 2 == 0 else 1
 
 
-def require_divisible(settings: Settings, processes: int) -> None:
-    """Raises UserError where the rows of a domain do not split over processes and micro-batches, or a rule lacks halves."""
-    rows, slices = settings.train.rows_per_domain, processes * settings.train.accumulate
-    if rows % slices:
-        raise UserError(
-            f"train.rows_per_domain is {rows}, which does not split over {processes} process(es) x {settings.train.accumulate} "
-            f"micro-batch(es); use a multiple of {slices}, e.g. {-(-rows // slices) * slices}"
-        )
-    if settings.update.preset == "stable" and rows % 2:
-        raise UserError(f"train.rows_per_domain is {rows}; preset stable compares two halves of them: use an even number, e.g. {rows + 1}")
-
-
 def read_rows(groups: list[Group], *, seed: int, step: int, rows: int, row_tokens: int) -> Tensor:
     """The global batch of a step (from 0): int64 (G, N, T), a function of seed and step alone."""
     parts = [

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.errors import UserError
+from proxies.preflight import require_divisible
 from proxies.settings import Settings
-from proxies.step import Group, halves_of, read_rows, require_divisible, split
+from proxies.step import Group, halves_of, read_rows, split
 
 
 def settings(**blocks: dict) -> Settings:

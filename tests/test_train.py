@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
-from train_helpers import MODEL, REPOSITORY, clean_environment, launch, write_run
+from train_helpers import ALPHABETS, MODEL, REPOSITORY, clean_environment, launch, write_domain, write_run
 
 from mixtures import Mixture
 from mixtures.trajectory import Trajectory, read_evaluation, read_trajectory
@@ -100,9 +100,10 @@ def test_resume_gives_the_same_trajectory_bit_for_bit(tmp_path: Path, update: di
             raise KeyboardInterrupt
         return step(self, number, lr)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Stepper, "__call__", killed)
-        run(path)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
     assert read_trajectory(tmp_path / "run").steps.tolist() == [1, 2, 3, 4]
     assert run(path, "--resume") == 0
     whole, resumed = read_trajectory(tmp_path / "whole"), read_trajectory(tmp_path / "run")
@@ -195,6 +196,13 @@ def test_resume_with_changed_settings_says_which(tmp_path: Path, capsys: pytest.
 
 def test_resume_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no run to resume" in message(capsys, write_run(tmp_path), "--resume")
+
+
+def test_resume_on_changed_text_says_which_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_run(tmp_path, train={"steps": 2})
+    assert run(path) == 0
+    write_domain(tmp_path / "digits.jsonl", ALPHABETS["digits"], seed=1)
+    assert "digits changed since the run started" in message(capsys, path, "--resume")
 
 
 def test_resuming_a_finished_run_adds_nothing(tmp_path: Path) -> None:
