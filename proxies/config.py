@@ -1,6 +1,7 @@
 """From a YAML file and command-line overrides to validated settings, and back to the run's config.yaml."""
 
 import difflib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -170,9 +171,9 @@ def _absolute(value: Any, base: Path, key: str = "") -> Any:
         return [_absolute(inner, base, key) for inner in value]
     if isinstance(value, str) and value:
         if key in PATHS:
-            return str(base / Path(value).expanduser())
+            return os.path.normpath(base / Path(value).expanduser())
         if key in ("pretrained", "dataset") and (base / value).exists():  # otherwise a name on the hub
-            return str(base / value)
+            return os.path.normpath(base / value)
     return value
 
 

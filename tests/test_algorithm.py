@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from doge_helpers import make_model, make_rows, slow_gradients
+from doge_helpers import FAMILIES, make_model, make_rows, slow_gradients
 from torch import Tensor, nn
 
 import doge
@@ -39,13 +39,14 @@ def flat(gradients: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("lagged", [False, True])
-@pytest.mark.parametrize("family", ["gpt2", "llama-tied-bias", "gpt-neox", "opt"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_combined_gradient_is_the_weighted_sum_of_the_domains_gradients(family: str, lagged: bool) -> None:
     model, batch = make_model(family), make_rows(G * N).view(G, N, -1)
     _, got = run(model, batch, lagged=lagged)
     for name, gradients in slow_gradients(model, batch.flatten(0, 1), G).items():
         wanted = torch.einsum("d,d...->...", COEFFICIENTS, gradients[:D])
-        assert (got[name] - wanted).norm() <= 1e-9 * wanted.norm() + 1e-14, name
+        tolerance = 1e-6 if "gemma" in family else 1e-9  # Gemma's own norm works in float32
+        assert (got[name] - wanted).norm() <= tolerance * wanted.norm() + 1e-14, name
 
 
 def test_combined_gradient_in_float32_is_within_1e_4() -> None:

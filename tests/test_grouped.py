@@ -223,3 +223,10 @@ def test_bf16_autocast_gives_the_gram_to_a_percent() -> None:
     step = engine.step([doge.MicroBatch(rows, 0, 3, 1.0)], decide=lambda losses, gram: torch.ones(3))
     assert relative(step.gram.products, slow_gram(make_model("llama"), rows, 3)) < 0.02
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_shapes_and_types_of_public_signatures_are_enforced_in_these_tests() -> None:
+    from jaxtyping import TypeCheckError
+
+    with pytest.raises(TypeCheckError):
+        doge.domain_gram(make_model(), make_rows(4).float(), groups=2)

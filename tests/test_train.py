@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
-from train_helpers import ALPHABETS, MODEL, REPOSITORY, clean_environment, launch, write_domain, write_run
+from train_helpers import ALPHABETS, MODEL, REPOSITORY, clean_environment, config_of, launch, write_domain, write_run
 
 from mixtures import Mixture
 from mixtures.trajectory import Trajectory, read_evaluation, read_trajectory
@@ -136,7 +136,7 @@ def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path: Path) -> No
 def test_two_processes_give_the_weights_of_one(tmp_path: Path, update: dict) -> None:
     path = write_run(tmp_path, targets=True, update=update)
     assert run(path, "--run_dir", tmp_path / "one") == 0
-    two = launch(path, "--run_dir", tmp_path / "two", processes=2)
+    two = launch(path, "--run_dir", tmp_path / "two", options=config_of(2))
     assert two.returncode == 0, two.stderr
     assert "2 process(es)" in two.stdout
     one, other = read_trajectory(tmp_path / "one"), read_trajectory(tmp_path / "two")
@@ -274,6 +274,24 @@ def test_a_full_disk_while_writing_records_says_so(
     assert "records of" in message(capsys, path)
 
 
+def test_a_non_finite_gram_names_domain_and_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from doge.gram import Gram, GramSum
+
+    result = GramSum.result
+
+    def poisoned(self: GramSum) -> Gram:
+        gram = result(self)
+        gram.products[2, 2] = torch.inf
+        return gram
+
+    path = write_run(tmp_path)
+    monkeypatch.setattr(GramSum, "result", poisoned)
+    assert "non-finite squared gradient norm at step 1: digits (inf)" in message(capsys, path)
+    assert checkpoints.newest(tmp_path / "run") is None
+
+
 def test_a_non_finite_loss_names_domain_and_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +321,15 @@ def test_processes_that_did_not_form_a_group_are_refused(
     said = message(capsys, path)
     for part in ("started 2 processes, but this one sees 1", "did not form a group", "cpu2.yaml"):
         assert part in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, --multi_gpu does form a group")
+def test_a_real_launch_of_two_strangers_is_refused(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    done = launch(path, options=("--multi_gpu", "--num_processes", "2"), environment={"ACCELERATE_USE_CPU": "false"})
+    assert done.returncode != 0
+    assert "started 2 processes, but this one sees 1" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_tracker_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

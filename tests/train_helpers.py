@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +56,18 @@ def write_run(folder: Path, *, targets: bool = False, held_out: float = 0.3, **b
     return path
 
 
-def launch(*arguments: str | Path, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` with the configuration that we ship, as a person types it."""
-    config = REPOSITORY / "launch" / "accelerate" / f"cpu{processes}.yaml"
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--quiet",
-        "--config_file",
-        str(config),
-        "-m",
-        "proxies.train",
-    ]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**clean_environment(), "ACCELERATE_USE_CPU": "true", **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def config_of(processes: int) -> tuple[str, str]:
+    """The launcher's options for one or two processes without a GPU: the file that we ship."""
+    return "--config_file", str(REPOSITORY / "launch" / "accelerate" / f"cpu{processes}.yaml")
+
+
+def launch(
+    *arguments: str | Path, options: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch OPTIONS -m proxies.train ARGUMENTS`, as a person types it."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options, "-m", "proxies.train", *map(str, arguments)]
+    variables = {**clean_environment(), "ACCELERATE_USE_CPU": "true", **(environment or {})}
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=240)
 
 
 def clean_environment() -> dict[str, str]:
