@@ -78,7 +78,7 @@ def measure(*, size: str, domains: int, tokens: int, device: str, kinds: list[st
     import torch
 
     torch.set_num_threads(1)
-    steps, facts = build(size, domains, tokens, device)
+    steps, engine, facts = build(size, domains, tokens, device)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds + 1):
         for kind in kinds:
@@ -89,6 +89,8 @@ def measure(*, size: str, domains: int, tokens: int, device: str, kinds: list[st
             seconds[kind].append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
     result = {"size": size, "domains": domains, **facts, "peak_mb": peak}
+    held = {"exact" if keep else "lagged": space.entries * 4 / 2**20 for keep, space in engine.workspaces.items()}
+    result["workspace_mb"] = {kind: round(megabytes, 1) for kind, megabytes in held.items()}
     if "plain" in kinds:
         result["plain_ms"] = round(1e3 * statistics.median(seconds["plain"][1:]), 1)
         ratios = {kind: [s / p for s, p in zip(seconds[kind][1:], seconds["plain"][1:], strict=True)] for kind in kinds}
@@ -102,8 +104,8 @@ def quartiles(values: list[float]) -> list[float]:
     return [values[0], values[0]] if len(values) < 2 else statistics.quantiles(values, n=4)[::2]
 
 
-def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
-    """The four kinds of step on one model and one batch, and the case's facts."""
+def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, Callable[[], None]], Any, dict[str, Any]]:
+    """The four kinds of step on one model and one batch, the engine of ours, and the case's facts."""
     import torch
     from torch.nn import functional as F
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -153,16 +155,12 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
         finish()
 
     parameters = sum(p.numel() for p in model.parameters())
-    workspace = 2 * domains * model.model.embed_tokens.weight.numel() + 2 * domains * max(
-        p.numel() for p in model.parameters() if p is not model.model.embed_tokens.weight
-    )
     facts = {
         "parameters": parameters,
         "tokens": 2 * domains * length,
         "row_tokens": length,
-        "workspace_mb": {"lagged": round(workspace * 4 / 2**20), "exact": round(2 * domains * parameters * 4 / 2**20)},
     }
-    return {"plain": plain, "lagged": lambda: ours(True), "exact": lambda: ours(False), "loop": loop}, facts
+    return {"plain": plain, "lagged": lambda: ours(True), "exact": lambda: ours(False), "loop": loop}, engine, facts
 
 
 def where(device: str) -> dict[str, Any]:

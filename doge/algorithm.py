@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from doge.gram import Gram, GramSum, Workspace
-from doge.grouped import Autocast, grouped_backward
+from doge.gram import Gram, GramSum, Workspace, block_limit
+from doge.grouped import Add, Autocast, grouped_backward
 from doge.rules import Sum
 
 
@@ -47,10 +47,10 @@ class Step:
 class GroupGradients:
     """The backward passes of one step: gram of all groups, combined gradient of the training domains in `parameter.grad`.
 
-    Order *lagged*: the coefficients are known beforehand, each layer's gradients are combined and their memory used again;
-    beyond a plain step that is `halves * G` gradients of the largest layer (and of tied embeddings). Order *exact*: the
-    coefficients come from this step's gram, so all `halves * G * P` entries are kept; so they are with several micro-batches,
-    whose sums must be complete before the products. With W processes each sends `halves * G * P` entries a step.
+    Order *lagged*: the coefficients are known beforehand; each layer's gradients are combined and their memory used again.
+    Memory beyond a plain step: G gradients of the largest layer, 1 GB at most. Order *exact*: the coefficients come from this
+    step's gram, so all `halves * G * P` entries are kept; so they are with several micro-batches, whose sums must be complete
+    before the products. With W processes each sends `halves * G * P` entries a step.
     """
 
     def __init__(self, model: nn.Module, *, groups: int, halves: int, autocast: Autocast = nullcontext) -> None:
@@ -58,7 +58,7 @@ class GroupGradients:
         self.autocast = autocast
         self.groups = groups
         self.halves = halves
-        self._workspaces: dict[bool, Workspace] = {}
+        self.workspaces: dict[bool, Workspace] = {}
 
     def step(
         self,
@@ -77,56 +77,59 @@ class GroupGradients:
         micro_batches = list(micro_batches)
         slots = self.halves * self.groups
         keep = lagged is None or len(micro_batches) > 1
-        workspace = self._workspaces.setdefault(keep, Workspace(groups=slots, keep=keep))
+        if keep not in self.workspaces:
+            self.workspaces[keep] = Workspace(groups=slots, keep=keep, limit=block_limit(self.model, self.groups))
+        workspace = self.workspaces[keep]
         gram = GramSum(self.groups, halves=self.halves, device=next(self.model.parameters()).device)
         losses = torch.zeros(slots, dtype=torch.float64, device=gram.products.device)
-        blocks: dict[nn.Parameter, Tensor] = {}  # all half-groups' gradients, of the parameters this step has come to
+        kept: dict[nn.Parameter, Tensor] = {}  # all half-groups' gradients, summed over the micro-batches so far
         totals: dict[nn.Parameter, Tensor] = {}  # order exact: all groups' gradients, until the coefficients are known
 
-        def finish(parameter: nn.Parameter) -> None:
-            block = blocks[parameter] if reduce is None else reduce(blocks[parameter])
-            total = gram.add(block.unflatten(0, (self.halves, self.groups)), metric=metric(parameter))
+        def finish(parameter: nn.Parameter, part: slice, block: Tensor) -> None:
+            block = block if reduce is None else reduce(block)
+            weigh = metric(parameter)
+            total = gram.add(block.unflatten(0, (self.halves, self.groups)), metric=None if weigh is None else weigh[part])
             if lagged is None:
                 totals[parameter] = total
             else:
-                combine(parameter, total, lagged)
+                combine(parameter, part, total, lagged)
 
         for batch in micro_batches:
             here = slice(batch.first, batch.first + batch.count)
 
-            def sum_of(parameter: nn.Parameter, lasting: bool, here: slice = here, whole: bool = batch.count == slots) -> Sum:
-                if fresh := parameter not in blocks:
-                    blocks[parameter] = workspace.block(parameter, lasting=lasting)
-                    if not whole:
-                        blocks[parameter].zero_()
-                return Sum(blocks[parameter][here], fresh=fresh and whole)
-
-            def on_gradient(parameter: nn.Parameter, gradient: Sum) -> None:
-                if not keep:
-                    finish(parameter)
+            def on_parameter(parameter: nn.Parameter, add: Add, here: slice = here, whole: bool = batch.count == slots) -> None:
+                for part, block in workspace.parts(parameter):
+                    fresh = parameter not in kept
+                    if fresh and not whole:
+                        block.zero_()
+                    add(Sum(block[here], fresh=fresh and whole), part)
+                    if keep:
+                        kept[parameter] = block
+                    else:
+                        finish(parameter, part, block)
 
             losses[here] += batch.share * grouped_backward(
                 self.model,
                 batch.rows,
                 groups=batch.count,
-                sum_of=sum_of,
-                on_gradient=on_gradient,
+                on_parameter=on_parameter,
                 scale=batch.share,
                 autocast=self.autocast,
             )
-        if keep:
-            for parameter in blocks:
-                finish(parameter)
+        for parameter, block in kept.items():
+            finish(parameter, slice(0, parameter.shape[0]), block)
         losses = losses if reduce is None else reduce(losses)
         outcome = Step(losses.view(self.halves, self.groups).sum(0).cpu(), gram.result())
         coefficients = decide(outcome.losses, outcome.gram)
         for parameter, total in totals.items():
-            combine(parameter, total, coefficients)
+            combine(parameter, slice(0, parameter.shape[0]), total, coefficients)
         return outcome
 
 
-def combine(parameter: nn.Parameter, total: Float[Tensor, "G p"], coefficients: Float[Tensor, " D"]) -> None:
-    """parameter.grad = sum_j coefficient_j g_j over the first D groups; the others only serve the objective (eq. 5)."""
+def combine(parameter: nn.Parameter, part: slice, total: Float[Tensor, "G p"], coefficients: Float[Tensor, " D"]) -> None:
+    """parameter.grad[part] = sum_j coefficient_j g_j over the first D groups; the others only serve the objective (eq. 5)."""
     coefficients = coefficients.to(device=total.device, dtype=total.dtype)
-    gradient = coefficients @ total[: len(coefficients)]
-    parameter.grad = gradient.view(parameter.shape).to(parameter.dtype)
+    if parameter.grad is None:
+        parameter.grad = torch.empty_like(parameter)
+    gradient = parameter.grad[part]
+    gradient.copy_((coefficients @ total[: len(coefficients)]).view(gradient.shape))

@@ -1,12 +1,13 @@
 """Inner products between the groups' gradients, summed over parameters as they come out of the backward pass."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from doge.grouped import grouped_backward
+from doge.grouped import Add, grouped_backward
 from doge.rules import Sum
 
 CHUNK = 16384  # entries multiplied in float32 before the sum goes on in float64
@@ -42,9 +43,9 @@ class GramSum:
         self.halved = torch.zeros(groups, dtype=torch.float64, device=device) if halves == 2 else None
 
     def add(self, gradient: Tensor, *, metric: Tensor | None = None) -> Float[Tensor, "G p"]:
-        """Add one parameter's gradients (halves, G, *shape), of half-group losses that sum to the group's; returns g, (G, p).
+        """Add gradients (halves, G, *shape) of (a part of) a parameter, of half-group losses that sum to the group's; returns g, (G, p).
 
-        `metric`, of the parameter's shape, weighs the products (Adam's geometry: 1 / (sqrt(v) + eps)). `gradient` is used up.
+        `metric`, of the same shape, weighs the products (Adam's geometry: 1 / (sqrt(v) + eps)). `gradient` is used up.
         """
         gradient = gradient.flatten(2)
         metric = None if metric is None else metric.flatten()
@@ -90,50 +91,69 @@ def _dot(x: Float[Tensor, " p"], y: Float[Tensor, " p"]) -> Float[Tensor, ""]:
 
 
 class Workspace:
-    """Memory for the groups' gradients, reused from layer to layer and from step to step.
+    """Memory for the groups' gradients, used again from parameter to parameter and from step to step.
 
-    keep=False: one block as large as the largest layer's gradients, plus one for every parameter that is used twice.
-    keep=True: groups * P entries, every parameter its own block, until `release`.
+    keep=False: one block of at most `limit` entries; a parameter that needs more comes in parts. keep=True: groups * P entries,
+    every parameter its own block.
     """
 
-    def __init__(self, *, groups: int, keep: bool) -> None:
+    def __init__(self, *, groups: int, keep: bool, limit: int) -> None:
         self.groups = groups
         self.keep = keep
+        self.limit = limit
         self._shared: Tensor | None = None
         self._own: dict[nn.Parameter, Tensor] = {}
 
-    def block(self, parameter: nn.Parameter, *, lasting: bool) -> Tensor:
-        """An undefined tensor (groups, *shape); the same one for the same lasting parameter."""
-        shape = (self.groups, *parameter.shape)
-        if lasting or self.keep:
+    def parts(self, parameter: nn.Parameter) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the parameter's first axis, each with an undefined tensor (groups, *shape of the slice)."""
+        length = parameter.shape[0]
+        if self.keep:
             if parameter not in self._own:
-                self._own[parameter] = torch.empty(shape, dtype=_dtype(parameter), device=parameter.device)
-            return self._own[parameter]
-        entries = self.groups * parameter.numel()
-        if self._shared is None or self._shared.numel() < entries or self._shared.dtype != _dtype(parameter):
-            self._shared = torch.empty(entries, dtype=_dtype(parameter), device=parameter.device)
-        return self._shared[:entries].view(shape)
+                self._own[parameter] = self._empty(self.groups * parameter.numel(), parameter)
+            yield slice(0, length), self._own[parameter].view(self.groups, *parameter.shape)
+            return
+        row = self.groups * parameter.numel() // length
+        step = min(length, max(1, self.limit // row))
+        if self._shared is None or self._shared.numel() < step * row or self._shared.dtype != _dtype(parameter):
+            self._shared = self._empty(step * row, parameter)
+        for start in range(0, length, step):
+            part = slice(start, min(start + step, length))
+            shape = (self.groups, part.stop - part.start, *parameter.shape[1:])
+            yield part, self._shared[: (part.stop - part.start) * row].view(shape)
+
+    @property
+    def entries(self) -> int:
+        """Numbers that it holds at present."""
+        blocks = [*self._own.values(), *([] if self._shared is None else [self._shared])]
+        return sum(block.numel() for block in blocks)
+
+    def _empty(self, entries: int, parameter: nn.Parameter) -> Tensor:
+        return torch.empty(entries, dtype=_dtype(parameter), device=parameter.device)
 
 
 def _dtype(parameter: nn.Parameter) -> torch.dtype:
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
+def block_limit(model: nn.Module, groups: int) -> int:
+    """Entries of the shared block: `groups` gradients of the largest layer, 2^28 (1 GB in float32) at most."""
+    return min(groups * max(p.numel() for p in model.parameters() if p.requires_grad), 2**28)
+
+
 def domain_gram(model: nn.Module, rows: Int[Tensor, "R T"], groups: int) -> Float[Tensor, "G G"]:
     """Gram of the groups' gradients: float64 (G, G), entry <g_i, g_j> with g_i the gradient of group i's mean token loss.
 
     `rows` are group-major: the first R/G rows are group 0. One backward pass, nothing left on the model (DoGE, arXiv
-    2310.15393, eq. 4 takes its row sums). Memory: `groups` gradients of the largest layer. Raises NoRuleError for trainable
-    parameters that no layer rule covers.
+    2310.15393, eq. 4 takes its row sums). Memory: `groups` gradients of the largest layer, 1 GB at most. Raises NoRuleError
+    for trainable parameters that no layer rule covers.
     """
-    workspace = Workspace(groups=groups, keep=False)
+    workspace = Workspace(groups=groups, keep=False, limit=block_limit(model, groups))
     gram = GramSum(groups, halves=1, device=rows.device)
 
-    def sum_of(parameter: nn.Parameter, lasting: bool) -> Sum:
-        return Sum(workspace.block(parameter, lasting=lasting), fresh=True)
+    def on_parameter(parameter: nn.Parameter, add: Add) -> None:
+        for part, block in workspace.parts(parameter):
+            add(Sum(block, fresh=True), part)
+            gram.add(block.unsqueeze(0))
 
-    def on_gradient(parameter: nn.Parameter, gradient: Sum) -> None:
-        gram.add(gradient.value.unsqueeze(0))
-
-    grouped_backward(model, rows, groups=groups, sum_of=sum_of, on_gradient=on_gradient)
+    grouped_backward(model, rows, groups=groups, on_parameter=on_parameter)
     return gram.result().products

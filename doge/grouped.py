@@ -6,9 +6,10 @@ autograd never forms the ordinary weight gradients and the pass costs about what
 """
 
 import inspect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ class NoRuleError(ValueError):
 
 
 Autocast = Callable[[], AbstractContextManager[None]]
-SumOf = Callable[[nn.Parameter, bool], Sum]
-OnGradient = Callable[[nn.Parameter, Sum], None]
+Add = Callable[[Sum, slice], None]
+OnParameter = Callable[[nn.Parameter, Add], None]
 
 
 def grouped_backward(
@@ -33,22 +34,23 @@ def grouped_backward(
     rows: Int[Tensor, "R T"],
     *,
     groups: int,
-    sum_of: SumOf,
-    on_gradient: OnGradient,
+    on_parameter: OnParameter,
     scale: float = 1.0,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " G"]:
     """Run the model on `rows` (group-major: the R/G rows of a group are adjacent) and form every group's gradient.
 
-    `sum_of(parameter, lasting)` gives the `Sum` (G, *shape) to add to; `lasting` says that it must outlive the layer, because
-    the parameter is used more than once (tied embeddings). `on_gradient(parameter, sum)` is called once a parameter, as soon as
-    its last use came back. Returns the groups' mean token losses (nats), unscaled; the gradients are those of scale * loss.
+    `on_parameter(parameter, add)` is called once for each parameter that the loss depends on, as soon as the backward pass came
+    back to its last use (tied embeddings have two). `add(sum, part)` adds the groups' gradients of scale * loss, of the slice
+    `part` of the parameter's first axis, to a `Sum` (G, *shape of the part). Returns the groups' mean token losses (nats),
+    unscaled.
 
-    Memory beyond a plain step: what `sum_of` allocates. Raises NoRuleError, ValueError for rows that do not split into groups.
+    Memory beyond a plain step: what `on_parameter` allocates, and the output gradient of a tied head until the pass ends.
+    Raises NoRuleError, ValueError for rows that do not split into groups.
     """
     if rows.ndim != 2 or rows.shape[0] % groups:
         raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T) with R a multiple of groups = {groups}")
-    with _ruled(model, rows, sum_of, on_gradient):
+    with _ruled(model, rows, on_parameter):
         losses = row_losses(model, rows, autocast=autocast).view(groups, -1).mean(1)
         (losses.sum() * scale).backward()
     return losses.detach()
@@ -71,12 +73,22 @@ def row_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast
 
 
 @contextmanager
-def _ruled(model: nn.Module, rows: Tensor, sum_of: SumOf, on_gradient: OnGradient) -> Iterator[None]:
+def _ruled(model: nn.Module, rows: Tensor, on_parameter: OnParameter) -> Iterator[None]:
     """Hooks on every layer with trainable parameters; everything is as before on exit, also after an error."""
     rules = find_rules(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     uses: Counter[nn.Parameter] = Counter()  # forward uses of a parameter that the backward pass has not come back to
-    sums: dict[nn.Parameter, Sum] = {}
+    back: defaultdict[nn.Parameter, list[Add]] = defaultdict(list)  # uses that it did come back to
+
+    def hand_over(parameter: nn.Parameter) -> None:
+        adds = back.pop(parameter)
+
+        def add(out: Sum, part: slice) -> None:
+            for one in adds:
+                one(out, part)
+
+        with torch.no_grad():
+            on_parameter(parameter, add)
 
     def forward_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
@@ -91,13 +103,11 @@ def _ruled(model: nn.Module, rows: Tensor, sum_of: SumOf, on_gradient: OnGradien
         def backward_hook(b: Tensor) -> None:
             assert x._version == version, f"the input of {type(module).__name__} was changed in place after its use"
             b = b if factor is None else b * factor
-            for name, parameter in parameters.items():  # one at a time: a parameter's memory may be the next one's
-                if parameter not in sums:
-                    sums[parameter] = sum_of(parameter, uses[parameter] > 1)
-                rule(module, x, b, {name: sums[parameter]})
+            for name, parameter in parameters.items():
+                back[parameter].append(partial(rule, module, name, x, b))
                 uses[parameter] -= 1
                 if not uses[parameter]:
-                    on_gradient(parameter, sums.pop(parameter))
+                    hand_over(parameter)
 
         output.register_hook(backward_hook)
         return output
@@ -107,8 +117,8 @@ def _ruled(model: nn.Module, rows: Tensor, sum_of: SumOf, on_gradient: OnGradien
         for parameter in trainable:
             parameter.requires_grad_(False)
         yield
-        for parameter, gradient in sums.items():  # one of several uses did not reach the loss
-            on_gradient(parameter, gradient)
+        for parameter in list(back):  # one of several uses did not reach the loss
+            hand_over(parameter)
     finally:
         for handle in handles:
             handle.remove()

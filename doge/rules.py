@@ -4,10 +4,11 @@ With loss = sum over groups of each group's own loss, and rows of a group adjace
 group as a reshape, and the gradient of group g is the ordinary weight gradient taken over that group's rows alone. One `bmm`
 over groups costs the same arithmetic as the ordinary product over all rows.
 
-A rule is `(module, x, b, out) -> None`. `x` is the layer's input (R, ..., d), `b` the gradient of its output (R, ..., p), and
-`out` maps each trainable parameter's name to a `Sum` that the rule adds the groups' gradients to. Rules are written for layer
-*types*; a layer is matched by its class when it keeps that class's `forward`, and by behaviour otherwise (`find_rule`), so
-that a model family of known layers needs nothing new.
+A rule is `(module, name, x, b, out, part) -> None`: it adds to the `Sum` `out` the groups' gradients of the module's parameter
+`name`, of the slice `part` of its first axis (large layers are formed in parts to bound memory). `x` is the layer's input
+(R, ..., d) and `b` the gradient of its output (R, ..., p). Rules are written for layer *types*; a layer is matched by its class
+when it keeps that class's `forward`, and by behaviour otherwise (`find_rule`), so that a model family of known layers needs
+nothing new.
 """
 
 import copy
@@ -20,15 +21,15 @@ from torch import Tensor, nn
 
 
 class Sum:
-    """Gradients of one parameter by group, (G, *shape); `fresh` while nothing was added (its memory is then undefined)."""
+    """Gradients by group of (a part of) one parameter, (G, *shape); `fresh` while nothing was added (its memory is then undefined)."""
 
     def __init__(self, value: Tensor, *, fresh: bool) -> None:
         self.value = value
         self.fresh = fresh
 
-    def add(self, part: Tensor) -> None:
+    def add(self, gradients: Tensor) -> None:
         """Add gradients of the same shape."""
-        self.value.copy_(part) if self.fresh else self.value.add_(part)
+        self.value.copy_(gradients) if self.fresh else self.value.add_(gradients)
         self.fresh = False
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
@@ -39,13 +40,13 @@ class Sum:
         torch.baddbmm(self.value, left.mT, right.to(left.dtype), beta=beta, out=self.value)
         self.fresh = False
 
-    def add_rows(self, index: Tensor, part: Tensor) -> None:
-        """Add part (G, n, d) to the table rows named by index (G, n)."""
+    def add_rows(self, index: Tensor, gradients: Tensor) -> None:
+        """Add gradients (G, n, d) to the table rows named by index (G, n)."""
         groups, table_rows = self.value.shape[:2]
         if self.fresh:
             self.value.zero_()
         index = index + table_rows * torch.arange(groups, device=index.device)[:, None]
-        self.value.flatten(0, 1).index_add_(0, index.flatten(), part.flatten(0, 1).to(self.value.dtype))
+        self.value.flatten(0, 1).index_add_(0, index.flatten(), gradients.flatten(0, 1).to(self.value.dtype))
         self.fresh = False
 
     def grouped(self, x: Tensor) -> Tensor:
@@ -53,47 +54,48 @@ class Sum:
         return x.reshape(self.value.shape[0], -1, x.shape[-1])
 
 
-Rule = Callable[[nn.Module, Any, Tensor, Mapping[str, Sum]], None]
+Rule = Callable[[nn.Module, str, Any, Tensor, Sum, slice], None]
 
 
-def linear(module: nn.Module, x: Tensor, b: Tensor, out: Mapping[str, Sum]) -> None:
-    """y = x W^T + bias: sum_t b_t x_t^T."""
-    if weight := out.get("weight"):
-        weight.add_product(weight.grouped(b), weight.grouped(x))
-    _bias(b, out)
+def linear(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice) -> None:
+    """y = x W^T + bias: sum_t b_t x_t^T, and sum_t b_t."""
+    if name == "bias":
+        return add_bias(b, out, part)
+    out.add_product(out.grouped(b[..., part]), out.grouped(x))
 
 
-def conv1d(module: nn.Module, x: Tensor, b: Tensor, out: Mapping[str, Sum]) -> None:
-    """GPT-2's linear layer with the weight stored transposed: sum_t x_t b_t^T."""
-    if weight := out.get("weight"):
-        weight.add_product(weight.grouped(x.to(b.dtype)), weight.grouped(b))
-    _bias(b, out)
+def conv1d(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice) -> None:
+    """GPT-2's linear layer with the weight stored transposed: sum_t x_t b_t^T, and sum_t b_t."""
+    if name == "bias":
+        return add_bias(b, out, part)
+    out.add_product(out.grouped(x[..., part].to(b.dtype)), out.grouped(b))
 
 
-def embedding(module: nn.Module, index: Tensor, b: Tensor, out: Mapping[str, Sum]) -> None:
+def embedding(module: nn.Module, name: str, index: Tensor, b: Tensor, out: Sum, part: slice) -> None:
     """y = W[index]: b_t goes to row index_t."""
-    weight = out["weight"]
-    b = weight.grouped(b)
+    b = out.grouped(b)
     index = index.reshape(b.shape[:2])
-    if (padding := getattr(module, "padding_idx", None)) is not None:  # torch gives the padding row no gradient
-        b = b * (index != padding).unsqueeze(-1)
-    weight.add_rows(index, b)
+    padding = getattr(module, "padding_idx", None)  # torch gives the padding row no gradient
+    inside = (index >= part.start) & (index < part.stop) & (index != (-1 if padding is None else padding))
+    if not inside.all():
+        b, index = b * inside.unsqueeze(-1), index.clamp(part.start, part.stop - 1)
+    out.add_rows(index - part.start, b)
 
 
-def gain(module: nn.Module, x: Tensor, b: Tensor, out: Mapping[str, Sum], *, one: float) -> None:
+def gain(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice, *, one: float) -> None:
     """y = unit(x) * (weight + 1 - one) (+ bias) over the last axis, the family of LayerNorm and RMSNorm: sum_t b_t * unit(x_t).
 
     `one` is the stored weight that multiplies by one. The layer's own arithmetic gives unit(x), as HF classes cast inside.
     """
-    if weight := out.get("weight"):
-        unit = call_with(module, _stored(module, one), x)
-        weight.add(weight.grouped(b * unit.to(b.dtype)).sum(1))
-    _bias(b, out)
+    if name == "bias":
+        return add_bias(b, out, part)
+    unit = call_with(module, _stored(module, one), x)
+    out.add(out.grouped((b * unit.to(b.dtype))[..., part]).sum(1))
 
 
-def _bias(b: Tensor, out: Mapping[str, Sum]) -> None:
-    if bias := out.get("bias"):
-        bias.add(bias.grouped(b).sum(1))
+def add_bias(b: Tensor, out: Sum, part: slice) -> None:
+    """y = ... + bias: sum_t b_t."""
+    out.add(out.grouped(b[..., part]).sum(1))
 
 
 def lookup(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from doge.grouped import NoRuleError, grouped_backward, row_losses
+from doge.grouped import Add, NoRuleError, grouped_backward, row_losses
 from doge.rules import Sum
 
 
@@ -20,14 +20,13 @@ def verify(model: nn.Module, rows: Int[Tensor, "R T"], groups: int, *, tolerance
     factors = torch.linspace(1, 2, groups, device=rows.device)
     found: dict[nn.Parameter, Tensor] = {}
 
-    def sum_of(parameter: nn.Parameter, lasting: bool) -> Sum:
-        return Sum(torch.zeros((groups, *parameter.shape), device=parameter.device, dtype=parameter.dtype), fresh=False)
-
-    def on_gradient(parameter: nn.Parameter, gradient: Sum) -> None:
-        found[parameter] = torch.einsum("g,g...->...", factors.to(gradient.value.dtype), gradient.value)
+    def on_parameter(parameter: nn.Parameter, add: Add) -> None:
+        total = Sum(torch.zeros((groups, *parameter.shape), device=parameter.device, dtype=parameter.dtype), fresh=False)
+        add(total, slice(0, parameter.shape[0]))
+        found[parameter] = torch.einsum("g,g...->...", factors.to(total.value.dtype), total.value)
 
     try:
-        grouped_backward(model, rows, groups=groups, sum_of=sum_of, on_gradient=on_gradient)
+        grouped_backward(model, rows, groups=groups, on_parameter=on_parameter)
         losses = row_losses(model, rows).view(groups, -1).mean(1)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         wanted = torch.autograd.grad((losses * factors).sum(), list(named.values()), allow_unused=True)

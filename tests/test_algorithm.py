@@ -146,10 +146,21 @@ def test_a_second_step_does_not_see_the_first_ones_memory() -> None:
         assert all(torch.equal(a, b) for a, b in zip(wanted[1], again[1], strict=True))
 
 
-def test_lagged_order_keeps_no_more_than_the_largest_layers_gradients() -> None:
-    model, batch = make_model("llama"), make_rows(G * N).view(G, N, -1)  # untied
+@pytest.mark.parametrize("family", ["llama", "llama-tied-bias"])
+def test_lagged_order_keeps_no_more_than_a_gradient_of_the_largest_layer_for_each_group(family: str) -> None:
+    model, batch = make_model(family), make_rows(G * N).view(G, N, -1)
     engine = doge.GroupGradients(model, groups=G, halves=2)
     engine.step(split(batch, halves=2, slices=1), decide=lambda losses, gram: COEFFICIENTS, lagged=COEFFICIENTS)
-    blocks = [w._shared for w in engine._workspaces.values()] + [b for w in engine._workspaces.values() for b in w._own.values()]
-    entries = sum(block.numel() for block in blocks if block is not None)
-    assert entries == 2 * G * max(p.numel() for p in model.parameters())
+    entries = sum(workspace.entries for workspace in engine.workspaces.values())
+    assert entries <= G * max(p.numel() for p in model.parameters())
+
+
+def test_parts_of_a_layer_give_what_the_whole_layer_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = make_model(), make_rows(G * N).view(G, N, -1)
+    wanted, gradients = run(model, batch, lagged=True)
+    for limit in (1, 1000):
+        monkeypatch.setattr("doge.algorithm.block_limit", lambda model, groups, limit=limit: limit)
+        got, parts = run(model, batch, lagged=True)
+        assert torch.allclose(got.gram.products, wanted.gram.products, rtol=1e-10)
+        assert torch.allclose(got.gram.self_products, wanted.gram.self_products, rtol=1e-10)
+        assert all(torch.allclose(parts[name], gradients[name], rtol=1e-9, atol=1e-13) for name in gradients)
