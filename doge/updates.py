@@ -105,7 +105,8 @@ def update(
         keep = constants.averaging
         state = replace(state, mean_gram=keep * state.mean_gram + gram.unbiased, mean_weight=keep * state.mean_weight + 1)
         alignment = alignment_of(state.mean_gram / state.mean_weight, importance, len(prior))
-        weights = anchored(alignment, prior, constants.tau)
+        seen = (1 - keep) * state.mean_weight  # share of the averaging window so far: one noisy step must not move the weights far
+        weights = anchored(alignment, prior, seen * constants.tau)
     else:
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = prior

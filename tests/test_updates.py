@@ -133,6 +133,18 @@ def test_anchored_maximises_alignment_minus_the_distance_to_the_prior() -> None:
     assert (found - best).abs().max() < 1 / 60
 
 
+def test_stable_leaves_the_prior_as_its_running_mean_fills() -> None:
+    gradients = torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    gram, state, importance = gram_of(gradients, halves=(gradients, gradients)), start(uniform(2), 2), torch.tensor([1.0, 0.0]).double()
+    distances = []
+    for step in range(1, 301):
+        state, decision = decide(replace(PRESETS["stable"], floor=0.0), gram, state, importance)
+        odds = float((decision.weights[0] / decision.weights[1]).log())
+        distances.append(odds)
+        assert odds == pytest.approx((1 - 0.99**step) * 2.0)  # W = (9, 0), W / mean|W| = (2, 0), tau = 1
+    assert distances[0] < 0.03
+
+
 def test_without_any_alignment_the_weights_are_the_prior() -> None:
     prior = torch.tensor([0.6, 0.4], dtype=torch.float64)
     assert torch.equal(anchored(torch.zeros(2, dtype=torch.float64), prior, 1.0), prior)
