@@ -13,6 +13,10 @@ their own on one thread; the result is the median over rounds of each kind's tim
 Rows per domain are two (the least that gives an unbiased diagonal), of tokens / (2 D) tokens. Extra memory is what each kind
 allocates beyond the plain step: for ours the workspace, counted exactly; for all, the peak resident size of a process that runs
 this kind alone, minus the plain one's (at the larger number of tokens only).
+
+glibc hands every tensor above 32 MB back to the system and faults its pages in again at the next use, which on a virtual machine
+costs
+more than what is measured here, and most in the plain step; the processes run with that switched off (MALLOC_MMAP_MAX_=0).
 """
 
 import argparse
@@ -69,6 +73,7 @@ def main() -> None:
 def in_process(case: dict[str, Any]) -> dict[str, Any]:
     """`measure(**case)` in a fresh process with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
     command = [sys.executable, __file__, "--case", json.dumps(case)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
