@@ -77,6 +77,7 @@ def main() -> None:
         "gains": gains,
         **compare(arguments.run, gains, importance),
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: result[key] for key in ("gains", "agreement")}, indent=1))
 
