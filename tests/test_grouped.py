@@ -43,7 +43,7 @@ def test_gram_equals_one_autograd_pass_a_domain_in_float64(family: str) -> None:
     assert relative(got, wanted) < 1e-9
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama-tied-bias", "gemma", "opt"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gram_equals_one_autograd_pass_a_domain_in_float32(family: str) -> None:
     model, rows = make_model(family, dtype=torch.float32), make_rows(6)
     assert relative(doge.domain_gram(model, rows, groups=3), slow_gram(make_model(family), rows, 3)) < 1e-4
