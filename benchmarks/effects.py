@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from scipy.stats import spearmanr
 from step_cost import where
 
@@ -31,7 +30,7 @@ from proxies.config import load_settings
 from proxies.corpus import CorpusData, prepare
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model
-from proxies.run import parameter_groups
+from proxies.run import optimization
 from proxies.settings import Settings
 
 ODDS = 2.5
@@ -92,15 +91,8 @@ def plain_run(settings: Settings, corpus: CorpusData, *, push: str, steps: int) 
         shares[:] = (1 - odds / (1 + odds)) / (len(domains) - 1)
         shares[domains.index(push)] = odds / (1 + odds)
     model = build_model(settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=length, seed=settings.seed)
-    train = settings.train
-    optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), lr=train.lr)
-    scheduler = transformers.get_scheduler(
-        "cosine_with_min_lr",
-        optimizer,
-        num_warmup_steps=train.warmup_steps,
-        num_training_steps=steps,
-        scheduler_specific_kwargs={"min_lr": train.min_lr},
-    )
+    train = settings.train.model_copy(update={"steps": steps})
+    optimizer, scheduler = optimization(model, train)
     drawn = np.zeros(len(domains), dtype=int)
     for _ in range(steps):
         rows = []

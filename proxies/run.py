@@ -21,7 +21,7 @@ from proxies.corpus import CorpusData, prepare
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, parameter_count
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
-from proxies.settings import Settings
+from proxies.settings import Settings, Train
 from proxies.step import Stepper, groups_of, halves_of, read_rows
 
 
@@ -66,14 +66,7 @@ class Run:
             seed=settings.seed,
         ).to(accelerator.device)
         train = settings.train
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, train.weight_decay), lr=train.lr)
-        self.scheduler = transformers.get_scheduler(
-            "cosine_with_min_lr",
-            self.optimizer,
-            num_warmup_steps=train.warmup_steps,
-            num_training_steps=train.steps,
-            scheduler_specific_kwargs={"min_lr": train.min_lr},
-        )
+        self.optimizer, self.scheduler = optimization(self.model, train)
         prior = prior_of(settings, corpus)
         self.stepper = Stepper(
             settings=settings,
@@ -128,7 +121,7 @@ class Run:
         with tqdm(total=train.steps, initial=self.start, unit="step", disable=not self.main, dynamic_ncols=True) as bar:
             for step in range(self.start, train.steps):
                 began = time.perf_counter()
-                lr = self.scheduler.get_last_lr()[0]
+                lr = float(self.scheduler.get_last_lr()[0])
                 outcome, decision, norm = self.stepper(step, lr)
                 self.scheduler.step()
                 self._record(step + 1, lr, outcome, decision, norm, time.perf_counter() - began, bar)
@@ -234,13 +227,22 @@ class Run:
             )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """AdamW's groups: matrices decay, biases and norm gains do not."""
+def optimization(model: nn.Module, train: Train) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW (matrices decay, biases and norm gains do not) and its schedule: linear warm-up, cosine to min_lr."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    optimizer = torch.optim.AdamW(groups, lr=train.lr)
+    scheduler = transformers.get_scheduler(
+        "cosine_with_min_lr",
+        optimizer,
+        num_warmup_steps=train.warmup_steps,
+        num_training_steps=train.steps,
+        scheduler_specific_kwargs={"min_lr": train.min_lr},
+    )
+    return optimizer, scheduler
 
 
 def prior_of(settings: Settings, corpus: CorpusData) -> Tensor:
