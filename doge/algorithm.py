@@ -66,12 +66,13 @@ class GroupGradients:
         *,
         decide: Callable[[Float[Tensor, " G"], Gram], Float[Tensor, " D"]],
         lagged: Float[Tensor, " D"] | None = None,
-        metric: Callable[[nn.Parameter], Tensor | None] = lambda parameter: None,
+        metric: Callable[[nn.Parameter, slice], Tensor | None] = lambda parameter, part: None,
         reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Step:
         """Run the passes; call `decide(losses, gram)`; leave sum_j coefficient_j g_j in `.grad`.
 
         `lagged`: coefficients known beforehand (order lagged); None: those that `decide` returns (order exact).
+        `metric` weighs the products of a slice of a parameter's first axis (see `GramSum.add`); None: plain products.
         `reduce` sums a tensor over processes, in place or not; None for one process.
         """
         micro_batches = list(micro_batches)
@@ -87,8 +88,7 @@ class GroupGradients:
 
         def finish(parameter: nn.Parameter, part: slice, block: Tensor) -> None:
             block = block if reduce is None else reduce(block)
-            weigh = metric(parameter)
-            total = gram.add(block.unflatten(0, (self.halves, self.groups)), metric=None if weigh is None else weigh[part])
+            total = gram.add(block.unflatten(0, (self.halves, self.groups)), metric=metric(parameter, part))
             if lagged is None:
                 totals[parameter] = total
             else:

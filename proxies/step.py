@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 import doge
-from doge.algorithm import Step
 from mixtures.errors import UserError
 from proxies.batches import step_rows
 from proxies.corpus import CorpusData
@@ -98,7 +97,7 @@ class Stepper:
     device: torch.device
     reduce: Callable[[Tensor], Tensor] | None
 
-    def __call__(self, step: int, lr: float) -> tuple[Step, doge.Decision, float]:
+    def __call__(self, step: int, lr: float) -> tuple[doge.Step, doge.Decision, float]:
         """Do step number `step` (from 0); returns losses and gram, the decision, and the combined gradient's norm before clipping."""
         train, constants = self.settings.train, self.settings.constants
         batch = read_rows(
@@ -137,7 +136,7 @@ class Stepper:
             [replace(part, rows=part.rows.to(self.device)) for part in mine],
             decide=decide,
             lagged=self.state.weights if constants.order == "lagged" else None,
-            metric=self._adam_metric if constants.geometry == "adam" else lambda parameter: None,
+            metric=self._adam_metric if constants.geometry == "adam" else lambda parameter, part: None,
             reduce=self.reduce,
         )
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
@@ -146,14 +145,14 @@ class Stepper:
         self.optimizer.zero_grad()
         return outcome, decisions[0], norm
 
-    def _adam_metric(self, parameter: nn.Parameter) -> Tensor | None:
+    def _adam_metric(self, parameter: nn.Parameter, part: slice) -> Tensor | None:
         """1 / (sqrt(v) + eps) of Adam's second moment: the geometry of the step it takes. None before its first step."""
         state = self.optimizer.state.get(parameter)
         if not state:
             return None
-        group = next(group for group in self.optimizer.param_groups if any(p is parameter for p in group["params"]))
-        corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"].item())
-        return 1 / (corrected.sqrt() + group["eps"])
+        constants = self.optimizer.defaults
+        corrected = state["exp_avg_sq"][part] / (1 - constants["betas"][1] ** state["step"].item())
+        return 1 / (corrected.sqrt() + constants["eps"])
 
 
 def _require_finite(what: str, values: Tensor, names: list[str], step: int) -> None:

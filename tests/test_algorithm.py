@@ -27,7 +27,7 @@ def run(
         split(batch, halves=halves, slices=slices),
         decide=lambda losses, gram: COEFFICIENTS,
         lagged=COEFFICIENTS if lagged else None,
-        metric=lambda parameter: None if metric is None else metric[parameter],
+        metric=lambda parameter, part: None if metric is None else metric[parameter][part],
     )
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
