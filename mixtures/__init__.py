@@ -10,6 +10,8 @@
     reading     JSON files with clear messages
     export      run directories -> Mixture
     check       is a mixture.json what it says it is?
+    stream      MixtureStream: the rows that a trainer reads; plan, apportion, shuffle, tokens: what it is made of
+    adapters    the stream as a torch or datasets IterableDataset (imports them)
     show        text tables of a mixture and of a run
     lines, plots    PNGs of a run and of a mixture
     __main__    mixtures export | show | check | plot
@@ -22,15 +24,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixtures.mixture import Mixture
+    from mixtures.stream import MixtureStream
 
 __version__ = "0.1.0"
-__all__ = ["Mixture"]
+__all__ = ["Mixture", "MixtureStream"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Mixture` at its first use: `mixtures --help` need not wait for pydantic."""
+    """The public names at their first use: `mixtures --help` need not wait for pydantic."""
     if name == "Mixture":
         from mixtures.mixture import Mixture
 
         return Mixture
+    if name == "MixtureStream":
+        from mixtures.stream import MixtureStream
+
+        return MixtureStream
     raise AttributeError(f"module 'mixtures' has no attribute {name!r}")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
+from mixtures.tokens import token_dtype
 from proxies.settings import Source
 from proxies.sources import Document, describe, documents
 from proxies.tokenizer import Tokenizer
@@ -86,7 +87,7 @@ def open_domain(
 
 def open_tokens(path: Path, split: str, tokenizer: Tokenizer) -> np.ndarray:
     """The token ids of a split (uint16 or uint32), a read-only memory map of a cache directory."""
-    return np.memmap(path / f"{split}.bin", _dtype(tokenizer), mode="r")
+    return np.memmap(path / f"{split}.bin", token_dtype(tokenizer.vocab_size), mode="r")
 
 
 def unwritable(cache: Path, error: OSError) -> UserError:
@@ -103,7 +104,7 @@ class _Writer:
         self.counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
         self.content = hashlib.sha256()  # of the text and its split
         self._end = np.array([tokenizer.eos_id])
-        self._dtype = _dtype(tokenizer)
+        self._dtype = token_dtype(tokenizer.vocab_size)
         self._rows: list[dict[str, Any]] = []
         stack = self._stack = ExitStack()
         self._table = stack.enter_context(pq.ParquetWriter(directory / "documents.parquet", TABLE))
@@ -183,10 +184,6 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
         return meta if meta["sizes"] == {name: (path / name).stat().st_size for name in FILES} else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
 
 
 def _digest(text: str) -> bytes:

@@ -1,0 +1,61 @@
+"""MixtureStream as the datasets that trainers take. The only module of this package that imports torch and datasets."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mixtures.stream import MixtureStream
+
+
+class TorchRows(IterableDataset):
+    """The stream's rows for `DataLoader(rows, batch_size=batch_rows, num_workers=any)`: {"input_ids", "labels"}, int64 (T,).
+
+    Every worker yields whole batches in turn, so the batches are the same for any number of workers; `batch_rows` must be
+    the loader's batch_size. Workers read ahead: this object itself stands where *training* is, and moves when the trainer
+    says so with `advance()` after each batch, so that `state_dict()` is exact whatever was read ahead. It continues at
+    another world size and worker count. torchdata's StatefulDataLoader is not needed: it keeps one state a worker and
+    cannot go on with another number of them.
+    """
+
+    def __init__(self, stream: MixtureStream, *, batch_rows: int) -> None:
+        self.stream, self.batch_rows = stream, batch_rows
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        stream = self.stream.copy()
+        stream.skip(first * self.batch_rows)
+        while len(batch := stream.take(self.batch_rows)):
+            for row in torch.from_numpy(batch):
+                yield {"input_ids": row, "labels": row}
+            stream.skip((step - 1) * self.batch_rows)
+
+    def advance(self, batches: int = 1) -> None:
+        """Say that this rank has trained on `batches` more batches."""
+        self.stream.skip(batches * self.batch_rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stream's state after the batches trained on."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there; a loader's next iterator begins with the next batch."""
+        self.stream.load_state_dict(state)
+
+
+def hf_dataset(stream: MixtureStream) -> datasets.IterableDataset:
+    """The stream's rows of this rank as a `datasets.IterableDataset` with column input_ids, from where the stream stands.
+
+    One shard: a loader with several workers reads it in the first only. Its own `state_dict` replays what was read; to go on
+    at once, save the stream's state (`stream.skip` as training goes) and make the dataset from the stream again.
+    """
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int64"), length=stream.row_tokens)})
+    return datasets.IterableDataset.from_generator(_examples, features=features, gen_kwargs={"stream": stream})
+
+
+def _examples(stream: MixtureStream) -> Iterator[dict[str, Any]]:
+    for row in stream.copy():
+        yield {"input_ids": row}

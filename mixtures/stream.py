@@ -1,0 +1,210 @@
+"""MixtureStream: the rows that a trainer reads, in the shares that the mixture says, on every rank and after every resume.
+
+A row is `row_tokens` consecutive tokens of one domain, so a share of rows is a share of trained tokens, whatever the
+length of documents. Which domain the n-th row comes from is decided by plan.py (never a row away from the shares); the
+k-th row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). Nothing else is state.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from mixtures.errors import UserError
+from mixtures.mixture import Mixture
+from mixtures.plan import Plan, limits_of
+from mixtures.shuffle import ROUNDS, epoch_key, shuffled
+from mixtures.tokens import Source, open_sources
+
+AHEAD = 256  # rows read at once while iterating
+FORMAT = 1  # of the state
+
+
+class MixtureStream:
+    """Rows of token ids, int64 (row_tokens,), for one rank of a training run; ends with the schedule.
+
+    mixture: what to read; sources: {name: token ids (N,) or a directory of the token cache}, or the cache directory of a
+    run. row_tokens: length of a row; None: the mixture's horizon.sequence_length. Global row n goes to rank n modulo
+    `world`, and ranks take equally many, so a step that takes as many rows on every rank sees the same global batch in
+    every world size. seed: of the order inside domains; None: the mixture's sampling.seed. check_text=False: the sources
+    are another body of text than the mixture names. new_weights=True: a state of another mixture over this text is
+    accepted, its rows count as read and this mixture's weights hold from there on.
+
+    Memory: a few hundred bytes a domain; tokens are read where they lie. Time: every rank follows the global order, a few
+    microseconds a global row, and reads its own rows. Raises UserError for a mixture and sources that do not fit.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        sources: Mapping[str, Source] | str | Path,
+        *,
+        row_tokens: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        seed: int | None = None,
+        check_text: bool = True,
+        new_weights: bool = False,
+    ) -> None:
+        self.mixture, self.rank, self.world, self.new_weights = mixture, rank, world, new_weights
+        self.row_tokens = _row_tokens(mixture, row_tokens)
+        self.seed = mixture.sampling.seed if seed is None else seed
+        if not 0 <= rank < world:
+            raise UserError(f"rank {rank} of a world of {world}: ranks count from 0 to world - 1")
+        _require_whole_domains(mixture)
+        self._tokens = open_sources(mixture, sources, check_text=check_text)
+        self._rows = {name: tokens.rows(self.row_tokens) for name, tokens in self._tokens.items()}
+        if short := [f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)]:
+            raise UserError(f"{', '.join(short)}: shorter than one row of {self.row_tokens} tokens; add text or shorten the rows")
+        self._limits = limits_of(mixture, {name: len(tokens.ids) for name, tokens in self._tokens.items()}, row_tokens=self.row_tokens)
+        self._plan = Plan(mixture, self._limits, row_tokens=self.row_tokens)
+        self._ahead: Iterator[np.ndarray] = iter(())
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole schedule, over all ranks."""
+        return self._limits.rows
+
+    @property
+    def position(self) -> int:
+        """Rows given so far, over all ranks."""
+        return self._plan.position
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        """{name: rows given so far}, over all ranks."""
+        return self._plan.drawn
+
+    @property
+    def left(self) -> int:
+        """Rows that this rank has still to come; the last ones that do not make one for every rank are left out."""
+        return (self.rows - self.position) // self.world
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        row = next(self._ahead, None)
+        if row is None:
+            self._ahead = iter(self.copy().take(AHEAD))
+            row = next(self._ahead)  # StopIteration: the schedule has ended
+        self._plan.draw(self.world)
+        return row
+
+    def take(self, rows: int) -> np.ndarray:
+        """This rank's next rows, int64 (rows, row_tokens); fewer where the schedule ends."""
+        domains, ordinals = self._advance(rows)
+        return self._read(domains[self.rank :: self.world], ordinals[self.rank :: self.world])
+
+    def skip(self, rows: int) -> None:
+        """Go past this rank's next rows (and those of all other ranks) without reading them."""
+        self._advance(rows)
+
+    def copy(self) -> Self:
+        """An independent stream at the same row, over the same sources."""
+        other = copy.copy(self)
+        other._plan, other._ahead = self._plan.copy(), iter(())
+        return other
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the rows to come, ready for JSON; the same on every rank, for any world size and worker count."""
+        return {
+            "format": FORMAT,
+            "mixture": self.mixture.id,
+            "seed": self.seed,
+            "row_tokens": self.row_tokens,
+            "position": self.position,
+            "drawn": self.drawn,
+            "since": self._plan.since,
+            "rows": {name: len(rows) for name, rows in self._rows.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken. Raises UserError for a state of another seed, row length, text or mixture."""
+        changed = self._require_fitting(state)
+        position, drawn = state["position"], state["drawn"]
+        since = {"position": position, "drawn": drawn} if changed else state["since"]
+        self._plan = Plan(self.mixture, self._limits, row_tokens=self.row_tokens, since=since, drawn=drawn)
+        self._ahead = iter(())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: the sources by name of their files where they are memory maps."""
+        return {**self.__dict__, "_rows": None, "_ahead": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rows = {name: tokens.rows(self.row_tokens) for name, tokens in self._tokens.items()}
+        self._ahead = iter(())
+
+    def _advance(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        self._ahead = iter(())
+        return self._plan.draw(min(rows, self.left) * self.world)
+
+    def _read(self, domains: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
+        """int64 (N, row_tokens): row `ordinals` of `domains`, in the shuffled order of its epoch."""
+        names = self._plan.names
+        sizes = np.array([len(self._rows[name]) for name in names])[domains]
+        epochs, places = np.divmod(ordinals, sizes)
+        pairs, which = np.unique(np.stack([domains, epochs]), axis=1, return_inverse=True)
+        keys = np.array([epoch_key(self.seed, names[domain], epoch) for domain, epoch in pairs.T.tolist()], dtype=np.uint64)
+        places = shuffled(places, sizes=sizes, keys=keys.reshape(-1, ROUNDS).T[:, which.ravel()])
+        out = np.empty((len(domains), self.row_tokens), dtype=np.int64)
+        for domain in np.unique(domains).tolist():
+            here = domains == domain
+            out[here] = self._rows[names[domain]][places[here]]
+        if out.size and out.max() >= self.mixture.tokenizer.vocab_size:
+            row = int(out.max(axis=1).argmax())
+            raise UserError(
+                f"the source of {names[domains[row]]} holds token {out.max()}, the mixture's tokenizer {self.mixture.tokenizer.name} has "
+                f"{self.mixture.tokenizer.vocab_size} tokens; give tokens of that tokenizer (and the array's right dtype)"
+            )
+        return out
+
+    def _require_fitting(self, state: Mapping[str, Any]) -> bool:
+        """Whether the weights change with this state; UserError where it is none of this stream."""
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise UserError(f"this is no state of a MixtureStream: it has no {', '.join(missing)}; give what state_dict() returned")
+        was, now = state["rows"], self.state_dict()["rows"]
+        faults = [
+            f"{key} {state[key]} in the state, {getattr(self, key)} here"
+            for key in ("seed", "row_tokens")
+            if state[key] != getattr(self, key)
+        ]
+        faults += [f"{name} had {was[name]:,} rows, has {now[name]:,}" for name in now if name in was and was[name] != now[name]]
+        if faults:
+            raise UserError(
+                f"the state belongs to another stream: {'; '.join(faults)}; give the same seed, row_tokens and text to go on from it"
+            )
+        changed = bool(state["mixture"] != self.mixture.id)
+        if changed and not self.new_weights:
+            raise UserError(
+                f"the state belongs to mixture {state['mixture']}, this one is {self.mixture.id}; load that one to go on, or pass "
+                "new_weights=True to let this one's weights hold from here on"
+            )
+        return changed
+
+
+def _row_tokens(mixture: Mixture, given: int | None) -> int:
+    planned = mixture.horizon.sequence_length
+    length = planned if given is None else given
+    if length is None:
+        raise UserError("the mixture leaves the length of a row open (horizon.sequence_length); give row_tokens")
+    if length < 1:
+        raise UserError(f"row_tokens is {length}; a row has at least one token")
+    if planned is not None and length != planned:
+        raise UserError(f"row_tokens is {length}, the mixture was planned for sequences of {planned} tokens; use that length")
+    if mixture.horizon.total_tokens < length:
+        raise UserError(f"the schedule has {mixture.horizon.total_tokens:,} tokens, less than one row of {length}; raise the token budget")
+    return length
+
+
+def _require_whole_domains(mixture: Mixture) -> None:
+    """Sample policies are read in `_read`, where a domain's rows are chosen; until then a mixture with one is refused, not misread."""
+    if chosen := [
+        f"{domain.name} ({domain.sample_policy.mode})"
+        for domain in mixture.domains
+        if domain.sample_policy and domain.sample_policy.mode != "none"
+    ]:
+        raise UserError(f"the mixture has sample policies for {', '.join(chosen)}, which this version cannot stream; export without them")

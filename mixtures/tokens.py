@@ -1,0 +1,144 @@
+"""A domain's tokens on disk or in memory, and whether they are the text that a mixture was made for."""
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixtures.errors import UserError
+from mixtures.mixture import Mixture
+from mixtures.reading import read_json
+from mixtures.records import Domain
+
+Source = np.ndarray | str | Path
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One domain: flat token ids (N,), every document followed by its separators; fingerprints where they are known.
+
+    A whole memory map pickles as its file's name, so that worker processes map it again instead of copying it.
+    """
+
+    ids: np.ndarray
+    where: str
+    tokenizer: str | None = None
+    fingerprint: str | None = None
+
+    def rows(self, row_tokens: int) -> np.ndarray:
+        """(rows, row_tokens): a view; a last short row is left out."""
+        rows = len(self.ids) // row_tokens
+        return self.ids[: rows * row_tokens].reshape(rows, row_tokens)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state, ids = dict(self.__dict__), self.ids
+        if isinstance(ids, np.memmap) and isinstance(ids.base, mmap.mmap):
+            state["ids"] = (str(ids.filename), ids.dtype.str, ids.offset, len(ids))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["ids"], tuple):
+            path, dtype, offset, length = state["ids"]
+            state["ids"] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(length,))
+        self.__dict__.update(state)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The type that token ids of a vocabulary are stored in: two bytes where they suffice."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def open_sources(mixture: Mixture, sources: Mapping[str, Source] | str | Path, *, check_text: bool) -> dict[str, Tokens]:
+    """{name: tokens} of every domain of the mixture, in its order.
+
+    A source is an array of token ids (N,) or a directory of the token cache that `proxies.train` keeps; `sources` itself may
+    be that cache. `check_text`: the tokens must be the text that the mixture names. Raises UserError listing every fault.
+    """
+    names = [domain.name for domain in mixture.domains]
+    if not isinstance(sources, Mapping):
+        sources = _find(mixture, Path(sources))
+    missing, unknown = [name for name in names if name not in sources], [name for name in sources if name not in names]
+    if missing or unknown:
+        raise UserError(
+            f"mixture and sources name different domains: only the mixture has {', '.join(missing) or 'none'}; only the sources have "
+            f"{', '.join(unknown) or 'none'}; give one source for each of {', '.join(names)}"
+        )
+    opened = {name: _open(name, sources[name]) for name in names}
+    faults = [fault for domain in mixture.domains for fault in _faults(mixture, domain, opened[domain.name], check_text)]
+    if faults:
+        raise UserError("these sources cannot be streamed:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    return opened
+
+
+def _open(name: str, source: Source) -> Tokens:
+    if not isinstance(source, str | Path):
+        ids = np.asanyarray(source)
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise UserError(
+                f"the source of {name} is an array of {ids.dtype} with shape {ids.shape}; give token ids: integers of shape (N,)"
+            )
+        return Tokens(ids, where=str(getattr(ids, "filename", None) or "an array in memory"))
+    path = Path(source)
+    if not (path / "meta.json").is_file():
+        raise UserError(
+            f"the source of {name}, {path}, is no directory of the token cache (it has no meta.json); give one, or an array of "
+            'token ids such as np.memmap("tokens.bin", dtype="uint16", mode="r")'
+        )
+    meta = read_json(path / "meta.json")
+    try:
+        tokenizer = meta["tokenizer"]
+        ids = np.memmap(path / "train.bin", dtype=token_dtype(tokenizer["vocab_size"]), mode="r")
+        if len(ids) != meta["train"]["tokens"]:
+            raise UserError(
+                f"{path} holds {len(ids):,} tokens, its meta.json says {meta['train']['tokens']:,}: it is damaged; build it again"
+            )
+        return Tokens(ids, where=str(path), tokenizer=tokenizer["fingerprint"], fingerprint=meta["fingerprint"])
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); build it again with `proxies.train`") from error
+
+
+def _find(mixture: Mixture, cache: Path) -> dict[str, Source]:
+    """The directory of every domain in a token cache: the one that holds the text and the tokenizer of the mixture."""
+    found: dict[str, Source] = {}
+    faults = []
+    for domain in mixture.domains:
+        candidates = sorted(path.parent for path in cache.glob(f"{domain.name}-*/meta.json"))
+        tokens = {path: _open(domain.name, path) for path in candidates if path.name[: -len("-0123456789abcdef")] == domain.name}
+        fitting = [path for path, opened in tokens.items() if not list(_faults(mixture, domain, opened, check_text=True))]
+        if fitting:
+            found[domain.name] = fitting[0]
+        elif tokens:
+            faults.append(f"{domain.name}: {'; '.join(path.name for path in tokens)} hold another text or another tokenizer's tokens")
+        else:
+            faults.append(f"{domain.name}: no directory {domain.name}-*")
+    if faults:
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        raise UserError(
+            f"the token cache {cache} does not hold the mixture's text (tokenizer {mixture.tokenizer.fingerprint}):\n{lines}\n"
+            "give the `cache` directory beside the run that the mixture was learned in, or a source for every domain"
+        )
+    return found
+
+
+def _faults(mixture: Mixture, domain: Domain, tokens: Tokens, check_text: bool) -> list[str]:
+    """What keeps a source from being the mixture's text."""
+    faults = []
+    if tokens.tokenizer is not None and tokens.tokenizer != mixture.tokenizer.fingerprint:
+        faults.append(
+            f"{domain.name}: {tokens.where} was tokenized with {tokens.tokenizer}, the mixture counts tokens of "
+            f"{mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}); tokenize the text with that one"
+        )
+    elif check_text and domain.complete and domain.fingerprint is not None:
+        changed = tokens.fingerprint != domain.fingerprint if tokens.fingerprint else len(tokens.ids) != domain.unique_tokens
+        if changed:
+            faults.append(
+                f"{domain.name}: {tokens.where} ({len(tokens.ids):,} tokens) is not the text that the mixture was made for "
+                f"({domain.unique_tokens:,} tokens): it changed; restore it, or, where it is meant to be another body of text, "
+                "export with --unique-tokens or pass check_text=False"
+            )
+    return faults
