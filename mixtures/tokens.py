@@ -111,7 +111,7 @@ def _find(mixture: Mixture, cache: Path) -> dict[str, Source]:
         tokens = {path: _open(domain.name, path) for path in candidates if path.name[: -len("-0123456789abcdef")] == domain.name}
         fitting = [path for path, opened in tokens.items() if not list(_faults(mixture, domain, opened, check_text=True))]
         if fitting:
-            found[domain.name] = fitting[0]
+            found[domain.name] = min(fitting, key=lambda path: tokens[path].fingerprint != domain.fingerprint)
         elif tokens:
             faults.append(f"{domain.name}: {'; '.join(path.name for path in tokens)} hold another text or another tokenizer's tokens")
         else:

@@ -1,0 +1,254 @@
+"""One mixture from a file of this or another program, and the Mixture that keeps such shares throughout.
+
+What is read (by suffix, then by content):
+
+    .json   mixture.json of this package (a staged one becomes its average over the tokens, with a warning)
+            DoReMi's domain config {"train_domain_weights": {name: share}, ...}
+            Olmix's proposal [{"domain": name, "weight": share}, ...]
+            {name: share}, or a list of such objects, one a mixture
+    .csv    ratios of RegMix and Olmix: a header of domain names, one row a mixture
+
+In rows the columns index, run, run_id, name and pandas' unnamed one say which row it is; all others are domains.
+"""
+
+import csv
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mixtures
+from mixtures.errors import UserError
+from mixtures.export import MANY_EPOCHS
+from mixtures.mixture import TOLERANCE, Mixture
+from mixtures.reading import read_json
+from mixtures.records import Check, Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
+
+ROUNDING = 1e-2  # how far written shares may sum from 1: programs round them to 3 or 4 decimals
+LABELS = ("", "Unnamed: 0", "index", "run", "run_id", "name")
+DOREMI = "train_domain_weights"
+RESTORE = "it is truncated or damaged: write it again, or restore it from a copy"
+PREFIX = "train_"  # RegMix puts it before every training domain
+FORMATS = (
+    'mixture.json, {"name": share}, DoReMi\'s {"train_domain_weights": {...}}, Olmix\'s [{"domain": name, "weight": share}], '
+    "a list of {name: share}, or a .csv with a header of domain names"
+)
+
+
+class Row(NamedTuple):
+    """One mixture as it stands in a file, its values not checked yet."""
+
+    where: str
+    labels: dict[str, str]
+    values: Mapping[str, Any]
+
+
+def read_shares(path: str | Path, *, names: Sequence[str] | None = None, row: int | str | None = None) -> dict[str, float]:
+    """{domain: share of trained tokens}, sum 1, from the file `path` (formats: see the module).
+
+    names: the domains that the shares must be for, no more and no fewer; the result is in their order (None: the file's
+    names and order). RegMix's prefix `train_` is dropped where the names match only without it.
+    row: which of several mixtures, by the value of a label column, or by position from 0 where no label is a number.
+    Shares that sum to 1 but for rounding (within 0.01) are normalised. Raises UserError for a file that is damaged or of
+    another format, a row that is not there, shares that are no mixture, domains that do not match.
+    """
+    chosen = _choose(_read_rows(Path(path)), row, Path(path))
+    shares = _checked(chosen.values, where=chosen.where, tolerance=ROUNDING)
+    return shares if names is None else _matched(shares, names, where=chosen.where)
+
+
+def fixed_mixture(
+    shares: Mapping[str, float],
+    *,
+    tokenizer: Tokenizer,
+    domains: Sequence[Domain],
+    total_tokens: int,
+    method: str,
+    seed: int = 0,
+    max_epochs: Mapping[str, float] | None = None,
+) -> Mixture:
+    """The Mixture that keeps `shares` over `total_tokens` tokens, with expected tokens and epochs and checks.
+
+    method: what the provenance says, such as `unimax`. max_epochs: caps by domain name, in place of the domains' own.
+    Raises UserError for shares that do not sum to 1 (within 1e-9), domains that do not match, caps that do not hold.
+    """
+    where = f"fixed mixture {method!r}"
+    if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
+        raise UserError(f"{where}: domains {', '.join(twice)} given more than once; give every domain once")
+    if total_tokens < 1:
+        raise UserError(f"{where}: {total_tokens} tokens in total; give a positive number of tokens")
+    checked = _checked(shares, where=where, tolerance=TOLERANCE)
+    weights = _matched(checked, [domain.name for domain in domains], where=where)
+    content: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "horizon": Horizon(total_tokens=total_tokens),
+        "domains": _capped(domains, max_epochs or {}, where=where),
+        "stages": (Stage(name="fixed", start_tokens=0, weights=weights),),
+        "sampling": Sampling(seed=seed),
+        "provenance": Provenance(tool="mixtures", tool_version=mixtures.__version__, method=method),
+    }
+    mixture = Mixture(**content)
+    _check_caps(mixture, where=where)
+    return Mixture(**content, expected=mixture.compute_expected(), checks=_checks(mixture))
+
+
+def _read_rows(path: Path) -> list[Row]:
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".csv"):
+        raise UserError(f"{path} ends in {suffix or 'no suffix'!r}; allowed: .json, .csv; holding {FORMATS}")
+    return _csv_rows(path) if suffix == ".csv" else _json_rows(read_json(path), str(path))
+
+
+def _json_rows(record: Any, where: str) -> list[Row]:
+    """The mixtures in parsed JSON."""
+    if isinstance(record, dict) and isinstance(record.get("kind"), str):
+        return [Row(where, {}, _average(Mixture.from_record(record, where=where), where))]
+    if isinstance(record, dict) and isinstance(record.get(DOREMI), dict):
+        return [Row(f"{where}, {DOREMI}", {}, record[DOREMI])]
+    if isinstance(record, dict) and record:
+        return [Row(where, {}, record)]
+    if isinstance(record, list) and record and all(isinstance(item, dict) and item for item in record):
+        if all(item.keys() == {"domain", "weight"} for item in record):
+            _refuse_twice([str(item["domain"]) for item in record], where)
+            return [Row(where, {}, {str(item["domain"]): item["weight"] for item in record})]
+        return [_row(item, f"{where}, item {position}") for position, item in enumerate(record)]
+    raise UserError(f"{where} holds no mixture; give {FORMATS}")
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    """The mixtures in a CSV, one a line under the header."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not complete CSV: {error}; {RESTORE}") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a CSV file") from error
+    if len(lines) < 2:
+        raise UserError(f"{path} has no row under its header; give {FORMATS}")
+    header = lines[0][1]
+    _refuse_twice(header, f"{path}, line 1")
+    if torn := [f"line {number} has {len(cells)}" for number, cells in lines if len(cells) != len(header)]:
+        raise UserError(f"{path}: the header has {len(header)} columns, {_some(torn)}; {RESTORE}")
+    return [
+        _row({name: cell if name in LABELS else _number(cell) for name, cell in zip(header, cells, strict=True)}, f"{path}, line {number}")
+        for number, cells in lines[1:]
+    ]
+
+
+def _row(cells: Mapping[str, Any], where: str) -> Row:
+    labels = {name: str(cells[name]) for name in LABELS if name in cells}
+    return Row(where, labels, {name: value for name, value in cells.items() if name not in LABELS})
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _average(mixture: Mixture, where: str) -> dict[str, float]:
+    if len(mixture.stages) > 1:
+        warnings.warn(f"{where} has {len(mixture.stages)} stages; their average over its tokens is taken", stacklevel=5)
+    return {row.domain: row.tokens / mixture.horizon.total_tokens for row in mixture.compute_expected()}
+
+
+def _choose(rows: list[Row], row: int | str | None, path: Path) -> Row:
+    """The only row, or the one that `row` names by a label or, where no label column is numbers, by its position."""
+    columns: dict[str, list[str]] = {}
+    for label in dict.fromkeys(label for candidate in rows for label in candidate.labels):
+        columns[label or "first column"] = [candidate.labels.get(label, "") for candidate in rows]
+    if not any(all(value.isdecimal() for value in values) for values in columns.values()):
+        columns["position"] = [str(number) for number in range(len(rows))]
+    there = "; ".join(f"{name}: {_some(values)}" for name, values in columns.items())
+    if row is None:
+        if len(rows) > 1:
+            raise UserError(f"{path} holds {len(rows)} mixtures; say which one with row, by {there}")
+        return rows[0]
+    found = [number for number in range(len(rows)) if any(values[number] == str(row) for values in columns.values())]
+    if len(found) != 1:
+        several = f"is {len(found)} mixtures, {_some([rows[number].where for number in found])}" if found else "is not there"
+        raise UserError(f"{path}: row {row} {several}; there are {len(rows)} mixtures, by {there}")
+    return rows[found[0]]
+
+
+def _checked(values: Mapping[str, Any], *, where: str, tolerance: float) -> dict[str, float]:
+    """The values as shares that sum to 1. Raises UserError naming every one that is no share, or how far off the sum is."""
+    if faults := [f"  - {name}: {fault}" for name, value in values.items() if (fault := _fault(value))]:
+        raise UserError(f"{where}: these are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1")
+    total = math.fsum(values.values())
+    if not abs(total - 1) <= tolerance + 1e-12:
+        raise UserError(
+            f"{where}: the shares of {len(values)} domains sum to {total:.10g}, off by {total - 1:+.3g}; allowed is {tolerance:g}: "
+            "add the domain that is missing, take out what is no domain, or divide by the sum"
+        )
+    return {name: float(value) / total for name, value in values.items()}
+
+
+def _fault(value: Any) -> str:
+    """What keeps a value from being a share; empty for one."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
+        return f"{value!r} is no number"
+    if value != value:
+        return "NaN"
+    if value < 0:
+        return f"{value} is negative"
+    return f"{value} is above 1" if value > 1 + ROUNDING else ""
+
+
+def _matched(shares: dict[str, float], names: Sequence[str], *, where: str) -> dict[str, float]:
+    """The shares in the order of `names`. Raises UserError with both lists where they are not for these domains."""
+    bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
+    if shares.keys() != set(names) == bare.keys() and len(bare) == len(shares):
+        shares = bare
+    extra, missing = [name for name in shares if name not in names], [name for name in names if name not in shares]
+    if extra or missing:
+        raise UserError(
+            f"{where}: the domains do not match:\n  - only there: {', '.join(extra) or 'none'}\n  - missing there: "
+            f"{', '.join(missing) or 'none'}\ngive every domain its share under its own name, 0 allowed, and no other"
+        )
+    return {name: shares[name] for name in names}
+
+
+def _capped(domains: Sequence[Domain], max_epochs: Mapping[str, float], *, where: str) -> tuple[Domain, ...]:
+    known = [domain.name for domain in domains]
+    if unknown := [name for name in max_epochs if name not in known]:
+        raise UserError(f"{where}: max_epochs of {', '.join(unknown)}, which are no domains; allowed: {', '.join(known)}")
+    if bad := [f"{name} {cap!r}" for name, cap in max_epochs.items() if not 0 < cap < math.inf]:
+        raise UserError(f"{where}: max_epochs of {', '.join(bad)}; give a positive number, or leave a domain without a cap out")
+    return tuple(domain.model_copy(update={"max_epochs": max_epochs.get(domain.name, domain.max_epochs)}) for domain in domains)
+
+
+def _check_caps(mixture: Mixture, *, where: str) -> None:
+    over = [
+        f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most {domain.max_epochs:g}"
+        for row, domain in zip(mixture.compute_expected(), mixture.domains, strict=True)
+        if domain.max_epochs is not None and row.epochs > domain.max_epochs * (1 + 1e-9)
+    ]
+    if over:
+        raise UserError(f"{where}: caps do not hold:\n" + "\n".join(over) + "\nlower these shares or the budget, or raise the caps")
+
+
+def _checks(mixture: Mixture) -> tuple[Check, ...]:
+    often = [f"{row.domain} {row.epochs:,.1f}" for row in mixture.compute_expected() if row.epochs > MANY_EPOCHS]
+    detail = f"epochs over {MANY_EPOCHS:g}: {_some(often)}" if often else f"no domain over {MANY_EPOCHS:g} epochs"
+    return (
+        Check(id="weights_sum", status="pass", detail="weights sum to 1"),
+        Check(id="domains_named", status="pass", detail=f"all {len(mixture.domains)} domains have a share"),
+        Check(id="epochs", status="warn" if often else "pass", detail=detail),
+    )
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"{where} gives {', '.join(twice)} twice; keep one of them")
+
+
+def _some(values: Sequence[str], most: int = 6) -> str:
+    return ", ".join(values) if len(values) <= most else f"{', '.join(values[: most - 1])}, ... {values[-1]}"
