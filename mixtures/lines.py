@@ -68,10 +68,12 @@ def name_lines(
     looks: Sequence[Look],
     *,
     extra: Sequence[tuple[float, str]] = (),
+    fraction: float = 0.8,
 ) -> None:
     """Names at the right edge, each beside the end of its line and none over another. Call it last.
 
-    `ends` (D,) in data units; `extra`: further (height, name) in the colour of reference lines.
+    `ends` (D,) in data units; `extra`: further (height, name) in the colour of reference lines; `fraction`: of the
+    figure's height that the axes have.
     """
     labels = [
         (end, shorten(name, LABEL_WIDTH), look)
@@ -81,7 +83,7 @@ def name_lines(
     labels += [(height, name, Look(REFERENCE, ":", True)) for height, name in extra]
     figure = axes.get_figure(root=True)
     assert figure is not None
-    gap = 10.5 / 72 / (0.8 * figure.get_size_inches()[1])  # a line of text, as a fraction of the axes
+    gap = 10.5 / 72 / (fraction * figure.get_size_inches()[1])  # a line of text, as a fraction of the axes
     axes.set_ylim(axes.get_ylim())
     heights = axes.transAxes.inverted().transform(axes.transData.transform([(0, end) for end, _, _ in labels]))[:, 1]
     for (_, name, look), own, height in zip(labels, heights, spread(heights, gap=gap), strict=True):

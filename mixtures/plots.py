@@ -52,7 +52,7 @@ def plot_run(run_dir: str | Path, directory: str | Path) -> list[Path]:
         average = span_average(run.trajectory.weights, tokens, start=0, end=tokens[-1])
         names = run.trajectory.domains
         figures["mixture.png"] = bars_figure(average[None], names, natural=run.natural, titles=["average over the run"])
-        return [_save(figure, Path(directory) / name) for name, figure in figures.items()]
+        return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
 
 
 def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:
@@ -68,7 +68,7 @@ def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:
             titles = [f"{stage.name}, from {tokens_text(stage.start_tokens)} tokens" for stage in mixture.stages]
             titles = titles if len(shares) > 1 else [f"{tokens_text(mixture.horizon.total_tokens)} tokens"]
             figure = bars_figure(shares, names, natural=natural, titles=titles)
-        return [_save(figure, Path(directory) / "mixture.png")]
+        return [save_png(figure, Path(directory) / "mixture.png")]
 
 
 def weights_figure(run: Run) -> Figure:
@@ -204,14 +204,20 @@ def schedule_figure(shares: np.ndarray, names: Sequence[str], mixture: Mixture) 
     starts = np.array([*(stage.start_tokens for stage in mixture.stages), mixture.horizon.end_tokens])
     draw_lines(axes, starts, np.vstack([shares, shares[-1]]), looks, drawstyle="steps-post")
     axes.axhline(uniform, color=REFERENCE, linewidth=0.9, linestyle=":")
-    size, unit = token_unit(starts[-1])
-    axes.set(xlabel=f"trained tokens ({unit})" if unit else "trained tokens", ylabel="share of trained tokens")
+    axes.set_ylabel("share of trained tokens")
     axes.set_xlim(starts[0], starts[-1])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens / size:g}"))
+    token_axis(axes, starts[-1])
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set_ylim(0, max(1.05 * shares.max(), 1.3 * uniform))
     name_lines(axes, shares[-1], names, looks, extra=[(uniform, "uniform")])
     return figure
+
+
+def token_axis(axes: Axes, last: float) -> None:
+    """Trained tokens along x, up to `last`, in the unit that fits."""
+    size, unit = token_unit(last)
+    axes.set_xlabel(f"trained tokens ({unit})" if unit else "trained tokens")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens / size:g}"))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -228,7 +234,8 @@ def _step_axis(axes: Axes, steps: np.ndarray) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write `figure` to `path` atomically, the same bytes for the same figure; the path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())

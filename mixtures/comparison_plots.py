@@ -1,0 +1,182 @@
+"""PNGs of a comparison: losses over tokens, and which domain gained or paid under each mixture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from mixtures.comparison import Comparison, Outcome
+from mixtures.comparison_statistics import Difference
+from mixtures.comparison_text import signed
+from mixtures.lines import PALETTE, REFERENCE, Look, draw_lines, name_lines
+from mixtures.plots import STYLE, save_png, token_axis
+from mixtures.show import shorten
+
+COLORS = PALETTE[:6]  # the seventh, black, is the baseline's
+STYLES = ("-", "--", ":", "-.")
+BETTER, WORSE, UNCLEAR = PALETTE[0], PALETTE[1], "#888888"
+WARM = 0.2  # losses before this part of training may leave the axis of losses
+SETTLED = 0.5  # differences before this part may leave the axis of differences
+
+
+def plot_comparison(comparison: Comparison, directory: str | Path) -> list[Path]:
+    """Write loss_over_tokens.png and difference_by_domain.png into `directory`; the paths written.
+
+    The second is left out where no mixture has a difference to the baseline (everything diverged).
+    """
+    with matplotlib.rc_context(STYLE):
+        figures = {"loss_over_tokens.png": curves_figure(comparison)}
+        if comparison.compared:
+            figures["difference_by_domain.png"] = domains_figure(comparison)
+        return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
+
+
+def curves_figure(comparison: Comparison) -> Figure:
+    """Mean loss over the objective over tokens, and below it the difference to the baseline, with final intervals.
+
+    Thick lines: mean over seeds, thin ones: single seeds. A line ends where a run diverged.
+    """
+    outcomes = comparison.outcomes
+    looks = choose_mixture_looks(len(outcomes))
+    tokens, losses = _curves(comparison)
+    gaps = losses - losses[:1]
+    figure = Figure(figsize=(7.6, 6.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
+    _draw_seeds(upper, tokens, losses, looks)
+    upper.set_ylim(*_limits(losses[:, :, _late(tokens, WARM)], []))
+    upper.set_ylabel("loss over the objective\n(nats per token)")
+    _draw_seeds(lower, tokens, gaps[1:], looks[1:])
+    lower.axhline(0, color=looks[0].color, linewidth=1.4)
+    ends = [outcome.difference for outcome in outcomes[1:]]
+    right = _draw_intervals(lower, tokens[-1], ends, looks[1:])
+    lower.set_ylim(*_limits(gaps[:, :, _late(tokens, SETTLED)], ends))
+    lower.set_ylabel(f"difference to {shorten(comparison.baseline)}\n(nats per token)")
+    lower.set_xlim(tokens[0] if len(tokens) > 1 else 0, right)
+    token_axis(lower, tokens[-1])
+    lower.set_xticks([tick for tick in lower.get_xticks() if 0 <= tick <= 1.001 * tokens[-1]])
+    names = [outcome.name + (" (diverged)" if outcome.diverged else "") for outcome in outcomes]
+    final = [0.0, *(end.value if end else np.nan for end in ends)]
+    name_lines(lower, np.array(final), names, looks, fraction=0.48)
+    _legend(figure, looks, names, final, seeds=max(len(outcome.seeds) for outcome in outcomes))
+    return figure
+
+
+def domains_figure(comparison: Comparison) -> Figure:
+    """Difference to the baseline of every domain, a panel a mixture, with 95 % intervals and the numbers beside them."""
+    outcomes = comparison.compared
+    means = {name: np.mean([outcome.by_domain[name].value for outcome in outcomes]) for name in comparison.rows}
+    names = sorted(means, key=lambda name: -means[name])
+    height = 1.35 + 0.2 * (len(names) + 1.5)
+    figure = Figure(figsize=(1.6 + max(1.75 * len(outcomes), 2.6), height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.09)  # type: ignore[union-attr,call-arg]
+    panels = figure.subplots(1, len(outcomes), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, outcome in zip(panels, outcomes, strict=True):
+        _dots(axes, outcome, names)
+        axes.set_title(shorten(outcome.name, 20), fontsize=9, loc="left")
+    labels = ["objective", *(shorten(name, 24) + ("" if name in comparison.importance else " *") for name in names)]
+    panels[0].set_yticks([-1.5, *range(len(names))], labels, fontsize=8)
+    panels[0].get_yticklabels()[0].set_fontweight("bold")
+    panels[0].set_ylim(len(names) - 0.4, -2.1)
+    panels[0].xaxis.set_major_locator(MaxNLocator(3, symmetric=False))
+    outside = "; *: not in the objective" if len(comparison.importance) < len(names) else ""
+    figure.supxlabel(f"loss minus that of {shorten(comparison.baseline)} (nats per token), 95 % intervals{outside}", fontsize=9)
+    colors = {"better": BETTER, "not distinguishable": UNCLEAR, "worse": WORSE}
+    handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for label, color in colors.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
+
+
+def choose_mixture_looks(count: int) -> list[Look]:
+    """A look for every mixture: the baseline (first) black, the others each their own colour and dashes."""
+    others = [Look(COLORS[turn % len(COLORS)], STYLES[turn // len(COLORS) % len(STYLES)], True) for turn in range(count - 1)]
+    return [Look("#000000", "-", True), *others]
+
+
+def _curves(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens (P,), losses (M, S, P)): NaN where a run has no value. Tokens at which no run has one are left out."""
+    frame = comparison.curves
+    seeds = sorted(frame["seed"].unique())
+    table = frame.pivot(index=["mixture", "seed"], columns="tokens", values="loss").sort_index(axis=1)
+    if comparison.curves["loss"].notna().any():  # a run that diverged between two evaluations ends there, with NaN
+        table = table.dropna(axis=1, how="all")
+    runs = [(outcome.name, seed) for outcome in comparison.outcomes for seed in seeds]
+    losses = table.reindex(runs).to_numpy(dtype=np.float64)
+    return table.columns.to_numpy(), losses.reshape(len(comparison.outcomes), len(seeds), -1)
+
+
+def _draw_seeds(axes: Axes, tokens: np.ndarray, values: np.ndarray, looks: Sequence[Look]) -> None:
+    """`values` (M, S, P): single seeds thin, their mean thick, up to where the first of them ends."""
+    for runs, look in zip(values, looks, strict=True):
+        runs = runs[np.isfinite(runs).any(axis=1)]
+        if len(runs) > 1:
+            draw_lines(axes, tokens, runs.T, [look] * len(runs), linewidth=0.6, alpha=0.45)
+        marker = {"marker": "o", "markersize": 3} if len(tokens) == 1 else {}
+        if len(runs):
+            draw_lines(axes, tokens, runs.mean(axis=0)[:, None], [look], **marker)
+
+
+def _draw_intervals(axes: Axes, last: float, ends: Sequence[Difference | None], looks: Sequence[Look]) -> float:
+    """Final differences with their intervals, side by side in a strip right of the lines; where the strip ends."""
+    step = 0.018 * last
+    for place, (end, look) in enumerate(zip(ends, looks, strict=True), start=1):
+        if end is not None:
+            reach = [[end.value - end.low], [end.high - end.value]] if end.known else None
+            style: dict[str, Any] = {"color": look.color, "markersize": 3.5, "elinewidth": 1.2, "capsize": 2}
+            axes.errorbar(last + place * step, end.value, yerr=reach, fmt="o", zorder=4, **style)
+    axes.axvline(last, color=REFERENCE, linewidth=0.6, zorder=1)
+    return last + (len(ends) + 1) * step
+
+
+def _late(tokens: np.ndarray, part: float) -> np.ndarray:
+    """The evaluations after `part` of the tokens, where these are more than a few; otherwise all."""
+    late = tokens >= part * tokens[-1]
+    return late if late.sum() > 3 else np.ones_like(late)
+
+
+def _limits(values: np.ndarray, ends: Sequence[Difference | None]) -> tuple[float, float]:
+    """An axis that holds the finite `values` and the intervals, with some room."""
+    bounds = [bound for end in ends if end is not None for bound in (end.value, end.low, end.high)]
+    held = np.array([*values[np.isfinite(values)], *bounds, *([0.0] if ends else [])])
+    held = held[np.isfinite(held)]
+    if not len(held):
+        return 0.0, 1.0
+    room = max(0.06 * float(np.ptp(held)), 1e-4)
+    return float(held.min()) - room, float(held.max()) + room
+
+
+def _legend(figure: Figure, looks: Sequence[Look], names: Sequence[str], final: Sequence[float], *, seeds: int) -> None:
+    """How the lines are to be read, and the mixtures that have no end to put their name at."""
+    thick, thin = (Line2D([], [], color=REFERENCE, linewidth=width) for width in (1.4, 0.6))
+    entries: list[tuple[Any, str]] = [(thick, "mean over seeds"), (thin, "single seed")] if seeds > 1 else []
+    entries.append((Line2D([], [], color=REFERENCE, marker="o", markersize=3.5, linewidth=1.2), "final difference, 95 %"))
+    for look, name, end in zip(looks, names, final, strict=True):
+        if np.isnan(end):
+            style: dict[str, Any] = {"color": look.color, "linestyle": look.style}
+            entries.append((Line2D([], [], **style), shorten(name)))
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+
+
+def _dots(axes: Axes, outcome: Outcome, names: Sequence[str]) -> None:
+    """One panel: the objective on top, then the domains; numbers in a column of their own at the right."""
+    assert outcome.difference is not None
+    edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
+    for place, difference in zip(
+        [-1.5, *range(len(names))], [outcome.difference, *(outcome.by_domain[name] for name in names)], strict=True
+    ):
+        color = BETTER if difference.better else WORSE if difference.worse else UNCLEAR
+        if difference.known:
+            axes.plot([difference.low, difference.high], [place, place], color=color, linewidth=1.3, solid_capstyle="butt")
+        axes.plot([difference.value], [place], "o", color=color, markersize=4)
+        axes.annotate(signed(difference.value, 3), (1, place), xytext=(30, 0), ha="right", va="center", color=color, **edge)
+    axes.axvline(0, color=REFERENCE, linewidth=0.9)
+    axes.axhline(-0.75, color="#CCCCCC", linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)  # beside the next panel's, the numbers would seem to be the next panel's
+    axes.grid(True, axis="y", color="#F0F0F0")

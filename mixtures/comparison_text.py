@@ -1,0 +1,231 @@
+"""A comparison in words: two tables, a verdict for every mixture, and how far to trust it. At most 120 columns wide."""
+
+import math
+from collections.abc import Sequence
+from textwrap import fill
+
+from mixtures.comparison import Comparison, Outcome
+from mixtures.comparison_statistics import Difference
+from mixtures.show import shorten, table, tokens_text
+
+WIDTH = 100  # of the sentences
+NAME_WIDTH = 22
+
+
+def report(comparison: Comparison) -> str:
+    """Tables of losses and of differences, verdicts, and notes, for the terminal and summary.txt."""
+    others = [outcome for outcome in _ranked(comparison) if outcome.name != comparison.baseline]
+    verdicts = [overall(comparison), *(verdict(outcome, comparison) for outcome in others), *_baseline_faults(comparison)]
+    return "\n\n".join([_losses(comparison), _differences(comparison), _wrapped(verdicts), _wrapped(notes(comparison))])
+
+
+def overall(comparison: Comparison) -> str:
+    """The one line: which mixture is best, or that none is distinguishable from the baseline; then what diverged."""
+    diverged = [outcome.name for outcome in comparison.outcomes if outcome.diverged]
+    return _best(comparison) + (f"; diverged: {', '.join(diverged)}" if diverged else "")
+
+
+def _best(comparison: Comparison) -> str:
+    baseline = comparison.baseline
+    worse = [outcome.name for outcome in comparison.compared if outcome.difference and outcome.difference.worse]
+    if comparison.best:
+        difference = comparison.outcome(comparison.best).difference
+        assert difference is not None
+        tied = f"; not distinguishable from {comparison.best}: {', '.join(comparison.tied)}" if comparison.tied else ""
+        return f"best: {comparison.best}, {compare_words(difference, baseline)}{tied}"
+    if not any(outcome.difference and outcome.difference.known for outcome in comparison.compared):
+        return f"no mixture could be compared with {baseline}"
+    if worse:
+        return f"no mixture is distinguishably better than {baseline}; worse: {', '.join(worse)}"
+    return f"no mixture is distinguishable from {baseline}"
+
+
+def verdict(outcome: Outcome, comparison: Comparison) -> str:
+    """What is to say about one mixture: the difference, who paid and gained, and what learning it cost."""
+    if outcome.difference is None:
+        sentences = [_not_compared(outcome, comparison)]
+    else:
+        sentences = [f"{compare_words(outcome.difference, comparison.baseline)}"]
+        if not outcome.difference.identical:
+            sentences += _paid_and_gained(outcome, comparison)
+    if outcome.flops_percent or outcome.seconds_percent:
+        sentences.append(
+            f"learning it took {percent(outcome.flops_percent)} of a base run's FLOPs and {percent(outcome.seconds_percent)} of its time"
+        )
+    return f"{outcome.name}: {sentences[0]}." + "".join(f" {text[0].upper()}{text[1:]}." for text in sentences[1:])
+
+
+def compare_words(difference: Difference, baseline: str) -> str:
+    """`better than uniform by 0.031 nats (95 % 0.012 to 0.050)`, worse, or not distinguishable."""
+    value, low, high = difference.value, difference.low, difference.high
+    if difference.identical:
+        return f"not distinguishable from {baseline}: the same loss in every row with every seed"
+    digits = decimals(difference)
+    if not difference.known:
+        return f"difference to {baseline} {signed(value, digits)} nats, without an interval (a domain has only one held-out row)"
+    if difference.better:
+        return f"better than {baseline} by {-value:.{digits}f} nats (95 % {-high:.{digits}f} to {-low:.{digits}f})"
+    if difference.worse:
+        return f"worse than {baseline} by {value:.{digits}f} nats (95 % {low:.{digits}f} to {high:.{digits}f})"
+    return f"not distinguishable from {baseline} (difference {signed(value, digits)} nats, 95 % {interval(difference, digits)})"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Sizes, method, and what the intervals do not say."""
+    counts = sorted(comparison.rows.values())
+    seeds = sorted({seed for outcome in comparison.outcomes for seed in outcome.seeds})
+    unequal = [outcome for outcome in comparison.outcomes if set(outcome.seeds) != set(seeds)]
+    rows = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    lines = [
+        f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} ({tokens_text(comparison.tokens)} "
+        f"tokens), means over {_counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) and {rows} held-out rows a domain; worst: "
+        "of the objective's domains; perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
+    ]
+    if unequal:
+        listed = "; ".join(f"{outcome.name} {', '.join(map(str, outcome.seeds))}" for outcome in unequal)
+        lines.append(f"Not every mixture has every seed ({listed}): a difference is over the seeds shared with {comparison.baseline}.")
+    lines.append(_method(comparison))
+    lines.append("Rows count as independent; rows of one document are alike, so intervals may be too narrow.")
+    lines.append(
+        f"Every interval is for one comparison by itself: of many ({_counted(len(comparison.compared), 'mixture')}, "
+        f"{_counted(len(counts), 'domain')}) some miss by chance, and the domain that paid or gained most was picked for being extreme."
+    )
+    if any(outcome.flops_percent or outcome.seconds_percent for outcome in comparison.outcomes):
+        lines.append("A learned mixture was learned once: the intervals are about these weights, not about learning them again.")
+    return lines
+
+
+def decimals(difference: Difference) -> int:
+    """Digits after the point that show two figures of the interval's half width; from 3 to 6."""
+    half = (difference.high - difference.low) / 2
+    return min(max(3, 1 - math.floor(math.log10(half))), 6) if half > 0 else 4
+
+
+def signed(value: float, digits: int) -> str:
+    """`+0.031`; never `-0.000`."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def interval(difference: Difference, digits: int) -> str:
+    """`-0.020 to +0.012`."""
+    return f"{signed(difference.low, digits)} to {signed(difference.high, digits)}"
+
+
+def percent(value: float) -> str:
+    """`23 %`, `0.42 %`; `?` where a base run's cost is not known."""
+    if math.isnan(value):
+        return "? %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def _wrapped(texts: Sequence[str]) -> str:
+    """Lines of at most WIDTH; a number stays with its percent sign."""
+    return "\n".join(fill(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent="  ") for text in texts).replace("\xa0%", " %")
+
+
+def _counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _losses(comparison: Comparison) -> str:
+    header = ["mixture", "seeds", "mean loss", "natural", "worst", "worst domain", "perplexity", "arithmetic", "bits/byte"]
+    rows = []
+    for outcome in _ranked(comparison):
+        cells = [shorten(outcome.name, NAME_WIDTH), str(len(outcome.seeds))]
+        if outcome.diverged:
+            rows.append([*cells, "diverged", *["-"] * 6])
+            continue
+        cells += [f"{value:.4f}" for value in (outcome.mean_loss, outcome.natural_loss, outcome.worst_loss)]
+        cells += [shorten(outcome.worst_domain, 20), f"{outcome.perplexity:.2f}", f"{outcome.arithmetic_perplexity:.2f}"]
+        rows.append([*cells, f"{outcome.bits_per_byte:.4f}"])
+    return table(header, rows)
+
+
+def _differences(comparison: Comparison) -> str:
+    header = ["mixture", "pairs", "difference", "95 % interval", "by seed", f"against {shorten(comparison.baseline, 16)}", "FLOPs", "time"]
+    rows = []
+    for outcome in _ranked(comparison):
+        cost = [percent(outcome.flops_percent), percent(outcome.seconds_percent)]
+        spread = sorted(outcome.by_seed.values())
+        seeds = f"{signed(spread[0], 4)} to {signed(spread[-1], 4)}" if len(spread) > 1 else "-"
+        name, difference = shorten(outcome.name, NAME_WIDTH), outcome.difference
+        if difference is None:
+            word = "diverged" if outcome.diverged else "baseline" if outcome.name == comparison.baseline else "no pair"
+            rows.append([name, *["-"] * 3, seeds, word, *cost])
+            continue
+        word = "better" if difference.better else "worse" if difference.worse else "not distinguishable" if difference.known else "?"
+        shown = interval(difference, 4) if difference.known else "-"
+        rows.append([name, str(len(spread)), signed(difference.value, 4), shown, seeds, word, *cost])
+    return f"{table(header, rows)}\nFLOPs, time: what learning the mixture took, in percent of one base run"
+
+
+def _ranked(comparison: Comparison) -> Sequence[Outcome]:
+    """Lowest loss first, those that diverged last."""
+    return sorted(comparison.outcomes, key=lambda outcome: (bool(outcome.diverged), outcome.mean_loss))
+
+
+def _paid_and_gained(outcome: Outcome, comparison: Comparison) -> list[str]:
+    ordered = sorted(outcome.by_domain, key=lambda name: outcome.by_domain[name].value)
+    lowest, highest = ordered[0], ordered[-1]
+    if len(ordered) == 1:
+        return []
+    paid, gained = outcome.by_domain[highest].value > 0, outcome.by_domain[lowest].value < 0
+    return [
+        f"paid most: {_domain(outcome, highest, comparison)}" if paid else "no domain's loss rose",
+        f"gained most: {_domain(outcome, lowest, comparison)}" if gained else "no domain's loss fell",
+    ]
+
+
+def _domain(outcome: Outcome, name: str, comparison: Comparison) -> str:
+    """`code_py +0.210 (0.150 to 0.270), share 1.2 % against 9.1 %`."""
+    difference, shares = outcome.by_domain[name], [weights.get(name) for weights in (outcome.weights, comparison.outcomes[0].weights)]
+    digits = decimals(difference)
+    text = f"{name} {signed(difference.value, digits)}" + (f" ({interval(difference, digits)})" if difference.known else "")
+    if difference.known and not (difference.better or difference.worse):
+        text += ", not distinguishable from 0"
+    if None in shares:
+        return f"{text}, not trained on" if shares == [None, None] else text
+    return f"{text}, share {100 * shares[0]:.1f} % against {100 * shares[1]:.1f} %"  # type: ignore[operator]
+
+
+def _not_compared(outcome: Outcome, comparison: Comparison) -> str:
+    if not outcome.diverged:
+        return f"not compared, no seed that finished is shared with {comparison.baseline}; run it with the same seeds"
+    left = ", ".join(f"{signed(gap, 4)} (seed {seed})" for seed, gap in outcome.by_seed.items())
+    kept = f"; difference of the others: {left}" if left else ""
+    return f"{_diverged(outcome)}; no average and no interval{kept}"
+
+
+def _baseline_faults(comparison: Comparison) -> list[str]:
+    baseline = comparison.outcomes[0]
+    return [f"{baseline.name}: {_diverged(baseline)}, left out of every difference."] if baseline.diverged else []
+
+
+def _diverged(outcome: Outcome) -> str:
+    """`diverged (loss not finite) with 1 of 2 seeds: 0`."""
+    gone = ", ".join(map(str, outcome.diverged))
+    return f"diverged (loss not finite) with {len(outcome.diverged)} of {_counted(len(outcome.seeds), 'seed')}: {gone}"
+
+
+def _objective(comparison: Comparison) -> str:
+    names = comparison.importance
+    if len(names) == 1:
+        return next(iter(names))
+    if len({round(weight, 9) for weight in names.values()}) == 1:
+        return f"mean over {len(names)} domains alike"
+    return "mean over " + ", ".join(f"{name} {weight:.3g}" for name, weight in names.items())
+
+
+def _method(comparison: Comparison) -> str:
+    start = f"Differences to {comparison.baseline} are paired by seed and held-out row, with 95 % intervals of Student's t"
+    if not comparison.seed_degrees:
+        return (
+            f"{start} over the held-out rows alone: with one seed the comparison says nothing about other seeds; add seeds before "
+            "you rely on it."
+        )
+    return (
+        f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of seeds leave, "
+        f"pooled over the mixtures: {comparison.seed_residual:.2g} nats with {_counted(comparison.seed_degrees, 'degree')} of freedom), "
+        "by Welch and Satterthwaite." + (" With so few degrees they are rough: add seeds." if comparison.seed_degrees < 3 else "")
+    )
