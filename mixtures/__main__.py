@@ -5,8 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mixtures.errors import UserError
+
+MAX_EPOCHS = "most epochs over all stages: a number for all domains, NAME=N for one (inf: no cap), or both"
+MIN_SHARE = "least share of every stage: a number for all domains, NAME=X for one, or both"
+UNIQUE_TOKENS = "tokens of text that the large run has, where it is not the text that the proxy run read, as NAME=3e9 or NAME=3B"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--stages", type=int, default=1, help="piecewise-constant stages of equal length (default 1)")
     export.add_argument("--average", choices=["all", "tail"], default="all", help="over all steps, or over the last half of the steps")
     export.add_argument("--token-budget", help="tokens of the large run, as 300e9 or 300B (default: the proxy run's)")
+    bound: dict[str, Any] = {"nargs": "+", "action": "extend", "type": _bound}
+    export.add_argument("--max-epochs", metavar="N | NAME=N", help=MAX_EPOCHS, **bound)
+    export.add_argument("--min-share", metavar="X | NAME=X", help=MIN_SHARE, **bound)
+    export.add_argument("--unique-tokens", metavar="NAME=COUNT", help=UNIQUE_TOKENS, **bound)
     export.set_defaults(command=_export)
 
     show = commands.add_parser("show", help="print a mixture as tables", description=_show.__doc__)
@@ -54,8 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _bound(word: str) -> str:
+    """A number or NAME=NUMBER. What is neither may be a run directory in the wrong place."""
+    try:
+        float(word if "=" not in word else 0)
+    except ValueError:
+        reason = f"{word!r} is neither a number nor NAME=NUMBER; give run directories before the options"
+        raise argparse.ArgumentTypeError(reason) from None
+    return word
+
+
 def _export(arguments: argparse.Namespace) -> str:
-    """Average the learned weights of one or several runs and write them as a mixture."""
+    """Average the learned weights of one or several runs and write them as a mixture, within bounds where they are given."""
+    from mixtures.bounds import read_words
     from mixtures.export import export_mixture, parse_tokens
     from mixtures.show import show
 
@@ -63,7 +83,15 @@ def _export(arguments: argparse.Namespace) -> str:
         raise UserError(f"{len(arguments.runs)} runs and no output file; say where to write with -o mixture.json")
     budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
     output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
-    mixture = export_mixture(arguments.runs, stages=arguments.stages, average=arguments.average, token_budget=budget)
+    mixture = export_mixture(
+        arguments.runs,
+        stages=arguments.stages,
+        average=arguments.average,
+        token_budget=budget,
+        max_epochs=read_words(arguments.max_epochs, flag="--max-epochs", read=float),
+        min_share=read_words(arguments.min_share, flag="--min-share", read=float),
+        unique_tokens=read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens),
+    )
     mixture.save(output)
     return f"{show(mixture)}\n\nwrote {output}"
 

@@ -4,10 +4,16 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from mixtures.bounds import closest
+from mixtures.bounds import constraint as constraint_of
 from mixtures.errors import UserError
-from mixtures.mixture import KNOWN_VERSIONS, Mixture, id_fault
+from mixtures.mixture import KNOWN_VERSIONS, TOLERANCE, Mixture, id_fault
 from mixtures.reading import read_json
-from mixtures.records import Check
+from mixtures.records import Check, Constraint
+
+AGREEMENT = 1e-6  # how far two computations of the closest weights may be apart
 
 
 def check(path: str | Path) -> list[Check]:
@@ -19,7 +25,8 @@ def check(path: str | Path) -> list[Check]:
     recorded = record.get("id") if isinstance(record, dict) else None
     content = {key: value for key, value in record.items() if key != "id"} if isinstance(record, dict) else record
     mixture = Mixture.from_record(content, where=str(path))
-    return [_version(mixture), _id(mixture, recorded), _sums(mixture), _expected(mixture), *_recorded(mixture)]
+    derived = [_version(mixture), _id(mixture, recorded), _sums(mixture), _expected(mixture)]
+    return [*derived, *_caps(mixture), *_constraints(mixture), *_recorded(mixture)]
 
 
 def report(path: str | Path) -> str:
@@ -70,6 +77,63 @@ def _drift(mixture: Mixture) -> Iterator[str]:
             was, now = getattr(recorded[name], field), getattr(computed[name], field)
             if not math.isclose(was, now, rel_tol=1e-9, abs_tol=1e-9):
                 yield f"{name} recorded {was:,.6g} {field}, computed {now:,.6g}"
+
+
+def _caps(mixture: Mixture) -> Iterator[Check]:
+    """Epochs of the whole schedule against the cap of every domain that has one."""
+    capped = [
+        (domain, row) for domain, row in zip(mixture.domains, mixture.compute_expected(), strict=True) if domain.max_epochs is not None
+    ]
+    over = [
+        f"{domain.name} {row.epochs:,.6g} epochs, at most {domain.max_epochs:g}"
+        for domain, row in capped
+        if domain.max_epochs is not None and row.epochs > domain.max_epochs * (1 + TOLERANCE)
+    ]
+    if capped:
+        held = sum(domain.held_at_cap(row.epochs) for domain, row in capped)
+        detail = "; ".join(over) if over else f"{len(capped)} domain(s) within their caps, {held} of them held there"
+        yield Check(id="caps", status="fail" if over else "pass", detail=detail)
+
+
+def _constraints(mixture: Mixture) -> Iterator[Check]:
+    """Are the weights the closest to the learned ones that keep what was asked at export?"""
+    for constraint in mixture.provenance.constraints:
+        drifted = [*_bound_drift(mixture, constraint)] or [*_weight_drift(mixture, constraint)]
+        detail = (
+            "; ".join(drifted) if drifted else f"weights are the closest to the learned ones, {constraint.moved:.2%} of the tokens moved"
+        )
+        yield Check(id="constraints", status="fail" if drifted else "pass", detail=detail)
+
+
+def _bound_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
+    """What was asked against the caps that stand with the domains, and against every stage."""
+    for domain in mixture.domains:
+        if (asked := constraint.cap(domain.name)) != domain.max_epochs:
+            yield f"{domain.name} was exported with max_epochs {asked or 'none'}, it has {domain.max_epochs or 'none'}"
+        for stage in mixture.stages:
+            if stage.weights[domain.name] < (least := constraint.least(domain.name)) - TOLERANCE:
+                yield f"{domain.name} has {stage.weights[domain.name]:.6g} of stage {stage.name}, at least {least:g} was asked"
+
+
+def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
+    """Recorded weights and distances against those computed from the learned weights."""
+    names, spans = [domain.name for domain in mixture.domains], mixture.stage_tokens()
+    found = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
+    learned = np.array([[weights[name] for name in names] for weights in constraint.learned]) if constraint.learned else found
+    try:
+        weights = closest(learned, spans, domains=mixture.domains, least={name: constraint.least(name) for name in names})
+    except UserError as error:
+        yield f"nothing keeps these constraints: {error}"
+        return
+    off = np.abs(weights - found)
+    for stage, column in np.argwhere(off > AGREEMENT)[:5]:
+        where = f"{names[column]} in stage {mixture.stages[stage].name}"
+        yield f"{where} recorded {found[stage, column]:.6g}, closest to the learned weights {weights[stage, column]:.6g}"
+    now = constraint_of(weights, learned, spans, names=names, max_epochs=None, min_share=None)
+    for field in ("moved", "kl"):
+        was, computed = getattr(constraint, field), getattr(now, field)
+        if (was is None) != (computed is None) or abs((was or 0) - (computed or 0)) > AGREEMENT:
+            yield f"{field} recorded {was}, computed {computed}"
 
 
 def _recorded(mixture: Mixture) -> Iterator[Check]:

@@ -1,8 +1,10 @@
 """Run directories -> Mixture: average the learned weights over spans of tokens, and over runs."""
 
 import hashlib
+import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +12,11 @@ import numpy as np
 
 import mixtures
 from mixtures.average import stage_averages, tail_average
+from mixtures.bounds import Bound, by_name, check_bounds, hold
 from mixtures.errors import UserError
 from mixtures.mixture import Mixture
-from mixtures.records import Check, Domain, Expected, Horizon, Input, Provenance, Sampling, Stage
-from mixtures.run import Run, read_run
+from mixtures.records import Check, Constraint, Domain, Expected, Horizon, Input, Provenance, Sampling, Stage
+from mixtures.run import CorpusDomain, Run, read_run
 
 MANY_EPOCHS = 4.0  # repeats up to here cost next to nothing (Muennighoff et al. 2023); beyond, the check warns
 
@@ -24,39 +27,45 @@ def export_mixture(
     stages: int = 1,
     average: Literal["all", "tail"] = "all",
     token_budget: int | None = None,
+    max_epochs: Bound = None,
+    min_share: Bound = None,
+    unique_tokens: Bound = None,
 ) -> Mixture:
     """The mixture that the runs learned, the mean over several runs.
 
     stages: piecewise-constant averages over this many equal token spans of the proxy run, laid over the horizon.
     average: with one stage, over all steps or over the last half of the steps (tail).
     token_budget: tokens of the large run; None: as many as the proxy run trained.
-    Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages.
+    max_epochs: most epochs of a domain over the whole schedule; min_share: least share of a domain in every stage. The
+    weights are the closest to the learned ones that keep both (`mixtures.constrain`).
+    unique_tokens: how much text the large run has, where it is not the text that the proxy run read; caps count it.
+    These three: one number for all domains, or {name: number} with `*` for every domain that is not named.
+    Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages,
+    bounds that are no bounds, and bounds that cannot be kept (with the arithmetic).
     """
     runs = _read_runs(run_dirs)
-    if stages > 1 and average == "tail":
-        raise UserError(
-            f"average tail with {stages} stages: the tail is one average over the last half of the steps, stages are "
-            "averages over the whole run; give one of the two"
-        )
     names = runs[0].trajectory.domains
-    shares = np.mean([_stage_weights(run, names, stages, average) for run in runs], axis=0)
-    horizon = Horizon(total_tokens=_total_tokens(runs, token_budget))
-    if stages > horizon.total_tokens:
-        raise UserError(f"{stages} stages do not fit into {horizon.total_tokens:,} tokens; give fewer stages")
+    learned = _learned(runs, names, stages, average)
+    total = _total_tokens(runs, token_budget)
+    if stages > total:
+        raise UserError(f"{stages} stages do not fit into {total:,} tokens; give fewer stages")
+    starts = [total * number // stages for number in range(stages)]
+    spans = [end - start for start, end in itertools.pairwise([*starts, total])]
+    check_bounds(names, max_epochs=max_epochs, min_share=min_share, unique_tokens=unique_tokens)
+    caps, counts = by_name(max_epochs, names), by_name(unique_tokens, names)
+    domains = tuple(_domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name)) for name in names)
+    weights, constraints = hold(learned, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
+    titles = ["average"] if stages == 1 else [f"stage-{number + 1}" for number in range(stages)]
     content: dict[str, Any] = {
         "tokenizer": runs[0].corpus.tokenizer,
-        "horizon": horizon,
-        "domains": tuple(_domain(runs, name) for name in names),
+        "horizon": Horizon(total_tokens=total),
+        "domains": domains,
         "stages": tuple(
-            Stage(
-                name="average" if stages == 1 else f"stage-{number + 1}",
-                start_tokens=horizon.total_tokens * number // stages,
-                weights={name: float(share) for name, share in zip(names, row / row.sum(), strict=True)},
-            )
-            for number, row in enumerate(shares)
+            Stage(name=title, start_tokens=start, weights=dict(zip(names, row.tolist(), strict=True)))
+            for title, start, row in zip(titles, starts, weights, strict=True)
         ),
         "sampling": Sampling(seed=runs[0].config.seed),
-        "provenance": _provenance(runs, average if stages == 1 else None),
+        "provenance": _provenance(runs, average if stages == 1 else None, constraints, counts),
     }
     mixture = Mixture(**content)
     expected = mixture.compute_expected()
@@ -104,6 +113,17 @@ def _differences(one: Run, other: Run) -> Iterator[str]:
             yield f"  - update.{key}: {a} in {one.path}, {b} in {other.path}"
 
 
+def _learned(runs: list[Run], names: Sequence[str], stages: int, average: str) -> np.ndarray:
+    """(stages, D) mean over the runs, every row sums to 1."""
+    if stages > 1 and average == "tail":
+        raise UserError(
+            f"average tail with {stages} stages: the tail is one average over the last half of the steps, stages are "
+            "averages over the whole run; give one of the two"
+        )
+    shares = np.mean([_stage_weights(run, names, stages, average) for run in runs], axis=0)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
 def _stage_weights(run: Run, names: Sequence[str], stages: int, average: str) -> np.ndarray:
     """(stages, D) of one run, domains in the order of `names`."""
     tokens = run.trajectory.tokens
@@ -127,25 +147,33 @@ def _total_tokens(runs: list[Run], token_budget: int | None) -> int:
     return next(iter(trained.values()))
 
 
-def _domain(runs: list[Run], name: str) -> Domain:
-    """The domain as the run that read most of it saw it."""
-    record = max((d for run in runs for d in run.domains if d.name == name), key=lambda d: d.tokens)
+def _domain(runs: list[Run], name: str, *, cap: float, count: float | None) -> Domain:
+    """The domain as the run that read most of it saw it; where there is a count, other text of the same name."""
+    found = _found(runs, name)
+    read = {"unique_documents": found.documents, "complete": found.complete, "fingerprint": found.fingerprint, "sources": found.sources}
     return Domain(
         name=name,
-        unique_tokens=record.tokens,
-        unique_documents=record.documents,
-        complete=record.complete,
-        fingerprint=record.fingerprint,
-        sources=record.sources,
+        unique_tokens=found.tokens if count is None else int(count),
+        max_epochs=cap if cap < math.inf else None,
+        on_exhausted="renormalize" if cap < math.inf else "repeat",
+        **(read if count is None else {}),
     )
 
 
-def _provenance(runs: list[Run], average: Literal["all", "tail"] | None) -> Provenance:
+def _found(runs: list[Run], name: str) -> CorpusDomain:
+    """The record of the run that read most of a domain."""
+    return max((domain for run in runs for domain in run.domains if domain.name == name), key=lambda domain: domain.tokens)
+
+
+def _provenance(
+    runs: list[Run], average: Literal["all", "tail"] | None, constraints: tuple[Constraint, ...], counts: Iterable[str]
+) -> Provenance:
     files = [
         (run, path)
         for run in runs
         for path in (run.path / "config.yaml", run.path / "corpus.json", *(part.path for part in run.trajectory.parts))
     ]
+    read = {name: _found(runs, name).tokens for name in counts}
     return Provenance(
         tool="mixtures",
         tool_version=mixtures.__version__,
@@ -153,7 +181,8 @@ def _provenance(runs: list[Run], average: Literal["all", "tail"] | None) -> Prov
         method=runs[0].config.update.get("preset", "unknown"),
         objective=runs[0].objective,
         average=average,
-        proxy={"update": runs[0].config.update, "runs": [_proxy(run) for run in runs]},
+        constraints=constraints,
+        proxy={"update": runs[0].config.update, "runs": [_proxy(run) for run in runs]} | ({"unique_tokens": read} if read else {}),
         seeds=tuple(run.config.seed for run in runs),
         inputs=tuple(Input(uri=f"{run.path.resolve().name}/{path.relative_to(run.path)}", sha256=_sha256(path)) for run, path in files),
     )
@@ -188,8 +217,14 @@ def _checks(runs: list[Run], mixture: Mixture, expected: tuple[Expected, ...]) -
         if (planned := run.config.train.get("steps")) and planned != len(run.trajectory.steps)
     ]
     yield Check(id="runs_finished", status="warn" if short else "pass", detail="; ".join(short))
-    often = sorted((row for row in expected if row.epochs > MANY_EPOCHS), key=lambda row: -row.epochs)
+    often = sorted((row for row in expected if row.epochs > MANY_EPOCHS * (1 + 1e-9)), key=lambda row: -row.epochs)
     detail = ", ".join(f"{row.domain} {row.epochs:,.1f}" for row in often[:5])
     more = f" and {len(often) - 5} more domains" if len(often) > 5 else ""
     detail = f"epochs over {MANY_EPOCHS:g}: {detail}{more}" if often else f"no domain over {MANY_EPOCHS:g} epochs"
     yield Check(id="epochs", status="warn" if often else "pass", detail=detail)
+    if held := [domain for domain, row in zip(mixture.domains, expected, strict=True) if domain.held_at_cap(row.epochs)]:
+        partly = [domain.name for domain in held if not domain.complete]
+        detail = f"held at their caps: {', '.join(domain.name for domain in held)}"
+        if partly:
+            detail += f"; there is more text than was counted of {', '.join(partly)}: give --unique-tokens"
+        yield Check(id="caps", status="warn" if partly else "pass", detail=detail)

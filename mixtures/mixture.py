@@ -20,6 +20,7 @@ from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.reading import list_faults, read_json
 from mixtures.records import (
+    EVERY,
     Check,
     Domain,
     Expected,
@@ -57,7 +58,7 @@ class Mixture(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Mixture":
-        if faults := [*_name_faults(self), *_stage_faults(self)]:
+        if faults := [*_name_faults(self), *_stage_faults(self), *_constraint_faults(self)]:
             raise ValueError("\n".join(faults))
         content = self.content_id()
         if not self.id:
@@ -152,9 +153,7 @@ def _name_faults(mixture: Mixture) -> Iterator[str]:
 def _stage_faults(mixture: Mixture) -> Iterator[str]:
     horizon, starts = mixture.horizon, [stage.start_tokens for stage in mixture.stages]
     for stage in mixture.stages:
-        total = math.fsum(stage.weights.values())
-        if abs(total - 1) > TOLERANCE:
-            yield f"stage {stage.name!r}: weights sum to {total:.12g}, off by {total - 1:+.3g}; they must sum to 1"
+        yield from _sum_faults(stage.weights, f"stage {stage.name!r}: weights")
     if starts[0] != horizon.start_tokens:
         first = mixture.stages[0].name
         yield f"stage {first!r}: starts at {starts[0]:,} tokens, the horizon at {horizon.start_tokens:,}; make them one"
@@ -167,6 +166,26 @@ def _stage_faults(mixture: Mixture) -> Iterator[str]:
     if starts[-1] >= horizon.end_tokens:
         last, end = mixture.stages[-1].name, horizon.end_tokens
         yield f"stage {last!r}: starts at {starts[-1]:,} tokens, the horizon ends at {end:,}; start before that"
+
+
+def _sum_faults(weights: dict[str, float], where: str) -> Iterator[str]:
+    total = math.fsum(weights.values())
+    if abs(total - 1) > TOLERANCE:
+        yield f"{where} sum to {total:.12g}, off by {total - 1:+.3g}; they must sum to 1"
+
+
+def _constraint_faults(mixture: Mixture) -> Iterator[str]:
+    known = {domain.name for domain in mixture.domains}
+    for constraint in mixture.provenance.constraints:
+        if unknown := sorted((constraint.max_epochs.keys() | constraint.min_share.keys()) - known - {EVERY}):
+            yield f"constraints: {', '.join(unknown)} not in domains; name domains, or {EVERY} for all others"
+        if constraint.learned and len(constraint.learned) != len(mixture.stages):
+            yield f"constraints: learned weights of {len(constraint.learned)} stages, the mixture has {len(mixture.stages)}"
+        for number, weights in enumerate(constraint.learned):
+            where = f"constraints: learned weights of stage {number + 1}"
+            yield from _sum_faults(weights, where)
+            if differ := sorted(weights.keys() ^ known):
+                yield f"{where} and domains do not match in {', '.join(differ)}; name every domain there, and no other"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Epochs = Annotated[float, Field(gt=0)]
+EVERY = "*"  # in bounds: every domain that is not named
 
 
 class Record(BaseModel):
@@ -79,13 +81,24 @@ class Domain(Record):
 
     name: Name
     unique_tokens: Positive
-    unique_documents: Positive
+    unique_documents: Positive | None = Field(default=None, description="null: not known")
     complete: bool = Field(default=True, description="false: there is more text than was read; the counts are lower bounds")
-    fingerprint: str | None = Field(default=None, description="hash of the domain's tokens")
-    max_epochs: Annotated[float, Field(gt=0)] | None = Field(default=None, description="over the whole schedule; null: no cap")
-    on_exhausted: Literal["error", "repeat", "renormalize"] = "repeat"
+    fingerprint: str | None = Field(default=None, description="hash of the domain's tokens; null: not known, nothing to compare with")
+    max_epochs: Epochs | None = Field(default=None, description="over the whole schedule, all stages together; null: no cap")
+    on_exhausted: Literal["error", "repeat", "renormalize"] = Field(
+        default="repeat",
+        description=(
+            "what a stream does where max_epochs is used up before the schedule ends (without max_epochs a domain is never used up). "
+            "error: refuse at the start, if the schedule would use the domain up. repeat: go on with another epoch, past max_epochs. "
+            "renormalize: the domain gives nothing more, its remaining share goes to the others in proportion to theirs"
+        ),
+    )
     sources: tuple[Source, ...] = ()
     sample_policy: SamplePolicy | None = None
+
+    def held_at_cap(self, epochs: float) -> bool:
+        """Do `epochs` of the domain use up its cap?"""
+        return self.max_epochs is not None and epochs >= self.max_epochs * (1 - 1e-6)
 
 
 class Stage(Record):
@@ -120,6 +133,31 @@ class Input(Record):
     sha256: Sha256
 
 
+class Constraint(Record):
+    """What learned weights were held to at export. The weights in `stages` are the closest ones that keep it (KL).
+
+    A name `*` stands for every domain that is not named.
+    """
+
+    max_epochs: dict[str, Epochs | None] = Field(default={}, description="caps as asked for, over the whole schedule; null: none")
+    min_share: dict[str, Share] = Field(default={}, description="least shares of every stage as asked for")
+    moved: Annotated[float, Field(ge=0)] = Field(default=0, description="fraction of the schedule's tokens that changed their domain")
+    kl: Annotated[float, Field(ge=0)] | None = Field(
+        default=0, description="mean over the tokens of KL(weights || learned), nats; null: infinite, a learned zero was lifted"
+    )
+    learned: tuple[dict[Name, Share], ...] = Field(
+        default=(), description="the learned weights, one entry a stage; empty: nothing had to move"
+    )
+
+    def cap(self, name: str) -> float | None:
+        """The cap asked for a domain (epochs); None: none."""
+        return self.max_epochs.get(name, self.max_epochs.get(EVERY))
+
+    def least(self, name: str) -> float:
+        """The least share asked for a domain, of every stage."""
+        return self.min_share.get(name, self.min_share.get(EVERY, 0.0))
+
+
 class Provenance(Record):
     """Who made the mixture, how, and from what."""
 
@@ -129,8 +167,10 @@ class Provenance(Record):
     method: str = Field(description="update rule of the proxy run, or the name of a fixed mixture")
     objective: Literal["universal"] | dict[Name, float] | None = None
     average: Literal["all", "tail"] | None = None
-    constraints: tuple[JsonValue, ...] = ()
-    proxy: dict[str, JsonValue] = {}
+    constraints: tuple[Constraint, ...] = Field(default=(), max_length=1, description="empty: the weights are as they were learned")
+    proxy: dict[str, JsonValue] = Field(
+        default={}, description="the proxy runs; unique_tokens: what they read of the domains whose count was given at export"
+    )
     seeds: tuple[int, ...] = ()
     inputs: tuple[Input, ...] = ()
     parent_schedule: Sha256 | None = None

@@ -6,25 +6,36 @@ from textwrap import fill
 
 from mixtures.average import span_average
 from mixtures.mixture import Mixture
+from mixtures.records import EVERY, Constraint, Domain, Expected
 from mixtures.run import read_run
 from mixtures.trajectory import read_evaluation
 
 WIDTH = 100
 NAME_WIDTH = 28
-STAGES_A_TABLE = 4
+STAGES_A_TABLE = 3
+BOUNDS_NAMED = 5
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by their widest cell: the first to the left, the others (numbers) to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: Sequence[str] = ()) -> str:
+    """Columns aligned by their widest cell: the first to the left, the others (numbers) to the right.
+
+    titles: a line above the header, each title over an equal number of the columns after the first.
+    """
     lines = [[shorten(cells[0]), *cells[1:]] for cells in (header, *rows)]
     widths = [max(len(cells[column]) for cells in lines) for column in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
+    text = [
         "  ".join(
             cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in lines
-    )
+    ]
+    if titles:
+        each = (len(header) - 1) // len(titles)
+        spans = [sum(widths[first : first + each]) + 2 * (each - 1) for first in range(1, len(header), each)]
+        above = [f" {shorten(title, span - 4)} ".center(span, "-") for title, span in zip(titles, spans, strict=True)]
+        text.insert(0, "  ".join([" " * widths[0], *above]))
+    return "\n".join(text)
 
 
 def shorten(name: str, width: int = NAME_WIDTH) -> str:
@@ -80,12 +91,22 @@ def _losses(run_dir: str | Path) -> tuple[dict[str, float], dict[str, float], st
     return ends[0], ends[1], f"held out, steps {first} and {last}"
 
 
+def epochs_text(epochs: float) -> str:
+    """`0.25`, `12.50`, from a thousand on `1.67 M`."""
+    return f"{epochs:.2f}" if epochs < 999.995 else tokens_text(epochs)
+
+
 def show(mixture: Mixture) -> str:
-    """The mixture as text: what it is, then shares, tokens and epochs of every domain, most tokens first."""
-    blocks = [_facts(mixture)]
-    for first in range(0, len(mixture.stages), STAGES_A_TABLE):
-        chosen = range(first, min(first + STAGES_A_TABLE, len(mixture.stages)))
-        blocks.append(_shares(mixture, chosen))
+    """The mixture as text: what it is, then shares, tokens and epochs of every domain, most tokens first.
+
+    Where weights were moved to keep caps and least shares, the learned share stands beside. Several stages: the whole
+    schedule, then the stages.
+    """
+    blocks = [_facts(mixture), _whole(mixture)]
+    if len(mixture.stages) > 1:
+        several = STAGES_A_TABLE - 1 if _learned(mixture) else STAGES_A_TABLE
+        for first in range(0, len(mixture.stages), several):
+            blocks.append(_stages(mixture, range(first, min(first + several, len(mixture.stages)))))
     if warnings := [fill(f"{check.status}: {check.detail}", WIDTH) for check in mixture.checks if check.status != "pass"]:
         blocks.append("\n".join(warnings))
     return "\n\n".join(blocks)
@@ -104,22 +125,81 @@ def _facts(mixture: Mixture) -> str:
         "method": f"{provenance.method}, objective {objective}, seeds {seeds}",
         "weights": "fractions of trained tokens",
     }
+    for constraint in provenance.constraints:
+        facts["held to"] = _constraint_text(constraint)
     lines = [fill(f"{name + ':':<11}{value}", WIDTH, subsequent_indent=" " * 11) for name, value in facts.items()]
     return "\n".join(lines)
 
 
-def _shares(mixture: Mixture, chosen: range) -> str:
-    """One table: a single stage in full, several by their shares, with tokens and epochs over the whole schedule."""
-    stages, spans = [mixture.stages[number] for number in chosen], mixture.stage_tokens()
-    single = len(mixture.stages) == 1
-    header = ["domain", *("share" if single else f"from {tokens_text(stage.start_tokens)}" for stage in stages)]
-    header += ["tokens", "epochs"]
+def _constraint_text(constraint: Constraint) -> str:
+    """What was asked and how far it moved the learned weights, in words."""
+    asked = []
+    for what, bounds in (("epochs at most", constraint.max_epochs), ("share of every stage at least", constraint.min_share)):
+        named = [f"{shorten(name)} {'any' if value is None else f'{value:g}'}" for name, value in bounds.items() if name != EVERY]
+        if len(named) > BOUNDS_NAMED:
+            named[BOUNDS_NAMED:] = [f"{len(named) - BOUNDS_NAMED} more"]
+        if (every := bounds.get(EVERY)) is not None:
+            asked.append(f"{what} {every:g}" + (f" ({', '.join(named)})" if named else ""))
+        elif named:
+            asked.append(f"{what} {', '.join(named)}")
+    distance = "infinite" if constraint.kl is None else f"{constraint.kl:.3g} nats"
+    effect = f"this moved {constraint.moved:.2%} of the tokens (KL to the learned weights {distance})"
+    return f"{'; '.join(asked)}; {effect if constraint.learned else 'the learned weights keep this as they are'}"
+
+
+def _learned(mixture: Mixture) -> tuple[dict[str, float], ...]:
+    """The learned weights, one entry a stage; empty where the weights are the learned ones."""
+    return tuple(weights for constraint in mixture.provenance.constraints for weights in constraint.learned)
+
+
+def _most_first(mixture: Mixture) -> list[tuple[Domain, Expected]]:
+    pairs = zip(mixture.domains, mixture.compute_expected(), strict=True)
+    return sorted(pairs, key=lambda pair: -pair[1].tokens)
+
+
+def _whole(mixture: Mixture) -> str:
+    """One table over the whole schedule: share, learned share and what holds it elsewhere, tokens, epochs, cap."""
+    total, spans, learned = mixture.horizon.total_tokens, mixture.stage_tokens(), _learned(mixture)
+    capped = any(domain.max_epochs is not None for domain in mixture.domains)
+    held = {domain.name: _held_by(mixture, domain, row.epochs) for domain, row in _most_first(mixture)}
+    header = ["domain", "share", *(["learned"] if learned else []), "tokens", "epochs"]
+    header += [*(["cap"] if capped else []), *(["held by"] if any(held.values()) else [])]
     rows = []
-    for row in sorted(mixture.compute_expected(), key=lambda row: -row.tokens):
-        shares = [f"{stage.weights[row.domain]:.4f}" for stage in stages]
-        epochs = f"{row.epochs:.2f}" if row.epochs < 1000 else f"{row.epochs:,.0f}"
-        rows.append([row.domain, *shares, tokens_text(row.tokens), epochs])
-    if single:
-        return table(header, rows)
-    names = [f"{stage.name}: {tokens_text(spans[number])} tokens" for number, stage in zip(chosen, stages, strict=True)]
-    return f"{fill('; '.join(names), WIDTH)}\n{table(header, rows)}"
+    for domain, row in _most_first(mixture):
+        cells = [domain.name, f"{row.tokens / total:.4f}"]
+        if learned:
+            cells.append(f"{sum(weights[domain.name] * span for weights, span in zip(learned, spans, strict=True)) / total:.4f}")
+        cells += [tokens_text(row.tokens), epochs_text(row.epochs)]
+        if capped:
+            cells.append("-" if domain.max_epochs is None else f"{domain.max_epochs:.6g}")
+        if any(held.values()):
+            cells.append(held[domain.name])
+        rows.append(cells)
+    text = table(header, rows)
+    return text if len(spans) == 1 else f"the whole schedule, {tokens_text(total)} tokens\n{text}"
+
+
+def _held_by(mixture: Mixture, domain: Domain, epochs: float) -> str:
+    """`cap`, `min share` (in one stage at least), both or nothing."""
+    least = max((constraint.least(domain.name) for constraint in mixture.provenance.constraints), default=0.0)
+    smallest = min(stage.weights[domain.name] for stage in mixture.stages)
+    found = {"cap": domain.held_at_cap(epochs), "min share": least > 0 and smallest <= least * (1 + 1e-6)}
+    return ", ".join(name for name, held in found.items() if held)
+
+
+def _stages(mixture: Mixture, chosen: range) -> str:
+    """One table of some stages: share, learned share, tokens and epochs of every domain in each."""
+    stages, spans, learned = mixture.stages, mixture.stage_tokens(), _learned(mixture)
+    rows = []
+    for domain, _ in _most_first(mixture):
+        cells = [domain.name]
+        for number in chosen:
+            tokens = stages[number].weights[domain.name] * spans[number]
+            cells.append(f"{stages[number].weights[domain.name]:.4f}")
+            cells += [f"{learned[number][domain.name]:.4f}"] if learned else []
+            cells += [tokens_text(tokens), epochs_text(tokens / domain.unique_tokens)]
+        rows.append(cells)
+    header = ["domain", *["share", *(["learned"] if learned else []), "tokens", "epochs"] * len(chosen)]
+    names = [f"{stages[number].name}: {tokens_text(spans[number])} tokens" for number in chosen]
+    titles = [f"from {tokens_text(stages[number].start_tokens)}" for number in chosen]
+    return f"{fill('; '.join(names), WIDTH)}\n{table(header, rows, titles=titles)}"

@@ -1,0 +1,171 @@
+"""What an export is held to: caps in epochs and least shares, by domain; and what to say when they cannot be kept.
+
+A bound is `{name: number}`; the name `*` stands for every domain that is not named.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from mixtures.constrain import PRECISION, capacity, constrain, divergence, moved
+from mixtures.errors import UserError
+from mixtures.records import EVERY, Constraint, Domain
+from mixtures.show import tokens_text
+
+Bound = float | Mapping[str, float] | None
+Number = TypeVar("Number", int, float)
+MOST_LINES = 20
+
+
+def read_words(words: Sequence[str] | None, *, flag: str, read: Callable[[str], Number]) -> dict[str, Number]:
+    """`["4", "wiki=2"]` -> `{"*": 4, "wiki": 2}`. Raises UserError listing what is no number and what is given twice."""
+    pairs = [word.rpartition("=")[::2] for word in words or []]
+    values, faults = {}, []
+    for name, text in pairs:
+        try:
+            values[name or EVERY] = read(text)
+        except ValueError as error:
+            reason = str(error) if isinstance(error, UserError) else f"{text!r} is no number"
+            faults.append(f"{name}: {reason}" if name else f"{reason}; give NUMBER for all domains or NAME=NUMBER for one")
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1:
+            faults.append(f"{name or 'the number for all domains'} is given {times} times; give it once")
+    if faults:
+        raise UserError("\n".join(f"{flag}: {fault}" for fault in faults))
+    return values
+
+
+def check_bounds(names: Sequence[str], *, max_epochs: Bound, min_share: Bound, unique_tokens: Bound) -> None:
+    """Raise UserError listing every unknown domain and every number that is out of range."""
+    faults = [
+        *_bound_faults(max_epochs, names, "--max-epochs", "a number above 0, or inf for no cap", lambda value: value > 0),
+        *_bound_faults(min_share, names, "--min-share", "0 to 1", lambda value: 0 <= value <= 1),
+        *_bound_faults(unique_tokens, names, "--unique-tokens", "a positive number of tokens", lambda value: 1 <= value < math.inf),
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def by_name(bound: Bound, names: Sequence[str]) -> dict[str, float]:
+    """The number of every domain that has one."""
+    given = _asked(bound)
+    return {name: given.get(name, given.get(EVERY, math.nan)) for name in names if name in given or EVERY in given}
+
+
+def closest(learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequence[Domain], least: Mapping[str, float]) -> np.ndarray:
+    """(S, D) weights that keep the domains' caps and the least shares, closest to `learned` (`constrain`).
+
+    Raises UserError with the arithmetic where there are none.
+    """
+    tokens = np.array(stage_tokens, dtype=np.float64)
+    caps = np.array([(domain.max_epochs or math.inf) * domain.unique_tokens for domain in domains])
+    floor = np.array([least.get(domain.name, 0.0) for domain in domains])
+    if faults := [*_least_faults(floor, domains), *_least_against_caps(floor, caps, float(tokens.sum()), domains)]:
+        raise UserError("\n".join(faults))
+    room = capacity(learned, tokens, caps=caps, least=floor)
+    if room < 1 - PRECISION:
+        raise UserError(_no_room(room * tokens.sum(), learned, tokens, caps, domains))
+    return constrain(learned, tokens, caps=caps, least=floor)
+
+
+def hold(
+    learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequence[Domain], max_epochs: Bound, min_share: Bound
+) -> tuple[np.ndarray, tuple[Constraint, ...]]:
+    """The weights that keep what was asked, and the record of it; the learned weights and no record where nothing was.
+
+    The domains have their caps already. Raises UserError as `closest`.
+    """
+    if not _asked(max_epochs) and not _asked(min_share):
+        return learned, ()
+    names = [domain.name for domain in domains]
+    weights = closest(learned, stage_tokens, domains=domains, least=by_name(min_share, names))
+    return weights, (constraint(weights, learned, stage_tokens, names=names, max_epochs=max_epochs, min_share=min_share),)
+
+
+def constraint(
+    weights: np.ndarray, learned: np.ndarray, stage_tokens: Sequence[int], *, names: Sequence[str], max_epochs: Bound, min_share: Bound
+) -> Constraint:
+    """What was asked, how far it moved the learned weights, and, where it did, what they were."""
+    tokens = np.array(stage_tokens, dtype=np.float64)
+    distance = divergence(weights, learned, tokens)
+    rows = [] if np.array_equal(weights, learned) else learned.tolist()
+    return Constraint(
+        max_epochs={name: cap if cap < math.inf else None for name, cap in _asked(max_epochs).items()},
+        min_share=_asked(min_share),
+        moved=moved(weights, learned, tokens),
+        kl=distance if distance < math.inf else None,
+        learned=tuple(dict(zip(names, row, strict=True)) for row in rows),
+    )
+
+
+def _asked(bound: Bound) -> dict[str, float]:
+    return {} if bound is None else dict(bound) if isinstance(bound, Mapping) else {EVERY: bound}
+
+
+def _bound_faults(bound: Bound, names: Sequence[str], flag: str, allowed: str, fits: Callable[[float], bool]) -> Iterator[str]:
+    for name, value in _asked(bound).items():
+        if name not in names and name != EVERY:
+            yield f"{flag}: there is no domain {name}; the domains are {', '.join(names)}"
+        if not fits(value):
+            yield f"{flag}: {value:g} for {'all domains' if name == EVERY else name}; allowed: {allowed}"
+
+
+def _least_faults(least: np.ndarray, domains: Sequence[Domain]) -> Iterator[str]:
+    total = math.fsum(least)
+    if total > 1 + 1e-12:
+        count = int((least > 0).sum())
+        yield (
+            f"--min-share: the least shares of {count} of {len(domains)} domains sum to {total:.6g}, more than the whole of a stage; "
+            f"divide them by {_up(total)} or more (alike for all domains, at most 1/{len(domains)} fits)"
+        )
+
+
+def _least_against_caps(least: np.ndarray, caps: np.ndarray, total: float, domains: Sequence[Domain]) -> Iterator[str]:
+    """Domains whose least share over all stages is more than their cap."""
+    for share, cap, domain in zip(least.tolist(), caps.tolist(), domains, strict=True):
+        if share * total > cap * (1 + PRECISION):
+            yield (
+                f"--min-share: {share:g} of {tokens_text(total)} tokens is {tokens_text(share * total)} of {domain.name}, "
+                f"but its cap holds {_held(domain)}; "
+                f"give it {cap / total:.3g} at most, or a cap of {_up(share * total / domain.unique_tokens)} epochs"
+            )
+
+
+def _no_room(holds: float, learned: np.ndarray, tokens: np.ndarray, caps: np.ndarray, domains: Sequence[Domain]) -> str:
+    """The caps' arithmetic, largest first."""
+    unused = [domain.name for domain, most in zip(domains, learned.max(axis=0).tolist(), strict=True) if most == 0]
+    capped = [(cap, domain) for cap, domain in zip(caps.tolist(), domains, strict=True) if cap < math.inf and domain.name not in unused]
+    capped.sort(key=lambda pair: -pair[0])
+    lines = [f"  - {domain.name}: {_held(domain)}" for _, domain in capped[:MOST_LINES]]
+    if rest := capped[MOST_LINES:]:
+        lines.append(f"  - {len(rest)} more domains: {tokens_text(sum(cap for cap, _ in rest))}")
+    if unused:
+        lines.append(f"  - not counted, as nothing was learned for them (they get their --min-share and no more): {', '.join(unused)}")
+    if len(capped) + len(unused) < len(domains) or holds < 0.999 * sum(cap for cap, _ in capped):
+        lines.append("  - what a stage may use is less than that: a domain with learned weight 0 in a stage takes nothing there")
+    if partial := [domain.name for _, domain in capped if not domain.complete]:
+        lines.append(f"  - only partly read, so that there is more than is counted here: {', '.join(partial)}")
+    total = float(tokens.sum())
+    amounts = [tokens_text(amount) for amount in (holds, total)]
+    if amounts[0] == amounts[1]:
+        amounts = [f"{amount:,.0f}" for amount in (holds, total)]
+    return (
+        f"--max-epochs: these caps hold at most {amounts[0]} of {amounts[1]} tokens:\n"
+        + "\n".join(lines)
+        + f"\nraise the caps ({_up(total / holds)} times as high for all would do), say with --unique-tokens where the large run has "
+        f"more text, or lower the budget to {math.floor(holds):,} tokens"
+    )
+
+
+def _held(domain: Domain) -> str:
+    epochs = domain.max_epochs or math.inf
+    return f"{tokens_text(epochs * domain.unique_tokens)} ({epochs:g} x {tokens_text(domain.unique_tokens)})"
+
+
+def _up(number: float) -> str:
+    """Rounded up to three digits, so that following the advice is enough."""
+    step = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return f"{math.ceil(number / step * (1 - 1e-12)) * step:.6g}"
