@@ -58,6 +58,11 @@ def grouped_backward(
 
 def row_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast = nullcontext) -> Float[Tensor, " R"]:
     """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward pass."""
+    return token_losses(model, rows, autocast=autocast).mean(1)
+
+
+def token_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast = nullcontext) -> Float[Tensor, "R T-1"]:
+    """Loss of every token but a row's first, given those before it, nats, in float32 or better; `autocast` as in `row_losses`."""
     inputs: dict[str, Any] = {"input_ids": rows}
     accepted = inspect.signature(model.forward).parameters
     if "position_ids" in accepted:  # else HF broadcasts one row of positions, whose gradient cannot be told apart by group
@@ -69,7 +74,7 @@ def row_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     labels = F.pad(rows[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; cheaper than a copy of the other logits
     nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
-    return nll.view(rows.shape).sum(1) / (rows.shape[1] - 1)
+    return nll.view(rows.shape)[:, :-1]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from doge.gram import Gram
 
-Preset = Literal["stable", "paper", "official", "uniform"]
+Preset = Literal["stable", "paper", "official", "uniform", "doremi"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Constants:
     score_min: float = 0.0
     score_max: float = 5.0
     sharpness: float = 20.0
+    eta: float = 1.0  # DoReMi, algorithm 1
+    smoothing: float = 1e-3
 
 
 PRESETS: dict[Preset, Constants] = {
@@ -40,12 +42,15 @@ PRESETS: dict[Preset, Constants] = {
     "paper": Constants("paper"),
     "official": Constants("official"),
     "uniform": Constants("uniform", order="lagged"),
+    "doremi": Constants("doremi"),
 }
+OF_ALIGNMENT = {"order", "floor", "sharpness"}  # read by every preset that goes by alignments
 RULE_CONSTANTS: dict[Preset, set[str]] = {  # those that only some presets read
-    "stable": {"tau", "averaging", "geometry"},
-    "paper": {"mu"},
-    "official": {"mu", "score_min", "score_max"},
-    "uniform": set(),
+    "stable": {"tau", "averaging", "geometry"} | OF_ALIGNMENT,
+    "paper": {"mu"} | OF_ALIGNMENT,
+    "official": {"mu", "score_min", "score_max"} | OF_ALIGNMENT,
+    "uniform": OF_ALIGNMENT,
+    "doremi": {"eta", "smoothing"},
 }
 
 
@@ -67,7 +72,8 @@ class State:
 
 @dataclass(frozen=True)
 class Decision:
-    """A step's outcome: weights (sum 1), the factors its domain gradients are combined with, and the alignment behind them."""
+    """A step's outcome: weights (sum 1), the factors its domain gradients are combined with, and the alignment behind them
+    (DoReMi: the excess loss)."""
 
     weights: Float[Tensor, " D"]
     coefficients: Float[Tensor, " D"]
@@ -91,7 +97,8 @@ def update(
     lr: float,
     max_grad_norm: float,
 ) -> tuple[State, Decision]:
-    """One update of the domain weights by the preset that `constants` names."""
+    """One update of the domain weights by the preset that `constants` names; DoReMi's is `doge.doremi.reweight`."""
+    assert constants.preset != "doremi", "DoReMi goes by excess losses, not by a gram"
     first = losses if state.first_losses is None else state.first_losses
     if worst:
         importance = lean_to_worst(importance, losses / first, constants.sharpness)

@@ -88,7 +88,7 @@ class Run:
         """What the mixture was learned for: `universal`, or importances by name."""
         objective = self.config.update.get("objective", "auto")
         targets = [domain.name for domain in self.corpus.domains if domain.role == "target"]
-        if objective == "auto" and targets:
+        if objective == "auto" and targets and self.config.update.get("preset") != "doremi":  # DoReMi only evaluates targets
             return {name: 1 / len(targets) for name in targets}
         return "universal" if objective == "auto" else objective
 

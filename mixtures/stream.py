@@ -16,7 +16,7 @@ from mixtures.errors import UserError
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, limits_of
 from mixtures.shuffle import ROUNDS, epoch_key, shuffled
-from mixtures.tokens import Source, open_sources
+from mixtures.tokens import Source, as_rows, open_sources
 
 AHEAD = 256  # rows read at once while iterating
 FORMAT = 1  # of the state
@@ -55,7 +55,7 @@ class MixtureStream:
             raise UserError(f"rank {rank} of a world of {world}: ranks count from 0 to world - 1")
         _require_whole_domains(mixture)
         self._tokens = open_sources(mixture, sources, check_text=check_text)
-        self._rows = {name: tokens.rows(self.row_tokens) for name, tokens in self._tokens.items()}
+        self._rows = {name: as_rows(tokens.ids, self.row_tokens) for name, tokens in self._tokens.items()}
         if short := [f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)]:
             raise UserError(f"{', '.join(short)}: shorter than one row of {self.row_tokens} tokens; add text or shorten the rows")
         self._limits = limits_of(mixture, {name: len(tokens.ids) for name, tokens in self._tokens.items()}, row_tokens=self.row_tokens)
@@ -135,7 +135,7 @@ class MixtureStream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._rows = {name: tokens.rows(self.row_tokens) for name, tokens in self._tokens.items()}
+        self._rows = {name: as_rows(tokens.ids, self.row_tokens) for name, tokens in self._tokens.items()}
         self._ahead = iter(())
 
     def _advance(self, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,11 +28,6 @@ class Tokens:
     tokenizer: str | None = None
     fingerprint: str | None = None
 
-    def rows(self, row_tokens: int) -> np.ndarray:
-        """(rows, row_tokens): a view; a last short row is left out."""
-        rows = len(self.ids) // row_tokens
-        return self.ids[: rows * row_tokens].reshape(rows, row_tokens)
-
     def __getstate__(self) -> dict[str, Any]:
         state, ids = dict(self.__dict__), self.ids
         if isinstance(ids, np.memmap) and isinstance(ids.base, mmap.mmap):
@@ -44,6 +39,12 @@ class Tokens:
             path, dtype, offset, length = state["ids"]
             state["ids"] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(length,))
         self.__dict__.update(state)
+
+
+def as_rows(ids: np.ndarray, row_tokens: int) -> np.ndarray:
+    """(rows, row_tokens): a view of flat token ids; a last short row is left out."""
+    rows = len(ids) // row_tokens
+    return ids[: rows * row_tokens].reshape(rows, row_tokens)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

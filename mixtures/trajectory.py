@@ -3,7 +3,8 @@
 Columns of the trajectory (D training domains, G groups, the first D of which are the training domains):
 `step` (updates done, from 1), `tokens` (trained so far), `lr`, `tokens_per_second`, `gradient_norm`, then `weight.NAME`
 and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups, and `gram`
-(G * G numbers, row major).
+(G * G numbers, row major). What a rule does not measure is null. DoReMi has no gram, norm and self_product, and its alignment is
+the excess loss (nats per token).
 
 Size: the gram is kept at every step in float64, 8 * G * G bytes a step. 11 groups and 600 steps are 0.6 MB; 300 groups
 and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and `mean_gram` needs

@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64
 
+from mixtures.tokens import as_rows
+
 
 # 4,096 orders: two epochs (a step may cross a border) of 2,048 domains. An order is kept until every row in it was
 # drawn, so the cache holds at most 8 bytes for each row the run draws, plus one epoch of each domain.
@@ -52,13 +54,30 @@ def step_rows(
 ) -> Int64[np.ndarray, "rows_per_step row_tokens"]:
     """The token rows (N, T) that `step` (0-based) reads from a domain.
 
-    `tokens` is the domain's flat array of token ids (memory-mapped or not), of which a last short row is left out.
+    `tokens` is the domain's flat array of token ids, memory-mapped or not.
     """
-    rows = len(tokens) // row_tokens
-    indices = step_indices(rows, seed=seed, domain=domain, step=step, rows_per_step=rows_per_step)
-    return tokens[: rows * row_tokens].reshape(rows, row_tokens)[indices].astype(np.int64)
+    rows = as_rows(tokens, row_tokens)
+    indices = step_indices(len(rows), seed=seed, domain=domain, step=step, rows_per_step=rows_per_step)
+    return rows[indices].astype(np.int64)
 
 
 def epochs_used(rows: int, steps: int, rows_per_step: int) -> float:
     """How many times a domain of `rows` rows was read, on average, after `steps` steps."""
     return steps * rows_per_step / rows
+
+
+def evaluated_part(rows: int, evaluate_rows: int) -> int:
+    """How many of a domain's `rows` held-out rows, from the first on, are for evaluation; the others are for a held-out objective.
+
+    Half of them, or as many as are evaluated where that is more; the same in every run, whatever its objective.
+    """
+    return max(rows // 2, min(evaluate_rows, rows))
+
+
+def evaluated_rows(rows: int, evaluate_rows: int) -> Int64[np.ndarray, " n"]:
+    """Numbers of the held-out rows that are evaluated: `evaluate_rows`, or all there are, spread evenly over their part.
+
+    Spread, because neighbouring rows are of one document: the first 64 rows of a domain of books are one book.
+    """
+    count = min(evaluate_rows, rows)
+    return np.arange(count, dtype=np.int64) * evaluated_part(rows, evaluate_rows) // max(count, 1)

@@ -7,19 +7,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from mixtures.errors import UserError
 from proxies.settings import Settings
 
 PACKAGES = ("torch", "accelerate", "transformers", "datasets", "tokenizers", "numpy", "doge-mixtures")
-PATHS = {"run_dir", "data_files", "validation", "file", "config", "cache_dir"}  # settings that are always paths
+PATHS = {"run_dir", "run", "data_files", "validation", "file", "config", "cache_dir"}  # settings that are always paths
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a run; see `load`."""
+    return load(Settings, path, overrides)
+
+
+def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> Kind:
     """Settings of a YAML file with `--section.key value` overrides, every relative path made absolute.
 
     Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's own
@@ -28,30 +36,53 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     path = Path(path)
     raw = _read(path)
     raw.pop("environment", None)
-    _override(raw, overrides)
+    _override(raw, overrides, kind)
     try:
-        settings = Settings.model_validate(raw)
+        settings = kind.model_validate(raw)
     except ValidationError as error:
-        faults = "\n".join(f"  {fault}" for fault in _faults(error))
-        raise UserError(f"{path}: {error.error_count()} setting(s) cannot be used:\n{faults}") from error
+        faults = [line for fault in _faults(error, kind) for line in fault.splitlines()]
+        raise UserError(f"{path}: {len(faults)} setting(s) cannot be used:\n" + "\n".join(f"  {line}" for line in faults)) from error
     resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent)
-    return Settings.model_validate(resolved)
+    return kind.model_validate(resolved)
 
 
-def help_text() -> str:
+def help_text(kind: type[BaseModel] = Settings) -> str:
     """Every setting with its default and help, one line each: what `--help` prints."""
-    defaults = {name: "required" if default is ... else f"default {default!r}" for name, default, _ in flags(Settings)}
-    return "\n".join(f"  --{name} ({defaults[name]}): {text}" for name, _, text in flags(Settings))
+    defaults = {name: "required" if default is ... else f"default {default!r}" for name, default, _ in flags(kind)}
+    return "\n".join(f"  --{name} ({defaults[name]}): {text}" for name, _, text in flags(kind))
 
 
-def flags(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(dotted name, default, help) of every setting; domains and targets are given in the YAML file."""
+def flags(block: type[BaseModel]) -> Iterator[tuple[str, Any, str]]:
+    """(dotted name, default, help) of every setting; what stands under free names (domains, mixtures) is given in the YAML file."""
+    for name, field in _fields(block):
+        yield name, ... if field.is_required() else field.default, field.description or ""
+
+
+def _fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted name, field) of every setting that is a value, or a dict of free names."""
     for name, field in block.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from flags(kind, f"{prefix}{name}.")
+        inner = _unwrap(field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _fields(inner, f"{prefix}{name}.")
         else:
-            yield prefix + name, ... if field.is_required() else field.default, field.description or ""
+            yield prefix + name, field
+
+
+def _unwrap(annotation: Any) -> Any:
+    """The block, or the dict of free names, that a setting's type holds; None where it is a plain value."""
+    for option in (annotation, *get_args(annotation)):
+        if get_origin(option) is dict or (isinstance(option, type) and issubclass(option, BaseModel)):
+            return option
+    return None
+
+
+def _within(annotation: Any, name: str) -> Any:
+    """The type of what stands under `name` in a block, or in a dict of free names; None where nothing does."""
+    inner = _unwrap(annotation)
+    if get_origin(inner) is dict:
+        return get_args(inner)[1]
+    field = getattr(inner, "model_fields", {}).get(name)
+    return field.annotation if field is not None else None
 
 
 def environment(*, world_size: int, device: str) -> dict[str, Any]:
@@ -78,13 +109,13 @@ def environment(*, world_size: int, device: str) -> dict[str, Any]:
     }
 
 
-def dump(settings: Settings, environment: dict[str, Any] | None = None) -> str:
+def dump(settings: BaseModel, environment: dict[str, Any] | None = None) -> str:
     """config.yaml: all settings with their values, and the environment; `load_settings` reads it back."""
     blocks = {**settings.model_dump(), **({"environment": environment} if environment else {})}
     return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True)
 
 
-def differences(old: Settings, new: Settings) -> list[str]:
+def differences(old: BaseModel, new: BaseModel) -> list[str]:
     """One line for every setting that differs: `train.lr: 0.001 -> 0.002`."""
     before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
     return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in {**before, **after} if before.get(key) != after.get(key)]
@@ -104,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(), Loader)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a run's YAML file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file of settings") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid YAML; {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -112,8 +143,9 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    known = [f"--{name}" for name, _, _ in flags(Settings)]
+def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseModel]) -> None:
+    known = [f"--{name}" for name, _ in _fields(kind)]
+    free = tuple(f"--{name}." for name, field in _fields(kind) if _unwrap(field.annotation) is not None)
     words = list(overrides)
     while words:
         flag, joined, value = words.pop(0).partition("=")
@@ -125,7 +157,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         *blocks, key = flag[2:].split(".")
         if key in PATHS:
             value = str(Path(value).expanduser().resolve())  # relative to where the person stands, not to the YAML file
-        if flag not in known and not flag.startswith(("--corpus.domains.", "--corpus.targets.", "--update.objective.")):
+        if flag not in known and not flag.startswith(free):
             raise UserError(f"{flag} is no setting{_nearest(flag, known)}; `--help` lists all")
         block = raw
         for name in blocks:
@@ -135,27 +167,20 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         block[key] = yaml.safe_load(value)
 
 
-def _faults(error: ValidationError) -> Iterator[str]:
+def _faults(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
     for fault in error.errors():
         place = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "dict[", "literal[", "list["))]
         where = ".".join(part for part in place if part not in ("str", "[key]")) or "settings"
         if fault["type"] == "extra_forbidden":
-            block: Any = Settings
+            block: Any = kind
             for part in place[:-1]:
-                field = getattr(block, "model_fields", {}).get(part)
-                block = field.annotation if field is not None else _source_of(block)
-            yield f"{where}: unknown setting{_nearest(place[-1], list(getattr(block, 'model_fields', {})))}"
+                block = _within(block, part)
+            yield f"{where}: unknown setting{_nearest(place[-1], list(getattr(_unwrap(block), 'model_fields', {})))}"
         elif fault["type"] == "missing":
             yield f"{where}: is missing; it is required"
         else:
             found = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
             yield f"{where}: {fault['msg'].removeprefix('Value error, ')}{found}"
-
-
-def _source_of(block: Any) -> Any:
-    from proxies.settings import Source
-
-    return Source  # the only settings under a free name are the sources of domains and targets
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Held-out loss of every domain and target, on the same rows at every step and in every process count."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 import doge
 from doge.grouped import Autocast
+from mixtures.tokens import as_rows
+from proxies.batches import evaluated_rows
 from proxies.corpus import CorpusData
 
 TOKENS = 4096  # of one forward pass
 
 
-@torch.no_grad()
 def held_out_losses(
     model: nn.Module,
     corpus: CorpusData,
@@ -31,32 +32,54 @@ def held_out_losses(
 ) -> list[dict[str, Any]]:
     """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens given.
 
-    Reads the first `rows` held-out rows of each, or all there are; rank r takes every processes-th.
+    Reads `rows` held-out rows of each, or all there are (`proxies.batches.evaluated_rows`); rank r takes every processes-th.
     """
+    losses = held_out_row_losses(model, corpus, rows=rows, rank=rank, processes=processes, device=device, reduce=reduce, autocast=autocast)
+    return records(losses, corpus, step=step, tokens=tokens)
+
+
+@torch.no_grad()
+def held_out_row_losses(
+    model: nn.Module,
+    corpus: CorpusData,
+    *,
+    rows: int,
+    rank: int,
+    processes: int,
+    device: torch.device,
+    reduce: Callable[[Tensor], Tensor] | None,
+    autocast: Autocast,
+) -> dict[str, Tensor]:
+    """{domain or target: mean loss of each of the held-out rows evaluated (N,)}, float64 on the CPU, the same in every process."""
     length = corpus.row_tokens
-    sums = torch.zeros(len(corpus.names), 2, dtype=torch.float64, device=device)
+    chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.names}
+    counts = [len(numbers) for numbers in chosen.values()]
+    losses = torch.zeros(sum(counts), dtype=torch.float64, device=device)
     model.eval()
-    for index, name in enumerate(corpus.names):
-        full = len(corpus.held_out[name]) // length
-        held_out = corpus.held_out[name][: full * length].reshape(full, length)[:rows][rank::processes]
-        for part in torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length)):
-            losses = doge.row_losses(model, part.to(device), autocast=autocast)
-            sums[index] += torch.stack([losses.double().sum() * (length - 1), torch.tensor(part.numel() - len(part), device=device)])
+    for name, own in zip(corpus.names, losses.split(counts), strict=True):
+        held_out = as_rows(corpus.held_out[name], length)[chosen[name][rank::processes]]
+        parts = torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length))
+        own[rank::processes] = torch.cat([doge.row_losses(model, part.to(device), autocast=autocast).double() for part in parts])
     model.train()
-    sums = (sums if reduce is None else reduce(sums)).cpu()
-    records = []
-    for name, (total, count) in zip(corpus.names, sums.tolist(), strict=True):
+    losses = (losses if reduce is None else reduce(losses)).cpu()
+    return dict(zip(corpus.names, losses.split(counts), strict=True))
+
+
+def records(losses: Mapping[str, Tensor], corpus: CorpusData, *, step: int, tokens: int) -> list[dict[str, Any]]:
+    """The evaluation's records from the rows' losses (N,) of every domain."""
+    found = []
+    for name, rows in losses.items():
         entry = corpus.entry(name)
         tokens_per_byte = entry["held_out_tokens"] / entry["held_out_bytes"]
-        loss = total / count
-        records.append(
+        loss = float(rows.mean())
+        found.append(
             {
                 "step": step,
                 "tokens": tokens,
                 "domain": name,
                 "loss": loss,
                 "bits_per_byte": loss * tokens_per_byte / math.log(2),
-                "held_out_tokens": int(count),
+                "held_out_tokens": len(rows) * (corpus.row_tokens - 1),
             }
         )
-    return records
+    return found

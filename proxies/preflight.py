@@ -34,7 +34,7 @@ def require_directory(settings: Settings, *, resume: bool) -> None:
     """The run directory is free, or, with --resume, holds a run of the same settings."""
     path = settings.run_path
     config = path / "config.yaml"
-    held = sorted(name for name in ("config.yaml", "trajectory", "checkpoints") if (path / name).exists())
+    held = sorted(name for name in ("config.yaml", "trajectory", "checkpoints", "reference") if (path / name).exists())
     if not resume:
         if held:
             raise UserError(

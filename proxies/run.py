@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
@@ -18,11 +19,12 @@ from mixtures.trajectory import EvaluationWriter, TrajectoryWriter, step_row
 from proxies import checkpoints
 from proxies.config import dump, environment
 from proxies.corpus import CorpusData, prepare
+from proxies.doremi import DoremiStepper, reference_settings
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, parameter_count
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.settings import Settings, Train
-from proxies.step import Stepper, groups_of, halves_of, read_rows
+from proxies.step import Outcome, Place, Stepper, groups_of, halves_of, read_rows
 
 
 def train(settings: Settings, *, resume: bool = False) -> None:
@@ -35,6 +37,12 @@ def train(settings: Settings, *, resume: bool = False) -> None:
         project_dir=settings.run_dir,
     )
     require_group(accelerator)
+    learn(settings, accelerator, resume=resume)
+    accelerator.end_training()
+
+
+def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False) -> None:
+    """`train` with processes that are up already and stay up."""
     require_divisible(settings, accelerator.num_processes)
     require_directory(settings, resume=resume)
     with accelerator.main_process_first():
@@ -43,10 +51,24 @@ def train(settings: Settings, *, resume: bool = False) -> None:
         require_same_corpus(settings, corpus.record)
     run = Run(settings, corpus, accelerator)
     run.open(resume=resume)
+    if isinstance(run.stepper, DoremiStepper) and run.start < settings.train.steps:
+        run.stepper.reference = train_reference(settings, corpus, accelerator)
     run.loop()
     if accelerator.is_main_process:
         finish(settings.run_path)
-    accelerator.end_training()
+
+
+def train_reference(settings: Settings, corpus: CorpusData, accelerator: Accelerator) -> nn.Module:
+    """DoReMi's reference model: an ordinary run in RUN_DIR/reference, of which only the steps not yet made are run."""
+    own = reference_settings(settings)
+    started = (own.run_path / "config.yaml").exists()
+    require_directory(own, resume=started)
+    if accelerator.is_main_process:
+        print(f"reference: first, the same model on the prior ({settings.constants.prior}), in {own.run_path}", flush=True)
+    run = Run(own, corpus, accelerator)
+    run.open(resume=started)
+    run.loop()
+    return run.model.eval().requires_grad_(False)
 
 
 class Run:
@@ -67,25 +89,28 @@ class Run:
         ).to(accelerator.device)
         train = settings.train
         self.optimizer, self.scheduler = optimization(self.model, train)
-        prior = prior_of(settings, corpus)
-        self.stepper = Stepper(
-            settings=settings,
-            groups=self.groups,
-            model=self.model,
-            optimizer=self.optimizer,
-            gradients=doge.GroupGradients(self.model, groups=len(self.groups), halves=halves_of(settings), autocast=accelerator.autocast),
-            prior=prior,
-            state=doge.start(prior, len(self.groups)),
+        self.place = Place(
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
             device=accelerator.device,
             reduce=all_reduce if accelerator.num_processes > 1 else None,
+            autocast=accelerator.autocast,
         )
+        self.stepper = self._stepper()
         names = [group.name for group in self.groups]
         self.trajectory = TrajectoryWriter(self.path / "trajectory", domains=self.domains, groups=names)
         self.evaluation = EvaluationWriter(self.path / "evaluation")
         self.step_tokens = len(self.domains) * train.rows_per_domain * corpus.row_tokens
         self.start = 0
+
+    def _stepper(self) -> Stepper | DoremiStepper:
+        settings, count = self.settings, len(self.groups)
+        shared = (settings, self.groups, self.model, self.optimizer, self.place)
+        if settings.update.preset == "doremi":
+            return DoremiStepper(*shared, state=doge.start(prior_of("uniform", self.corpus), 0))
+        gradients = doge.GroupGradients(self.model, groups=count, halves=halves_of(settings), autocast=self.place.autocast)
+        prior = prior_of(settings.constants.prior, self.corpus)
+        return Stepper(*shared, gradients=gradients, prior=prior, state=doge.start(prior, count))
 
     def open(self, *, resume: bool) -> None:
         """Check the layer rules on this model, then take the run directory, or go back to its newest checkpoint."""
@@ -118,48 +143,37 @@ class Run:
         train = self.settings.train
         if not self.start:
             self._evaluate(0)
-        with tqdm(total=train.steps, initial=self.start, unit="step", disable=not self.main, dynamic_ncols=True) as bar:
+        with tqdm(
+            desc=self.path.name, total=train.steps, initial=self.start, unit="step", disable=not self.main, dynamic_ncols=True
+        ) as bar:
             for step in range(self.start, train.steps):
                 began = time.perf_counter()
                 lr = float(self.scheduler.get_last_lr()[0])
-                outcome, decision, norm = self.stepper(step, lr)
+                outcome = self.stepper(step, lr)
                 self.scheduler.step()
-                self._record(step + 1, lr, outcome, decision, norm, time.perf_counter() - began, bar)
+                self._record(step + 1, lr, outcome, time.perf_counter() - began, bar)
                 last = step + 1 == train.steps
                 if last or (step + 1) % train.evaluate_every == 0:
                     self._evaluate(step + 1)
                 if last or (step + 1) % train.save_every == 0:
                     self._save(step + 1)
 
-    def _record(self, step: int, lr: float, outcome: doge.Step, decision: doge.Decision, norm: float, seconds: float, bar: tqdm) -> None:
+    def _record(self, step: int, lr: float, outcome: Outcome, seconds: float, bar: tqdm) -> None:
         if not self.main:
             return
-        gram = outcome.gram
-        arrays = {
-            "weight": decision.weights,
-            "alignment": decision.alignment,
-            "loss": outcome.losses,
-            "norm": gram.norms,
-            "gram": gram.products,
-        }
-        if gram.self_products is not None:
-            arrays["self_product"] = gram.self_products
-        scalars = {
-            "step": step,
-            "tokens": step * self.step_tokens,
-            "lr": lr,
-            "tokens_per_second": self.step_tokens / seconds,
-            "gradient_norm": norm,
-        }
         self.trajectory.append(
             step_row(
                 domains=self.domains,
                 groups=[group.name for group in self.groups],
-                arrays={name: value.numpy() for name, value in arrays.items()},
-                **scalars,
+                arrays=outcome.arrays,
+                step=step,
+                tokens=step * self.step_tokens,
+                lr=lr,
+                tokens_per_second=self.step_tokens / seconds,
+                gradient_norm=outcome.gradient_norm,
             )
         )
-        weights = dict(zip(self.domains, decision.weights.tolist(), strict=True))
+        weights = dict(zip(self.domains, outcome.decision.weights.tolist(), strict=True))
         largest = max(weights, key=weights.__getitem__)
         loss = float(outcome.losses[: len(self.domains)].mean())
         bar.set_postfix_str(
@@ -177,11 +191,11 @@ class Run:
             rows=self.settings.train.evaluate_rows,
             step=step,
             tokens=step * self.step_tokens,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-            device=self.accelerator.device,
-            reduce=self.stepper.reduce,
-            autocast=self.accelerator.autocast,
+            rank=self.place.rank,
+            processes=self.place.processes,
+            device=self.place.device,
+            reduce=self.place.reduce,
+            autocast=self.place.autocast,
         )
         if self.main:
             self.evaluation.append(records)
@@ -245,9 +259,9 @@ def optimization(model: nn.Module, train: Train) -> tuple[torch.optim.AdamW, tor
     return optimizer, scheduler
 
 
-def prior_of(settings: Settings, corpus: CorpusData) -> Tensor:
-    """Where the weights start, (D,): all alike, or by the domains' token counts."""
-    if settings.constants.prior == "natural":
+def prior_of(kind: Literal["uniform", "natural"], corpus: CorpusData) -> Tensor:
+    """Weights (D,) to start from: all alike, or by the domains' token counts."""
+    if kind == "natural":
         tokens = torch.tensor([corpus.entry(name)["tokens"] for name in corpus.domains], dtype=torch.float64)
         return tokens / tokens.sum()
     return torch.full((len(corpus.domains),), 1 / len(corpus.domains), dtype=torch.float64)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from doge.updates import PRESETS, Constants
+from doge.updates import PRESETS, Constants, Preset
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -21,7 +21,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:
+def exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:
+    """For a validator: ValueError where not exactly one of these settings of a block is given."""
     given = [name for name in names if getattr(block, name)]
     if len(given) != 1:
         raise ValueError(f"give exactly one of {', '.join(names)}; found {', '.join(given) or 'none of them'}")
@@ -46,7 +47,7 @@ class Source(Frozen):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        _exactly_one(self, ("data_files", "dataset", "builtin"))
+        exactly_one(self, ("data_files", "dataset", "builtin"))
         return self
 
 
@@ -60,7 +61,7 @@ class Tokenizer(Frozen):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Tokenizer":
-        _exactly_one(self, ("train_bpe", "file", "pretrained", "bytes"))
+        exactly_one(self, ("train_bpe", "file", "pretrained", "bytes"))
         if self.train_bpe and self.train_bpe < 300:
             raise ValueError(f"train_bpe is {self.train_bpe}; a byte-level vocabulary needs at least 300 tokens")
         return self
@@ -99,7 +100,7 @@ class Model(Frozen):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Model":
-        _exactly_one(self, ("preset", "config", "pretrained"))
+        exactly_one(self, ("preset", "config", "pretrained"))
         return self
 
 
@@ -118,7 +119,7 @@ class Train(Frozen):
     save_every: int = Field(100, ge=1, description="checkpoint and flush of the records every so many steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
     evaluate_every: int = Field(100, ge=1, description="held-out loss every so many steps, and before and after the run")
-    evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it (rows)")
+    evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)")
     tracker: Literal["none", "tensorboard", "wandb"] = Field("none", description="also log to this; the files are the record")
 
     @model_validator(mode="after")
@@ -128,24 +129,29 @@ class Train(Frozen):
         return self
 
 
-def _objective(value: str | dict[str, float]) -> str | dict[str, float]:
+def _not_nothing(value: str | dict[str, float]) -> str | dict[str, float]:
     if isinstance(value, dict) and not sum(value.values()) > 0:
         raise ValueError("an objective needs at least one importance above zero")
     return value
 
 
-class Update(Frozen):
-    """The rule that turns alignments into domain weights; an empty constant takes the preset's value."""
+Objective = Annotated[Literal["auto", "universal"] | dict[DomainName, Importance], AfterValidator(_not_nothing)]
 
-    preset: Literal["stable", "paper", "official", "uniform"] = Field("stable", description="rule and its constants")
-    objective: Annotated[Literal["auto", "universal"] | dict[DomainName, Importance], AfterValidator(_objective)] = Field(
+
+class Update(Frozen):
+    """The rule that makes domain weights, from alignments or (doremi) excess losses; an empty constant takes the preset's value."""
+
+    preset: Preset = Field("stable", description="rule and its constants; doremi trains its reference model first")
+    objective: Objective = Field(
         "auto",
         description="universal, or importances by name over domains and targets; auto: the targets if there are any",
     )
     aggregate: Literal["mean", "worst"] = Field("mean", description="importance-weighted mean, or lean to the worst objective domain")
     held_out: bool = Field(False, description="the objective's gradients come from held-out rows, not from the training rows")
     order: Literal["exact", "lagged"] | None = Field(None, description="step with the new weights, or with the previous ones (less memory)")
-    prior: Literal["uniform", "natural"] | None = Field(None, description="where the weights start and what stable is anchored to")
+    prior: Literal["uniform", "natural"] | None = Field(
+        None, description="where the weights start and what stable is anchored to; doremi: what its reference trains on"
+    )
     mu: float | None = Field(None, gt=0, description="paper, official: Bregman coefficient; smaller moves faster")
     tau: float | None = Field(None, gt=0, description="stable: how far the weights may leave the prior (log-odds per mean alignment)")
     averaging: float | None = Field(None, ge=0, lt=1, description="stable: decay of the running mean of the gram; 0: none")
@@ -156,6 +162,23 @@ class Update(Frozen):
     sharpness: float | None = Field(
         None, ge=0, description="aggregate worst: a domain whose relative loss is behind by 1/this counts e times"
     )
+    eta: float | None = Field(None, gt=0, description="doremi: step of the log-weights per nat of excess loss")
+    smoothing: Share | None = Field(None, description="doremi: share of the uniform weights mixed into the weights at every step")
+
+    @model_validator(mode="after")
+    def _doremi_has_no_objective(self) -> "Update":
+        bad = {
+            "objective": self.objective not in ("auto", "universal"),
+            "aggregate": self.aggregate == "worst",
+            "held_out": self.held_out,
+        }
+        if self.preset == "doremi" and any(bad.values()):
+            found = ", ".join(f"{name} {getattr(self, name)}" for name in bad if bad[name])
+            raise ValueError(
+                f"preset doremi cannot use {found}: it weighs a domain by its own excess loss over a reference model, whatever the "
+                "mixture is for; leave that out, or take preset stable"
+            )
+        return self
 
 
 class Samples(Frozen):
@@ -189,10 +212,10 @@ class Settings(Frozen):
     def importance(self) -> dict[str, float]:
         """Importance of every domain and target that the objective counts.
 
-        `auto` means the targets where there are any, all training domains alike where not (DESIGN 5.2). The universal objective is
-        the sum over domains (DoGE eq. 4); from held-out rows it is their mean, as the official code's `mix`.
+        `auto` means the targets where there are any, all training domains alike where not (DESIGN 5.2) and with doremi. The universal
+        objective is the sum over domains (DoGE eq. 4); from held-out rows it is their mean, as the official code's `mix`.
         """
-        objective = self.update.objective
+        objective = "universal" if self.update.preset == "doremi" else self.update.objective
         if isinstance(objective, dict):
             return {name: value for name, value in objective.items() if value > 0}
         if objective == "auto" and self.corpus.targets:

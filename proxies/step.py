@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import doge
+from doge.grouped import Autocast
 from mixtures.errors import UserError
-from proxies.batches import step_rows
+from proxies.batches import evaluated_part, step_rows
 from proxies.corpus import CorpusData
 from proxies.settings import Settings
 
@@ -26,21 +27,22 @@ class Group:
 def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
     """The D training domains, then the objective's targets, and held-out rows where `update.held_out` asks for them.
 
-    A held-out group reads what the held-out evaluation does not. Raises UserError where nothing is left for it.
+    A held-out group reads the part of the held-out text that is never evaluated. Raises UserError where that is empty.
     """
     importance = settings.importance
     held_out = settings.update.held_out
     groups = [Group(name, corpus.tokens[name], 0.0 if held_out else importance.get(name, 0.0)) for name in corpus.domains]
-    evaluated = settings.train.evaluate_rows * corpus.row_tokens
     for name, value in importance.items():
         if name in corpus.targets:
             groups.append(Group(name, corpus.tokens[name], value))
         elif held_out:
-            left = corpus.held_out[name][evaluated:]
-            if len(left) < corpus.row_tokens:
+            rows = len(corpus.held_out[name]) // corpus.row_tokens
+            evaluated = evaluated_part(rows, settings.train.evaluate_rows)
+            left = corpus.held_out[name][evaluated * corpus.row_tokens :]
+            if evaluated == rows:
                 raise UserError(
                     f"update.held_out needs held-out rows of {name} beside the {settings.train.evaluate_rows} that "
-                    f"train.evaluate_rows takes; it has {len(corpus.held_out[name]) // corpus.row_tokens} in all. "
+                    f"train.evaluate_rows takes; it has {rows} in all. "
                     "Lower train.evaluate_rows or raise corpus.held_out"
                 )
             groups.append(Group(f"{name}@held_out", left, value))
@@ -81,6 +83,38 @@ def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
     return parts
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a step runs: this process (number `rank` of `processes`), its device, and `reduce`, the sum over processes (None: one)."""
+
+    rank: int
+    processes: int
+    device: torch.device
+    reduce: Callable[[Tensor], Tensor] | None
+    autocast: Autocast
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before clipping, and the
+    gram, None where the rule takes no products."""
+
+    losses: Tensor
+    decision: doge.Decision
+    gradient_norm: float
+    gram: doge.Gram | None = None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The trajectory's columns by kind (`mixtures.trajectory.step_row`)."""
+        arrays = {"weight": self.decision.weights, "alignment": self.decision.alignment, "loss": self.losses}
+        if self.gram is not None:
+            arrays |= {"norm": self.gram.norms, "gram": self.gram.products}
+            if self.gram.self_products is not None:
+                arrays["self_product"] = self.gram.self_products
+        return {kind: values.numpy() for kind, values in arrays.items()}
+
+
 @dataclass
 class Stepper:
     """What a step needs besides its number; `state` is the rule's."""
@@ -89,34 +123,23 @@ class Stepper:
     groups: list[Group]
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    place: Place
     gradients: doge.GroupGradients
     prior: Tensor
     state: doge.State
-    rank: int
-    processes: int
-    device: torch.device
-    reduce: Callable[[Tensor], Tensor] | None
 
-    def __call__(self, step: int, lr: float) -> tuple[doge.Step, doge.Decision, float]:
-        """Do step number `step` (from 0); returns losses and gram, the decision, and the combined gradient's norm before clipping."""
+    def __call__(self, step: int, lr: float) -> Outcome:
+        """Do step number `step` (from 0)."""
         train, constants = self.settings.train, self.settings.constants
-        batch = read_rows(
-            self.groups,
-            seed=self.settings.seed,
-            step=step,
-            rows=train.rows_per_domain,
-            row_tokens=self.settings.corpus.row_tokens,
-        )
-        parts = split(batch, halves=self.gradients.halves, slices=self.processes * train.accumulate)
-        mine = parts[self.rank * train.accumulate : (self.rank + 1) * train.accumulate]
-        torch.manual_seed(self.settings.seed * 1_000_003 + step * 1_009 + self.rank)  # dropout, should the model have any
+        mine = read_part(self.settings, self.groups, self.place, step=step, halves=self.gradients.halves)
+        seed_dropout(self.settings, self.place, step)
         decisions: list[doge.Decision] = []
 
         def decide(losses: Tensor, gram: doge.Gram) -> Tensor:
             names = [group.name for group in self.groups]
-            _require_finite("loss", losses, names, step)
-            _require_finite("squared gradient norm", gram.products.diagonal(), names, step)
-            _require_finite("gram", gram.products.sum(1), names, step)
+            require_finite("loss", losses, names, step)
+            require_finite("squared gradient norm", gram.products.diagonal(), names, step)
+            require_finite("gram", gram.products.sum(1), names, step)
             self.state, decision = doge.update(
                 gram,
                 losses,
@@ -128,22 +151,19 @@ class Stepper:
                 lr=lr,
                 max_grad_norm=train.max_grad_norm,
             )
-            _require_finite("weight", decision.weights, names, step)
+            require_finite("weight", decision.weights, names, step)
             decisions.append(decision)
             return decision.coefficients
 
-        outcome = self.gradients.step(
-            [replace(part, rows=part.rows.to(self.device)) for part in mine],
+        found = self.gradients.step(
+            mine,
             decide=decide,
             lagged=self.state.weights if constants.order == "lagged" else None,
             metric=self._adam_metric if constants.geometry == "adam" else lambda parameter, part: None,
-            reduce=self.reduce,
+            reduce=self.place.reduce,
         )
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
-        _require_finite("combined gradient", torch.tensor([norm]), ["all domains"], step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return outcome, decisions[0], norm
+        norm = descend(self.model, self.optimizer, max_grad_norm=train.max_grad_norm, step=step)
+        return Outcome(found.losses, decisions[0], norm, found.gram)
 
     def _adam_metric(self, parameter: nn.Parameter, part: slice) -> Tensor | None:
         """1 / (sqrt(v) + eps) of Adam's second moment: the geometry of the step it takes. None before its first step."""
@@ -155,7 +175,31 @@ class Stepper:
         return 1 / (corrected.sqrt() + constants["eps"])
 
 
-def _require_finite(what: str, values: Tensor, names: list[str], step: int) -> None:
+def read_part(settings: Settings, groups: list[Group], place: Place, *, step: int, halves: int) -> list[doge.MicroBatch]:
+    """This process's rows of step number `step` (from 0), in the micro-batches of train.accumulate, on its device."""
+    train = settings.train
+    batch = read_rows(groups, seed=settings.seed, step=step, rows=train.rows_per_domain, row_tokens=settings.corpus.row_tokens)
+    parts = split(batch, halves=halves, slices=place.processes * train.accumulate)
+    mine = parts[place.rank * train.accumulate : (place.rank + 1) * train.accumulate]
+    return [replace(part, rows=part.rows.to(place.device)) for part in mine]
+
+
+def seed_dropout(settings: Settings, place: Place, step: int) -> None:
+    """Dropout's random numbers, should the model have any: a function of seed, step and rank."""
+    torch.manual_seed(settings.seed * 1_000_003 + step * 1_009 + place.rank)
+
+
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float, step: int) -> float:
+    """The optimizer's step with the combined gradient, clipped; leaves no gradient. Returns its norm before clipping."""
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    require_finite("combined gradient", torch.tensor([norm]), ["all domains"], step)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def require_finite(what: str, values: Tensor, names: list[str], step: int) -> None:
+    """Raises UserError naming every domain whose value is not finite, and the step."""
     bad = [f"{name} ({value})" for name, value in zip(names, values.tolist(), strict=False) if not np.isfinite(value)]
     if bad:
         raise UserError(

@@ -1,11 +1,13 @@
 """One thread, no randomness that a rerun would not repeat."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -13,3 +15,16 @@ install_import_hook("doge", "beartype.beartype")  # shapes and types of public s
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that run `proxies.train` in this process: the CPU, one thread, and nothing left of an earlier run's accelerator."""
+    import torch
+    from accelerate.state import AcceleratorState, PartialState
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    torch.set_num_threads(1)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxies.batches import epoch_order, epochs_used, step_indices, step_rows
+from proxies.batches import epoch_order, epochs_used, evaluated_part, evaluated_rows, step_indices, step_rows
 
 examples = settings(derandomize=True, deadline=None, max_examples=60)
 sizes = st.integers(1, 40)
@@ -102,3 +102,15 @@ def test_a_domain_without_rows_is_refused_by_name() -> None:
 
 def test_epochs_used_counts_reads_of_each_row() -> None:
     assert epochs_used(rows=10, steps=15, rows_per_step=2) == 3.0
+
+
+@given(rows=st.integers(1, 3000), wanted=st.integers(1, 400))
+def test_evaluated_rows_are_spread_evenly_and_leave_the_rest_to_a_held_out_objective(rows: int, wanted: int) -> None:
+    chosen, part = evaluated_rows(rows, wanted), evaluated_part(rows, wanted)
+    assert len(chosen) == min(rows, wanted)
+    assert chosen[0] == 0
+    assert chosen[-1] < part <= rows
+    steps = np.diff(np.append(chosen, part))
+    assert (steps >= 1).all()
+    assert len(steps) == 0 or steps.max() - steps.min() <= 1
+    assert part == rows // 2 or part == len(chosen)

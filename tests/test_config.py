@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from mixtures.errors import UserError
-from proxies.config import differences, dump, flags, help_text, load_settings
+from proxies.compare_settings import CompareSettings
+from proxies.config import differences, dump, flags, help_text, load, load_settings
 from proxies.settings import Settings
 
 GOOD = {
@@ -67,7 +68,7 @@ def test_an_unknown_setting_comes_with_the_nearest_known_one(tmp_path: Path) -> 
 
 
 def test_several_faults_are_all_listed(tmp_path: Path) -> None:
-    message = faults(tmp_path, changed(train={"steps": 0, "precision": "fp16"}, model={}, update={"preset": "doremi"}))
+    message = faults(tmp_path, changed(train={"steps": 0, "precision": "fp16"}, model={}, update={"preset": "regmix"}))
     assert "4 setting(s)" in message
     for part in (
         "train.steps",
@@ -155,13 +156,58 @@ def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
         "train.max_grad_norm", "train.precision", "train.accumulate", "train.save_every", "train.keep_checkpoints", "train.evaluate_every",
         "train.evaluate_rows", "train.tracker", "update.preset", "update.objective", "update.aggregate", "update.held_out", "update.order",
         "update.prior", "update.mu", "update.tau", "update.averaging", "update.geometry", "update.floor", "update.score_min",
-        "update.score_max", "update.sharpness", "samples.online",
+        "update.score_max", "update.sharpness", "update.eta", "update.smoothing", "samples.online",
     ]  # fmt: skip
 
 
-def test_every_setting_has_a_help_text() -> None:
-    assert all(text for _, _, text in flags(Settings))
-    assert "--train.rows_per_domain (default 4): rows of every domain in each update" in help_text()
+def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
+    names = [name for name, _, _ in flags(CompareSettings)]
+    assert names == [
+        "run_dir", "seeds", "baseline", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained",
+        "corpus.tokenizer.bytes", "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir",
+        "model.preset", "model.config", "model.pretrained", "train.steps", "train.batch_rows", "train.lr", "train.min_lr",
+        "train.warmup_steps", "train.weight_decay", "train.max_grad_norm", "train.precision", "train.accumulate", "train.evaluate_every",
+        "train.evaluate_rows", "objective", "proxy.seed", "proxy.model.preset", "proxy.model.config", "proxy.model.pretrained",
+        "proxy.train.steps", "proxy.train.rows_per_domain", "proxy.train.lr", "proxy.train.min_lr", "proxy.train.warmup_steps",
+        "proxy.train.weight_decay", "proxy.train.max_grad_norm", "proxy.train.precision", "proxy.train.accumulate",
+        "proxy.train.save_every", "proxy.train.keep_checkpoints", "proxy.train.evaluate_every", "proxy.train.evaluate_rows",
+        "proxy.train.tracker", "mixtures",
+    ]  # fmt: skip
+    assert list(CompareSettings.model_fields["mixtures"].annotation.__args__[1].model_fields) == [
+        "fixed", "temperature", "max_epochs", "file", "row", "learn", "model", "train", "run", "average",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Settings, CompareSettings])
+def test_every_setting_has_a_help_text(kind: type) -> None:
+    assert all(text for _, _, text in flags(kind))
+    assert "rows_per_domain (default 4): rows of every domain in each update" in help_text(kind)
+
+
+COMPARISON = {**GOOD, "mixtures": {"uniform": {"fixed": "uniform"}, "mine": {"run": "runs/mine"}, "stable": {"learn": {"tau": 2}}}}
+
+
+def test_a_comparison_is_read_as_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, COMPARISON)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = load(CompareSettings, path, ["--seeds", "3", "--proxy.model.preset", "llama-5m", "--mixtures.theirs.file", "shares.json"])
+    assert settings.seeds == (3,)
+    assert settings.mixtures["mine"].run == str(tmp_path / "runs/mine")
+    assert settings.mixtures["theirs"].file == str(tmp_path / "here" / "shares.json")
+    assert settings.run_of("stable").model.preset == "llama-5m"
+    record = tmp_path / "config.yaml"
+    record.write_text(dump(settings, {"world_size": 1}))
+    assert load(CompareSettings, record) == settings
+
+
+def test_all_runs_of_a_comparison_read_equally_much_of_a_streamed_domain(tmp_path: Path) -> None:
+    settings = load(CompareSettings, write(tmp_path, COMPARISON), ["--train.steps", "5000"])
+    wanted = 5000 * 16 * 128  # a base model's tokens: a mixture may give one domain all of them
+    for run in (settings.text_run(), settings.run_of("stable")):
+        assert run.corpus.domains["web"].max_tokens == wanted
+        assert run.corpus.domains["wiki"].max_tokens is None
+        assert run.corpus.cache_dir == str(tmp_path / "runs/cache")
 
 
 @pytest.mark.parametrize(

@@ -7,40 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, PartialState
-from train_helpers import ALPHABETS, MODEL, REPOSITORY, clean_environment, config_of, launch, write_domain, write_run
+from train_helpers import ALPHABETS, MODEL, REPOSITORY, clean_environment, config_of, launch, message, run, same, write_domain, write_run
 
 from mixtures import Mixture
-from mixtures.trajectory import Trajectory, read_evaluation, read_trajectory
+from mixtures.trajectory import read_evaluation, read_trajectory
 from proxies import checkpoints
 from proxies.step import Stepper
-from proxies.train import main
 
-
-@pytest.fixture(autouse=True)
-def _one_thread_and_a_fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    torch.set_num_threads(1)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
-
-
-def run(*arguments: str | Path) -> int:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(word) for word in arguments])
-
-
-def same(one: Trajectory, other: Trajectory) -> bool:
-    columns = [name for name in one.frame.columns if name != "tokens_per_second"]
-    return one.frame[columns].equals(other.frame[columns]) and np.array_equal(one.grams, other.grams)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 def test_a_run_leaves_the_records_of_the_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,15 +145,6 @@ def test_bf16_runs_and_stays_near_fp32(tmp_path: Path) -> None:
     one, other = read_trajectory(tmp_path / "fp32"), read_trajectory(tmp_path / "bf16")
     assert np.abs(one.losses - other.losses).max() < 0.05
     assert np.abs(one.weights - other.weights).max() < 0.05
-
-
-def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """What a failing command says on stderr; it exits with 2 and leaves no traceback."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
 
 
 def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

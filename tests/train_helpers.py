@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import yaml
+from accelerate.state import AcceleratorState
+
+from mixtures.trajectory import Trajectory
+from proxies.train import main
 
 REPOSITORY = Path(__file__).parents[1]
 MODEL = {
@@ -56,16 +62,37 @@ def write_run(folder: Path, *, targets: bool = False, held_out: float = 0.3, **b
     return path
 
 
+def run(*arguments: str | Path) -> int:
+    """`proxies.train` in this process, alone; its exit code. The test needs the fixture `fresh_accelerator`."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return main([str(word) for word in arguments])
+
+
+def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What a failing command says on stderr; it exits with 2 and leaves no traceback."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def same(one: Trajectory, other: Trajectory) -> bool:
+    """Bit for bit, but for the clock."""
+    columns = [name for name in one.frame.columns if name != "tokens_per_second"]
+    return one.frame[columns].equals(other.frame[columns]) and np.array_equal(one.grams, other.grams, equal_nan=True)
+
+
 def config_of(processes: int) -> tuple[str, str]:
     """The launcher's options for one or two processes without a GPU: the file that we ship."""
     return "--config_file", str(REPOSITORY / "launch" / "accelerate" / f"cpu{processes}.yaml")
 
 
 def launch(
-    *arguments: str | Path, options: Sequence[str], environment: Mapping[str, str] | None = None
+    *arguments: str | Path, options: Sequence[str], environment: Mapping[str, str] | None = None, module: str = "proxies.train"
 ) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch OPTIONS -m proxies.train ARGUMENTS`, as a person types it."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options, "-m", "proxies.train", *map(str, arguments)]
+    """`accelerate launch OPTIONS -m MODULE ARGUMENTS`, as a person types it."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options, "-m", module, *map(str, arguments)]
     variables = {**clean_environment(), "ACCELERATE_USE_CPU": "true", **(environment or {})}
     return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=240)
 

@@ -1,0 +1,232 @@
+"""A comparison from start to verdict: mixtures, the learned ones first learned, base models, tables and plots."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from mixtures import Mixture
+from mixtures.errors import UserError
+from mixtures.files import write_atomic
+from mixtures.show import tokens_text
+from proxies.base import train_base
+from proxies.compare_costs import FREE, NOTE, base_cost, learning_cost
+from proxies.compare_mixtures import make_mixture
+from proxies.compare_records import (
+    is_finished,
+    locked,
+    read_bases,
+    require_kept,
+    require_same,
+    save_base,
+    take_directory,
+    write_results,
+)
+from proxies.compare_settings import CompareSettings
+from proxies.config import environment
+from proxies.corpus import CorpusData, prepare
+from proxies.models import build_model, parameter_count
+from proxies.preflight import require_divisible, require_group, require_same_corpus
+from proxies.run import all_reduce, learn
+from proxies.step import Place
+
+Value = TypeVar("Value")
+
+
+def compare(settings: CompareSettings) -> None:
+    """A whole comparison; of what `settings.run_dir` holds already nothing is done again."""
+    accelerator = Accelerator(mixed_precision="no" if settings.train.precision == "fp32" else settings.train.precision)
+    require_group(accelerator)
+    _require_divisible(settings, accelerator.num_processes)
+    require_same(settings)
+    corpus = _prepared(settings, accelerator)
+    if accelerator.is_main_process:
+        _say_hello(settings, corpus, accelerator)
+    mixtures = _made(settings, [name for name in settings.mixtures if name not in settings.learned], corpus)
+    _take_directory(settings, corpus, mixtures, accelerator)  # from here on it is this comparison's: whatever could be checked was
+    learn_missing(settings, accelerator)
+    mixtures |= _made(settings, settings.learned, corpus)
+    _take_directory(settings, corpus, mixtures, accelerator)
+    train_missing(settings, corpus, mixtures, accelerator)
+    if accelerator.is_main_process:
+        with locked(settings.run_path / ".lock"):
+            finish(settings, corpus)
+    accelerator.end_training()
+
+
+def learn_missing(settings: CompareSettings, accelerator: Accelerator) -> None:
+    """The proxy runs that are not there yet, one after the other; those that another command is at come last."""
+    waiting = list(settings.learned)
+    for wait in (False, True):
+        for name in list(waiting):
+            run = settings.run_of(name)
+            with _turn(run.run_path.with_name(f"{name}.lock"), accelerator, wait=wait) as mine:
+                if not mine:
+                    continue
+                waiting.remove(name)
+                if not _agree((run.run_path / "mixture.json").exists(), accelerator):
+                    if accelerator.is_main_process:
+                        print(f"\nlearning {name} ({run.update.preset}) in {run.run_path}", flush=True)
+                    try:
+                        learn(run, accelerator, resume=_agree((run.run_path / "config.yaml").exists(), accelerator))
+                    except UserError as error:
+                        raise UserError(f"learning {name}: {error}") from error
+                    accelerator.wait_for_everyone()
+
+
+def train_missing(settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator) -> None:
+    """The base runs that are not there yet, seed by seed, so that every finished seed is one whole comparison."""
+    path, main = settings.run_path, accelerator.is_main_process
+    place = Place(
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        device=accelerator.device,
+        reduce=all_reduce if accelerator.num_processes > 1 else None,
+        autocast=accelerator.autocast,
+    )
+    missing = _agree(_missing(settings), accelerator)
+    with tqdm(total=len(missing) * settings.train.steps, unit="step", disable=not main, dynamic_ncols=True) as bar:
+        for name, seed in missing:
+            show = partial(_show, bar, f"{name} seed {seed}")
+            run = train_base(settings, corpus, mixtures[name], seed=seed, place=place, on_step=show)
+            if main:
+                if run.facts["diverged"] is not None:
+                    bar.write(f"{name} seed {seed}: diverged at step {run.facts['diverged']} (loss or gradient not finite)")
+                facts = {"mixture_id": mixtures[name].id, "environment": _environment(accelerator)}
+                save_base(path, name, seed, run, facts)
+
+
+def finish(settings: CompareSettings, corpus: CorpusData) -> None:
+    """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
+    from mixtures.comparison import summarize
+    from mixtures.comparison_plots import plot_comparison
+    from mixtures.comparison_text import WIDTH, report
+
+    path = settings.run_path
+    write_results(path)
+    results, rows, facts = read_bases(path, list(settings.mixtures))
+    costs = {name: _cost(settings, name) for name in settings.mixtures}
+    base = base_cost(facts)
+    write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
+    tokens = {name: corpus.entry(name)["tokens"] for name in corpus.domains}
+    comparison = summarize(
+        results,
+        rows,
+        baseline=settings.baseline,
+        importance=settings.text_run().importance,
+        natural={name: count / sum(tokens.values()) for name, count in tokens.items()},
+        costs=costs,
+        base_cost=base,
+        weights={name: _average(Mixture.load(path / "mixtures" / f"{name}.json")) for name in settings.mixtures},
+    )
+    notes = [NOTE, *_unread(corpus)]
+    text = "\n".join([report(comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
+    write_atomic(path / "summary.txt", text)
+    plots = plot_comparison(comparison, path / "plots")
+    print(f"\n{text}\nresults: {path / 'results.parquet'}\nplots:   {', '.join(map(str, plots))}", flush=True)
+
+
+def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData:
+    run = settings.text_run()
+    with accelerator.main_process_first():
+        corpus = prepare(run, progress=accelerator.is_main_process)
+    if (settings.run_path / "corpus.json").exists():
+        require_same_corpus(run, corpus.record)
+    return corpus
+
+
+def _made(settings: CompareSettings, names: Sequence[str], corpus: CorpusData) -> dict[str, Mixture]:
+    mixtures = {name: make_mixture(settings, name, corpus.record) for name in names}
+    for name, mixture in mixtures.items():
+        require_kept(settings.run_path, name, mixture)
+    return mixtures
+
+
+def _take_directory(settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator) -> None:
+    accelerator.wait_for_everyone()  # all have looked at what is there
+    if accelerator.is_main_process:
+        files: dict[str, bytes | str] = {
+            "corpus.json": json.dumps(corpus.record, indent=1),
+            "tokenizer.json": corpus.tokenizer_path.read_bytes(),
+        }
+        take_directory(settings, files=files, mixtures=mixtures, environment=_environment(accelerator))
+
+
+def _environment(accelerator: Accelerator) -> dict[str, Any]:
+    return environment(world_size=accelerator.num_processes, device=str(accelerator.device))
+
+
+def _show(bar: tqdm, label: str, step: int, loss: float, speed: float) -> None:
+    bar.set_postfix_str(f"{label}, step {step}, loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+    bar.update()
+
+
+def _cost(settings: CompareSettings, name: str) -> dict[str, float]:
+    contender = settings.mixtures[name]
+    if contender.learn or contender.run:
+        return learning_cost(contender.run or settings.run_of(name).run_dir)
+    return FREE
+
+
+def _unread(corpus: CorpusData) -> list[str]:
+    """A note where natural shares are not those of the whole text."""
+    names = [name for name in corpus.domains if not corpus.entry(name)["complete"]]
+    return [f"Not read to the end: {', '.join(names)}; natural shares are of what was read."] if names else []
+
+
+def _average(mixture: Mixture) -> dict[str, float]:
+    return {row.domain: row.tokens / mixture.horizon.total_tokens for row in mixture.compute_expected()}
+
+
+def _missing(settings: CompareSettings) -> list[tuple[str, int]]:
+    runs = [(name, seed) for seed in settings.seeds for name in settings.mixtures]
+    return [run for run in runs if not is_finished(settings.run_path, *run)]
+
+
+def _require_divisible(settings: CompareSettings, processes: int) -> None:
+    rows = settings.train.batch_rows
+    if rows % processes:
+        raise UserError(f"train.batch_rows is {rows}, which does not split over {processes} processes; use a multiple of {processes}")
+    for name in settings.learned:
+        try:
+            require_divisible(settings.run_of(name), processes)
+        except UserError as error:
+            raise UserError(f"mixtures.{name}: {error}") from error
+
+
+@contextmanager
+def _turn(path: Path, accelerator: Accelerator, *, wait: bool) -> Iterator[bool]:
+    """The lock file held by the main process for all of them; False in all where another command holds it."""
+    with ExitStack() as held:
+        mine = _agree(accelerator.is_main_process and held.enter_context(locked(path, wait=False)), accelerator)
+        if wait and not mine:
+            if accelerator.is_main_process:
+                print(f"{path.stem}: another command is learning it; waiting", flush=True)
+                held.enter_context(locked(path))
+            mine = _agree(True, accelerator)  # the other processes wait here for the first
+        yield mine
+
+
+def _agree(value: Value, accelerator: Accelerator) -> Value:
+    """The main process's value, in every process."""
+    return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
+
+
+def _say_hello(settings: CompareSettings, corpus: CorpusData, accelerator: Accelerator) -> None:
+    """What will be done; builds a base model, so that one that does not fit is refused before anything is learned."""
+    train, sizes = settings.train, {"vocab_size": corpus.vocab_size, "eos_id": corpus.eos_id, "row_tokens": corpus.row_tokens}
+    parameters = parameter_count(build_model(settings.model, **sizes, seed=0))
+    print(
+        f"bases: {len(settings.mixtures)} mixtures x {len(settings.seeds)} seed(s), {len(_missing(settings))} runs to do, "
+        f"{accelerator.num_processes} process(es) on {accelerator.device.type}, {train.precision}\n"
+        f"each:  {parameters / 1e6:.2f} M parameters, {train.steps} steps x {train.batch_rows} rows x {settings.corpus.row_tokens} "
+        f"tokens = {tokens_text(settings.base_tokens)} tokens",
+        flush=True,
+    )

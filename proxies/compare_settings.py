@@ -1,0 +1,193 @@
+"""Every setting of a comparison: mixtures, base models, seeds; one YAML file, validated as a whole."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from proxies.settings import Corpus, DomainName, Frozen, Model, Objective, Settings, Train, Update, exactly_one
+
+MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}
+
+
+class BaseTrain(Frozen):
+    """The training loop of the base models."""
+
+    steps: int = Field(1000, ge=1, description="updates of a base model (steps)")
+    batch_rows: int = Field(16, ge=1, description="rows of an update, all domains and processes together (rows)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    min_lr: float = Field(1e-4, ge=0, description="learning rate at the last step (cosine decay)")
+    warmup_steps: int = Field(50, ge=0, description="linear warm-up (steps)")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient's norm is clipped to this")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass (autocast)")
+    accumulate: int = Field(1, ge=1, description="micro-batches that a process splits its rows into (memory, not mathematics)")
+    evaluate_every: int = Field(100, ge=1, description="held-out loss every so many steps, and before and after the run")
+    evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)")
+
+    @model_validator(mode="after")
+    def _schedule(self) -> "BaseTrain":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; it is where the decay ends")
+        return self
+
+    @property
+    def schedule(self) -> Train:
+        """The part that a proxy's loop shares: optimizer, learning rate, length."""
+        return Train(**{name: value for name, value in self if name in Train.model_fields})
+
+
+class Proxy(Frozen):
+    """What the proxy runs of all learned mixtures share."""
+
+    seed: int = Field(0, ge=0, description="of the proxies' initial weights and data order")
+    model: Model | None = Field(None, description="the proxy; left out: the base model")
+    train: Train = Field(Train(), description="the proxies' loop")
+
+
+class Contender(Frozen):
+    """Where one mixture comes from: exactly one of fixed, file, learn, run."""
+
+    fixed: Literal["uniform", "natural", "temperature", "unimax"] | None = Field(None, description="a rule that needs no learning")
+    temperature: float | None = Field(None, gt=0, description="with fixed: temperature: 1 is natural, larger is closer to uniform")
+    max_epochs: float | None = Field(None, gt=0, description="with fixed: unimax: how often a domain is repeated at most (epochs)")
+    file: str = Field("", description="shares in a file: mixture.json, DoReMi JSON, Olmix JSON, RegMix CSV, {name: share}")
+    row: int | str | None = Field(None, description="with file: which of several mixtures in it")
+    learn: Update | None = Field(None, description="learn it with a proxy: the update block of a run")
+    model: Model | None = Field(None, description="with learn: its proxy model, in place of proxy.model")
+    train: dict[str, Any] = Field({}, description="with learn: settings of its loop in place of those of proxy.train")
+    run: str = Field("", description="a finished run directory of proxies.train")
+    average: Literal["all", "tail"] = Field("all", description="with learn or run: weights averaged over all steps, or the last half")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Contender":
+        exactly_one(self, ("fixed", "file", "learn", "run"))
+        here = {f"fixed: {self.fixed}"} | {name for name in ("file", "learn", "run") if getattr(self, name)}
+        given = [name for name in MADE_FOR if getattr(self, name) not in (None, {})]
+        lost = [f"{name} (only with {MADE_FOR[name]})" for name in given if MADE_FOR[name] not in here]
+        if self.average != "all" and not here & {"learn", "run"}:
+            lost.append("average (only with learn or run)")
+        if lost:
+            raise ValueError(f"{', '.join(lost)} has no effect here; take it out")
+        if missing := [name for name in ("temperature", "max_epochs") if MADE_FOR[name] in here and getattr(self, name) is None]:
+            raise ValueError(f"fixed: {self.fixed} needs {missing[0]}; give it")
+        return self
+
+
+def _seeds(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
+
+
+class CompareSettings(Frozen):
+    """A whole comparison. `proxies.compare COMPARE.yaml --section.key value` overrides single settings."""
+
+    run_dir: str = Field(description="directory of the comparison's records; relative to the YAML file")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = Field(
+        (0, 1), min_length=1, description="one base run of every mixture for each: initial weights and row order"
+    )
+    baseline: str = Field("uniform", description="the mixture that the others are compared with")
+    corpus: Corpus = Field(description="the text")
+    model: Model = Field(description="the base model")
+    train: BaseTrain = Field(BaseTrain(), description="its loop")
+    objective: Objective = Field("auto", description="what mixtures are learned for and judged by; as a run's update.objective")
+    proxy: Proxy = Field(Proxy(), description="the proxies of learned mixtures")
+    mixtures: dict[DomainName, Contender] = Field(
+        description="what is compared, name: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: DIRECTORY}"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CompareSettings":
+        if faults := list(_faults(self)):
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def run_path(self) -> Path:
+        """The comparison's directory, absolute once the settings were loaded from a file."""
+        return Path(self.run_dir)
+
+    @property
+    def base_tokens(self) -> int:
+        """What every base model trains on (tokens)."""
+        return self.train.steps * self.train.batch_rows * self.corpus.row_tokens
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of the mixtures that this comparison learns."""
+        return [name for name, contender in self.mixtures.items() if contender.learn]
+
+    def text_run(self) -> Settings:
+        """A run over the comparison's text: all runs read one cache, and of a streamed source equally much."""
+        corpus, proxy = self.corpus, self.proxy.train
+        most = max(self.base_tokens, proxy.steps * proxy.rows_per_domain * corpus.row_tokens)
+
+        def bounded(sources: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: source.model_copy(update={"max_tokens": most}) if source.streaming and source.max_tokens is None else source
+                for name, source in sources.items()
+            }
+
+        changes = {
+            "cache_dir": corpus.cache_dir or str(self.run_path.parent / "cache"),
+            "domains": bounded(corpus.domains),
+            "targets": bounded(corpus.targets),
+        }
+        update = Update(objective=self.objective)
+        return Settings(run_dir=self.run_dir, corpus=corpus.model_copy(update=changes), model=self.model, update=update)
+
+    def run_of(self, name: str) -> Settings:
+        """The proxy run that learns the mixture `name`; `auto` in its update block is the comparison's objective (doremi has none)."""
+        contender = self.mixtures[name]
+        assert contender.learn
+        update = contender.learn
+        if update.objective == "auto" and update.preset != "doremi":
+            update = update.model_copy(update={"objective": self.objective})
+        return Settings(
+            run_dir=str(self.run_path / "learned" / name),
+            seed=self.proxy.seed,
+            corpus=self.text_run().corpus,
+            model=contender.model or self.proxy.model or self.model,
+            train=Train.model_validate({**self.proxy.train.model_dump(), **contender.train}),
+            update=update,
+        )
+
+
+def _faults(settings: CompareSettings) -> Iterator[str]:
+    names = list(settings.mixtures)
+    if len(names) < 2:
+        yield f"mixtures holds {len(names)}: a comparison needs the baseline and at least one other mixture; add one"
+    if settings.baseline not in names:
+        yield f"baseline is {settings.baseline!r}, which is no mixture here; allowed: {', '.join(names)}"
+    if twice := sorted({seed for seed in settings.seeds if settings.seeds.count(seed) > 1}):
+        yield f"seeds gives {', '.join(map(str, twice))} twice; give each once"
+    if len({name.lower() for name in names}) < len(names):
+        yield f"mixtures: {', '.join(names)} differ by upper and lower case only; their directories would be one: rename"
+    known = list(settings.corpus.sources)
+    if isinstance(settings.objective, dict) and (unknown := [name for name in settings.objective if name not in known]):
+        yield f"objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: {', '.join(known)}"
+        return
+    for name in settings.learned:
+        yield from (f"mixtures.{name}.{fault}" for fault in _proxy_faults(settings, name))
+
+
+def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
+    try:
+        run = settings.run_of(name)
+    except ValidationError as error:
+        for fault in error.errors():
+            place = ".".join(["train", *map(str, fault["loc"])])
+            yield f"{place}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
+        return
+    if run.train.precision != settings.train.precision:
+        yield (
+            f"train.precision is {run.train.precision}, that of the base models {settings.train.precision}; one command computes in one "
+            "precision: set proxy.train.precision and train.precision alike"
+        )
+    if run.train.tracker != "none":
+        yield f"train.tracker is {run.train.tracker}; a comparison keeps its record in files: set proxy.train.tracker to none"
+    if run.update.held_out and run.train.evaluate_rows < settings.train.evaluate_rows:
+        yield (
+            f"learn.held_out: its objective would use held-out rows that the base models are evaluated on (train.evaluate_rows "
+            f"{settings.train.evaluate_rows}); raise proxy.train.evaluate_rows from {run.train.evaluate_rows} to that"
+        )

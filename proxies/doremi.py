@@ -1,0 +1,90 @@
+"""DoReMi's step (arXiv 2305.10429, algorithm 1) and the settings of its reference run: the mathematics is in doge/doremi.py."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+import doge
+from doge.doremi import excess_losses, reweight
+from proxies.settings import Settings, Update
+from proxies.step import Group, Outcome, Place, descend, read_part, require_finite, seed_dropout
+
+
+def reference_settings(settings: Settings) -> Settings:
+    """The run that trains the reference: the same model, seed, text and loop on the plain loss, weighted by the prior.
+
+    It lies in RUN_DIR/reference and reads the token cache of the run that it belongs to.
+    """
+    path = settings.run_path
+    return settings.model_copy(
+        update={
+            "run_dir": str(path / "reference"),
+            "corpus": settings.corpus.model_copy(update={"cache_dir": settings.corpus.cache_dir or str(path.parent / "cache")}),
+            "train": settings.train.model_copy(update={"tracker": "none"}),
+            "update": Update(preset="uniform", objective="universal", prior=settings.update.prior),
+        }
+    )
+
+
+@dataclass
+class DoremiStepper:
+    """What a step needs besides its number; `state.weights` are the domain weights, `reference` is there once it is trained.
+
+    Costs one forward pass of the reference beyond a plain step; with train.accumulate above 1 also one of the proxy: all
+    micro-batches decide over the weights that the first of them is trained with.
+    """
+
+    settings: Settings
+    groups: list[Group]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    place: Place
+    state: doge.State
+    reference: nn.Module | None = None
+
+    def __call__(self, step: int, lr: float) -> Outcome:
+        """Do step number `step` (from 0). `lr` is not read: the weights' own step is `update.eta`."""
+        names, constants = [group.name for group in self.groups], self.settings.constants
+        mine = read_part(self.settings, self.groups, self.place, step=step, halves=1)
+        losses, excess, graph = self._measure(mine, step)
+        require_finite("loss", losses, names, step)
+        require_finite("excess loss", excess, names, step)
+        weights = reweight(self.state.weights, excess, eta=constants.eta, smoothing=constants.smoothing)
+        require_finite("weight", weights, names, step)
+        self.state = replace(self.state, weights=weights)
+        self._backward(mine, weights, graph, step)
+        norm = descend(self.model, self.optimizer, max_grad_norm=self.settings.train.max_grad_norm, step=step)
+        return Outcome(losses, doge.Decision(weights, weights, excess), norm)
+
+    def _measure(self, mine: list[doge.MicroBatch], step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean loss and excess loss of every domain over the global batch, (D,) float64 on the CPU, and, of a single micro-batch,
+        the token losses with their graph."""
+        assert self.reference is not None, "the reference is trained before the first step"
+        sums = torch.zeros(2, len(self.groups), dtype=torch.float64, device=self.place.device)
+        single = len(mine) == 1
+        seed_dropout(self.settings, self.place, step)
+        for part in mine:
+            with torch.no_grad():
+                known = self._token_losses(self.reference, part)
+            with torch.set_grad_enabled(single):
+                tokens = self._token_losses(self.model, part)
+            sums += part.share * torch.stack([tokens.detach().mean(1, dtype=torch.float64), excess_losses(tokens, known)])
+        losses, excess = (sums if self.place.reduce is None else self.place.reduce(sums)).cpu()
+        return losses, excess, tokens if single else None
+
+    def _backward(self, mine: list[doge.MicroBatch], weights: Tensor, graph: Tensor | None, step: int) -> None:
+        """Leave the gradient of sum_j weight_j * (mean token loss of domain j), over the global batch, in `.grad`."""
+        seed_dropout(self.settings, self.place, step)  # a second forward pass drops what the first one dropped
+        for part in mine:
+            tokens = self._token_losses(self.model, part) if graph is None else graph
+            factors = (weights * part.share).to(tokens)
+            (factors @ tokens.mean(1)).backward()
+        if self.place.reduce is not None:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.place.reduce(parameter.grad)
+
+    def _token_losses(self, model: nn.Module, part: doge.MicroBatch) -> Tensor:
+        """(D, n): losses of the n tokens of every domain's rows, nats."""
+        return doge.token_losses(model, part.rows, autocast=self.place.autocast).reshape(len(self.groups), -1)
