@@ -8,11 +8,13 @@
     average     weights over steps -> average weights of spans of tokens
     mixture     Mixture: mixture.json (mixture.schema.json is generated from it); records: the parts it is made of
     reading     JSON files with clear messages
-    export      run directories -> Mixture
+    export      run directories -> Mixture; constrain, bounds: held to caps and least shares
+    fixed       uniform, natural, temperature, UniMax; shares: shares read from files, and the Mixture that keeps them
     check       is a mixture.json what it says it is?
     stream      MixtureStream: the rows that a trainer reads; plan, apportion, shuffle, tokens: what it is made of
     adapters    the stream as a torch or datasets IterableDataset (imports them)
     show        text tables of a mixture and of a run
+    comparison  base models on several mixtures, in numbers; _input, _statistics, _text, _plots: its parts
     lines, plots    PNGs of a run and of a mixture
     __main__    mixtures export | show | check | plot
 

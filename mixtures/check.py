@@ -13,6 +13,7 @@ from mixtures.mixture import KNOWN_VERSIONS, TOLERANCE, Mixture, id_fault
 from mixtures.reading import read_json
 from mixtures.records import Check, Constraint
 
+MANY_EPOCHS = 4.0  # repeats up to here cost next to nothing (Muennighoff et al. 2023); beyond, the file warns
 AGREEMENT = 1e-6  # how far two computations of the closest weights may be apart
 
 
@@ -27,6 +28,17 @@ def check(path: str | Path) -> list[Check]:
     mixture = Mixture.from_record(content, where=str(path))
     derived = [_version(mixture), _id(mixture, recorded), _sums(mixture), _expected(mixture)]
     return [*derived, *_caps(mixture), *_constraints(mixture), *_recorded(mixture)]
+
+
+def written_checks(mixture: Mixture) -> Iterator[Check]:
+    """What every file says of itself; the first two were proved by building the mixture."""
+    yield Check(id="weights_sum", status="pass", detail="weights sum to 1 in every stage")
+    yield Check(id="domains_named", status="pass", detail=f"every stage names all {len(mixture.domains)} domains")
+    often = sorted((row for row in mixture.compute_expected() if row.epochs > MANY_EPOCHS * (1 + 1e-9)), key=lambda row: -row.epochs)
+    detail = ", ".join(f"{row.domain} {row.epochs:,.1f}" for row in often[:5])
+    more = f" and {len(often) - 5} more domains" if len(often) > 5 else ""
+    detail = f"epochs over {MANY_EPOCHS:g}: {detail}{more}" if often else f"no domain over {MANY_EPOCHS:g} epochs"
+    yield Check(id="epochs", status="warn" if often else "pass", detail=detail)
 
 
 def report(path: str | Path) -> str:

@@ -13,12 +13,11 @@ import numpy as np
 import mixtures
 from mixtures.average import stage_averages, tail_average
 from mixtures.bounds import Bound, by_name, check_bounds, hold
+from mixtures.check import written_checks
 from mixtures.errors import UserError
 from mixtures.mixture import Mixture
 from mixtures.records import Check, Constraint, Domain, Expected, Horizon, Input, Provenance, Sampling, Stage
 from mixtures.run import CorpusDomain, Run, read_run
-
-MANY_EPOCHS = 4.0  # repeats up to here cost next to nothing (Muennighoff et al. 2023); beyond, the check warns
 
 
 def export_mixture(
@@ -208,20 +207,14 @@ def _sha256(path: Path) -> str:
 
 
 def _checks(runs: list[Run], mixture: Mixture, expected: tuple[Expected, ...]) -> Iterator[Check]:
-    """What a reader of the file should know. The first two were proved by building the mixture."""
-    yield Check(id="weights_sum", status="pass", detail="weights sum to 1 in every stage")
-    yield Check(id="domains_named", status="pass", detail=f"every stage names all {len(mixture.domains)} domains")
+    """What a reader of the file should know."""
+    yield from written_checks(mixture)
     short = [
         f"{run.path.resolve().name} stopped at step {len(run.trajectory.steps)} of {planned}"
         for run in runs
         if (planned := run.config.train.get("steps")) and planned != len(run.trajectory.steps)
     ]
     yield Check(id="runs_finished", status="warn" if short else "pass", detail="; ".join(short))
-    often = sorted((row for row in expected if row.epochs > MANY_EPOCHS * (1 + 1e-9)), key=lambda row: -row.epochs)
-    detail = ", ".join(f"{row.domain} {row.epochs:,.1f}" for row in often[:5])
-    more = f" and {len(often) - 5} more domains" if len(often) > 5 else ""
-    detail = f"epochs over {MANY_EPOCHS:g}: {detail}{more}" if often else f"no domain over {MANY_EPOCHS:g} epochs"
-    yield Check(id="epochs", status="warn" if often else "pass", detail=detail)
     if held := [domain for domain, row in zip(mixture.domains, expected, strict=True) if domain.held_at_cap(row.epochs)]:
         partly = [domain.name for domain in held if not domain.complete]
         detail = f"held at their caps: {', '.join(domain.name for domain in held)}"

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mixtures
+from mixtures.check import written_checks
 from mixtures.errors import UserError
-from mixtures.export import MANY_EPOCHS
 from mixtures.mixture import TOLERANCE, Mixture
 from mixtures.reading import read_json
-from mixtures.records import Check, Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
+from mixtures.records import Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
 
 ROUNDING = 1e-2  # how far written shares may sum from 1: programs round them to 3 or 4 decimals
 LABELS = ("", "Unnamed: 0", "index", "run", "run_id", "name")
@@ -68,12 +68,11 @@ def fixed_mixture(
     total_tokens: int,
     method: str,
     seed: int = 0,
-    max_epochs: Mapping[str, float] | None = None,
 ) -> Mixture:
     """The Mixture that keeps `shares` over `total_tokens` tokens, with expected tokens and epochs and checks.
 
-    method: what the provenance says, such as `unimax`. max_epochs: caps by domain name, in place of the domains' own.
-    Raises UserError for shares that do not sum to 1 (within 1e-9), domains that do not match, caps that do not hold.
+    method: what the provenance says, such as `unimax`. Raises UserError for shares that do not sum to 1 (within 1e-9),
+    domains that do not match, and caps of the domains that do not hold.
     """
     where = f"fixed mixture {method!r}"
     if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
@@ -85,14 +84,14 @@ def fixed_mixture(
     content: dict[str, Any] = {
         "tokenizer": tokenizer,
         "horizon": Horizon(total_tokens=total_tokens),
-        "domains": _capped(domains, max_epochs or {}, where=where),
+        "domains": tuple(domains),
         "stages": (Stage(name="fixed", start_tokens=0, weights=weights),),
         "sampling": Sampling(seed=seed),
         "provenance": Provenance(tool="mixtures", tool_version=mixtures.__version__, method=method),
     }
     mixture = Mixture(**content)
     _check_caps(mixture, where=where)
-    return Mixture(**content, expected=mixture.compute_expected(), checks=_checks(mixture))
+    return Mixture(**content, expected=mixture.compute_expected(), checks=tuple(written_checks(mixture)))
 
 
 def _read_rows(path: Path) -> list[Row]:
@@ -216,15 +215,6 @@ def _matched(shares: dict[str, float], names: Sequence[str], *, where: str) -> d
     return {name: shares[name] for name in names}
 
 
-def _capped(domains: Sequence[Domain], max_epochs: Mapping[str, float], *, where: str) -> tuple[Domain, ...]:
-    known = [domain.name for domain in domains]
-    if unknown := [name for name in max_epochs if name not in known]:
-        raise UserError(f"{where}: max_epochs of {', '.join(unknown)}, which are no domains; allowed: {', '.join(known)}")
-    if bad := [f"{name} {cap!r}" for name, cap in max_epochs.items() if not 0 < cap < math.inf]:
-        raise UserError(f"{where}: max_epochs of {', '.join(bad)}; give a positive number, or leave a domain without a cap out")
-    return tuple(domain.model_copy(update={"max_epochs": max_epochs.get(domain.name, domain.max_epochs)}) for domain in domains)
-
-
 def _check_caps(mixture: Mixture, *, where: str) -> None:
     over = [
         f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most {domain.max_epochs:g}"
@@ -233,16 +223,6 @@ def _check_caps(mixture: Mixture, *, where: str) -> None:
     ]
     if over:
         raise UserError(f"{where}: caps do not hold:\n" + "\n".join(over) + "\nlower these shares or the budget, or raise the caps")
-
-
-def _checks(mixture: Mixture) -> tuple[Check, ...]:
-    often = [f"{row.domain} {row.epochs:,.1f}" for row in mixture.compute_expected() if row.epochs > MANY_EPOCHS]
-    detail = f"epochs over {MANY_EPOCHS:g}: {_some(often)}" if often else f"no domain over {MANY_EPOCHS:g} epochs"
-    return (
-        Check(id="weights_sum", status="pass", detail="weights sum to 1"),
-        Check(id="domains_named", status="pass", detail=f"all {len(mixture.domains)} domains have a share"),
-        Check(id="epochs", status="warn" if often else "pass", detail=detail),
-    )
 
 
 def _refuse_twice(names: Sequence[str], where: str) -> None:

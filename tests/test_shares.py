@@ -314,29 +314,20 @@ def test_a_fixed_mixture_warns_of_many_epochs() -> None:
 
 def test_unimax_fits_the_caps_that_it_was_made_for() -> None:
     shares = unimax({"wiki": 200, "web": 1000}, budget=1000, max_epochs=1.5)
-    mixture = mixture_of(shares, method="unimax", max_epochs={"wiki": 1.5, "web": 1.5})
-    assert [domain.max_epochs for domain in mixture.domains] == [1.5, 1.5]
+    mixture = mixture_of(shares, method="unimax", domains=two_domains(max_epochs=1.5))
     assert [row.epochs for row in mixture.expected] == pytest.approx([1.5, 0.7])
 
 
-@pytest.mark.parametrize("caps", [{"max_epochs": {"wiki": 2}}, {"domains": two_domains(max_epochs=2)}])
-def test_caps_that_do_not_hold_are_refused_with_the_arithmetic(caps: dict[str, Any]) -> None:
+def test_caps_that_do_not_hold_are_refused_with_the_arithmetic() -> None:
     with pytest.raises(UserError) as caught:
-        mixture_of(uniform({"wiki": 1, "web": 1}), **caps)
+        mixture_of(uniform({"wiki": 1, "web": 1}), domains=two_domains(max_epochs=2))
     assert "- wiki: 500 of 200 tokens: 2.5 epochs, at most 2" in str(caught.value)
     assert "web" not in str(caught.value)
-
-
-def test_a_cap_given_replaces_the_domains_own() -> None:
-    mixture = mixture_of({"wiki": 0.5, "web": 0.5}, domains=two_domains(max_epochs=2), max_epochs={"wiki": 3})
-    assert [domain.max_epochs for domain in mixture.domains] == [3, 2]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"max_epochs": {"wki": 2}}, "max_epochs of wki, which are no domains; allowed: wiki, web"),
-        ({"max_epochs": {"wiki": 0, "web": math.nan}}, "max_epochs of wiki 0, web nan; give a positive number"),
         ({"total_tokens": 0}, "0 tokens in total"),
         ({"domains": two_domains() * 2}, "domains wiki, web given more than once"),
         ({"domains": two_domains()[:1]}, "- only there: web"),
