@@ -32,9 +32,10 @@ from proxies.compare_records import (
 from proxies.compare_settings import CompareSettings
 from proxies.config import environment
 from proxies.corpus import CorpusData, prepare
+from proxies.learn import learn
 from proxies.models import build_model, parameter_count
 from proxies.preflight import require_divisible, require_group, require_same_corpus
-from proxies.run import all_reduce, learn
+from proxies.run import all_reduce
 from proxies.step import Place
 
 Value = TypeVar("Value")

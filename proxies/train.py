@@ -20,7 +20,7 @@ def _train(words: list[str]) -> None:
     path, *overrides = [word for word in words if word != "--resume"] or ["--"]
     if path.startswith("--"):
         raise UserError(f"the run's YAML file comes first; {USAGE}")
-    from proxies.run import train  # torch and transformers are loaded only for a run that will start
+    from proxies.learn import train  # torch and transformers are loaded only for a run that will start
 
     train(load_settings(path, overrides), resume="--resume" in words)
 

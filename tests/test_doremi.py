@@ -303,7 +303,7 @@ def test_a_run_killed_before_the_reference_s_first_record_resumes(tmp_path: Path
 
     path = write_run(tmp_path, update=DOREMI, train={"steps": 2})
     with monkeypatch.context() as patch:
-        patch.setattr("proxies.run.train_reference", killed)
+        patch.setattr("proxies.learn.train_reference", killed)
         with pytest.raises(KeyboardInterrupt):
             run(path)
     assert not (tmp_path / "run" / "reference").exists()

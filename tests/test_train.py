@@ -288,7 +288,7 @@ def test_processes_that_did_not_form_a_group_are_refused(
 ) -> None:
     path = write_run(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("proxies.run.Accelerator", lambda **names: type("Alone", (), {"num_processes": 1})())
+    monkeypatch.setattr("proxies.learn.Accelerator", lambda **names: type("Alone", (), {"num_processes": 1})())
     said = message(capsys, path)
     for part in ("started 2 processes, but this one sees 1", "did not form a group", "cpu2.yaml"):
         assert part in said
