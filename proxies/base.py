@@ -41,7 +41,7 @@ def train_base(
     stream = _stream(mixture, corpus, seed=seed, place=place)
     sizes = {"vocab_size": corpus.vocab_size, "eos_id": corpus.eos_id, "row_tokens": corpus.row_tokens}
     model = build_model(settings.model, **sizes, seed=seed).to(place.device)
-    optimizer, scheduler = optimization(model, train.schedule)
+    optimizer, scheduler = optimization(model, train)
     step_tokens = train.batch_rows * corpus.row_tokens
     held_out = _measure(model, corpus, rows=train.evaluate_rows, place=place)
     evaluation = records(held_out, corpus, step=0, tokens=0)

@@ -6,36 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from proxies.settings import Corpus, DomainName, Frozen, Model, Objective, Settings, Train, Update, exactly_one
+from proxies.settings import Corpus, DomainName, Frozen, Loop, Model, Objective, Settings, Train, Update, exactly_one
 
 MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}
 
 
-class BaseTrain(Frozen):
+class BaseTrain(Loop):
     """The training loop of the base models."""
 
     steps: int = Field(1000, ge=1, description="updates of a base model (steps)")
-    batch_rows: int = Field(16, ge=1, description="rows of an update, all domains and processes together (rows)")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    min_lr: float = Field(1e-4, ge=0, description="learning rate at the last step (cosine decay)")
     warmup_steps: int = Field(50, ge=0, description="linear warm-up (steps)")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none")
-    max_grad_norm: float = Field(1.0, gt=0, description="the gradient's norm is clipped to this")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass (autocast)")
-    accumulate: int = Field(1, ge=1, description="micro-batches that a process splits its rows into (memory, not mathematics)")
-    evaluate_every: int = Field(100, ge=1, description="held-out loss every so many steps, and before and after the run")
-    evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)")
-
-    @model_validator(mode="after")
-    def _schedule(self) -> "BaseTrain":
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; it is where the decay ends")
-        return self
-
-    @property
-    def schedule(self) -> Train:
-        """The part that a proxy's loop shares: optimizer, learning rate, length."""
-        return Train(**{name: value for name, value in self if name in Train.model_fields})
+    batch_rows: int = Field(16, ge=1, description="rows of an update, all domains and processes together (rows)")
 
 
 class Proxy(Frozen):

@@ -21,7 +21,7 @@ from proxies.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, parameter_count
-from proxies.settings import Settings, Train
+from proxies.settings import Loop, Settings
 from proxies.step import Outcome, Place, Stepper, groups_of, halves_of, read_rows
 
 
@@ -195,7 +195,7 @@ class Run:
             )
 
 
-def optimization(model: nn.Module, train: Train) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+def optimization(model: nn.Module, train: Loop) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW (matrices decay, biases and norm gains do not) and its schedule: linear warm-up, cosine to min_lr."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

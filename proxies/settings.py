@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -104,29 +104,34 @@ class Model(Frozen):
         return self
 
 
-class Train(Frozen):
-    """The proxy's training loop."""
+class Loop(Frozen):
+    """What every training loop has, a proxy's and a base model's."""
 
-    steps: int = Field(600, ge=1, description="updates of the proxy (steps)")
-    rows_per_domain: int = Field(4, ge=1, description="rows of every domain in each update, over all processes (rows)")
+    steps: int = Field(600, ge=1, description="updates of the model (steps)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     min_lr: float = Field(1e-4, ge=0, description="learning rate at the last step (cosine decay)")
     warmup_steps: int = Field(30, ge=0, description="linear warm-up (steps)")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none")
-    max_grad_norm: float = Field(1.0, gt=0, description="the combined gradient's norm is clipped to this")
+    max_grad_norm: float = Field(1.0, gt=0, description="the norm of the gradient that is stepped with is clipped to this")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass (autocast)")
-    accumulate: int = Field(1, ge=1, description="micro-batches an update's rows are split into (memory, not mathematics)")
-    save_every: int = Field(100, ge=1, description="checkpoint and flush of the records every so many steps")
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
+    accumulate: int = Field(1, ge=1, description="micro-batches that an update's rows are split into (memory, not mathematics)")
     evaluate_every: int = Field(100, ge=1, description="held-out loss every so many steps, and before and after the run")
     evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)")
-    tracker: Literal["none", "tensorboard", "wandb"] = Field("none", description="also log to this; the files are the record")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Train":
+    def _consistent(self) -> Self:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; it is where the decay ends")
         return self
+
+
+class Train(Loop):
+    """The proxy's training loop."""
+
+    rows_per_domain: int = Field(4, ge=1, description="rows of every domain in each update, over all processes (rows)")
+    save_every: int = Field(100, ge=1, description="checkpoint and flush of the records every so many steps")
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
+    tracker: Literal["none", "tensorboard", "wandb"] = Field("none", description="also log to this; the files are the record")
 
 
 def _not_nothing(value: str | dict[str, float]) -> str | dict[str, float]:

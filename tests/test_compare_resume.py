@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from compare_helpers import FIXED, compare, message, results, stamps, write_comparison
-from train_helpers import REPOSITORY, clean_environment, write_domain
+from train_helpers import REPOSITORY, clean_environment, kill_at, write_domain
 
 from mixtures import Mixture
 from proxies import base
@@ -89,17 +89,7 @@ def _interrupt_at(name: str) -> Any:
 
 def test_a_learned_run_that_stopped_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_comparison(tmp_path, mixtures={**FIXED, "stable": {"learn": {"preset": "stable"}}})
-    step = Stepper.__call__
-
-    def killed(self: Stepper, number: int, lr: float) -> object:
-        if number == 5:
-            raise KeyboardInterrupt
-        return step(self, number, lr)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", killed)
-        with pytest.raises(KeyboardInterrupt):
-            compare(path)
+    kill_at(monkeypatch, Stepper, 5, lambda: compare(path))
     assert compare(path) == 0
     assert compare(path, "--run_dir", tmp_path / "whole") == 0
     weights = [Mixture.load(tmp_path / name / "mixtures/stable.json").weights_at(0) for name in ("comparison", "whole")]

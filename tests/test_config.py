@@ -152,9 +152,10 @@ def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
     assert names == [
         "run_dir", "seed", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained", "corpus.tokenizer.bytes",
         "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir", "model.preset", "model.config",
-        "model.pretrained", "train.steps", "train.rows_per_domain", "train.lr", "train.min_lr", "train.warmup_steps", "train.weight_decay",
-        "train.max_grad_norm", "train.precision", "train.accumulate", "train.save_every", "train.keep_checkpoints", "train.evaluate_every",
-        "train.evaluate_rows", "train.tracker", "update.preset", "update.objective", "update.aggregate", "update.held_out", "update.order",
+        "model.pretrained", "train.steps", "train.lr", "train.min_lr", "train.warmup_steps", "train.weight_decay", "train.max_grad_norm",
+        "train.precision", "train.accumulate", "train.evaluate_every", "train.evaluate_rows", "train.rows_per_domain", "train.save_every",
+        "train.keep_checkpoints", "train.tracker", "update.preset", "update.objective", "update.aggregate", "update.held_out",
+        "update.order",
         "update.prior", "update.mu", "update.tau", "update.averaging", "update.geometry", "update.floor", "update.score_min",
         "update.score_max", "update.sharpness", "update.eta", "update.smoothing", "samples.online",
     ]  # fmt: skip
@@ -165,12 +166,13 @@ def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
     assert names == [
         "run_dir", "seeds", "baseline", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained",
         "corpus.tokenizer.bytes", "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir",
-        "model.preset", "model.config", "model.pretrained", "train.steps", "train.batch_rows", "train.lr", "train.min_lr",
-        "train.warmup_steps", "train.weight_decay", "train.max_grad_norm", "train.precision", "train.accumulate", "train.evaluate_every",
-        "train.evaluate_rows", "objective", "proxy.seed", "proxy.model.preset", "proxy.model.config", "proxy.model.pretrained",
-        "proxy.train.steps", "proxy.train.rows_per_domain", "proxy.train.lr", "proxy.train.min_lr", "proxy.train.warmup_steps",
-        "proxy.train.weight_decay", "proxy.train.max_grad_norm", "proxy.train.precision", "proxy.train.accumulate",
-        "proxy.train.save_every", "proxy.train.keep_checkpoints", "proxy.train.evaluate_every", "proxy.train.evaluate_rows",
+        "model.preset", "model.config", "model.pretrained", "train.steps", "train.lr", "train.min_lr", "train.warmup_steps",
+        "train.weight_decay", "train.max_grad_norm", "train.precision", "train.accumulate", "train.evaluate_every",
+        "train.evaluate_rows", "train.batch_rows", "objective", "proxy.seed", "proxy.model.preset", "proxy.model.config",
+        "proxy.model.pretrained",
+        "proxy.train.steps", "proxy.train.lr", "proxy.train.min_lr", "proxy.train.warmup_steps", "proxy.train.weight_decay",
+        "proxy.train.max_grad_norm", "proxy.train.precision", "proxy.train.accumulate", "proxy.train.evaluate_every",
+        "proxy.train.evaluate_rows", "proxy.train.rows_per_domain", "proxy.train.save_every", "proxy.train.keep_checkpoints",
         "proxy.train.tracker", "mixtures",
     ]  # fmt: skip
     assert list(CompareSettings.model_fields["mixtures"].annotation.__args__[1].model_fields) == [

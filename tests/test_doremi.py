@@ -12,7 +12,7 @@ from doge_helpers import VOCAB, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from train_helpers import config_of, launch, message, run, same, write_run
+from train_helpers import config_of, kill_at, launch, message, run, same, write_run
 
 import doge
 from doge.doremi import excess_losses, reweight
@@ -275,17 +275,7 @@ def test_resume_in_either_phase_gives_the_same_run_bit_for_bit(
 ) -> None:
     path = write_run(tmp_path, update=DOREMI)
     assert run(path, "--run_dir", tmp_path / "whole") == 0
-    step = phase.__call__
-
-    def killed(self: object, number: int, lr: float) -> Outcome:
-        if number == 5:  # after the checkpoint of step 4, with step 5 done and unsaved
-            raise KeyboardInterrupt
-        return step(self, number, lr)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(phase, "__call__", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(path)
+    kill_at(monkeypatch, phase, 5, lambda: run(path))  # after the checkpoint of step 4, with step 5 done and unsaved
     made: list[int] = []
     plain = Stepper.__call__
     monkeypatch.setattr(Stepper, "__call__", lambda self, number, lr: (made.append(number), plain(self, number, lr))[1])

@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from train_helpers import ALPHABETS, MODEL, REPOSITORY, clean_environment, config_of, launch, message, run, same, write_domain, write_run
+from train_helpers import (
+    ALPHABETS,
+    MODEL,
+    REPOSITORY,
+    clean_environment,
+    config_of,
+    kill_at,
+    launch,
+    message,
+    run,
+    same,
+    write_domain,
+    write_run,
+)
 
 from mixtures import Mixture
 from mixtures.trajectory import read_evaluation, read_trajectory
@@ -73,17 +86,7 @@ def test_the_record_of_a_run_replays_it(tmp_path: Path) -> None:
 def test_resume_gives_the_same_trajectory_bit_for_bit(tmp_path: Path, update: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_run(tmp_path, update=update)
     assert run(path, "--run_dir", tmp_path / "whole") == 0
-    step = Stepper.__call__
-
-    def killed(self: Stepper, number: int, lr: float) -> object:
-        if number == 5:  # after the checkpoint of step 4, with step 5 done and unsaved
-            raise KeyboardInterrupt
-        return step(self, number, lr)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(path)
+    kill_at(monkeypatch, Stepper, 5, lambda: run(path))  # after the checkpoint of step 4, with step 5 done and unsaved
     assert read_trajectory(tmp_path / "run").steps.tolist() == [1, 2, 3, 4]
     assert run(path, "--resume") == 0
     whole, resumed = read_trajectory(tmp_path / "whole"), read_trajectory(tmp_path / "run")

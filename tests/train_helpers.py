@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +100,18 @@ def launch(
 def clean_environment() -> dict[str, str]:
     """This process's environment with one thread and no coverage of the launcher's own variables."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", "PYTHONPATH": str(REPOSITORY)}
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, stepper: type, step: int, act: Callable[[], object]) -> None:
+    """Run `act`, which is killed when the stepper comes to step number `step` (from 0): that step and what follows is not made."""
+    made = stepper.__call__
+
+    def killed(self: object, number: int, lr: float) -> object:
+        if number == step:
+            raise KeyboardInterrupt
+        return made(self, number, lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepper, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            act()
