@@ -16,8 +16,9 @@ class TorchRows(IterableDataset):
     Every worker yields whole batches in turn, so the batches are the same for any number of workers; `batch_rows` must be
     the loader's batch_size. Workers read ahead: this object itself stands where *training* is, and moves when the trainer
     says so with `advance()` after each batch, so that `state_dict()` is exact whatever was read ahead. It continues at
-    another world size and worker count. torchdata's StatefulDataLoader is not needed: it keeps one state a worker and
-    cannot go on with another number of them.
+    another world size and worker count. Every new iterator of a loader starts where this object stands, but with
+    `persistent_workers=True`, which keep their first copy of it: leave that off. torchdata's StatefulDataLoader is not
+    needed: it keeps one state a worker and cannot go on with another number of them.
     """
 
     def __init__(self, stream: MixtureStream, *, batch_rows: int) -> None:

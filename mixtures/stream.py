@@ -166,6 +166,10 @@ class MixtureStream:
         """Whether the weights change with this state; UserError where it is none of this stream."""
         if missing := sorted(self.state_dict().keys() - state.keys()):
             raise UserError(f"this is no state of a MixtureStream: it has no {', '.join(missing)}; give what state_dict() returned")
+        if state["format"] != FORMAT:
+            raise UserError(f"the state has format {state['format']}, this version reads {FORMAT}; go on with the version that wrote it")
+        if state["position"] != state["since"]["position"] + sum(state["drawn"].values()) - sum(state["since"]["drawn"].values()):
+            raise UserError("the state is damaged: its position is not the sum of the rows drawn; restore it from a copy")
         was, now = state["rows"], self.state_dict()["rows"]
         faults = [
             f"{key} {state[key]} in the state, {getattr(self, key)} here"

@@ -259,6 +259,16 @@ def test_a_state_of_another_seed_row_length_text_or_schedule_is_refused() -> Non
         open_stream(seed=3).load_state_dict({key: state[key] for key in state if key not in ("drawn", "position")})
 
 
+def test_a_state_of_another_format_or_a_damaged_one_is_refused() -> None:
+    stream = open_stream()
+    stream.take(7)
+    state = stream.state_dict()
+    with pytest.raises(UserError, match=r"state has format 99, this version reads 1; go on with the version that wrote it"):
+        stream.load_state_dict({**state, "format": 99})
+    with pytest.raises(UserError, match=r"state is damaged: its position is not the sum of the rows drawn"):
+        stream.load_state_dict({**state, "position": 3})
+
+
 def test_a_refused_state_leaves_the_stream_where_it_was() -> None:
     stream = open_stream()
     stream.take(5)
