@@ -166,6 +166,9 @@ class MixtureStream:
         """Whether the weights change with this state; UserError where it is none of this stream."""
         if missing := sorted(self.state_dict().keys() - state.keys()):
             raise UserError(f"this is no state of a MixtureStream: it has no {', '.join(missing)}; give what state_dict() returned")
+        kinds = {"position": int, "drawn": dict, "since": dict, "rows": dict}
+        if wrong := [f"{key} is a {type(state[key]).__name__}" for key, kind in kinds.items() if not isinstance(state[key], kind)]:
+            raise UserError(f"the state is damaged: {', '.join(wrong)}; restore it from a copy")
         if state["format"] != FORMAT:
             raise UserError(f"the state has format {state['format']}, this version reads {FORMAT}; go on with the version that wrote it")
         if state["position"] != state["since"]["position"] + sum(state["drawn"].values()) - sum(state["since"]["drawn"].values()):

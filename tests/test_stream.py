@@ -267,6 +267,8 @@ def test_a_state_of_another_format_or_a_damaged_one_is_refused() -> None:
         stream.load_state_dict({**state, "format": 99})
     with pytest.raises(UserError, match=r"state is damaged: its position is not the sum of the rows drawn"):
         stream.load_state_dict({**state, "position": 3})
+    with pytest.raises(UserError, match=r"state is damaged: position is a str, drawn is a list; restore it"):
+        stream.load_state_dict({**state, "position": "3", "drawn": [1]})
 
 
 def test_a_refused_state_leaves_the_stream_where_it_was() -> None:

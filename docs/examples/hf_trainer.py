@@ -1,8 +1,8 @@
 """Train a model on what mixture.json says, with the Hugging Face Trainer.
 
-    python hf_trainer.py mixture.json CACHE --model config.json --output_dir base --per_device_train_batch_size 8 [any TrainingArguments]
+    python hf_trainer.py --mixture mixture.json --cache CACHE --model config.json --output_dir base [any TrainingArguments]
     torchrun --nproc-per-node 8 hf_trainer.py ...         (or accelerate launch)
-    ... --resume_from_checkpoint base/checkpoint-500      on any number of processes, best with the same rows a step over all of them
+    ... --resume_from_checkpoint base/checkpoint-500      on any number of processes, with as many rows a step over all of them
 
 CACHE is the token cache beside the proxy's run (runs/cache).
 
