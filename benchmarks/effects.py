@@ -32,6 +32,7 @@ from proxies.evaluate import held_out_losses
 from proxies.models import build_model
 from proxies.run import optimization
 from proxies.settings import Settings
+from proxies.step import Place
 
 ODDS = 2.5
 EVALUATED = 100  # held-out rows a domain, or all there are
@@ -109,18 +110,8 @@ def plain_run(settings: Settings, corpus: CorpusData, *, push: str, steps: int) 
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
         optimizer.step()
         scheduler.step()
-    records = held_out_losses(
-        model,
-        corpus,
-        rows=EVALUATED,
-        step=steps,
-        tokens=0,
-        rank=0,
-        processes=1,
-        device=torch.device("cpu"),
-        reduce=None,
-        autocast=nullcontext,
-    )
+    place = Place(rank=0, processes=1, device=torch.device("cpu"), reduce=None, autocast=nullcontext)
+    records = held_out_losses(model, corpus, rows=EVALUATED, step=steps, tokens=0, place=place)
     return {record["domain"]: round(record["loss"], 5) for record in records}
 
 

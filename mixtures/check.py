@@ -97,9 +97,7 @@ def _caps(mixture: Mixture) -> Iterator[Check]:
         (domain, row) for domain, row in zip(mixture.domains, mixture.compute_expected(), strict=True) if domain.max_epochs is not None
     ]
     over = [
-        f"{domain.name} {row.epochs:,.6g} epochs, at most {domain.max_epochs:g}"
-        for domain, row in capped
-        if domain.max_epochs is not None and row.epochs > domain.max_epochs * (1 + TOLERANCE)
+        f"{domain.name} {row.epochs:,.6g} epochs, at most {domain.max_epochs:g}" for domain, row in capped if domain.over_cap(row.epochs)
     ]
     if capped:
         held = sum(domain.held_at_cap(row.epochs) for domain, row in capped)

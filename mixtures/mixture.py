@@ -99,6 +99,10 @@ class Mixture(Record):
             rows.append(Expected(domain=domain.name, tokens=tokens, epochs=tokens / domain.unique_tokens))
         return tuple(rows)
 
+    def average_weights(self) -> dict[str, float]:
+        """{name: share} of all tokens of the schedule, sum 1."""
+        return {row.domain: row.tokens / self.horizon.total_tokens for row in self.compute_expected()}
+
     def save(self, path: str | Path) -> None:
         """Write the file in one step. Raises OSError (a full disk), the old file then stays."""
         write_atomic(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")

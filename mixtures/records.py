@@ -96,6 +96,10 @@ class Domain(Record):
     sources: tuple[Source, ...] = ()
     sample_policy: SamplePolicy | None = None
 
+    def over_cap(self, epochs: float) -> bool:
+        """Are `epochs` of the domain more than its cap, by more than rounding?"""
+        return self.max_epochs is not None and epochs > self.max_epochs * (1 + 1e-9)
+
     def held_at_cap(self, epochs: float) -> bool:
         """Do `epochs` of the domain use up its cap?"""
         return self.max_epochs is not None and epochs >= self.max_epochs * (1 - 1e-6)

@@ -154,7 +154,7 @@ def _number(cell: str) -> float | str:
 def _average(mixture: Mixture, where: str) -> dict[str, float]:
     if len(mixture.stages) > 1:
         warnings.warn(f"{where} has {len(mixture.stages)} stages; their average over its tokens is taken", stacklevel=5)
-    return {row.domain: row.tokens / mixture.horizon.total_tokens for row in mixture.compute_expected()}
+    return mixture.average_weights()
 
 
 def _choose(rows: list[Row], row: int | str | None, path: Path) -> Row:
@@ -219,7 +219,7 @@ def _check_caps(mixture: Mixture, *, where: str) -> None:
     over = [
         f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most {domain.max_epochs:g}"
         for row, domain in zip(mixture.compute_expected(), mixture.domains, strict=True)
-        if domain.max_epochs is not None and row.epochs > domain.max_epochs * (1 + 1e-9)
+        if domain.over_cap(row.epochs)
     ]
     if over:
         raise UserError(f"{where}: caps do not hold:\n" + "\n".join(over) + "\nlower these shares or the budget, or raise the caps")

@@ -43,7 +43,7 @@ def train_base(
     model = build_model(settings.model, **sizes, seed=seed).to(place.device)
     optimizer, scheduler = optimization(model, train)
     step_tokens = train.batch_rows * corpus.row_tokens
-    held_out = _measure(model, corpus, rows=train.evaluate_rows, place=place)
+    held_out = held_out_row_losses(model, corpus, rows=train.evaluate_rows, place=place)
     evaluation = records(held_out, corpus, step=0, tokens=0)
     seconds = 0.0
     for step in range(1, train.steps + 1):
@@ -63,7 +63,7 @@ def train_base(
             on_step(step, float(loss), step_tokens / spent)
         if not finite or step == train.steps or step % train.evaluate_every == 0:
             nowhere = {name: torch.full_like(losses, torch.nan) for name, losses in held_out.items()}
-            held_out = _measure(model, corpus, rows=train.evaluate_rows, place=place) if finite else nowhere
+            held_out = held_out_row_losses(model, corpus, rows=train.evaluate_rows, place=place) if finite else nowhere
             evaluation += records(held_out, corpus, step=step, tokens=step * step_tokens)
         if not finite:
             break
@@ -99,19 +99,6 @@ def base_gradient(model: nn.Module, rows: Tensor, *, batch_rows: int, accumulate
 def _stream(mixture: Mixture, corpus: CorpusData, *, seed: int, place: Place) -> MixtureStream:
     sources = {name: corpus.tokens[name] for name in corpus.domains}
     return MixtureStream(mixture, sources, row_tokens=corpus.row_tokens, rank=place.rank, world=place.processes, seed=seed)
-
-
-def _measure(model: nn.Module, corpus: CorpusData, *, rows: int, place: Place) -> dict[str, Tensor]:
-    return held_out_row_losses(
-        model,
-        corpus,
-        rows=rows,
-        rank=place.rank,
-        processes=place.processes,
-        device=place.device,
-        reduce=place.reduce,
-        autocast=place.autocast,
-    )
 
 
 def _row_table(losses: dict[str, Tensor]) -> list[dict[str, Any]]:

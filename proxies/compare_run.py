@@ -125,7 +125,7 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
         natural={name: count / sum(tokens.values()) for name, count in tokens.items()},
         costs=costs,
         base_cost=base,
-        weights={name: _average(Mixture.load(path / "mixtures" / f"{name}.json")) for name in settings.mixtures},
+        weights={name: Mixture.load(path / "mixtures" / f"{name}.json").average_weights() for name in settings.mixtures},
     )
     notes = [NOTE, *_unread(corpus)]
     text = "\n".join([report(comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
@@ -180,10 +180,6 @@ def _unread(corpus: CorpusData) -> list[str]:
     """A note where natural shares are not those of the whole text."""
     names = [name for name in corpus.domains if not corpus.entry(name)["complete"]]
     return [f"Not read to the end: {', '.join(names)}; natural shares are of what was read."] if names else []
-
-
-def _average(mixture: Mixture) -> dict[str, float]:
-    return {row.domain: row.tokens / mixture.horizon.total_tokens for row in mixture.compute_expected()}
 
 
 def _missing(settings: CompareSettings) -> list[tuple[str, int]]:

@@ -1,7 +1,7 @@
 """Held-out loss of every domain and target, on the same rows at every step and in every process count."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import doge
-from doge.grouped import Autocast
 from mixtures.tokens import as_rows
 from proxies.batches import evaluated_rows
 from proxies.corpus import CorpusData
+from proxies.step import Place
 
 TOKENS = 4096  # of one forward pass
 
@@ -24,17 +24,13 @@ def held_out_losses(
     rows: int,
     step: int,
     tokens: int,
-    rank: int,
-    processes: int,
-    device: torch.device,
-    reduce: Callable[[Tensor], Tensor] | None,
-    autocast: Autocast,
+    place: Place,
 ) -> list[dict[str, Any]]:
     """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens given.
 
     Reads `rows` held-out rows of each, or all there are (`proxies.batches.evaluated_rows`); rank r takes every processes-th.
     """
-    losses = held_out_row_losses(model, corpus, rows=rows, rank=rank, processes=processes, device=device, reduce=reduce, autocast=autocast)
+    losses = held_out_row_losses(model, corpus, rows=rows, place=place)
     return records(losses, corpus, step=step, tokens=tokens)
 
 
@@ -44,24 +40,22 @@ def held_out_row_losses(
     corpus: CorpusData,
     *,
     rows: int,
-    rank: int,
-    processes: int,
-    device: torch.device,
-    reduce: Callable[[Tensor], Tensor] | None,
-    autocast: Autocast,
+    place: Place,
 ) -> dict[str, Tensor]:
     """{domain or target: mean loss of each of the held-out rows evaluated (N,)}, float64 on the CPU, the same in every process."""
     length = corpus.row_tokens
     chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.names}
     counts = [len(numbers) for numbers in chosen.values()]
-    losses = torch.zeros(sum(counts), dtype=torch.float64, device=device)
+    losses = torch.zeros(sum(counts), dtype=torch.float64, device=place.device)
     model.eval()
     for name, own in zip(corpus.names, losses.split(counts), strict=True):
-        held_out = as_rows(corpus.held_out[name], length)[chosen[name][rank::processes]]
+        held_out = as_rows(corpus.held_out[name], length)[chosen[name][place.rank :: place.processes]]
         parts = torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length))
-        own[rank::processes] = torch.cat([doge.row_losses(model, part.to(device), autocast=autocast).double() for part in parts])
+        own[place.rank :: place.processes] = torch.cat(
+            [doge.row_losses(model, part.to(place.device), autocast=place.autocast).double() for part in parts]
+        )
     model.train()
-    losses = (losses if reduce is None else reduce(losses)).cpu()
+    losses = (losses if place.reduce is None else place.reduce(losses)).cpu()
     return dict(zip(corpus.names, losses.split(counts), strict=True))
 
 

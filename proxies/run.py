@@ -145,11 +145,7 @@ class Run:
             rows=self.settings.train.evaluate_rows,
             step=step,
             tokens=step * self.step_tokens,
-            rank=self.place.rank,
-            processes=self.place.processes,
-            device=self.place.device,
-            reduce=self.place.reduce,
-            autocast=self.place.autocast,
+            place=self.place,
         )
         if self.main:
             self.evaluation.append(records)

@@ -12,7 +12,7 @@ from doge_helpers import VOCAB, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from train_helpers import config_of, kill_at, launch, message, run, same, write_run
+from train_helpers import alone_and_in_two_processes, kill_at, message, run, same, write_run
 
 import doge
 from doge.doremi import excess_losses, reweight
@@ -317,11 +317,7 @@ def test_the_record_of_a_run_replays_it(tmp_path: Path) -> None:
 
 def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     path = write_run(tmp_path, targets=True, update=DOREMI)
-    assert run(path, "--run_dir", tmp_path / "one") == 0
-    two = launch(path, "--run_dir", tmp_path / "two", options=config_of(2))
-    assert two.returncode == 0, two.stderr
-    assert "2 process(es)" in two.stdout
-    one, other = read_trajectory(tmp_path / "one"), read_trajectory(tmp_path / "two")
+    one, other = alone_and_in_two_processes(path)
     assert np.abs(one.weights - other.weights).max() < 1e-6
     assert np.allclose(one.alignments, other.alignments, atol=1e-5)
     assert np.allclose(one.losses, other.losses, atol=1e-5)

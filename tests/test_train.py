@@ -17,8 +17,8 @@ from train_helpers import (
     ALPHABETS,
     MODEL,
     REPOSITORY,
+    alone_and_in_two_processes,
     clean_environment,
-    config_of,
     kill_at,
     launch,
     message,
@@ -118,11 +118,7 @@ def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path: Path) -> No
 @pytest.mark.parametrize("update", [{"preset": "stable"}, {"preset": "official"}])
 def test_two_processes_give_the_weights_of_one(tmp_path: Path, update: dict) -> None:
     path = write_run(tmp_path, targets=True, update=update)
-    assert run(path, "--run_dir", tmp_path / "one") == 0
-    two = launch(path, "--run_dir", tmp_path / "two", options=config_of(2))
-    assert two.returncode == 0, two.stderr
-    assert "2 process(es)" in two.stdout
-    one, other = read_trajectory(tmp_path / "one"), read_trajectory(tmp_path / "two")
+    one, other = alone_and_in_two_processes(path)
     assert np.abs(one.weights - other.weights).max() < 1e-6
     assert np.allclose(one.grams, other.grams, rtol=1e-3, atol=1e-5)
     assert np.allclose(one.losses, other.losses, atol=1e-5)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from mixtures.trajectory import Trajectory
+from mixtures.trajectory import Trajectory, read_trajectory
 from proxies.train import main
 
 REPOSITORY = Path(__file__).parents[1]
@@ -115,3 +115,13 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, stepper: type, step: int, act: Call
         patch.setattr(stepper, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
             act()
+
+
+def alone_and_in_two_processes(path: Path) -> tuple[Trajectory, Trajectory]:
+    """What a run's YAML file records in one process, in `one` beside it, and in two gloo processes, in `two`."""
+    directory = path.parent
+    assert run(path, "--run_dir", directory / "one") == 0
+    two = launch(path, "--run_dir", directory / "two", options=config_of(2))
+    assert two.returncode == 0, two.stderr
+    assert "2 process(es)" in two.stdout
+    return read_trajectory(directory / "one"), read_trajectory(directory / "two")
