@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from doge.gram import Gram, GramSum, Workspace, block_limit
-from doge.grouped import Add, Autocast, grouped_backward
+from doge.grouped import Autocast, Use, grouped_backward
 from doge.rules import Sum
 
 
@@ -97,12 +97,14 @@ class GroupGradients:
         for batch in micro_batches:
             here = slice(batch.first, batch.first + batch.count)
 
-            def on_parameter(parameter: nn.Parameter, add: Add, here: slice = here, whole: bool = batch.count == slots) -> None:
+            def on_parameter(parameter: nn.Parameter, uses: list[Use], here: slice = here, whole: bool = batch.count == slots) -> None:
                 for part, block in workspace.parts(parameter):
                     fresh = parameter not in kept
                     if fresh and not whole:
                         block.zero_()
-                    add(Sum(block[here], fresh=fresh and whole), part)
+                    total = Sum(block[here], fresh=fresh and whole)
+                    for use in uses:
+                        use.add(total, part)
                     if keep:
                         kept[parameter] = block
                     else:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from doge.grouped import Add, grouped_backward
+from doge.grouped import Use, grouped_backward
 from doge.rules import Sum
+from doge.scopes import scope_parameters
 
 CHUNK = 16384  # entries multiplied in float32 before the sum goes on in float64
 
@@ -146,20 +147,27 @@ def block_limit(model: nn.Module, groups: int) -> int:
     return min(groups * max(p.numel() for p in model.parameters() if p.requires_grad), 2**28)
 
 
-def domain_gram(model: nn.Module, rows: Int[Tensor, "R T"], groups: int) -> Float[Tensor, "G G"]:
+def domain_gram(
+    model: nn.Module, rows: Int[Tensor, "R T"], groups: int, scope: str = "all", *, lengths: Int[Tensor, " R"] | None = None
+) -> Float[Tensor, "G G"]:
     """Gram of the groups' gradients: float64 (G, G), entry <g_i, g_j> with g_i the gradient of group i's mean token loss.
 
-    `rows` are group-major: the first R/G rows are group 0. One backward pass, nothing left on the model (DoGE, arXiv
-    2310.15393, eq. 4 takes its row sums). Memory: `groups` gradients of the largest layer, 1 GB at most. Raises NoRuleError
-    for trainable parameters that no layer rule covers.
+    `rows` are group-major: the first R/G rows are group 0. `scope`: the parameters that count (doge/scopes.py). `lengths`: real
+    tokens of every row, where rows are padded on the right; a group's loss is the mean over its rows' mean losses. One backward
+    pass, nothing left on the model (DoGE, arXiv 2310.15393, eq. 4 takes its row sums). Memory: `groups` gradients of the largest
+    layer, 1 GB at most. Raises NoRuleError for a trainable parameter in scope that no layer rule covers, ValueError for an unknown
+    scope.
     """
+    parameters = scope_parameters(model, scope)
     workspace = Workspace(groups=groups, keep=False, limit=block_limit(model, groups))
     gram = GramSum(groups, halves=1, device=rows.device)
 
-    def on_parameter(parameter: nn.Parameter, add: Add) -> None:
+    def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         for part, block in workspace.parts(parameter):
-            add(Sum(block, fresh=True), part)
+            total = Sum(block, fresh=True)
+            for use in uses:
+                use.add(total, part)
             gram.add(block.unsqueeze(0))
 
-    grouped_backward(model, rows, groups=groups, on_parameter=on_parameter)
+    grouped_backward(model, rows, groups=groups, on_parameter=on_parameter, parameters=parameters, lengths=lengths)
     return gram.result().products

@@ -7,9 +7,9 @@ autograd never forms the ordinary weight gradients and the pass costs about what
 
 import inspect
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,9 +24,24 @@ class NoRuleError(ValueError):
     """A trainable parameter sits in a layer that no rule covers, or is used in a way that none does."""
 
 
+@dataclass(frozen=True)
+class Use:
+    """One use of a parameter in a pass: the layer's input `x` (R, ..., d) and the gradient `b` of its output (R, ..., p)."""
+
+    rule: Rule
+    module: nn.Module
+    name: str
+    x: Tensor
+    b: Tensor
+
+    def add(self, out: Sum, part: slice) -> None:
+        """Add the groups' gradients, of the slice `part` of the parameter's first axis, to `out` (G, *shape of the part)."""
+        self.rule(self.module, self.name, self.x, self.b, out, part)
+
+
 Autocast = Callable[[], AbstractContextManager[None]]
-Add = Callable[[Sum, slice], None]
-OnParameter = Callable[[nn.Parameter, Add], None]
+OnParameter = Callable[[nn.Parameter, list[Use]], None]
+Rules = Mapping[nn.Module, tuple[Rule, dict[str, nn.Parameter]]]
 
 
 def grouped_backward(
@@ -36,33 +51,50 @@ def grouped_backward(
     groups: int,
     on_parameter: OnParameter,
     scale: float = 1.0,
+    parameters: Collection[nn.Parameter] | None = None,
+    lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " G"]:
     """Run the model on `rows` (group-major: the R/G rows of a group are adjacent) and form every group's gradient.
 
-    `on_parameter(parameter, add)` is called once for each parameter that the loss depends on, as soon as the backward pass came
-    back to its last use (tied embeddings have two). `add(sum, part)` adds the groups' gradients of scale * loss, of the slice
-    `part` of the parameter's first axis, to a `Sum` (G, *shape of the part). Returns the groups' mean token losses (nats),
-    unscaled.
+    `on_parameter(parameter, uses)` is called once for each parameter that the loss depends on, as soon as the backward pass came
+    back to its last use (tied embeddings have two); the sum over uses is the gradient of scale * loss (`Use.add`). Returns the
+    groups' mean token losses (nats), unscaled. `parameters`: those that count; None: all that are trainable. `lengths`: real tokens of
+    every row (`row_losses`).
 
     Memory beyond a plain step: what `on_parameter` allocates, and the output gradient of a tied head until the pass ends.
     Raises NoRuleError, ValueError for rows that do not split into groups.
     """
     if rows.ndim != 2 or rows.shape[0] % groups:
         raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T) with R a multiple of groups = {groups}")
-    with _ruled(model, rows, on_parameter):
-        losses = row_losses(model, rows, autocast=autocast).view(groups, -1).mean(1)
+    with ruled(model, rows, find_rules(model, parameters), on_parameter):
+        losses = row_losses(model, rows, lengths=lengths, autocast=autocast).view(groups, -1).mean(1)
         (losses.sum() * scale).backward()
     return losses.detach()
 
 
-def row_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast = nullcontext) -> Float[Tensor, " R"]:
-    """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward pass."""
-    return token_losses(model, rows, autocast=autocast).mean(1)
+def row_losses(
+    model: nn.Module, rows: Int[Tensor, "R T"], *, lengths: Int[Tensor, " R"] | None = None, autocast: Autocast = nullcontext
+) -> Float[Tensor, " R"]:
+    """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward pass.
+
+    `lengths` as in `token_losses`; a row of one token predicts nothing and has loss 0.
+    """
+    return mean_losses(token_losses(model, rows, lengths=lengths, autocast=autocast), lengths)
 
 
-def token_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autocast = nullcontext) -> Float[Tensor, "R T-1"]:
-    """Loss of every token but a row's first, given those before it, nats, in float32 or better; `autocast` as in `row_losses`."""
+def mean_losses(losses: Float[Tensor, "R t"], lengths: Int[Tensor, " R"] | None) -> Float[Tensor, " R"]:
+    """Every row's mean over the tokens that it predicts, one fewer than it has."""
+    return losses.mean(1) if lengths is None else losses.sum(1) / (lengths.to(losses) - 1).clamp(min=1)
+
+
+def token_losses(
+    model: nn.Module, rows: Int[Tensor, "R T"], *, lengths: Int[Tensor, " R"] | None = None, autocast: Autocast = nullcontext
+) -> Float[Tensor, "R T-1"]:
+    """Loss of every token but a row's first, given those before it, nats, in float32 or better; `autocast` as in `row_losses`.
+
+    `lengths`: how many tokens of a row are real, where others pad it on the right: the loss of these is zero, and no real token sees them.
+    """
     inputs: dict[str, Any] = {"input_ids": rows}
     accepted = inspect.signature(model.forward).parameters
     if "position_ids" in accepted:  # else HF broadcasts one row of positions, whose gradient cannot be told apart by group
@@ -73,27 +105,22 @@ def token_losses(model: nn.Module, rows: Int[Tensor, "R T"], *, autocast: Autoca
         logits = model(**inputs).logits
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     labels = F.pad(rows[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; cheaper than a copy of the other logits
+    if lengths is not None:
+        labels = labels.masked_fill(torch.arange(1, rows.shape[1] + 1, device=rows.device) >= lengths.to(rows.device)[:, None], -100)
     nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
     return nll.view(rows.shape)[:, :-1]
 
 
 @contextmanager
-def _ruled(model: nn.Module, rows: Tensor, on_parameter: OnParameter) -> Iterator[None]:
-    """Hooks on every layer with trainable parameters; everything is as before on exit, also after an error."""
-    rules = find_rules(model)
+def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParameter) -> Iterator[None]:
+    """Hooks on the layers of `rules`, all parameters frozen; everything is as before on exit, also after an error."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     uses: Counter[nn.Parameter] = Counter()  # forward uses of a parameter that the backward pass has not come back to
-    back: defaultdict[nn.Parameter, list[Add]] = defaultdict(list)  # uses that it did come back to
+    back: defaultdict[nn.Parameter, list[Use]] = defaultdict(list)  # uses that it did come back to
 
     def hand_over(parameter: nn.Parameter) -> None:
-        adds = back.pop(parameter)
-
-        def add(out: Sum, part: slice) -> None:
-            for one in adds:
-                one(out, part)
-
         with torch.no_grad():
-            on_parameter(parameter, add)
+            on_parameter(parameter, back.pop(parameter))
 
     def forward_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
@@ -109,7 +136,7 @@ def _ruled(model: nn.Module, rows: Tensor, on_parameter: OnParameter) -> Iterato
             assert x._version == version, f"the input of {type(module).__name__} was changed in place after its use"
             b = b if factor is None else b * factor
             for name, parameter in parameters.items():
-                back[parameter].append(partial(rule, module, name, x, b))
+                back[parameter].append(Use(rule, module, name, x, b))
                 uses[parameter] -= 1
                 if not uses[parameter]:
                     hand_over(parameter)
@@ -131,11 +158,16 @@ def _ruled(model: nn.Module, rows: Tensor, on_parameter: OnParameter) -> Iterato
             parameter.requires_grad_(True)
 
 
-def find_rules(model: nn.Module) -> dict[nn.Module, tuple[Rule, dict[str, nn.Parameter]]]:
-    """Rule and trainable parameters by name, for every module that has any of its own."""
+def find_rules(model: nn.Module, scope: Collection[nn.Parameter] | None = None) -> Rules:
+    """Rule and trainable parameters by name, for every module that has any of its own (in `scope`; None: any).
+
+    Raises NoRuleError naming every such parameter that no rule covers.
+    """
     rules, missing = {}, []
+    chosen = None if scope is None else set(scope)
     for path, module in model.named_modules():
-        parameters = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
+        own = module.named_parameters(recurse=False)
+        parameters = {name: p for name, p in own if p.requires_grad and (chosen is None or p in chosen)}
         if not parameters:
             continue
         if rule := find_rule(module):

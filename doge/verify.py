@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from doge.grouped import Add, NoRuleError, grouped_backward, row_losses
+from doge.grouped import NoRuleError, Use, grouped_backward, row_losses
 from doge.rules import Sum
 
 
@@ -20,9 +20,10 @@ def verify(model: nn.Module, rows: Int[Tensor, "R T"], groups: int, *, tolerance
     factors = torch.linspace(1, 2, groups, device=rows.device)
     found: dict[nn.Parameter, Tensor] = {}
 
-    def on_parameter(parameter: nn.Parameter, add: Add) -> None:
+    def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         total = Sum(torch.zeros((groups, *parameter.shape), device=parameter.device, dtype=parameter.dtype), fresh=False)
-        add(total, slice(0, parameter.shape[0]))
+        for use in uses:
+            use.add(total, slice(0, parameter.shape[0]))
         found[parameter] = torch.einsum("g,g...->...", factors.to(total.value.dtype), total.value)
 
     try:

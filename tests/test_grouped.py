@@ -7,7 +7,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import doge
-from doge.grouped import Add, grouped_backward, row_losses
+from doge.grouped import Use, grouped_backward, row_losses
 from doge.rules import Sum
 
 
@@ -20,14 +20,16 @@ def collect(model: nn.Module, rows: torch.Tensor, groups: int, *, parts: int = 1
     names = {p: name for name, p in model.named_parameters()}
     found: dict[str, torch.Tensor] = {}
 
-    def on_parameter(parameter: nn.Parameter, add: Add) -> None:
+    def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         assert names[parameter] not in found, "handed over twice"
         whole = torch.full((groups, *parameter.shape), torch.nan, dtype=parameter.dtype)
         length = len(parameter)
         for start in range(0, length, -(-length // parts)):
             part = slice(start, min(length, start + -(-length // parts)))
             block = torch.full_like(whole[:, part], torch.nan)
-            add(Sum(block, fresh=True), part)
+            total = Sum(block, fresh=True)
+            for use in uses:
+                use.add(total, part)
             whole[:, part] = block
         found[names[parameter]] = whole
 

@@ -1,0 +1,194 @@
+"""Self-influence: the squared gradient norm of every row, from one backward pass, without any row's gradient ("ghost" norms).
+
+A layer's input a (T, d) and output gradient b (T, p) of a row say everything about the row's gradient of the layer:
+
+    linear       |sum_t b_t a_t^T|^2 = sum_{t,s} (a_t . a_s)(b_t . b_s)    T^2 (d + p) products; or, where that is fewer, b^T a in
+                                                                           T d p, a block of rows at a time
+    embedding    sum over the words of the row of |sum_{t: x_t = word} b_t|^2
+    tied         both uses and twice their product sum_{t,s} b_s[x_t] (b'_t . a_s), b' of the input, a and b of the output
+    the others   (norm gains, biases) are small: formed by their rule
+
+The ordinary weight gradients are never computed (doge/grouped.py), so the pass costs about as much as a plain backward pass, or
+less. Source: Goodfellow, arXiv 1510.01799; methods.md section 5. TracIn's self-influence (arXiv 2002.08484) at one checkpoint.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from doge.gram import CHUNK
+from doge.grouped import Autocast, Use, find_rules, mean_losses, ruled, token_losses
+from doge.rules import Sum, conv1d, embedding, linear
+from doge.scopes import WORDS, scope_parameters
+
+BLOCK = 2**18  # entries formed at once: they stay in the cache of a CPU core
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What one pass says about R rows.
+
+    `token_losses` (R, T-1): loss of every token but the first, nats, zero at padding. `squared_norms`: {scope: float64 (R,)}, the squared
+    gradient norm of the mean of these, on the CPU.
+    """
+
+    token_losses: Float[Tensor, "R t"]
+    squared_norms: dict[str, Float[Tensor, " R"]]
+
+
+def self_influence(
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    scope: str = "all",
+    *,
+    lengths: Int[Tensor, " R"] | None = None,
+    autocast: Autocast = nullcontext,
+) -> Float[Tensor, " R"]:
+    """Squared gradient norm of every row's mean token loss: float64 (R,), over the parameters of `scope` (`row_scores`)."""
+    return row_scores(model, rows, scopes=[scope], lengths=lengths, autocast=autocast).squared_norms[scope]
+
+
+def row_scores(
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    *,
+    scopes: Iterable[str] = ("all",),
+    lengths: Int[Tensor, " R"] | None = None,
+    autocast: Autocast = nullcontext,
+) -> RowScores:
+    """Token losses and, for every scope (doge/scopes.py), squared gradient norms of the rows, from one backward pass.
+
+    The scope `word_embedding` is what the input embedding gets as input, also where it is tied to the output (TracIn-WE, arXiv
+    2202.11844, eq. 4 with both samples alike). `lengths`: real tokens of every row, padding follows on the right and counts for
+    nothing; a row of one token has no loss and norm 0. No scope: losses alone, without a backward pass. Dropout acts as in the
+    model's mode. Nothing is left on the model.
+
+    Memory beyond a forward and backward pass: 1 MB, and the output gradient of a tied head until the pass ends. Raises ValueError for an
+    unknown scope, NoRuleError for a layer in it that no rule covers.
+    """
+    if rows.ndim != 2:
+        raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T)")
+    scopes = list(dict.fromkeys(scopes))
+    members = {scope: set(scope_parameters(model, "embedding" if scope == WORDS else scope)) for scope in scopes}
+    norms = {scope: torch.zeros(len(rows), dtype=torch.float64, device=rows.device) for scope in scopes}
+
+    def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
+        holding = [scope for scope in scopes if scope != WORDS and parameter in members[scope]]
+        if holding:
+            squares = squared_norms(parameter, uses, units=len(rows))
+            for scope in holding:
+                norms[scope] += squares
+        if parameter in members.get(WORDS, ()):
+            inputs = [use for use in uses if use.rule is embedding]
+            norms[WORDS] += squares if holding and len(inputs) == len(uses) else squared_norms(parameter, inputs, units=len(rows))
+
+    if not scopes:
+        with torch.no_grad():
+            return RowScores(token_losses(model, rows, lengths=lengths, autocast=autocast), {})
+    with ruled(model, rows, find_rules(model, set().union(*members.values())), on_parameter):
+        losses = token_losses(model, rows, lengths=lengths, autocast=autocast)
+        mean_losses(losses, lengths).sum().backward()
+    return RowScores(losses.detach(), {scope: values.cpu() for scope, values in norms.items()})
+
+
+def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Float[Tensor, " U"]:
+    """float64 (U,): squared norm of the parameter's gradient, the sum over its uses, of every unit of R/U adjacent rows."""
+    lookups = [use for use in uses if use.rule is embedding]
+    products = [use for use in uses if use.rule in (linear, conv1d) and use.name == "weight"]
+    if len(lookups) + len(products) < len(uses):
+        return _formed(parameter, uses, units=units)
+    total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
+    if products:
+        a, b = (_joined(tensors, units) for tensors in ([use.x for use in products], [use.b for use in products]))
+        pairs_are_fewer = a.shape[1] * (a.shape[2] + b.shape[2]) < parameter.numel()
+        total += _token_pairs(a, b) if pairs_are_fewer else _formed(parameter, products, units=units)
+    if lookups:
+        index, c = looked_up(lookups, units)
+        total += _by_word(index, c, words=len(parameter))
+    if products and lookups:
+        total += 2 * _tied(index, c, a, b)
+    return total
+
+
+def _token_pairs(a: Float[Tensor, "U t d"], b: Float[Tensor, "U t p"]) -> Float[Tensor, " U"]:
+    """sum_{t,s} (a_t . a_s)(b_t . b_s)."""
+    a, b = a.to(torch.promote_types(b.dtype, torch.float32)), b.to(torch.promote_types(b.dtype, torch.float32))
+    size = max(1, BLOCK // a.shape[1] ** 2)
+    parts = [dots(torch.bmm(x, x.mT), torch.bmm(y, y.mT)) for x, y in zip(a.split(size), b.split(size), strict=True)]
+    return torch.cat(parts)
+
+
+def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Float[Tensor, " U"]:
+    """The gradients themselves, a few units at a time."""
+    size = max(1, BLOCK // parameter.numel())
+    cut = [
+        replace(use, x=_by_unit(use.x, units) if use.rule is not embedding else use.x.reshape(units, -1), b=_by_unit(use.b, units))
+        for use in uses
+    ]
+    parts = []
+    for start in range(0, units, size):
+        here = slice(start, min(start + size, units))
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        total = Sum(torch.empty(here.stop - start, *parameter.shape, dtype=dtype, device=parameter.device), fresh=True)
+        for use in cut:
+            replace(use, x=use.x[here], b=use.b[here]).add(total, slice(0, len(parameter)))
+        parts.append(dots(total.value, total.value))
+    return torch.cat(parts)
+
+
+def looked_up(uses: Sequence[Use], units: int) -> tuple[Int[Tensor, "U t"], Float[Tensor, "U t d"]]:
+    """Words and the gradients that they get; torch gives a padding word none."""
+    index = torch.cat([use.x.reshape(units, -1) for use in uses], 1)
+    b = _joined([use.b for use in uses], units)
+    padding = getattr(uses[0].module, "padding_idx", None)
+    return index, b if padding is None else b * (index != padding).unsqueeze(-1)
+
+
+def _by_word(index: Int[Tensor, "U t"], b: Float[Tensor, "U t d"], *, words: int) -> Float[Tensor, " U"]:
+    """sum over a unit's words of |sum_{t: index_t = word} b_t|^2."""
+    key = index + words * torch.arange(len(index), device=index.device)[:, None]
+    found, place = torch.unique(key, return_inverse=True)
+    sums = b.new_zeros(len(found), b.shape[-1], dtype=torch.promote_types(b.dtype, torch.float32))
+    sums.index_add_(0, place.flatten(), b.flatten(0, 1).to(sums.dtype))
+    squares = sums.square().sum(1, dtype=torch.float64)
+    return squares.new_zeros(len(index)).index_add_(0, found // words, squares)
+
+
+def _tied(
+    index: Int[Tensor, "U t"], c: Float[Tensor, "U t d"], a: Float[Tensor, "U s d"], b: Float[Tensor, "U s p"]
+) -> Float[Tensor, " U"]:
+    """Product of the gradients of both uses of a tied embedding: sum_{t,s} b_s[index_t] (c_t . a_s)."""
+    size = max(1, BLOCK // (index.shape[1] * a.shape[1]))
+    parts = []
+    for i, x, y, z in zip(index.split(size), c.split(size), a.split(size), b.split(size), strict=True):
+        picked = z.gather(2, i[:, None, :].expand(-1, z.shape[1], -1)).to(x.dtype)
+        parts.append(dots(torch.bmm(y.to(x.dtype), x.mT), picked))
+    return torch.cat(parts)
+
+
+def dots(x: Float[Tensor, "U ..."], y: Float[Tensor, "U ..."]) -> Float[Tensor, " U"]:
+    """Inner product of every unit's entries: chunks in their own precision, summed in float64."""
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    if x.device.type == "cpu":
+        return torch.stack(
+            [
+                torch.stack([torch.dot(p, q) for p, q in zip(u.split(CHUNK), v.split(CHUNK), strict=True)]).sum(dtype=torch.float64)
+                for u, v in zip(x, y, strict=True)
+            ]
+        )
+    return (x * y).sum(1, dtype=torch.float64)
+
+
+def _by_unit(x: Tensor, units: int) -> Tensor:
+    """(R, ..., d) or (R*T, d) as (U, t, d)."""
+    return x.reshape(units, -1, x.shape[-1])
+
+
+def _joined(tensors: Sequence[Tensor], units: int) -> Tensor:
+    """The inputs (or output gradients) of all uses as those of one, (U, t, d): the gradient of their sum is of the same form."""
+    parts = [_by_unit(tensor, units) for tensor in tensors]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
