@@ -2,13 +2,14 @@
 
     python benchmarks/step_cost.py [-o benchmarks/results/step_cost.json] [--rounds 5] [--device cpu]
 
-For every case (model size, D domains, tokens a step) the four kinds of step run interleaved on the same rows, in a process of
+For every case (model size, D domains, tokens a step) the kinds of step run interleaved on the same rows, in a process of
 their own on one thread; the result is the median over rounds of each kind's time divided by the plain step's of the same round.
 
     plain    forward, backward, clipping, AdamW on the mean loss of all rows
     lagged   ours: gram with unbiased diagonal, weights of the step before
     exact    ours: gram with unbiased diagonal, weights of this step
     loop     the published code's way: one forward and backward a domain, D gradients kept, products and combination from them
+    presence, presence_all    lagged, with the samples inside domains weighted by their gradient norms of the first block, of all layers
 
 Rows per domain are two (the least that gives an unbiased diagonal), of tokens / (2 D) tokens. Extra memory is what each kind
 allocates beyond the plain step: for ours the workspace, counted exactly; for all, the peak resident size of a process that runs
@@ -38,7 +39,7 @@ SIZES = {  # name: LlamaConfig values; tied embeddings, vocabulary 4,096
 }
 DOMAINS = (7, 22, 64)
 TOKENS = (1024, 4096)
-KINDS = ("plain", "lagged", "exact", "loop")
+KINDS = ("plain", "lagged", "exact", "loop", "presence", "presence_all")
 HERE = Path(__file__).resolve().parent
 
 
@@ -111,12 +112,13 @@ def quartiles(values: list[float]) -> list[float]:
 
 
 def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, Callable[[], None]], Any, dict[str, Any]]:
-    """The four kinds of step on one model and one batch, the engine of ours, and the case's facts."""
+    """The kinds of step on one model and one batch, the engine of ours, and the case's facts."""
     import torch
     from torch.nn import functional as F
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from doge import GroupGradients, MicroBatch
+    from doge.presence import Presence
 
     length = tokens // (2 * domains)
     torch.manual_seed(0)
@@ -140,11 +142,12 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
         loss(rows.flatten(0, 1)).backward()
         finish()
 
-    def ours(lagged: bool) -> None:
+    def ours(lagged: bool, scope: str = "") -> None:
         engine.step(
             [MicroBatch(rows.flatten(0, 1), 0, 2 * domains, 0.5)],
             decide=lambda losses, gram: weights,
             lagged=weights if lagged else None,
+            presence=Presence(temperature=-1.0, domains=domains, scope=scope) if scope else None,
         )
         finish()
 
@@ -166,7 +169,15 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
         "tokens": 2 * domains * length,
         "row_tokens": length,
     }
-    return {"plain": plain, "lagged": lambda: ours(True), "exact": lambda: ours(False), "loop": loop}, engine, facts
+    steps = {
+        "plain": plain,
+        "lagged": lambda: ours(True),
+        "exact": lambda: ours(False),
+        "loop": loop,
+        "presence": lambda: ours(True, "first_block"),
+        "presence_all": lambda: ours(True, "all"),
+    }
+    return steps, engine, facts
 
 
 def where(device: str) -> dict[str, Any]:

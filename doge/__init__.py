@@ -9,12 +9,14 @@ scopes.py     which parameters a score looks at
 updates.py    from the gram to domain weights: stable, paper, official, uniform
 doremi.py     from excess losses over a reference model to domain weights
 algorithm.py  a whole step of DoGE, top to bottom
+presence.py   sample weights inside domains, from each step's gradient norms
 verify.py     the layer rules against autograd, on the model and rows at hand
 """
 
 from doge.algorithm import GroupGradients, MicroBatch, Step
 from doge.gram import Gram, domain_gram
 from doge.grouped import NoRuleError, row_losses, token_losses
+from doge.presence import Presence, presence_weights
 from doge.row_norms import RowScores, row_scores, self_influence
 from doge.row_products import WordProducts, mean_gradient, products_with, row_products, unpack, word_products
 from doge.scopes import SCOPES
@@ -30,12 +32,14 @@ __all__ = [
     "GroupGradients",
     "MicroBatch",
     "NoRuleError",
+    "Presence",
     "RowScores",
     "State",
     "Step",
     "WordProducts",
     "domain_gram",
     "mean_gradient",
+    "presence_weights",
     "products_with",
     "row_losses",
     "row_products",

@@ -12,6 +12,7 @@ product is taken (a sum of grams would be another quantity).
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from doge.gram import Gram, GramSum, Workspace, block_limit
 from doge.grouped import Autocast, Use, grouped_backward
+from doge.presence import Place, Presence, SampleWeights
 from doge.rules import Sum
 
 
@@ -27,21 +29,39 @@ class MicroBatch:
     """Part of a step's rows: `rows` (H*n, T) group-major, its H groups are the half-groups first, ..., first + H - 1.
 
     Half-group h*G + g holds half h of the rows of group g; without halves there are just the G groups. `share` is n over
-    the number of rows that the group has in the whole step.
+    the number of rows that the group has in the whole step; `start` is the number of the first of them in its group.
     """
 
     rows: Int[Tensor, "R T"]
     first: int
     count: int
     share: float
+    start: int = 0
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of every group in the whole step."""
+        return round(len(self.rows) / self.count / self.share)
+
+    def place(self, *, groups: int, unit_rows: int) -> Place:
+        """Where its units, of `unit_rows` adjacent rows, lie among those of the G groups. Raises ValueError where it cuts units."""
+        halves = self.count // groups
+        rows = len(self.rows) // self.count
+        if self.start % unit_rows or rows % unit_rows:
+            raise ValueError(f"{rows} rows of a half-group, from row {self.start} on, are not whole units of {unit_rows} rows")
+        return Place(slice(self.start // unit_rows, (self.start + halves * rows) // unit_rows), halves)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Outcome of the backward passes: losses (G,) nats per token and gram, over the global batch."""
+    """Outcome of the backward passes: losses (G,) nats per token and gram, over the global batch.
+
+    `sample_weights`: of the units of the domains' rows, in their order, where the samples were weighted; None where not.
+    """
 
     losses: Float[Tensor, " G"]
     gram: Gram
+    sample_weights: Float[Tensor, "D U"] | None = None
 
 
 class GroupGradients:
@@ -68,12 +88,15 @@ class GroupGradients:
         lagged: Float[Tensor, " D"] | None = None,
         metric: Callable[[nn.Parameter, slice], Tensor | None] = lambda parameter, part: None,
         reduce: Callable[[Tensor], Tensor] | None = None,
+        presence: Presence | None = None,
     ) -> Step:
         """Run the passes; call `decide(losses, gram)`; leave sum_j coefficient_j g_j in `.grad`.
 
         `lagged`: coefficients known beforehand (order lagged); None: those that `decide` returns (order exact).
         `metric` weighs the products of a slice of a parameter's first axis (see `GramSum.add`); None: plain products.
         `reduce` sums a tensor over processes, in place or not; None for one process.
+        `presence` weighs the samples inside domains (presence.py): gram, halves and combined gradient are then those of the weighted
+        gradients, the losses are not weighted. The weights see all rows of a domain, so its halves are not independent through them.
         """
         micro_batches = list(micro_batches)
         slots = self.halves * self.groups
@@ -94,6 +117,8 @@ class GroupGradients:
             else:
                 combine(parameter, part, total, lagged)
 
+        samples = None if presence is None else self._sample_weights(presence, micro_batches, reduce)
+
         for batch in micro_batches:
             here = slice(batch.first, batch.first + batch.count)
 
@@ -110,8 +135,11 @@ class GroupGradients:
                     else:
                         finish(parameter, part, block)
 
-            losses[here] += batch.share * grouped_backward(
-                self.model,
+            if samples is None:
+                backward = partial(grouped_backward, self.model)
+            else:
+                backward = partial(samples.backward, place=batch.place(groups=self.groups, unit_rows=samples.presence.unit_rows))
+            losses[here] += batch.share * backward(
                 batch.rows,
                 groups=batch.count,
                 on_parameter=on_parameter,
@@ -121,11 +149,23 @@ class GroupGradients:
         for parameter, block in kept.items():
             finish(parameter, slice(0, parameter.shape[0]), block)
         losses = losses if reduce is None else reduce(losses)
-        outcome = Step(losses.view(self.halves, self.groups).sum(0).cpu(), gram.result())
+        means = losses.view(self.halves, self.groups).sum(0).cpu()
+        outcome = Step(means, gram.result(), None if samples is None else samples.of_domains)
         coefficients = decide(outcome.losses, outcome.gram)
         for parameter, total in totals.items():
             combine(parameter, slice(0, parameter.shape[0]), total, coefficients)
         return outcome
+
+    def _sample_weights(
+        self, presence: Presence, micro_batches: list[MicroBatch], reduce: Callable[[Tensor], Tensor] | None
+    ) -> SampleWeights:
+        """Known already where there are several micro-batches: all of the step's norms are needed first."""
+        rows = micro_batches[0].group_rows
+        samples = SampleWeights(presence, self.model, groups=self.groups, rows=rows, reduce=reduce)
+        if len(micro_batches) > 1:
+            places = [batch.place(groups=self.groups, unit_rows=presence.unit_rows) for batch in micro_batches]
+            samples.measure(zip([batch.rows for batch in micro_batches], places, strict=True), autocast=self.autocast)
+        return samples
 
 
 def combine(parameter: nn.Parameter, part: slice, total: Float[Tensor, "G p"], coefficients: Float[Tensor, " D"]) -> None:

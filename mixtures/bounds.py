@@ -61,7 +61,7 @@ def closest(learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequen
     Raises UserError with the arithmetic where there are none.
     """
     tokens = np.array(stage_tokens, dtype=np.float64)
-    caps = np.array([(domain.max_epochs or math.inf) * domain.unique_tokens for domain in domains])
+    caps = np.array([(domain.max_epochs or math.inf) * domain.pass_tokens for domain in domains])
     floor = np.array([least.get(domain.name, 0.0) for domain in domains])
     if faults := [*_least_faults(floor, domains), *_least_against_caps(floor, caps, float(tokens.sum()), domains)]:
         raise UserError("\n".join(faults))
@@ -130,7 +130,7 @@ def _least_against_caps(least: np.ndarray, caps: np.ndarray, total: float, domai
             yield (
                 f"--min-share: {share:g} of {tokens_text(total)} tokens is {tokens_text(share * total)} of {domain.name}, "
                 f"but its cap holds {_held(domain)}; "
-                f"give it {cap / total:.3g} at most, or a cap of {_up(share * total / domain.unique_tokens)} epochs"
+                f"give it {cap / total:.3g} at most, or a cap of {_up(share * total / domain.pass_tokens)} epochs"
             )
 
 
@@ -162,7 +162,7 @@ def _no_room(holds: float, learned: np.ndarray, tokens: np.ndarray, caps: np.nda
 
 def _held(domain: Domain) -> str:
     epochs = domain.max_epochs or math.inf
-    return f"{tokens_text(epochs * domain.unique_tokens)} ({epochs:g} x {tokens_text(domain.unique_tokens)})"
+    return f"{tokens_text(epochs * domain.pass_tokens)} ({epochs:g} x {tokens_text(domain.pass_tokens)})"
 
 
 def _up(number: float) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from mixtures.bounds import closest
 from mixtures.bounds import constraint as constraint_of
 from mixtures.errors import UserError
+from mixtures.manifest import open_manifest
 from mixtures.mixture import KNOWN_VERSIONS, TOLERANCE, Mixture, id_fault
 from mixtures.reading import read_json
-from mixtures.records import Check, Constraint
+from mixtures.records import Check, Constraint, Domain
 
 MANY_EPOCHS = 4.0  # repeats up to here cost next to nothing (Muennighoff et al. 2023); beyond, the file warns
 AGREEMENT = 1e-6  # how far two computations of the closest weights may be apart
@@ -25,9 +26,9 @@ def check(path: str | Path) -> list[Check]:
     record = read_json(path)
     recorded = record.get("id") if isinstance(record, dict) else None
     content = {key: value for key, value in record.items() if key != "id"} if isinstance(record, dict) else record
-    mixture = Mixture.from_record(content, where=str(path))
+    mixture = Mixture.from_record(content, where=str(path)).placed(Path(path).parent)
     derived = [_version(mixture), _id(mixture, recorded), _sums(mixture), _expected(mixture)]
-    return [*derived, *_caps(mixture), *_constraints(mixture), *_recorded(mixture)]
+    return [*derived, *_caps(mixture), *_constraints(mixture), *_samples(mixture), *_recorded(mixture)]
 
 
 def written_checks(mixture: Mixture) -> Iterator[Check]:
@@ -144,6 +145,34 @@ def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
         was, computed = getattr(constraint, field), getattr(now, field)
         if (was is None) != (computed is None) or abs((was or 0) - (computed or 0)) > AGREEMENT:
             yield f"{field} recorded {was}, computed {computed}"
+
+
+def _samples(mixture: Mixture) -> Iterator[Check]:
+    """Manifests against their hashes, and what the file says about them against what they hold."""
+    sampled = [domain for domain in mixture.domains if domain.sample_policy and domain.sample_policy.mode != "none"]
+    drifted = [line for domain in sampled for line in _sample_drift(domain, mixture.directory)]
+    if sampled:
+        detail = "; ".join(drifted) if drifted else f"{len(sampled)} manifest(s) are the recorded ones and hold what is recorded"
+        yield Check(id="samples", status="fail" if drifted else "pass", detail=detail)
+
+
+def _sample_drift(domain: Domain, directory: Path | None) -> Iterator[str]:
+    try:
+        manifest = open_manifest(domain, directory)
+    except UserError as error:
+        yield str(error)
+        return
+    policy = domain.sample_policy
+    assert policy is not None
+    assert manifest is not None
+    computed: dict[str, float | None] = {"kept_tokens": manifest.pass_tokens, "effective_sample_size": manifest.effective_sample_size}
+    computed["scored_tokens"] = int(manifest.tokens.sum())
+    if policy.key == "document_id":
+        computed["kept_documents"] = manifest.kept_documents(domain.unique_documents)
+    for name, now in computed.items():
+        was = getattr(policy, name)
+        if was is not None and now is not None and not math.isclose(was, now, rel_tol=1e-9):
+            yield f"{domain.name} recorded {name} {was:,.6g}, its manifest has {now:,.6g}"
 
 
 def _recorded(mixture: Mixture) -> Iterator[Check]:

@@ -18,6 +18,7 @@ from mixtures.errors import UserError
 from mixtures.mixture import Mixture
 from mixtures.records import Check, Constraint, Domain, Expected, Horizon, Input, Provenance, Sampling, Stage
 from mixtures.run import CorpusDomain, Run, read_run
+from mixtures.sample_rule import SampleRule, sample_domains, with_samples
 
 
 def export_mixture(
@@ -29,6 +30,8 @@ def export_mixture(
     max_epochs: Bound = None,
     min_share: Bound = None,
     unique_tokens: Bound = None,
+    samples: SampleRule | None = None,
+    samples_dir: str | Path = "mixture.samples",
 ) -> Mixture:
     """The mixture that the runs learned, the mean over several runs.
 
@@ -39,6 +42,8 @@ def export_mixture(
     weights are the closest to the learned ones that keep both (`mixtures.constrain`).
     unique_tokens: how much text the large run has, where it is not the text that the proxy run read; caps count it.
     These three: one number for all domains, or {name: number} with `*` for every domain that is not named.
+    samples: weights inside the domains by this rule, from the scores of the first run that has some; the manifests are written
+    into samples_dir, and the mixture's file belongs beside it. Epochs then count passes over what the rule keeps.
     Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages,
     bounds that are no bounds, and bounds that cannot be kept (with the arithmetic).
     """
@@ -53,6 +58,8 @@ def export_mixture(
     check_bounds(names, max_epochs=max_epochs, min_share=min_share, unique_tokens=unique_tokens)
     caps, counts = by_name(max_epochs, names), by_name(unique_tokens, names)
     domains = tuple(_domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name)) for name in names)
+    if samples is not None:
+        domains = sample_domains(domains, _scored(runs), samples, samples_dir)
     weights, constraints = hold(learned, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
     titles = ["average"] if stages == 1 else [f"stage-{number + 1}" for number in range(stages)]
     content: dict[str, Any] = {
@@ -66,9 +73,12 @@ def export_mixture(
         "sampling": Sampling(seed=runs[0].config.seed),
         "provenance": _provenance(runs, average if stages == 1 else None, constraints, counts),
     }
+    if samples is not None:
+        content["provenance"] = with_samples(content["provenance"], _scored(runs), samples)
     mixture = Mixture(**content)
     expected = mixture.compute_expected()
-    return Mixture(**content, expected=expected, checks=tuple(_checks(runs, mixture, expected)))
+    mixture = Mixture(**content, expected=expected, checks=tuple(_checks(runs, mixture, expected)))
+    return mixture if samples is None else mixture.placed(Path(samples_dir).absolute().parent)
 
 
 def parse_tokens(text: str) -> int:
@@ -157,6 +167,11 @@ def _domain(runs: list[Run], name: str, *, cap: float, count: float | None) -> D
         on_exhausted="renormalize" if cap < math.inf else "repeat",
         **(read if count is None else {}),
     )
+
+
+def _scored(runs: list[Run]) -> Path:
+    """The first run that has scores; the first of all where none has, for the message."""
+    return next((run.path for run in runs if (run.path / "scores").is_dir()), runs[0].path)
 
 
 def _found(runs: list[Run], name: str) -> CorpusDomain:

@@ -12,9 +12,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
@@ -55,6 +55,7 @@ class Mixture(Record):
     expected: tuple[Expected, ...] = ()
     provenance: Provenance
     checks: tuple[Check, ...] = ()
+    _directory: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Mixture":
@@ -65,6 +66,20 @@ class Mixture(Record):
             object.__setattr__(self, "id", content)
         if self.id != content:
             raise ValueError(f"id: {id_fault(self.id, content)}")
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """The same content and checks, wherever the files lie."""
+        return isinstance(other, Mixture) and (self.id, self.checks) == (other.id, other.checks)
+
+    @property
+    def directory(self) -> Path | None:
+        """Where its file lies, which manifests are looked for relative to; None for a mixture that never was in a file."""
+        return self._directory
+
+    def placed(self, directory: Path) -> Self:
+        """This mixture, its manifests looked for relative to `directory`."""
+        self._directory = directory.absolute()
         return self
 
     def content_id(self) -> str:
@@ -91,12 +106,12 @@ class Mixture(Record):
         return [end - start for start, end in itertools.pairwise(starts)]
 
     def compute_expected(self) -> tuple[Expected, ...]:
-        """Tokens and epochs that the whole schedule takes from every domain."""
+        """Tokens that the whole schedule takes from every domain, and how many passes over what its sample policy keeps they are."""
         rows = []
         for domain in self.domains:
             shares = [stage.weights[domain.name] for stage in self.stages]
             tokens = math.fsum(share * span for share, span in zip(shares, self.stage_tokens(), strict=True))
-            rows.append(Expected(domain=domain.name, tokens=tokens, epochs=tokens / domain.unique_tokens))
+            rows.append(Expected(domain=domain.name, tokens=tokens, epochs=tokens / domain.pass_tokens))
         return tuple(rows)
 
     def average_weights(self) -> dict[str, float]:
@@ -106,14 +121,15 @@ class Mixture(Record):
     def save(self, path: str | Path) -> None:
         """Write the file in one step. Raises OSError (a full disk), the old file then stays."""
         write_atomic(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        self.placed(Path(path).parent)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Mixture":
+    def load(cls, path: str | Path) -> Self:
         """The mixture in the file `path`. Raises UserError naming every fault and where it is."""
-        return cls.from_record(read_json(path), where=str(path))
+        return cls.from_record(read_json(path), where=str(path)).placed(Path(path).parent)
 
     @classmethod
-    def from_record(cls, record: Any, *, where: str) -> "Mixture":
+    def from_record(cls, record: Any, *, where: str) -> Self:
         """The mixture in parsed JSON; `where` begins the message of a UserError."""
         if not isinstance(record, dict) or record.get("kind") != KIND:
             raise UserError(f'{where} is not a mixture: it has no "kind": "{KIND}"; `mixtures export` writes such a file')

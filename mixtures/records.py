@@ -1,8 +1,8 @@
 """The parts of mixture.json, as pydantic models; mixture.py puts them together."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -10,6 +10,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
+LATER_KEYS = ("rule", "score", "scored_tokens", "effective_sample_size")  # of a sample policy
 EVERY = "*"  # in bounds: every domain that is not named
 
 
@@ -66,14 +67,28 @@ class Source(Record):
 
 
 class SamplePolicy(Record):
-    """Which documents of a domain are used, and how much, by a manifest."""
+    """Which documents of a domain are used, and how much, by a manifest; text that the manifest does not list is used once."""
 
     mode: Literal["none", "filter", "multiplicity", "sampling_weight", "loss_weight"] = "none"
-    manifest_uri: str | None = None
+    manifest_uri: str | None = Field(default=None, description="relative to the directory of the mixture's file")
     manifest_sha256: str | None = None
     key: Literal["document_index", "document_id", "sequence_index", "token"] = "document_id"
-    kept_documents: Count | None = None
-    kept_tokens: Count | None = None
+    kept_documents: Count | None = Field(default=None, description="documents that are used at all; null: not known")
+    kept_tokens: Count | None = Field(
+        default=None, description="tokens of one pass over the domain (filter, multiplicity); with weights, all tokens of the domain"
+    )
+    rule: str | None = Field(default=None, description="how scores became weights")
+    score: str | None = Field(default=None, description="what the documents were scored by")
+    scored_tokens: Count | None = Field(default=None, description="tokens of the documents in the manifest; the others count once")
+    effective_sample_size: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="(sum n w)^2 / (sum n sum n w^2) over documents of n tokens and weight w: the fraction of the domain in use",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that came later stand in the file only with a value: an older file keeps its id."""
+        return {key: value for key, value in serialize(self).items() if key not in LATER_KEYS or value is not None}
 
 
 class Domain(Record):
@@ -95,6 +110,14 @@ class Domain(Record):
     )
     sources: tuple[Source, ...] = ()
     sample_policy: SamplePolicy | None = None
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of one epoch: the sample policy's where it leaves out or repeats documents, else all of the domain."""
+        policy = self.sample_policy
+        if policy is None or policy.mode not in ("filter", "multiplicity") or policy.kept_tokens is None:
+            return self.unique_tokens
+        return policy.kept_tokens
 
     def over_cap(self, epochs: float) -> bool:
         """Are `epochs` of the domain more than its cap, by more than rounding?"""

@@ -22,6 +22,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     seed: int
+    corpus: dict[str, Any] = {}
     model: dict[str, Any]
     train: dict[str, Any]
     update: dict[str, Any]

@@ -6,7 +6,7 @@ from textwrap import fill
 
 from mixtures.average import span_average
 from mixtures.mixture import Mixture
-from mixtures.records import EVERY, Constraint, Domain, Expected
+from mixtures.records import EVERY, Constraint, Domain, Expected, SamplePolicy
 from mixtures.run import read_run
 from mixtures.trajectory import read_evaluation
 
@@ -107,6 +107,8 @@ def show(mixture: Mixture) -> str:
         several = STAGES_A_TABLE - 1 if _learned(mixture) else STAGES_A_TABLE
         for first in range(0, len(mixture.stages), several):
             blocks.append(_stages(mixture, range(first, min(first + several, len(mixture.stages)))))
+    if any(domain.sample_policy for domain in mixture.domains):
+        blocks.append(_samples(mixture))
     if warnings := [fill(f"{check.status}: {check.detail}", WIDTH) for check in mixture.checks if check.status != "pass"]:
         blocks.append("\n".join(warnings))
     return "\n\n".join(blocks)
@@ -125,6 +127,8 @@ def _facts(mixture: Mixture) -> str:
         "method": f"{provenance.method}, objective {objective}, seeds {seeds}",
         "weights": "fractions of trained tokens",
     }
+    if isinstance(samples := provenance.proxy.get("samples"), dict):
+        facts["samples"] = ", ".join(f"{name} {value}" for name, value in samples.items() if value is not None)
     for constraint in provenance.constraints:
         facts["held to"] = _constraint_text(constraint)
     lines = [fill(f"{name + ':':<11}{value}", WIDTH, subsequent_indent=" " * 11) for name, value in facts.items()]
@@ -197,9 +201,22 @@ def _stages(mixture: Mixture, chosen: range) -> str:
             tokens = stages[number].weights[domain.name] * spans[number]
             cells.append(f"{stages[number].weights[domain.name]:.4f}")
             cells += [f"{learned[number][domain.name]:.4f}"] if learned else []
-            cells += [tokens_text(tokens), epochs_text(tokens / domain.unique_tokens)]
+            cells += [tokens_text(tokens), epochs_text(tokens / domain.pass_tokens)]
         rows.append(cells)
     header = ["domain", *["share", *(["learned"] if learned else []), "tokens", "epochs"] * len(chosen)]
     names = [f"{stages[number].name}: {tokens_text(spans[number])} tokens" for number in chosen]
     titles = [f"from {tokens_text(stages[number].start_tokens)}" for number in chosen]
     return f"{fill('; '.join(names), WIDTH)}\n{table(header, rows, titles=titles)}"
+
+
+def _samples(mixture: Mixture) -> str:
+    """One table of what is read inside the domains; `scored`: the part of a domain's tokens that the rule is about."""
+    rows = []
+    for domain, _ in _most_first(mixture):
+        policy = domain.sample_policy or SamplePolicy()
+        size, scored, documents = policy.effective_sample_size, policy.scored_tokens, policy.kept_documents
+        shares = ["-" if scored is None else f"{scored / domain.unique_tokens:.1%}", "-" if size is None else f"{size:.3f}"]
+        tokens = [tokens_text(domain.pass_tokens), tokens_text(domain.unique_tokens)]
+        kept = [str(documents), str(domain.unique_documents)] if documents is not None else ["-", "-"]
+        rows.append([domain.name, *shares, *tokens, *kept])
+    return table(["samples of", "scored", "effective", "one pass", "of tokens", "kept", "of documents"], rows)

@@ -2,9 +2,10 @@
 
 Columns of the trajectory (D training domains, G groups, the first D of which are the training domains):
 `step` (updates done, from 1), `tokens` (trained so far), `lr`, `tokens_per_second`, `gradient_norm`, then `weight.NAME`
-and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups, and `gram`
-(G * G numbers, row major). What a rule does not measure is null. DoReMi has no gram, norm and self_product, and its alignment is
-the excess loss (nats per token).
+and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups, `sample_spread.NAME` and
+`sample_ess.NAME` for training domains, and `gram` (G * G numbers, row major). What a rule does not measure is null. DoReMi has no
+gram, norm and self_product, and its alignment is the excess loss (nats per token). Without online sample weights there is no spread
+(standard deviation) and effective sample size (fraction of the rows) of them; records of earlier versions lack these columns.
 
 Size: the gram is kept at every step in float64, 8 * G * G bytes a step. 11 groups and 600 steps are 0.6 MB; 300 groups
 and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and `mean_gram` needs
@@ -36,8 +37,8 @@ EVALUATION = pa.schema(
 def step_row(*, domains: Sequence[str], groups: Sequence[str], arrays: Mapping[str, Any], **scalars: Any) -> dict[str, Any]:
     """One row for `TrajectoryWriter.append` from the arrays of a step.
 
-    `arrays`: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), gram (G, G); a name left
-    out is recorded as not measured. `scalars`: step, tokens, lr, tokens_per_second, gradient_norm.
+    `arrays`: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,), sample_ess (D,),
+    gram (G, G); a name left out is recorded as not measured. `scalars`: step, tokens, lr, tokens_per_second, gradient_norm.
     """
     row: dict[str, Any] = dict(scalars)
     for kind, values in arrays.items():
@@ -148,6 +149,19 @@ class Trajectory:
         """(S, G), unbiased estimates of the gram's diagonal."""
         return self._columns("self_product", self.groups)
 
+    @property
+    def sample_spreads(self) -> np.ndarray:
+        """(S, D), standard deviations of the domains' online sample weights, whose mean is 1."""
+        return self._samples("sample_spread")
+
+    @property
+    def sample_ess(self) -> np.ndarray:
+        """(S, D), effective sample sizes of the domains' online sample weights, as fractions of their rows."""
+        return self._samples("sample_ess")
+
+    def _samples(self, kind: str) -> np.ndarray:
+        return self.frame.reindex(columns=[f"{kind}.{name}" for name in self.domains]).to_numpy(dtype=np.float64)
+
     @cached_property
     def grams(self) -> np.ndarray:
         """(S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
@@ -194,7 +208,7 @@ def read_trajectory(run_dir: str | Path) -> Trajectory:
         names, expected = described, part.last + 1
         tables.append(table)
     assert names is not None
-    return Trajectory(tuple(names[0]), tuple(names[1]), pa.concat_tables(tables).to_pandas(), tuple(parts))
+    return Trajectory(tuple(names[0]), tuple(names[1]), pa.concat_tables(tables, promote_options="default").to_pandas(), tuple(parts))
 
 
 class EvaluationWriter:
@@ -236,6 +250,7 @@ def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
     per_group = [f"{kind}.{name}" for kind in ("loss", "norm", "self_product") for name in groups]
     fields = [("step", pa.int64()), ("tokens", pa.int64())]
     fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group]]
+    fields += [(f"{kind}.{name}", pa.float64()) for kind in ("sample_spread", "sample_ess") for name in domains]
     fields += [("gram", pa.list_(pa.float64()))]
     return pa.schema(fields, metadata={"doge": json.dumps({"groups": groups, "domains": domains, "format": FORMAT})})
 

@@ -51,8 +51,10 @@ def require_directory(settings: Settings, *, resume: bool) -> None:
         )
 
 
-def require_same_corpus(settings: Settings, record: dict[str, Any]) -> None:
-    """With --resume: the text and the tokenizer are those that the run started with."""
+def require_same_corpus(
+    settings: Settings, record: dict[str, Any], *, remedy: str = "to resume, or give a new run_dir for a new run"
+) -> None:
+    """The text and the tokenizer are those that the run started with; else restore the text, says the message, and the `remedy`."""
     path = settings.run_path / "corpus.json"
     before = json.loads(path.read_text())
     was = {domain["name"]: domain["fingerprint"] for domain in before["domains"]}
@@ -60,9 +62,7 @@ def require_same_corpus(settings: Settings, record: dict[str, Any]) -> None:
     if before["tokenizer"] != record["tokenizer"]:
         changed.append("the tokenizer")
     if changed:
-        raise UserError(
-            f"{', '.join(changed)} changed since the run started ({path}); restore the text to resume, or give a new run_dir for a new run"
-        )
+        raise UserError(f"{', '.join(changed)} changed since the run started ({path}); restore the text {remedy}")
 
 
 def require_divisible(settings: Settings, processes: int) -> None:
@@ -75,3 +75,12 @@ def require_divisible(settings: Settings, processes: int) -> None:
         )
     if settings.update.preset == "stable" and rows % 2:
         raise UserError(f"train.rows_per_domain is {rows}; preset stable compares two halves of them: use an even number, e.g. {rows + 1}")
+    if (presence := settings.samples.presence) is not None:
+        pieces = slices * 2 if rows % 2 == 0 and slices % 2 else slices  # a micro-batch lies in one half, or astride both
+        multiple = pieces * presence.unit_rows
+        if rows % multiple:
+            raise UserError(
+                f"train.rows_per_domain is {rows}, of which {pieces} pieces (two halves, {processes} process(es) x "
+                f"{settings.train.accumulate} micro-batch(es)) must each be whole units of samples.online.presence.unit_rows = "
+                f"{presence.unit_rows} rows; use a multiple of {multiple}, e.g. {-(-rows // multiple) * multiple}, or smaller units"
+            )

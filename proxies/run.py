@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import doge
+from doge.scopes import scope_parameters
 from doge.updates import without_effect
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
@@ -50,6 +51,7 @@ class Run:
             reduce=all_reduce if accelerator.num_processes > 1 else None,
             autocast=accelerator.autocast,
         )
+        self._require_scope()
         self.stepper = self._stepper()
         names = [group.name for group in self.groups]
         self.trajectory = TrajectoryWriter(self.path / "trajectory", domains=self.domains, groups=names)
@@ -65,6 +67,15 @@ class Run:
         gradients = doge.GroupGradients(self.model, groups=count, halves=halves_of(settings), autocast=self.place.autocast)
         prior = prior_of(settings.constants.prior, self.corpus)
         return Stepper(*shared, gradients=gradients, prior=prior, state=doge.start(prior, count))
+
+    def _require_scope(self) -> None:
+        presence = self.settings.samples.presence
+        if presence is None:
+            return
+        try:
+            scope_parameters(self.model, presence.scope)
+        except ValueError as error:
+            raise UserError(f"samples.online.presence.scope: {error}") from error
 
     def open(self, *, resume: bool) -> None:
         """Check the layer rules on this model, then take the run directory, or go back to its newest checkpoint."""
@@ -174,12 +185,14 @@ class Run:
 
     def _say_hello(self) -> None:
         train, update = self.settings.train, self.settings.update
+        presence = self.settings.samples.presence
         extra = [group.name for group in self.groups[len(self.domains) :]]
         print(
             f"proxy: {parameter_count(self.model) / 1e6:.1f} M parameters, {self.accelerator.num_processes} process(es) on "
             f"{self.accelerator.device.type}, {train.precision}\n"
             f"step:  {len(self.domains)} domains x {train.rows_per_domain} rows x {self.corpus.row_tokens} tokens"
             + (f", and the same of {', '.join(extra)} for the objective" if extra else "")
+            + (f"\nsamples: presence, {presence.scope}, units of {presence.unit_rows} row(s)" if presence else "")
             + f"\nrule:  {update.preset}; {'resumes after step ' + str(self.start) if self.start else 'starts'}, {train.steps} steps",
             flush=True,
         )

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from doge.scopes import WORDS
 from doge.updates import PRESETS, Constants, Preset
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -186,10 +187,46 @@ class Update(Frozen):
         return self
 
 
+class Presence(Frozen):
+    """Sample weights from each step's gradient norms: large ones count more at first, then less (arXiv 2311.00913)."""
+
+    switch_at: Share = Field(0.1, description="share of the steps that large gradient norms count more in; then small ones do")
+    temperature: float = Field(1.0, gt=0, description="log-odds of a sample's weight per standard deviation of the norms")
+    scope: str = Field("first_block", description="parameters of the norms: first_block, all, blocks, embedding, head, or a name pattern")
+    unit_rows: int = Field(1, ge=1, description="rows that are weighted as one; 1: every row for itself (rows)")
+
+    @field_validator("scope")
+    @classmethod
+    def _parameters(cls, scope: str) -> str:
+        if scope == WORDS:
+            raise ValueError(f"{WORDS} is a use of parameters, not a set of them; take embedding")
+        return scope
+
+
+def _online(value: Any) -> Any:
+    if value in ("none", "presence"):
+        return {"presence": {}} if value == "presence" else {}
+    if not isinstance(value, dict):
+        raise ValueError("give none, presence, or presence with its settings: {presence: {temperature: 1.0}}")
+    return value
+
+
+Online = Annotated[
+    dict[Literal["presence"], Presence],
+    BeforeValidator(_online),
+    PlainSerializer(lambda value: {name: block.model_dump() for name, block in value.items()} or "none"),
+]
+
+
 class Samples(Frozen):
     """Sample weights inside domains."""
 
-    online: Literal["none"] = Field("none", description="sample weights while the proxy trains")
+    online: Online = Field("none", validate_default=True, description="sample weights while the proxy trains: none or presence")
+
+    @property
+    def presence(self) -> Presence | None:
+        """The settings of online PRESENCE weights; None where there are none."""
+        return self.online.get("presence")
 
 
 class Settings(Frozen):
@@ -211,6 +248,24 @@ class Settings(Frozen):
                 raise ValueError(
                     f"update.objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: {', '.join(known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _presence_fits(self) -> "Settings":
+        presence, rows = self.samples.presence, self.train.rows_per_domain
+        if presence is None:
+            return self
+        if self.update.preset == "doremi":
+            raise ValueError(
+                "samples.online is presence, which weighs gradients, and preset doremi takes none by domain: set it to none, or take "
+                "preset stable"
+            )
+        unit = presence.unit_rows
+        if rows % unit or rows < 2 * unit:
+            raise ValueError(
+                f"train.rows_per_domain is {rows}, samples.online.presence.unit_rows {unit}: a domain needs at least two whole units, "
+                f"which are weighted against each other; set rows_per_domain to a multiple of {unit}, {2 * unit} or more"
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import doge
 from doge.grouped import Autocast
 from mixtures.errors import UserError
+from mixtures.sample_weights import effective_sample_size, presence_temperature
 from proxies.batches import evaluated_part, step_rows
 from proxies.corpus import CorpusData
 from proxies.settings import Settings
@@ -73,13 +74,13 @@ def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
     for start in range(0, rows, size):
         part = batch[:, start : start + size]
         if halves == 1:
-            parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), 0, groups, size / rows))
+            parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), 0, groups, size / rows, start))
         elif start < rows // 2 < start + size:
             half_major = part.unflatten(1, (2, size // 2)).transpose(0, 1)
-            parts.append(doge.MicroBatch(half_major.reshape(-1, row_tokens), 0, 2 * groups, size / 2 / rows))
+            parts.append(doge.MicroBatch(half_major.reshape(-1, row_tokens), 0, 2 * groups, size / 2 / rows, start))
         else:
             first = groups if start >= rows // 2 else 0
-            parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), first, groups, size / rows))
+            parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), first, groups, size / rows, start))
     return parts
 
 
@@ -96,13 +97,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before clipping, and the
-    gram, None where the rule takes no products."""
+    """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before clipping, the
+    gram, None where the rule takes no products, and the sample weights (D, U), None where samples are not weighted."""
 
     losses: Tensor
     decision: doge.Decision
     gradient_norm: float
     gram: doge.Gram | None = None
+    sample_weights: Tensor | None = None
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -112,7 +114,13 @@ class Outcome:
             arrays |= {"norm": self.gram.norms, "gram": self.gram.products}
             if self.gram.self_products is not None:
                 arrays["self_product"] = self.gram.self_products
-        return {kind: values.numpy() for kind, values in arrays.items()}
+        columns = {kind: values.numpy() for kind, values in arrays.items()}
+        if self.sample_weights is not None:
+            weights = self.sample_weights.numpy()
+            alike = np.ones(weights.shape[1])  # units have equally many tokens
+            columns["sample_spread"] = weights.std(1)
+            columns["sample_ess"] = np.array([effective_sample_size(one, alike) for one in weights])
+        return columns
 
 
 @dataclass
@@ -161,9 +169,18 @@ class Stepper:
             lagged=self.state.weights if constants.order == "lagged" else None,
             metric=self._adam_metric if constants.geometry == "adam" else lambda parameter, part: None,
             reduce=self.place.reduce,
+            presence=self._presence(step),
         )
         norm = descend(self.model, self.optimizer, max_grad_norm=train.max_grad_norm, step=step)
-        return Outcome(found.losses, decisions[0], norm, found.gram)
+        return Outcome(found.losses, decisions[0], norm, found.gram, found.sample_weights)
+
+    def _presence(self, step: int) -> doge.Presence | None:
+        """How this step weighs the samples inside domains; None: not at all."""
+        online = self.settings.samples.presence
+        if online is None:
+            return None
+        temperature = presence_temperature(step / self.settings.train.steps, temperature=online.temperature, switch_at=online.switch_at)
+        return doge.Presence(temperature, domains=len(self.prior), scope=online.scope, unit_rows=online.unit_rows)
 
     def _adam_metric(self, parameter: nn.Parameter, part: slice) -> Tensor | None:
         """1 / (sqrt(v) + eps) of Adam's second moment: the geometry of the step it takes. None before its first step."""

@@ -176,7 +176,7 @@ def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
         "proxy.train.tracker", "mixtures",
     ]  # fmt: skip
     assert list(CompareSettings.model_fields["mixtures"].annotation.__args__[1].model_fields) == [
-        "fixed", "temperature", "max_epochs", "file", "row", "learn", "model", "train", "run", "average",
+        "fixed", "temperature", "max_epochs", "file", "row", "learn", "model", "train", "run", "average", "samples",
     ]  # fmt: skip
 
 

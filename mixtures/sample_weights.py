@@ -1,0 +1,164 @@
+"""Scores of a domain's documents -> weights inside the domain. Pure.
+
+scores, tokens, weights: (S,), one entry a document of `tokens` tokens (at least 1). Weights have token-weighted mean 1,
+sum_i n_i w_i = sum_i n_i, so that the domain's share of the trained tokens stays what it is.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from mixtures.errors import UserError
+
+Direction = Literal["direct", "inverse"]
+
+
+def zscore(scores: np.ndarray) -> np.ndarray:
+    """Scores with mean 0 and variance 1 over the documents (PRESENCE, arXiv 2311.00913); zeros where all are equal but for rounding."""
+    largest = np.abs(scores).max(initial=0.0)
+    if largest == 0:
+        return np.zeros(len(scores))
+    scaled = scores / largest  # so that no square overflows or vanishes
+    centred = scaled - scaled.mean()
+    spread = np.abs(centred).max()
+    if spread <= 1e-13:
+        return np.zeros(len(scores))
+    centred /= spread
+    return centred / np.sqrt(np.mean(centred**2))
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """1 for the lowest score to S; equal scores share the mean of their ranks."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+def softmax_weights(
+    scores: np.ndarray, tokens: np.ndarray, *, temperature: float, direction: Direction, cap: float | None = None
+) -> np.ndarray:
+    """w_i proportional to exp(+-temperature z_i), z the z-score inside the domain (PRESENCE: tau = +1 direct, -1 inverse).
+
+    direction: direct raises documents with high scores, inverse those with low ones. temperature multiplies: larger is
+    sharper. cap: no weight above it; what this takes away goes to the others in proportion (water-filling).
+    Raises UserError for a temperature that is not positive and a cap below 1.
+    """
+    if fault := temperature_fault(temperature) or cap_fault(cap):
+        raise UserError(fault)
+    sign = 1 if direction == "direct" else -1
+    return _mean_one(sign * temperature * zscore(scores), tokens, cap=cap)
+
+
+def linear_upper(losses: np.ndarray, tokens: np.ndarray, *, delta: float = 1.0, r: float = 1.0) -> np.ndarray:
+    """The control that only looks at losses (LinUpper of arXiv 2502.06733): w = softmax(h / r).
+
+    h = min(delta, delta + s), s the losses scaled from their range to [-delta, delta]: low losses count less, and from the
+    middle of the range on all count alike. Raises UserError for delta or r that are not positive.
+    """
+    if not (delta > 0 and r > 0):
+        raise UserError(f"linear_upper with delta {delta:g}, r {r:g}: give positive numbers")
+    low, high = losses.min(initial=np.inf), losses.max(initial=-np.inf)
+    if not low < high:
+        return np.ones(len(losses))
+    scaled = 2 * delta * (losses - (low + high) / 2) / (high - low)
+    return _mean_one(np.minimum(delta, delta + scaled) / r, tokens)
+
+
+def keep_mask(scores: np.ndarray, tokens: np.ndarray, *, drop_top: float = 0.0, drop_bottom: float = 0.0) -> np.ndarray:
+    """bool (S,): without the highest and the lowest scores, shares of the tokens; a band where both are given.
+
+    At most the share is dropped, whole documents, of equal scores the ones that come first from the outside. Where all scores
+    are equal they say nothing, and everything stays. Raises UserError where the two shares are everything.
+    """
+    if fault := drop_fault(drop_top, drop_bottom):
+        raise UserError(fault)
+    if len(scores) == 0 or scores.min() == scores.max():
+        return np.ones(len(scores), dtype=bool)
+    order = np.argsort(scores, kind="stable")
+    sizes = tokens[order].astype(np.float64)
+    below, above = np.cumsum(sizes), np.cumsum(sizes[::-1])[::-1]  # tokens up to and from each document on, itself included
+    total = sizes.sum() * (1 + 1e-12)
+    keep = np.empty(len(scores), dtype=bool)
+    keep[order] = (below > drop_bottom * total) & (above > drop_top * total)
+    return keep
+
+
+def shuffled(scores: np.ndarray, *, seed: int | list[int]) -> np.ndarray:
+    """The same scores, dealt out to the documents at random: the control for everything that only their histogram does.
+
+    Weights made of them are the same weights on other documents, all multiplied by the one constant that keeps the
+    token-weighted mean at 1 (documents differ in length); a filter drops the same shares of the tokens.
+    """
+    return np.random.default_rng(seed).permutation(scores)
+
+
+def effective_sample_size(weights: np.ndarray, tokens: np.ndarray) -> float:
+    """(sum n w)^2 / (sum n sum n w^2), above 0 to 1: the fraction of the tokens that equal weights would need (Kish)."""
+    tokens = tokens.astype(np.float64)
+    size = (tokens @ weights) ** 2 / (tokens.sum() * (tokens @ weights**2))
+    return min(1.0, float(size))
+
+
+def presence_temperature(progress: float, *, temperature: float, switch_at: float) -> float:
+    """The signed temperature of PRESENCE's two stages: + (direct) before `switch_at` of the run, - (inverse) from there on."""
+    return temperature if progress < switch_at else -temperature
+
+
+def multiplicities(weights: np.ndarray, *, offset: float) -> np.ndarray:
+    """How often every document is read in one epoch, int64 (S,): floor(w_i) or one more, and w_i on average over offsets in [0, 1).
+
+    Systematic sampling: the increments of floor(w_1 + ... + w_i + offset).
+    """
+    steps = np.floor(np.cumsum(weights) + offset).astype(np.int64)
+    return np.diff(steps, prepend=0)
+
+
+def temperature_fault(temperature: float) -> str:
+    """What is wrong with a temperature; nothing where it is right."""
+    if temperature == 0:
+        return "temperature 0 makes every weight 1: leave the sample weights out for that, or give a positive number; larger is sharper"
+    if not 0 < temperature < np.inf:
+        return f"temperature {temperature:g}: give a positive number (1 is the paper's, larger is sharper) and its sign as direction"
+    return ""
+
+
+def cap_fault(cap: float | None) -> str:
+    """What is wrong with a cap; nothing where it is right."""
+    if cap is not None and not cap >= 1:
+        return f"cap {cap:g}: weights have mean 1 and cannot all stay below it; give 1 or more, or no cap"
+    return ""
+
+
+def drop_fault(drop_top: float, drop_bottom: float) -> str:
+    """What is wrong with shares to drop; nothing where they are right."""
+    if not (drop_top >= 0 and drop_bottom >= 0 and drop_top + drop_bottom < 1):
+        return (
+            f"drop_top {drop_top:g} and drop_bottom {drop_bottom:g} are shares of a domain's tokens; give 0 or more, "
+            "together less than 1, so that something stays"
+        )
+    return ""
+
+
+def _mean_one(logits: np.ndarray, tokens: np.ndarray, *, cap: float | None = None) -> np.ndarray:
+    """Weights proportional to exp(logits), token-weighted mean 1, none above the cap."""
+    if len(logits) == 0:
+        return np.ones(0)
+    tokens = tokens.astype(np.float64)
+    weights = np.exp(logits - logits.max())
+    weights *= tokens.sum() / (tokens @ weights)
+    return weights if cap is None or weights.max() <= cap else _filled(logits, tokens, cap)
+
+
+def _filled(logits: np.ndarray, tokens: np.ndarray, cap: float) -> np.ndarray:
+    """min(cap, level exp(logits)) with the level at which the mean is 1, in logarithms: also where all but a few exp are 0."""
+    order = np.argsort(-logits, kind="stable")
+    falling, sizes = logits[order], tokens[order]
+    rest = np.logaddexp.accumulate((np.log(sizes) + falling)[::-1])[::-1]  # log of sum n exp(logit) from the k-th document on
+    room = sizes.sum() - cap * (np.cumsum(sizes) - sizes)  # tokens left for these, with all before them at the cap
+    with np.errstate(divide="ignore"):
+        level = np.log(np.maximum(room, 0)) - rest
+    fits = level + falling <= np.log(cap)
+    capped = int(fits.argmax()) if fits.any() else len(fits) - 1
+    free = np.exp(falling[capped:] - falling[capped])
+    weights = np.full(len(logits), float(cap))
+    weights[order[capped:]] = free * (room[capped] / (sizes[capped:] @ free))
+    return weights

@@ -1,0 +1,188 @@
+"""Sample scores of a run, RUN_DIR/scores/: `meta.json` (what was scored, and how) and `part-NNNNNN.parquet`.
+
+The parts of a domain follow each other in the order of the run's domains, their samples by start. A part is there whole or not
+at all; `meta.complete` says that all of them are. Columns:
+
+domain, document    names; a document's id leads to its source (proxies/sources.py: file:line, file:row, ...)
+row                 number of a row in its document, from 0; null where whole documents were scored
+start, tokens       the sample's span of the domain's train.bin; spans never overlap
+SCORE               float64, one column a score, named in meta.scores
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field, JsonValue, ValidationError
+
+from mixtures.errors import UserError
+from mixtures.files import write_atomic
+from mixtures.reading import list_faults, read_json
+from mixtures.records import Count, Name, Positive, Record
+
+FORMAT = 1
+KEYS = {"domain": pa.string(), "document": pa.string(), "row": pa.int64(), "start": pa.int64(), "tokens": pa.int64()}
+
+
+class Checkpoint(Record):
+    """A checkpoint that was scored with, and the learning rate of its step."""
+
+    step: Count
+    lr: float
+
+
+class ScoredDomain(Record):
+    """What a domain holds, what of it was scored, and in how many parts that stands."""
+
+    fingerprint: str | None
+    documents: Count
+    tokens: Count
+    scored_documents: Count
+    scored_tokens: Count
+    samples: Count
+    parts: Count
+
+
+class ScoresMeta(Record):
+    """meta.json. Two calls with the same meta, but for `complete` and `environment`, give the same scores."""
+
+    format: Literal[1] = 1
+    unit: Literal["document", "row"]
+    scores: tuple[str, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    max_rows: Positive | None
+    row_tokens: Positive
+    tokenizer: str
+    domains: dict[Name, ScoredDomain]
+    complete: bool = False
+    environment: dict[str, JsonValue] = Field(default={})
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of all domains."""
+        return sum(domain.parts for domain in self.domains.values())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a run; frames are read when they are asked for, a domain at a time."""
+
+    run_dir: Path
+    meta: ScoresMeta
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names in the run's order."""
+        return tuple(self.meta.domains)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the scores."""
+        return self.meta.scores
+
+    def frame(self, domain: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """(S, columns) the samples of a domain by start, with these columns or all. Raises UserError for a damaged part."""
+        if domain not in self.meta.domains:
+            raise UserError(f"{scores_path(self.run_dir)} has no domain {domain!r}; it has {', '.join(self.domains)}")
+        names = list(columns if columns is not None else table_schema(self.columns).names)
+        before = list(self.meta.domains.values())[: self.domains.index(domain)]
+        first, entry = sum(each.parts for each in before), self.meta.domains[domain]
+        read = list(dict.fromkeys(["domain", "start", *names]))
+        empty = table_schema(self.columns).empty_table().select(read)
+        table = pa.concat_tables([empty, *(_read_part(self.run_dir, first + number, read) for number in range(entry.parts))])
+        start = table["start"].to_numpy()
+        if len(table) != entry.samples or pc.unique(table["domain"]).to_pylist() not in ([domain], []) or (np.diff(start) <= 0).any():
+            raise UserError(
+                f"{scores_path(self.run_dir)} does not hold the {entry.samples:,} samples of {domain} that its meta.json names, in order: "
+                f"parts were damaged or replaced; {_again(self.run_dir)}"
+            )
+        frame = table.select(names).to_pandas()
+        return frame.astype({"row": "Int64"}) if "row" in names else frame
+
+
+def scores_path(run_dir: str | Path) -> Path:
+    """Directory of a run's scores."""
+    return Path(run_dir) / "scores"
+
+
+def part_path(run_dir: str | Path, number: int) -> Path:
+    """File of a part."""
+    return scores_path(run_dir) / f"part-{number:06d}.parquet"
+
+
+def table_schema(scores: Sequence[str]) -> pa.Schema:
+    """Columns of a part."""
+    return pa.schema([*KEYS.items(), *((name, pa.float64()) for name in scores)])
+
+
+def write_part(run_dir: str | Path, number: int, table: pa.Table) -> None:
+    """Write a part, whole. Raises OSError on a full disk, leaving nothing behind."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(part_path(run_dir, number), buffer.getvalue())
+
+
+def write_meta(run_dir: str | Path, meta: ScoresMeta) -> None:
+    """Write meta.json, whole. Raises OSError."""
+    write_atomic(scores_path(run_dir) / "meta.json", meta.model_dump_json(indent=1))
+
+
+def read_meta(run_dir: str | Path) -> ScoresMeta | None:
+    """meta.json of a run's scores; None where nothing was scored. Raises UserError where it is damaged or of another format."""
+    path = scores_path(run_dir) / "meta.json"
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    found = content.get("format") if isinstance(content, dict) else None
+    if found is not None and found != FORMAT:
+        raise UserError(f"{path} has format {found}; known: {FORMAT}; read it with the version that wrote it, or {_again(run_dir)}")
+    try:
+        return ScoresMeta.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged:\n" + "\n".join(list_faults(error)) + f"\n{_again(run_dir)}") from error
+
+
+def read_scores(run_dir: str | Path) -> Scores:
+    """The scores of a run, all of them there.
+
+    Raises UserError, with what to do, for a run that has none, for ones that are not complete, and for damaged ones.
+    """
+    meta = read_meta(run_dir)
+    if meta is None:
+        raise UserError(f"{run_dir} has no sample scores ({scores_path(run_dir)} is not there); make them: {_command(run_dir)}")
+    missing = missing_parts(run_dir, meta)
+    if missing or not meta.complete:
+        done = meta.parts - len(missing)
+        raise UserError(f"the sample scores of {run_dir} are not complete ({done} of {meta.parts} parts); go on with {_command(run_dir)}")
+    return Scores(Path(run_dir), meta)
+
+
+def missing_parts(run_dir: str | Path, meta: ScoresMeta) -> list[int]:
+    """Numbers of the parts that are not there."""
+    return [number for number in range(meta.parts) if not part_path(run_dir, number).is_file()]
+
+
+def _read_part(run_dir: Path, number: int, columns: list[str]) -> pa.Table:
+    path = part_path(run_dir, number)
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be read: it is torn or damaged ({reason}); remove this file and score it again with {_command(run_dir)}"
+        ) from error
+
+
+def _command(run_dir: str | Path) -> str:
+    return f"`accelerate launch -m proxies.score {run_dir}` (with the options of the first call)"
+
+
+def _again(run_dir: str | Path) -> str:
+    return f"remove {scores_path(run_dir)} and score again: {_command(run_dir)}"
