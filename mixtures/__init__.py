@@ -10,8 +10,10 @@
     reading     JSON files with clear messages
     export      run directories -> Mixture; constrain, bounds: held to caps and least shares
     fixed       uniform, natural, temperature, UniMax; shares: shares read from files, and the Mixture that keeps them
+    sample_weights  scores -> weights inside a domain; sample_rule: a run's scores -> a sample policy on every domain
+    manifest    which documents of a domain are read, and how often: the files beside a mixture.json
     check       is a mixture.json what it says it is?
-    stream      MixtureStream: the rows that a trainer reads; plan, apportion, shuffle, tokens: what it is made of
+    stream      MixtureStream: the rows that a trainer reads; plan, apportion, shuffle, policy, tokens: what it is made of
     adapters    the stream as a torch or datasets IterableDataset (imports them)
     show        text tables of a mixture and of a run
     comparison  base models on several mixtures, in numbers; _input, _statistics, _text, _plots: its parts

@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixtures.errors import UserError
+
+if TYPE_CHECKING:
+    from mixtures.sample_rule import SampleRule
 
 MAX_EPOCHS = "most epochs over all stages: a number for all domains, NAME=N for one (inf: no cap), or both"
 MIN_SHARE = "least share of every stage: a number for all domains, NAME=X for one, or both"
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--max-epochs", metavar="N | NAME=N", help=MAX_EPOCHS, **bound)
     export.add_argument("--min-share", metavar="X | NAME=X", help=MIN_SHARE, **bound)
     export.add_argument("--unique-tokens", metavar="NAME=COUNT", help=UNIQUE_TOKENS, **bound)
+    _add_samples(export)
     export.set_defaults(command=_export)
 
     show = commands.add_parser("show", help="print a mixture as tables", description=_show.__doc__)
@@ -63,6 +67,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_samples(export: argparse.ArgumentParser) -> None:
+    """The flags of `sample_rule.SampleRule`; one that is not given is absent."""
+    group = export.add_argument_group("weights of documents inside the domains, from the scores of `proxies.score RUN_DIR`")
+    rules = ["softmax", "filter", "multiplicity", "linear_upper"]
+    group.add_argument("--samples", choices=rules, help="weights, whole documents dropped, whole repetitions, or weights by loss alone")
+    unset: dict[str, Any] = {"default": argparse.SUPPRESS}
+    group.add_argument("--score", metavar="NAME", help="score to go by (the run's are listed where there is none of that name)", **unset)
+    group.add_argument("--direction", choices=["inverse", "direct"], help="raise low scores (default: inverse) or high ones", **unset)
+    group.add_argument("--temperature", type=float, metavar="X", help="multiplies the z-scores: larger is sharper (default 1)", **unset)
+    group.add_argument("--cap", type=float, metavar="X", help="largest weight, 1 or more (default: none)", **unset)
+    group.add_argument("--transform", choices=["none", "log", "rank"], help="of the scores, before their z-score (default none)", **unset)
+    group.add_argument("--drop-top", type=float, metavar="SHARE", help="of a domain's scored tokens, highest scores first", **unset)
+    group.add_argument("--drop-bottom", type=float, metavar="SHARE", help="of a domain's scored tokens, lowest scores first", **unset)
+    group.add_argument("--shuffle", action="store_true", help="deal the scores out at random: a control", **unset)
+    group.add_argument("--seed", type=int, metavar="N", help="of --shuffle, and of how multiplicities are rounded (default 0)", **unset)
+
+
 def _bound(word: str) -> str:
     """A number or NAME=NUMBER. What is neither may be a run directory in the wrong place."""
     try:
@@ -74,26 +95,43 @@ def _bound(word: str) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> str:
-    """Average the learned weights of one or several runs and write them as a mixture, within bounds where they are given."""
+    """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample weights, where given."""
     from mixtures.bounds import read_words
     from mixtures.export import export_mixture, parse_tokens
+    from mixtures.manifest import samples_directory
     from mixtures.show import show
 
     if arguments.output is None and len(arguments.runs) > 1:
         raise UserError(f"{len(arguments.runs)} runs and no output file; say where to write with -o mixture.json")
     budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
     output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
-    mixture = export_mixture(
-        arguments.runs,
-        stages=arguments.stages,
-        average=arguments.average,
-        token_budget=budget,
-        max_epochs=read_words(arguments.max_epochs, flag="--max-epochs", read=float),
-        min_share=read_words(arguments.min_share, flag="--min-share", read=float),
-        unique_tokens=read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens),
-    )
-    mixture.save(output)
+    with samples_directory(output) as directory:
+        mixture = export_mixture(
+            arguments.runs,
+            stages=arguments.stages,
+            average=arguments.average,
+            token_budget=budget,
+            max_epochs=read_words(arguments.max_epochs, flag="--max-epochs", read=float),
+            min_share=read_words(arguments.min_share, flag="--min-share", read=float),
+            unique_tokens=read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens),
+            samples=_rule(arguments),
+            samples_dir=directory,
+        )
+        mixture.save(output)
     return f"{show(mixture)}\n\nwrote {output}"
+
+
+def _rule(arguments: argparse.Namespace) -> "SampleRule | None":
+    """What --samples and the flags that go with it say."""
+    from mixtures.sample_rule import SampleRule, make_rule
+
+    given = {name: value for name, value in vars(arguments).items() if name in SampleRule.model_fields}
+    if arguments.samples is not None:
+        return make_rule(rule=arguments.samples, **given)
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{flags} without --samples; say what to make of the scores, as in --samples softmax")
+    return None
 
 
 def _show(arguments: argparse.Namespace) -> str:
@@ -112,14 +150,21 @@ def _check(arguments: argparse.Namespace) -> str:
 
 
 def _plot(arguments: argparse.Namespace) -> str:
-    """Draw weights.png, losses.png, gram.png and mixture.png of a run, or mixture.png of a mixture."""
+    """Draw a run (weights, losses, gram, mixture, and its sample scores where it has some) or a mixture; documents.txt lists documents."""
     from mixtures.plots import plot_mixture, plot_run
 
     source = Path(arguments.what)
     if source.is_dir():
         paths = plot_run(source, arguments.output or source / "plots")
+        if (source / "scores").is_dir():
+            from mixtures.score_plots import plot_scores
+            from mixtures.score_text import write_documents
+
+            paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]
     else:
-        paths = plot_mixture(source, arguments.output or source.parent)
+        from mixtures.sample_plots import plot_samples
+
+        paths = [*plot_mixture(source, arguments.output or source.parent), *plot_samples(source, arguments.output or source.parent)]
     return "\n".join(f"wrote {path}" for path in paths)
 
 

@@ -2,7 +2,8 @@
 
 A row is `row_tokens` consecutive tokens of one domain, so a share of rows is a share of trained tokens, whatever the
 length of documents. Which domain the n-th row comes from is decided by plan.py (never a row away from the shares); the
-k-th row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). Nothing else is state.
+k-th row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). Where a domain has a sample
+policy, an epoch is the text that the policy makes of it (policy.py). Nothing else is state.
 """
 
 import copy
@@ -15,6 +16,7 @@ import numpy as np
 from mixtures.errors import UserError
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, limits_of
+from mixtures.policy import open_policies
 from mixtures.shuffle import ROUNDS, epoch_key, shuffled
 from mixtures.tokens import Source, as_rows, open_sources
 
@@ -30,10 +32,12 @@ class MixtureStream:
     `world`, and ranks take equally many, so a step that takes as many rows on every rank sees the same global batch in
     every world size. seed: of the order inside domains; None: the mixture's sampling.seed. check_text=False: the sources
     are another body of text than the mixture names. new_weights=True: a state of another mixture over this text is
-    accepted, its rows count as read and this mixture's weights hold from there on.
+    accepted, its rows count as read and this mixture's weights hold from there on (where a domain's sample policy changed too,
+    its epochs go on after as many rows of the new text).
 
-    Memory: a few hundred bytes a domain; tokens are read where they lie. Time: every rank follows the global order, a few
-    microseconds a global row, and reads its own rows. Raises UserError for a mixture and sources that do not fit.
+    Manifests of sample policies lie where the mixture's file says, relative to it. Memory: a few hundred bytes a domain, and 24
+    a document that a manifest lists; tokens are read where they lie. Time: every rank follows the global order, a few
+    microseconds a global row, and reads its own rows. Raises UserError for a mixture, sources and manifests that do not fit.
     """
 
     def __init__(
@@ -53,12 +57,14 @@ class MixtureStream:
         self.seed = mixture.sampling.seed if seed is None else seed
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} of a world of {world}: ranks count from 0 to world - 1")
-        _require_whole_domains(mixture)
         self._tokens = open_sources(mixture, sources, check_text=check_text)
         self._rows = {name: as_rows(tokens.ids, self.row_tokens) for name, tokens in self._tokens.items()}
         if short := [f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)]:
             raise UserError(f"{', '.join(short)}: shorter than one row of {self.row_tokens} tokens; add text or shorten the rows")
-        self._limits = limits_of(mixture, {name: len(tokens.ids) for name, tokens in self._tokens.items()}, row_tokens=self.row_tokens)
+        self._policies = open_policies(mixture, self._tokens, seed=self.seed, row_tokens=self.row_tokens)
+        passes = {name: len(tokens.ids) for name, tokens in self._tokens.items()}
+        passes |= {name: policy.pass_tokens for name, policy in self._policies.items()}
+        self._limits = limits_of(mixture, passes, row_tokens=self.row_tokens)
         self._plan = Plan(mixture, self._limits, row_tokens=self.row_tokens)
         self._ahead: Iterator[np.ndarray] = iter(())
 
@@ -147,13 +153,16 @@ class MixtureStream:
         names = self._plan.names
         sizes = np.array([len(self._rows[name]) for name in names])[domains]
         epochs, places = np.divmod(ordinals, sizes)
+        for name, policy in self._policies.items():
+            here = domains == names.index(name)
+            epochs[here], places[here], sizes[here] = policy.locate(ordinals[here])
         pairs, which = np.unique(np.stack([domains, epochs]), axis=1, return_inverse=True)
         keys = np.array([epoch_key(self.seed, names[domain], epoch) for domain, epoch in pairs.T.tolist()], dtype=np.uint64)
         places = shuffled(places, sizes=sizes, keys=keys.reshape(-1, ROUNDS).T[:, which.ravel()])
         out = np.empty((len(domains), self.row_tokens), dtype=np.int64)
         for domain in np.unique(domains).tolist():
             here = domains == domain
-            out[here] = self._rows[names[domain]][places[here]]
+            out[here] = self._text_rows(names[domain], epochs[here], places[here])
         if out.size and out.max() >= self.mixture.tokenizer.vocab_size:
             row = int(out.max(axis=1).argmax())
             raise UserError(
@@ -161,6 +170,11 @@ class MixtureStream:
                 f"{self.mixture.tokenizer.vocab_size} tokens; give tokens of that tokenizer (and the array's right dtype)"
             )
         return out
+
+    def _text_rows(self, name: str, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        if name in self._policies:
+            return self._policies[name].rows(self._tokens[name].ids, epochs, places)
+        return self._rows[name][places]
 
     def _require_fitting(self, state: Mapping[str, Any]) -> bool:
         """Whether the weights change with this state; UserError where it is none of this stream."""
@@ -205,13 +219,3 @@ def _row_tokens(mixture: Mixture, given: int | None) -> int:
     if mixture.horizon.total_tokens < length:
         raise UserError(f"the schedule has {mixture.horizon.total_tokens:,} tokens, less than one row of {length}; raise the token budget")
     return length
-
-
-def _require_whole_domains(mixture: Mixture) -> None:
-    """Sample policies are read in `_read`, where a domain's rows are chosen; until then a mixture with one is refused, not misread."""
-    if chosen := [
-        f"{domain.name} ({domain.sample_policy.mode})"
-        for domain in mixture.domains
-        if domain.sample_policy and domain.sample_policy.mode != "none"
-    ]:
-        raise UserError(f"the mixture has sample policies for {', '.join(chosen)}, which this version cannot stream; export without them")

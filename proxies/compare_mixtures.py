@@ -1,38 +1,63 @@
 """From what a comparison's settings say of a mixture to the Mixture that its base models train on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mixtures import Mixture, fixed
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
+from mixtures.mixture import KIND
+from mixtures.reading import read_json
 from mixtures.records import Domain
 from mixtures.run import CorpusRecord, read_run
+from mixtures.sample_rule import attach_samples
 from mixtures.shares import fixed_mixture, read_shares
-from proxies.compare_settings import CompareSettings, Contender
+from proxies.compare_settings import CompareSettings, Contender, Samples
 
 
-def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any]) -> Mixture:
+def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> Mixture:
     """The mixture `name` over the tokens of a base model; a learned one must be learned by then.
 
-    `record`: what the comparison's corpus.json holds. Raises UserError, naming the mixture, for shares, files and runs that do
-    not fit the corpus.
+    `record`: what the comparison's corpus.json holds. Manifests of sample weights are written into `folder`/NAME.samples. Raises
+    UserError, naming the mixture, for shares, files, runs and scores that do not fit the corpus.
     """
-    contender = settings.mixtures[name]
+    contender, corpus = settings.mixtures[name], CorpusRecord.model_validate(record)
     try:
+        if contender.file and not contender.samples:
+            _require_shares_alone(contender.file)
         if contender.learn or contender.run:
             path = Path(contender.run or settings.run_of(name).run_dir)
             mixture = export_mixture([path], average=contender.average, token_budget=settings.base_tokens)
-            _require_fitting(settings, path, mixture, CorpusRecord.model_validate(record))
-            return mixture
-        corpus = CorpusRecord.model_validate(record)
-        domains = domains_of(corpus)
-        shares = _shares(contender, {domain.name: domain.unique_tokens for domain in domains}, settings.base_tokens)
-        method = contender.fixed or f"file {Path(contender.file).name}"
-        return fixed_mixture(shares, tokenizer=corpus.tokenizer, domains=domains, total_tokens=settings.base_tokens, method=method)
+            _require_fitting(settings, path, mixture, corpus)
+        else:
+            mixture = _fixed(contender, corpus, settings.base_tokens)
+        return _with_samples(contender.samples, mixture, folder / f"{name}.samples")
     except UserError as error:
         raise UserError(f"mixtures.{name}: {error}") from error
+
+
+def require_scores(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> None:
+    """The scores that a mixture which is still to be learned asks for are there. Raises what `make_mixture` would raise."""
+    uniform = _fixed(Contender(fixed="uniform"), CorpusRecord.model_validate(record), settings.base_tokens)
+    try:
+        _with_samples(settings.mixtures[name].samples, uniform, folder / f"{name}.samples")
+    except UserError as error:
+        raise UserError(f"mixtures.{name}: {error}") from error
+
+
+def sample_notes(settings: CompareSettings, mixtures: Mapping[str, Mixture]) -> Iterator[str]:
+    """For the summary: the rule behind sample weights, and how few tokens they amount to."""
+    for name, samples in [(name, settings.mixtures[name].samples) for name in mixtures]:
+        if samples is None:
+            continue
+        policies = {domain.name: domain.sample_policy for domain in mixtures[name].domains if domain.sample_policy}
+        sizes = {domain: policy.effective_sample_size or 1.0 for domain, policy in policies.items()}
+        low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+        yield (
+            f"Samples of {name}: {samples.rule} by {samples.column}{', shuffled' if samples.shuffle else ''}; effective sample size "
+            f"{sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). What scoring took is not in its cost."
+        )
 
 
 def domains_of(corpus: CorpusRecord) -> tuple[Domain, ...]:
@@ -49,6 +74,30 @@ def domains_of(corpus: CorpusRecord) -> tuple[Domain, ...]:
         for domain in corpus.domains
         if domain.role == "domain"
     )
+
+
+def _fixed(contender: Contender, corpus: CorpusRecord, budget: int) -> Mixture:
+    domains = domains_of(corpus)
+    shares = _shares(contender, {domain.name: domain.unique_tokens for domain in domains}, budget)
+    method = contender.fixed or f"file {Path(contender.file).name}"
+    return fixed_mixture(shares, tokenizer=corpus.tokenizer, domains=domains, total_tokens=budget, method=method)
+
+
+def _with_samples(samples: Samples | None, mixture: Mixture, directory: Path) -> Mixture:
+    return mixture if samples is None else attach_samples(mixture, samples.scores, samples.rule_alone, directory)
+
+
+def _require_shares_alone(path: str) -> None:
+    """A mixture.json with sample weights is not taken for its shares without a word."""
+    record = read_json(path) if path.endswith(".json") else None
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        return
+    policies = {domain.name: domain.sample_policy for domain in Mixture.from_record(record, where=path).domains}
+    if sampled := [name for name, policy in policies.items() if policy and policy.mode != "none"]:
+        raise UserError(
+            f"{path} has sample weights for {', '.join(sampled)}, and `file` reads shares alone; give `samples` beside it, with the rule "
+            "and the scored run, or a file of {name: share}"
+        )
 
 
 def _shares(contender: Contender, tokens: dict[str, int], budget: int) -> dict[str, float]:

@@ -3,7 +3,8 @@
 config.yaml                     settings, the union of all commands that ran here, with the environment
 corpus.json, tokenizer.json     as in a run
 learned/NAME/                   proxy runs
-mixtures/NAME.json              what the base models trained on
+mixtures/NAME.json              what the base models trained on,
+mixtures/NAME.samples/          with sample weights: how often they read every document, a manifest a domain
 bases/NAME/seed-S.parquet       held-out losses over the steps of a finished base run,
 bases/NAME/seed-S-rows.parquet  those of every held-out row at its last step,
 bases/NAME/seed-S.json          and facts; written last: a base run is finished when it is there
@@ -86,14 +87,23 @@ def take_directory(
             write_atomic(path / name, content)
         for name, mixture in mixtures.items():
             if not _mixture(path, name).exists():
-                mixture.save(_mixture(path, name))
+                _keep(mixture, _mixture(path, name))
         write_atomic(path / "config.yaml", dump(settings, environment))
+
+
+def _keep(mixture: Mixture, path: Path) -> None:
+    """The mixture in the file `path`, its manifests beside it first."""
+    for place in [domain.sample_policy.manifest_uri for domain in mixture.domains if domain.sample_policy]:
+        assert place is not None
+        assert mixture.directory is not None
+        write_atomic(path.parent / place, (mixture.directory / place).read_bytes())
+    mixture.save(path)
 
 
 def require_kept(run_path: Path, name: str, mixture: Mixture) -> None:
     """Where base models were trained on a mixture of this name, it was this one. Raises UserError with the differences."""
     path = _mixture(run_path, name)
-    if path.exists() and (changed := list(_weight_changes(Mixture.load(path), mixture))):
+    if path.exists() and (changed := [*_weight_changes(before := Mixture.load(path), mixture), *_sample_changes(before, mixture)]):
         raise UserError(
             f"mixtures.{name} is no longer what {path} says, which results were made with (then -> now):\n"
             + "\n".join(f"  {line}" for line in changed)
@@ -111,6 +121,15 @@ def _weight_changes(before: Mixture, now: Mixture) -> Iterator[str]:
             if abs(old.get(domain, -1) - new.get(domain, -1)) > TOLERANCE:
                 place = f" from {start:,} tokens" if start else ""
                 yield f"{domain}{place}: {old.get(domain, 'no share')} -> {new.get(domain, 'no share')}"
+
+
+def _sample_changes(before: Mixture, now: Mixture) -> Iterator[str]:
+    policies = [{domain.name: domain.sample_policy for domain in mixture.domains} for mixture in (before, now)]
+    for domain, old in policies[0].items():
+        new = policies[1].get(domain)
+        if (old and old.manifest_sha256) != (new and new.manifest_sha256):
+            was, is_now = (f"{policy.mode} {policy.manifest_sha256}" if policy else "every document once" for policy in (old, new))
+            yield f"samples of {domain}: {was} -> {is_now}"
 
 
 def is_finished(run_path: Path, name: str, seed: int) -> bool:

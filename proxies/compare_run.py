@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import fill
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from mixtures.files import write_atomic
 from mixtures.show import tokens_text
 from proxies.base import train_base
 from proxies.compare_costs import FREE, NOTE, base_cost, learning_cost
-from proxies.compare_mixtures import make_mixture
+from proxies.compare_mixtures import make_mixture, require_scores, sample_notes
 from proxies.compare_records import (
     is_finished,
     locked,
@@ -43,6 +44,11 @@ Value = TypeVar("Value")
 
 def compare(settings: CompareSettings) -> None:
     """A whole comparison; of what `settings.run_dir` holds already nothing is done again."""
+    with TemporaryDirectory() as folder:  # manifests: nothing is written into run_dir before it is this comparison's
+        _compare(settings, Path(folder))
+
+
+def _compare(settings: CompareSettings, folder: Path) -> None:
     accelerator = Accelerator(mixed_precision="no" if settings.train.precision == "fp32" else settings.train.precision)
     require_group(accelerator)
     _require_divisible(settings, accelerator.num_processes)
@@ -50,10 +56,12 @@ def compare(settings: CompareSettings) -> None:
     corpus = _prepared(settings, accelerator)
     if accelerator.is_main_process:
         _say_hello(settings, corpus, accelerator)
-    mixtures = _made(settings, [name for name in settings.mixtures if name not in settings.learned], corpus)
+    for name in settings.learned:
+        require_scores(settings, name, corpus.record, folder=folder)
+    mixtures = _made(settings, [name for name in settings.mixtures if name not in settings.learned], corpus, folder)
     _take_directory(settings, corpus, mixtures, accelerator)  # from here on it is this comparison's: whatever could be checked was
     learn_missing(settings, accelerator)
-    mixtures |= _made(settings, settings.learned, corpus)
+    mixtures |= _made(settings, settings.learned, corpus, folder)
     _take_directory(settings, corpus, mixtures, accelerator)
     train_missing(settings, corpus, mixtures, accelerator)
     if accelerator.is_main_process:
@@ -116,6 +124,7 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     costs = {name: _cost(settings, name) for name in settings.mixtures}
     base = base_cost(facts)
     write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
+    kept = {name: Mixture.load(path / "mixtures" / f"{name}.json") for name in settings.mixtures}
     tokens = {name: corpus.entry(name)["tokens"] for name in corpus.domains}
     comparison = summarize(
         results,
@@ -125,9 +134,9 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
         natural={name: count / sum(tokens.values()) for name, count in tokens.items()},
         costs=costs,
         base_cost=base,
-        weights={name: Mixture.load(path / "mixtures" / f"{name}.json").average_weights() for name in settings.mixtures},
+        weights={name: mixture.average_weights() for name, mixture in kept.items()},
     )
-    notes = [NOTE, *_unread(corpus)]
+    notes = [NOTE, *_unread(corpus), *sample_notes(settings, kept)]
     text = "\n".join([report(comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
     write_atomic(path / "summary.txt", text)
     plots = plot_comparison(comparison, path / "plots")
@@ -143,8 +152,8 @@ def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData
     return corpus
 
 
-def _made(settings: CompareSettings, names: Sequence[str], corpus: CorpusData) -> dict[str, Mixture]:
-    mixtures = {name: make_mixture(settings, name, corpus.record) for name in names}
+def _made(settings: CompareSettings, names: Sequence[str], corpus: CorpusData, folder: Path) -> dict[str, Mixture]:
+    mixtures = {name: make_mixture(settings, name, corpus.record, folder=folder) for name in names}
     for name, mixture in mixtures.items():
         require_kept(settings.run_path, name, mixture)
     return mixtures

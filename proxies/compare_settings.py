@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from mixtures.sample_rule import SampleRule
 from proxies.settings import Corpus, DomainName, Frozen, Loop, Model, Objective, Settings, Train, Update, exactly_one
 
 MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}
@@ -27,8 +28,19 @@ class Proxy(Frozen):
     train: Train = Field(Train(), description="the proxies' loop")
 
 
+class Samples(SampleRule):
+    """Sample weights inside the domains of a mixture: a rule, and the scores that it works on."""
+
+    scores: str = Field(min_length=1, description="a run directory with the scores that `proxies.score` wrote")
+
+    @property
+    def rule_alone(self) -> SampleRule:
+        """The rule, wherever the scores lie."""
+        return SampleRule(**self.model_dump(exclude={"scores"}))
+
+
 class Contender(Frozen):
-    """Where one mixture comes from: exactly one of fixed, file, learn, run."""
+    """Where one mixture comes from: exactly one of fixed, file, learn, run. Beside it, what it does inside the domains."""
 
     fixed: Literal["uniform", "natural", "temperature", "unimax"] | None = Field(None, description="a rule that needs no learning")
     temperature: float | None = Field(None, gt=0, description="with fixed: temperature: 1 is natural, larger is closer to uniform")
@@ -40,6 +52,7 @@ class Contender(Frozen):
     train: dict[str, Any] = Field({}, description="with learn: settings of its loop in place of those of proxy.train")
     run: str = Field("", description="a finished run directory of proxies.train")
     average: Literal["all", "tail"] = Field("all", description="with learn or run: weights averaged over all steps, or the last half")
+    samples: Samples | None = Field(None, description="sample weights inside the domains; left out: every document alike")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
@@ -74,7 +87,7 @@ class CompareSettings(Frozen):
     objective: Objective = Field("auto", description="what mixtures are learned for and judged by; as a run's update.objective")
     proxy: Proxy = Field(Proxy(), description="the proxies of learned mixtures")
     mixtures: dict[DomainName, Contender] = Field(
-        description="what is compared, name: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: DIRECTORY}"
+        description="what is compared, name: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: DIRECTORY}; and samples"
     )
 
     @model_validator(mode="after")

@@ -5,13 +5,19 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from train_helpers import write_run
 
+from mixtures.scores import Checkpoint, ScoredDomain, ScoresMeta, table_schema, write_meta, write_part
 from proxies.compare import main
+from proxies.compare_settings import CompareSettings
+from proxies.config import load
+from proxies.corpus import prepare
 
 FIXED = {"uniform": {"fixed": "uniform"}, "natural": {"fixed": "natural"}}
 
@@ -57,6 +63,28 @@ def stamps(folder: Path) -> dict[Path, int]:
     """Modification times of the files that only a base run or a proxy run writes."""
     parts = ("bases", "learned", "mixtures")
     return {path: path.stat().st_mtime_ns for part in parts for path in (folder / part).rglob("*.*") if path.suffix != ".lock"}
+
+
+def write_scores(comparison: Path, run_dir: Path, *, seed: int = 0) -> Path:
+    """Random scores `luck` of all documents of a comparison's training text, as proxies.score leaves them in a run directory."""
+    corpus = prepare(load(CompareSettings, comparison).text_run())
+    draw, domains = np.random.default_rng(seed), {}
+    for number, name in enumerate(corpus.domains):
+        frame = pd.read_parquet(corpus.documents[name]).query("split == 'train'")
+        columns = {"domain": name, "document": frame["id"], "row": None, "start": frame["start"], "tokens": frame["tokens"]}
+        table = pd.DataFrame({**columns, "luck": draw.normal(size=len(frame))}).astype({"row": "Int64"})
+        write_part(run_dir, number, pa.Table.from_pandas(table, schema=table_schema(("luck",)), preserve_index=False))
+        entry, count, tokens = corpus.entry(name), len(frame), int(frame["tokens"].sum())
+        domains[name] = ScoredDomain(
+            fingerprint=entry["fingerprint"], documents=count, tokens=entry["tokens"], scored_documents=count, scored_tokens=tokens,
+            samples=count, parts=1,
+        )  # fmt: skip
+    meta = ScoresMeta(
+        unit="document", scores=("luck",), checkpoints=(Checkpoint(step=6, lr=0.001),), max_rows=None, row_tokens=corpus.row_tokens,
+        tokenizer=corpus.record["tokenizer"]["fingerprint"], domains=domains, complete=True,
+    )  # fmt: skip
+    write_meta(run_dir, meta)
+    return run_dir
 
 
 def write_language(path: Path, *, seed: int, documents: int = 120) -> None:

@@ -1,0 +1,161 @@
+"""A domain's text under its sample policy: what an epoch of it is made of, and any row of any epoch.
+
+An epoch's text comes in passes over the domain. The first has every document that is read at all in this epoch, in file order,
+the second those that are read a second time, and so on, so that copies of a document lie a pass apart and not in one row. Text
+that the manifest does not list belongs to the first pass. Rows are cut from that text; a last short row is left out.
+
+filter, multiplicity: every epoch has the same text. sampling_weight: epoch e reads document i floor(c_i + u_e) - floor(c_(i-1) + u_e)
+times, c the running sum of the weights (systematic sampling). u_e = u_0 + e * golden ratio modulo 1, with u_0 uniform by seed and
+domain, so that the expected count is the weight in every epoch, and over epochs counts stay next to epochs x weight.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixtures.errors import UserError
+from mixtures.manifest import WHOLE, Manifest, open_manifest
+from mixtures.mixture import Mixture
+from mixtures.sample_weights import multiplicities
+from mixtures.tokens import Tokens
+
+GOLDEN = (5**0.5 - 1) / 2
+TOLERANCE = 1e-6  # of the token-weighted mean of sampling weights, which is 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text put together from K spans of an array: first tokens there (K,), and ends in this text (K,), both int64."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def rows(self, ids: np.ndarray, places: np.ndarray, *, row_tokens: int) -> np.ndarray:
+        """(N, row_tokens): the rows `places` (N,) of this text over the token ids `ids`."""
+        at = places * row_tokens
+        first = np.searchsorted(self.ends, at, side="right")
+        spans = np.searchsorted(self.ends, at + row_tokens, side="left") - first + 1
+        row = np.repeat(np.arange(len(at)), spans)
+        span = _counted(first, spans)
+        begins = np.where(span > 0, self.ends[span - 1], 0)
+        taken = np.minimum(self.ends[span], at[row] + row_tokens) - np.maximum(begins, at[row])
+        shift = np.repeat(self.starts[span] - begins, taken).reshape(-1, row_tokens)
+        return ids[at[:, None] + np.arange(row_tokens) + shift]
+
+
+def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain_tokens: int) -> Text:
+    """The text of documents (S,) read `counts` (S,) times, pass by pass, and of all else once."""
+    starts, times = np.zeros(2 * len(start) + 1, dtype=np.int64), np.ones(2 * len(start) + 1, dtype=np.int64)
+    starts[1::2], starts[2::2], times[1::2] = start, start + tokens, counts
+    ends = np.append(starts[1:], domain_tokens)
+    span = np.repeat(np.arange(len(starts)), times)
+    copies = _counted(np.zeros_like(times), times)
+    span = span[np.argsort(copies, kind="stable")]
+    starts, ends = starts[span], ends[span]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    borders = starts[1:] != ends[:-1]  # spans that follow each other are one
+    starts, ends = starts[np.append(True, borders)], ends[np.append(borders, True)]
+    return Text(starts, np.cumsum(ends - starts))
+
+
+class Policy:
+    """One domain's epochs. Memory: 24 bytes a listed document, and 16 for every place where the epoch at hand leaves file order.
+
+    Which rows come is a function of manifest, seed and epoch; what is kept here only saves computing it again.
+    """
+
+    def __init__(self, manifest: Manifest, *, seed: int, row_tokens: int) -> None:
+        self.pass_tokens = manifest.pass_tokens
+        self._start, self._tokens, self._weight = manifest.start, manifest.tokens, manifest.weight
+        self._domain_tokens, self._row_tokens = manifest.domain_tokens, row_tokens
+        self._fixed = manifest.mode in WHOLE
+        digest = hashlib.sha256(f"{seed}\0{manifest.domain}\0offset".encode()).digest()
+        self._offset = int.from_bytes(digest[:6], "big") / 2**48
+        self._ends: list[int] = []  # rows up to the end of every epoch so far
+        self._at_hand: tuple[int, Text] | None = None
+
+    def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For the k-th rows of the domain, k in `ordinals` (N,): epoch, place inside it, rows of that epoch; int64 (N,) each."""
+        if self._fixed:
+            size = self.pass_tokens // self._row_tokens
+            return ordinals // size, ordinals % size, np.full_like(ordinals, size)
+        while len(ordinals) and (not self._ends or self._ends[-1] <= ordinals.max()):
+            tokens = self._domain_tokens + int((self.counts(len(self._ends)) - 1) @ self._tokens)
+            self._ends.append((self._ends[-1] if self._ends else 0) + tokens // self._row_tokens)
+        ends = np.array([0, *self._ends], dtype=np.int64)
+        epochs = np.searchsorted(ends, ordinals, side="right") - 1
+        return epochs, ordinals - ends[epochs], ends[epochs + 1] - ends[epochs]
+
+    def rows(self, ids: np.ndarray, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """(N, row_tokens): the rows `places` (N,) of `epochs` (N,) over the domain's token ids."""
+        out = np.empty((len(places), self._row_tokens), dtype=ids.dtype)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            out[here] = self.text(epoch).rows(ids, places[here], row_tokens=self._row_tokens)
+        return out
+
+    def text(self, epoch: int) -> Text:
+        """What the epoch is made of."""
+        epoch = 0 if self._fixed else epoch
+        if self._at_hand is None or self._at_hand[0] != epoch:
+            counts = self.counts(epoch)
+            self._at_hand = epoch, compose(self._start, self._tokens, counts, domain_tokens=self._domain_tokens)
+        return self._at_hand[1]
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """How often every listed document is read in the epoch, int64 (S,)."""
+        if self._fixed:
+            return self._weight.astype(np.int64)
+        return multiplicities(self._weight, offset=(self._offset + epoch * GOLDEN) % 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without the epoch at hand."""
+        return {**self.__dict__, "_at_hand": None}
+
+
+def open_policies(mixture: Mixture, tokens: Mapping[str, Tokens], *, seed: int, row_tokens: int) -> dict[str, Policy]:
+    """{name: its policy} of the domains that have one, in the mixture's order. Raises UserError listing every fault."""
+    policies, faults = {}, []
+    for domain in mixture.domains:
+        try:
+            if manifest := open_manifest(domain, mixture.directory):
+                _require_readable(manifest, tokens[domain.name], row_tokens=row_tokens)
+                policies[domain.name] = Policy(manifest, seed=seed, row_tokens=row_tokens)
+        except UserError as error:
+            faults.append(f"  - {domain.name}: {error}")
+    if faults:
+        raise UserError("these sample policies cannot be streamed:\n" + "\n".join(faults))
+    return policies
+
+
+def _require_readable(manifest: Manifest, tokens: Tokens, *, row_tokens: int) -> None:
+    """The manifest says how often documents of this text are read, and something is left to read."""
+    if manifest.mode == "loss_weight":
+        raise UserError(
+            "its manifest weighs the loss of documents, not how often they come, and a stream gives rows only; export with --samples "
+            "softmax, filter or multiplicity, or without sample weights, and weigh the loss in the trainer"
+        )
+    here, there = len(tokens.ids), manifest.domain_tokens
+    changed = tokens.fingerprint and manifest.fingerprint and tokens.fingerprint != manifest.fingerprint
+    if here != there or changed:
+        raise UserError(
+            f"its manifest lists documents of a text of {there:,} tokens ({manifest.fingerprint or 'no fingerprint'}), {tokens.where} "
+            f"holds {here:,} ({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, or score this one and export again"
+        )
+    if manifest.mode not in WHOLE:
+        mean = 1 + float((manifest.weight - 1) @ manifest.tokens) / manifest.domain_tokens
+        if abs(mean - 1) > TOLERANCE:
+            raise UserError(f"its sampling weights have the token-weighted mean {mean:.6g}, it must be 1; export the mixture again")
+    if manifest.pass_tokens < row_tokens:
+        raise UserError(
+            f"its {manifest.mode} leaves {manifest.pass_tokens:,} of {there:,} tokens, less than one row of {row_tokens}; keep more of its "
+            "documents, add text, or shorten the rows"
+        )
+
+
+def _counted(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first[0], first[0] + 1, ... (counts[0] of them), first[1], first[1] + 1, ..., int64 (sum of counts,)."""
+    return np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)

@@ -1,0 +1,206 @@
+"""PNGs of sample scores: their distributions, what document length has to do with them, and what weights from them keep."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from mixtures.lines import GREY, PALETTE, REFERENCE, Look, choose_looks, draw_lines
+from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
+from mixtures.run import read_run
+from mixtures.score_summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise
+from mixtures.scores import read_scores
+from mixtures.show import shorten
+
+TALL = 20  # domains from which on panels with a row for each stand side by side, as many as fit
+TITLE = 30  # characters
+LEAST_SIZE = 1e-4  # effective sample sizes below this leave the axis
+
+
+def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
+    """Write scores.png, score_length.png, score_length_rho.png and sample_size.png of a run's scores; the paths written.
+
+    Raises UserError for a run that was not scored to the end, and for damaged scores.
+    """
+    scores = read_scores(run_dir)
+    run, summary = read_run(run_dir), summarise(scores)
+    looks = dict(zip(run.trajectory.domains, choose_looks(run.trajectory.weights), strict=True))
+    transforms = {score: ("none", "log") if summary.heavy_tailed(score) else ("none",) for score in summary.titles}
+    panels = [(score, transform) for score, allowed in transforms.items() for transform in allowed]
+    with matplotlib.rc_context(STYLE):
+        figures = {
+            "scores.png": distributions_figure(summary),
+            "score_length.png": length_figure(summary, looks),
+            "score_length_rho.png": rho_figure(summary),
+            "sample_size.png": sizes_figure(summary, sample_sizes(scores, panels), looks),
+        }
+        return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
+
+
+def distributions_figure(summary: Summary) -> Figure:
+    """Quantiles of every score, a panel a score, a row a domain: highest median of the first score on top."""
+    domains = sorted(summary.domains, key=lambda domain: -np.nan_to_num(domain.quantiles[next(iter(summary.titles))][3], nan=-np.inf))
+    left_out = len(domains) - MOST_BARS
+    if left_out > 0:
+        domains = [*domains[: MOST_BARS // 2], *domains[-MOST_BARS // 2 :]]
+    row = 0.2 if len(domains) < TALL else 0.16
+    figure, panels = _panels(
+        len(summary.titles), width=2.1, height=0.55 + row * (len(domains) + 0.5), across=8 if len(domains) >= TALL else 4, left=1.6, sharey=True
+    )
+    for axes, (score, title) in zip(panels, summary.titles.items(), strict=True):
+        values = np.array([domain.quantiles[score] for domain in domains])
+        draw_quantiles(axes, values)
+        scale_axis(axes, "x", values[:, [0, -1]], log=summary.heavy_tailed(score))
+        axes.set_title(shorten(title, TITLE), fontsize=9, loc="left")
+    panels[0].set_ylim(len(domains) - 0.4, -0.6)
+    panels[0].set_yticks(range(len(domains)), [_domain_label(domain) for domain in domains], fontsize=8 if len(domains) < TALL else 7)
+    what = f"score of a {summary.unit}"
+    figure.supxlabel(f"{what}; {left_out} domains between the upper and the lower half are left out" if left_out > 0 else what, fontsize=9)
+    figure.legend(handles=quantile_handles(f"one {summary.unit}"), loc="outside upper center", ncols=4)
+    return figure
+
+
+def _domain_label(domain: DomainScores) -> str:
+    return shorten(domain.name) if domain.documents else f"{shorten(domain.name, 20)} (none)"
+
+
+def draw_quantiles(axes: Axes, values: np.ndarray) -> None:
+    """A box a row of `values` (D, 7): line 1 to 99 %, box 25 to 75 %, tick at the median, dots at the extremes."""
+    places = np.arange(len(values))
+    ends: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 3, "color": REFERENCE}
+    axes.plot(values[:, [0, -1]].ravel(), places.repeat(2), **ends)
+    axes.hlines(places, values[:, 1], values[:, 5], color=REFERENCE, linewidth=0.9)
+    axes.hlines(places, values[:, 2], values[:, 4], color=PALETTE[5], linewidth=5.5, zorder=2.5)
+    axes.plot(values[:, 3], places, linestyle="", marker="|", markersize=7, markeredgewidth=1.4, color="black")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+
+
+def quantile_handles(extreme: str) -> list[Line2D]:
+    """Legend of `draw_quantiles`."""
+    return [
+        Line2D([], [], linestyle="", marker="|", markersize=7, markeredgewidth=1.4, color="black", label="median"),
+        Line2D([], [], color=PALETTE[5], linewidth=5.5, label="25 to 75 %"),
+        Line2D([], [], color=REFERENCE, linewidth=0.9, label="1 to 99 %"),
+        Line2D([], [], linestyle="", marker=".", markersize=3, color=REFERENCE, label=f"lowest, highest ({extreme})"),
+    ]
+
+
+def length_figure(summary: Summary, looks: Mapping[str, Look]) -> Figure:
+    """Every score over length, a panel a score: documents as points, median by length as a line, a colour a domain."""
+    looks = {domain.name: looks.get(domain.name, Look(GREY, "-", False)) for domain in summary.domains}
+    figure, panels = _panels(len(summary.titles), width=2.9, height=2.4, across=3, left=2.3)
+    for axes, (score, title) in zip(panels, summary.titles.items(), strict=True):
+        for domain in summary.domains:
+            look = looks[domain.name]
+            order: dict[str, Any] = {"color": look.color, "zorder": 2 + look.named}
+            axes.plot(domain.points["tokens"], domain.points[score], ".", markersize=2.5, alpha=0.3, markeredgewidth=0, **order)
+            trend = domain.trend[score]
+            marker = {"marker": "o", "markersize": 3.5} if len(trend) == 1 else {}
+            draw_lines(axes, trend[:, 0], trend[:, 1:], [look], **marker, zorder=4 + look.named)
+        drawn = np.concatenate([domain.points[score] for domain in summary.domains])
+        scale_axis(axes, "y", drawn, log=summary.heavy_tailed(score))
+        scale_axis(axes, "x", np.concatenate([domain.points["tokens"] for domain in summary.domains]), log=True)
+        axes.set_title(shorten(title, TITLE), fontsize=9, loc="left")
+    figure.supxlabel(f"length of a {summary.unit} (tokens)", fontsize=9)
+    extra = [
+        Line2D([], [], color=REFERENCE, linewidth=1.4, label="median by length"),
+        Line2D([], [], color=REFERENCE, linestyle="", marker=".", markersize=3, label=_points_label(summary)),
+    ]
+    figure.legend(handles=[*extra, *_name_handles(looks)], loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _points_label(summary: Summary) -> str:
+    most = max(len(domain.points) for domain in summary.domains)
+    thinned = any(len(domain.points) < domain.documents for domain in summary.domains)
+    return f"one {summary.unit}" + (f" ({most:,} a domain at most)" if thinned else "")
+
+
+def _name_handles(looks: Mapping[str, Look]) -> Iterator[Line2D]:
+    """Names of the lines in colour; how many there are in grey."""
+    for name, look in looks.items():
+        if look.named:
+            yield Line2D([], [], color=look.color, linestyle=look.style, linewidth=1.4, label=shorten(name, 24))
+    if grey := sum(not look.named for look in looks.values()):
+        yield Line2D([], [], color=GREY, linewidth=0.6, label=f"{grey} other domains" if grey > 1 else "another domain")
+
+
+def rho_figure(summary: Summary) -> Figure:
+    """Heat map of Spearman's rho between score and length by domain, with the numbers; grey where it has no value."""
+    rho = np.array([[domain.rho[score] for score in summary.titles] for domain in summary.domains])
+    domains, scores = rho.shape
+    figure = Figure(figsize=(0.45 * scores + 3.4, 0.2 * domains + 2.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor("#DDDDDD")
+    image = axes.imshow(np.ma.masked_invalid(rho), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    height = figure.get_size_inches()[1]
+    figure.colorbar(image, ax=axes, label="Spearman's rho with length", ticks=[-1, -0.5, 0, 0.5, 1], aspect=max(8, 5 * min(height, 6)))
+    axes.set_xticks(range(scores), [shorten(title, TITLE) for title in summary.titles.values()], rotation=90, fontsize=8)
+    axes.set_yticks(range(domains), [_domain_label(domain) for domain in summary.domains], fontsize=8)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    for (row, column), value in np.ndenumerate(rho):
+        text = f"{round(value, 2) + 0.0:.2f}" if np.isfinite(value) else "–"
+        axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 0.6 else "black")
+    return figure
+
+
+def sizes_figure(summary: Summary, sizes: Mapping[tuple[str, str], np.ndarray], looks: Mapping[str, Look]) -> Figure:
+    """Effective sample size over temperature, both directions in one panel; `sizes` {(score, transform): (D, K)}."""
+    looks = {domain.name: looks.get(domain.name, Look(GREY, "-", False)) for domain in summary.domains}
+    figure, panels = _panels(len(sizes), width=2.5, height=2.1, across=4, left=2.4)
+    for axes, ((score, transform), values) in zip(panels, sizes.items(), strict=True):
+        draw_lines(axes, TEMPERATURES, values.T, list(looks.values()))
+        axes.axvline(0, color=REFERENCE, linewidth=0.9, linestyle=":")
+        axes.set_yscale("log")
+        axes.set_ylim(max(LEAST_SIZE, min(0.5 * np.nanmin(np.where(values > 0, values, 1)), 0.05)), 1.15)
+        axes.set_xlim(TEMPERATURES[0], TEMPERATURES[-1])
+        axes.set_xticks(range(-3, 4), ["3", "2", "1", "0", "1", "2", "3"])
+        axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        title = summary.titles[score]
+        axes.set_title(f"log of {shorten(title, TITLE - 7)}" if transform == "log" else shorten(title, TITLE), fontsize=9, loc="left")
+    figure.supxlabel("temperature of softmax weights: inverse (left of 0, low scores up), direct (right of 0, high scores up)", fontsize=9)
+    figure.supylabel("effective sample size (share of the domain's tokens)", fontsize=9)
+    figure.legend(handles=list(_name_handles(looks)), loc="outside right upper", fontsize=8)
+    return figure
+
+
+def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None:
+    """Scale and limits of the x or y axis around finite `values`, with few ticks and no offset at its end."""
+    axis, limits = (axes.xaxis, axes.set_xlim) if which == "x" else (axes.yaxis, axes.set_ylim)
+    values = values[np.isfinite(values) & ((values > 0) | (not log))]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
+    if log:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        room = max((high / low) ** 0.04, 1.2)
+        limits(low / room, high * room)
+        if high / low > 10:
+            axis.set_major_locator(LogLocator(numticks=5))
+            axis.set_minor_formatter(NullFormatter())
+        return
+    room = max(0.05 * (high - low), 0.02 * abs(high), 1e-9)
+    limits(low - room, high + room)
+    axis.set_major_locator(MaxNLocator(4))
+    axes.ticklabel_format(axis=which, style="sci", scilimits=(-4, 5), useOffset=False)  # type: ignore[arg-type]
+
+
+def _panels(
+    count: int, *, width: float, height: float, across: int, left: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """`count` panels of a size (inches), at most `across` in a row, beside a column (`left`) for what stands left of them."""
+    across = min(across, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(left + width * across, height * down + 0.7), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharey=sharey).ravel().tolist()
+    for surplus in panels[count:]:
+        surplus.remove()
+    return figure, panels[:count]

@@ -1,0 +1,115 @@
+"""The documents with the highest and lowest scores of every domain, with the beginning of their text."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+
+from mixtures.errors import UserError
+from mixtures.export import export_mixture
+from mixtures.files import write_atomic
+from mixtures.run import read_run
+from mixtures.score_summary import distinct_scores
+from mixtures.scores import Scores, read_scores
+from mixtures.tokens import open_sources
+
+DOCUMENTS = 5  # at each end
+CHARACTERS = 100  # of a document's text
+TOKENS_READ = 4 * CHARACTERS  # a token may be one byte of a character's four
+WIDTH = 100  # of the sentences
+
+Reader = Callable[[str, int, int], str]  # (domain, first token, tokens) -> the beginning of this text
+
+
+def write_documents(run_dir: str | Path, directory: str | Path) -> Path:
+    """Write documents.txt into `directory`: the documents at both ends of every score, by domain; its path.
+
+    Raises UserError for a run that was not scored to the end. Where the text cannot be read, the file says why and does without.
+    """
+    scores = read_scores(run_dir)
+    read, note = _reader(run_dir)
+    titles = distinct_scores(scores)
+    blocks = [_heading(scores, run_dir) + note]
+    blocks += ["\n\n".join(_domain_blocks(name, scores.frame(name), titles, scores.meta.unit, read)) for name in scores.domains]
+    path = Path(directory) / "documents.txt"
+    write_atomic(path, "\n\n\n".join(blocks) + "\n")
+    return path
+
+
+def open_text(run_dir: str | Path) -> Reader:
+    """What reads text that a run was trained on, from the run's token cache by its tokenizer.json.
+
+    Raises UserError where the cache or the tokenizer is gone or another one.
+    """
+    from tokenizers import Tokenizer
+
+    run = read_run(run_dir)
+    cache = run.config.corpus.get("cache_dir") or run.path.resolve().parent / "cache"
+    sources = open_sources(export_mixture([run_dir]), cache, check_text=True)
+    path = run.path / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there; restore it from a copy") from error
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {error}; restore it from a copy") from error
+
+    def read(domain: str, start: int, tokens: int) -> str:
+        ids = sources[domain].ids[start : start + min(tokens, TOKENS_READ)]
+        text: str = tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+        return text
+
+    return read
+
+
+def printable(text: str) -> str:
+    """The text on one line: control and format characters, which could hide or turn what a terminal shows, as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _reader(run_dir: str | Path) -> tuple[Reader | None, str]:
+    """(what reads text, what to say where nothing can)."""
+    try:
+        return open_text(run_dir), ""
+    except UserError as error:
+        return None, f"\n\nwithout the text of the documents: {error}"
+
+
+def _heading(scores: Scores, run_dir: str | Path) -> str:
+    text = (
+        f"The {DOCUMENTS} highest and lowest {scores.meta.unit}s of every score and domain, of the run {run_dir}. tokens: length; text: the "
+        f"first {CHARACTERS} characters, control characters as escapes such as \\n; then the document's id."
+    )
+    return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _domain_blocks(name: str, frame: pd.DataFrame, titles: dict[str, str], unit: str, read: Reader | None) -> Iterator[str]:
+    title = f"{name}: {len(frame):,} {unit}{'' if len(frame) == 1 else 's'} scored"
+    yield f"{title}\n{'=' * len(title)}"
+    for score, names in titles.items():
+        order = _ranking(frame[score].to_numpy(dtype=np.float64))
+        ends = {"highest": order[::-1][:DOCUMENTS], "lowest": order[:DOCUMENTS]}
+        if len(order) <= DOCUMENTS:
+            ends = {"highest first": order[::-1]}
+        for which, places in ends.items():
+            if len(places):
+                yield "\n".join([f"{names}, {which}", *_lines(name, frame.iloc[places], score, read)])
+
+
+def _ranking(values: np.ndarray) -> np.ndarray:
+    """Places of the finite values, lowest first; of equal ones the later first, so that from the other end the earlier is."""
+    places = np.flatnonzero(np.isfinite(values))[::-1]
+    return places[np.argsort(values[places], kind="stable")]
+
+
+def _lines(domain: str, frame: pd.DataFrame, score: str, read: Reader | None) -> Iterator[str]:
+    """Score, tokens, text, id, aligned; the id last, since it may be long."""
+    yield f"  {'score':>10}  {'tokens':>7}  " + (f"{'text':<{CHARACTERS}}  " if read else "") + "document"
+    for value, tokens, start, document, row in zip(
+        frame[score], frame["tokens"], frame["start"], frame["document"], frame["row"], strict=True
+    ):
+        text = printable(read(domain, start, tokens))[:CHARACTERS].ljust(CHARACTERS) + "  " if read else ""
+        place = printable(document) + ("" if pd.isna(row) else f" row {int(row)}")
+        yield f"  {value:>10.4g}  {tokens:>7,}  {text}{place}"
