@@ -1,0 +1,31 @@
+"""`accelerate launch -m proxies.score RUN_DIR [--scores ...] [--scopes ...] ...`: score a run's documents with its checkpoints.
+
+The same command again does only what is missing (mixtures/scores.py has the files, docs/scores.md what the scores mean).
+"""
+
+import sys
+from collections.abc import Sequence
+
+from proxies.command import command
+from proxies.score_settings import ScoreSettings, parse
+
+USAGE = (
+    "usage: accelerate launch -m proxies.score RUN_DIR [--scores self_influence information word_embedding] [--scopes all first_block]\n"
+    "           [--checkpoints last|all|STEP ...] [--unit document|row] [--max-rows N] [--batch-tokens N]"
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code: 0, or 2 with one message for what the user gave wrong."""
+    return command(arguments, usage=USAGE, kind=ScoreSettings, act=_score)
+
+
+def _score(words: list[str]) -> None:
+    settings = parse(words)
+    from proxies.score_run import score  # torch and transformers are loaded only for a scoring that will start
+
+    score(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

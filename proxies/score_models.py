@@ -1,0 +1,88 @@
+"""Which checkpoints score, and their models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel
+
+from mixtures.errors import UserError
+from mixtures.scores import Checkpoint
+from mixtures.trajectory import read_trajectory
+from proxies import checkpoints
+from proxies.corpus import CorpusData
+from proxies.models import build_model
+from proxies.settings import Settings
+
+VOLATILE = {"_name_or_path", "transformers_version", "architectures", "dtype"}  # of a config: no part of the model
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint's directory, and what is recorded of it."""
+
+    path: Path
+    record: Checkpoint
+
+
+def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[Found]:
+    """The checkpoints that `wanted` names (last, all, steps), oldest first, with their steps' learning rates.
+
+    Raises UserError for a run without checkpoints and for steps that have none, listing those that have.
+    """
+    there = {int(path.name.removeprefix("step-")): path for path in checkpoints.checkpoints(run_dir)}
+    if not there:
+        raise UserError(
+            f"{run_dir} has no checkpoint (checkpoints/step-*) to score with; it has one every train.save_every steps and at the end: "
+            "continue the run with --resume, or restore them"
+        )
+    steps = {max(there) if word == "last" else int(word) for word in wanted if word != "all"} | (set(there) if "all" in wanted else set())
+    if unknown := sorted(steps - set(there)):
+        raise UserError(
+            f"{run_dir} has no checkpoint of step {', '.join(map(str, unknown))}; it has {', '.join(map(str, there))} "
+            "(train.keep_checkpoints says how many are kept), last and all"
+        )
+    frame = read_trajectory(run_dir).frame
+    lrs = dict(zip(frame["step"], frame["lr"], strict=True))
+    if lost := [step for step in sorted(steps) if step not in lrs]:
+        raise UserError(f"the trajectory of {run_dir} ends before step {lost[0]}, of which it has a checkpoint; restore it from a copy")
+    return [Found(there[step], Checkpoint(step=step, lr=lrs[step])) for step in sorted(steps)]
+
+
+def load_models(settings: Settings, corpus: CorpusData, found: Sequence[Found], *, device: torch.device) -> list[PreTrainedModel]:
+    """Their models on the device, in evaluation mode, float32. Raises UserError for one that is damaged or not the run's model."""
+    expected = build_model(
+        settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=corpus.row_tokens, seed=settings.seed
+    )
+    return [_load(expected, checkpoint.path).to(device).eval() for checkpoint in found]
+
+
+def _load(expected: PreTrainedModel, path: Path) -> PreTrainedModel:
+    try:
+        config, _ = PretrainedConfig.get_config_dict(path)
+        if changed := _differences(expected.config, type(expected.config).from_dict(config)) if config else ["no config.json"]:
+            raise UserError(
+                f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"
+                + "\n".join(f"  {line}" for line in changed)
+                + "\nrestore it, or remove that directory and score with another (--checkpoints)"
+            )
+        model, loaded = type(expected).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} cannot be read ({error}); restore it, or score with another (--checkpoints)") from error
+    if lost := sorted(loaded["missing_keys"]):
+        raise UserError(f"{path} lacks {', '.join(lost)}; restore it, or score with another (--checkpoints)")
+    return model
+
+
+def _differences(run: PretrainedConfig, checkpoint: PretrainedConfig) -> list[str]:
+    before, after = (_facts(config) for config in (run, checkpoint))
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in {**before, **after} if before.get(key) != after.get(key)]
+
+
+def _facts(config: PretrainedConfig) -> dict[str, Any]:
+    return {"model_type": config.model_type} | {key: value for key, value in config.to_dict().items() if key not in VOLATILE}

@@ -1,0 +1,249 @@
+"""A scoring from start to table: the run's models and text, what is missing, shard by shard, what a person reads at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from tqdm import tqdm
+
+from doge.scopes import scope_parameters
+from mixtures.errors import UserError
+from mixtures.scores import (
+    Checkpoint,
+    ScoredDomain,
+    ScoresMeta,
+    missing_parts,
+    read_meta,
+    scores_path,
+    table_schema,
+    write_meta,
+    write_part,
+)
+from mixtures.show import tokens_text
+from proxies.config import differences, environment, load_settings
+from proxies.corpus import CorpusData, prepare
+from proxies.models import parameter_count
+from proxies.preflight import require_group, require_same_corpus
+from proxies.score_models import choose_checkpoints, load_models
+from proxies.score_plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
+from proxies.score_report import report
+from proxies.score_rows import Scorer, combine, score_rows, unigram_surprisal
+from proxies.score_settings import ScoreSettings
+from proxies.settings import Settings
+
+WAIT = timedelta(days=7)  # processes wait for each other's last shard
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, the same in every process."""
+
+    run_dir: Path
+    corpus: CorpusData
+    plans: dict[str, DomainPlan]
+    totals: dict[str, Totals]
+    meta: ScoresMeta
+
+
+def score(settings: ScoreSettings) -> None:
+    """Score a run; of what RUN_DIR/scores holds already nothing is done again."""
+    run = _run_settings(settings.run_dir)
+    checkpoints = choose_checkpoints(run.run_path, settings.checkpoints)
+    precision = "no" if run.train.precision == "fp32" else run.train.precision
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_group(accelerator)
+    with accelerator.main_process_first():
+        corpus = prepare(run, progress=accelerator.is_main_process)
+    require_same_corpus(run, corpus.record, remedy="to score it with this run, or learn a new run from the new text")
+    models = load_models(run, corpus, checkpoints, device=accelerator.device)
+    _require_scopes(models[-1], settings)
+    work = _plan(settings, run.run_path, corpus, [checkpoint.record for checkpoint in checkpoints], accelerator)
+    missing = _take_directory(work, accelerator)
+    scorer = Scorer(
+        models=models,
+        lrs=[checkpoint.record.lr for checkpoint in checkpoints],
+        gradients=settings.gradient_columns,
+        surprisal=_surprisal(settings, corpus),
+        batch_tokens=settings.batch_tokens,
+        device=accelerator.device,
+        autocast=accelerator.autocast,
+    )
+    if accelerator.is_main_process:
+        _say_hello(work, models[-1], missing, accelerator)
+    _score_missing(work, scorer, missing, accelerator)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _write(lambda: write_meta(work.run_dir, work.meta.model_copy(update={"complete": True})))
+        print(f"\n{report(work.run_dir)}\n\nscores: {scores_path(work.run_dir)}", flush=True)
+    accelerator.end_training()
+
+
+def _run_settings(run_dir: str) -> Settings:
+    path = Path(run_dir).resolve()
+    if not (path / "config.yaml").is_file():
+        found = "it has no config.yaml" if path.is_dir() else "it is not a directory" if path.exists() else "it is not there"
+        raise UserError(f"{run_dir} is not a run directory: {found}; give one that `proxies.train` wrote")
+    if not (path / "corpus.json").is_file():
+        raise UserError(f"{run_dir} has no corpus.json to say which text it read; restore it, or give a run that `proxies.train` wrote")
+    return load_settings(path / "config.yaml", ["--run_dir", str(path)])
+
+
+def _require_scopes(model: torch.nn.Module, settings: ScoreSettings) -> None:
+    faults = []
+    for scope in settings.gradient_columns.values():
+        try:
+            scope_parameters(model, "embedding" if scope == "word_embedding" else scope)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _surprisal(settings: ScoreSettings, corpus: CorpusData) -> np.ndarray | None:
+    if "information" not in settings.scores:
+        return None
+    return unigram_surprisal([corpus.tokens[name] for name in corpus.domains], vocab_size=corpus.vocab_size)
+
+
+def _plan(settings: ScoreSettings, run_dir: Path, corpus: CorpusData, checkpoints: list[Checkpoint], accelerator: Accelerator) -> Work:
+    """What is to be scored. Raises UserError naming every domain of which --max-rows leaves nothing."""
+    plans, faults = {}, []
+    for name in corpus.domains:
+        try:
+            plans[name] = make_plan(corpus.documents[name], unit=settings.unit, row_tokens=corpus.row_tokens, max_rows=settings.max_rows)
+        except UserError as error:
+            faults.append(f"  {name}: {error}")
+    if faults:
+        raise UserError(f"--max-rows {settings.max_rows} is too few:\n" + "\n".join(faults) + "\nraise it, or score rows (--unit row)")
+    totals = {name: count(plan) for name, plan in plans.items()}
+    meta = ScoresMeta(
+        unit=settings.unit,
+        scores=settings.columns,
+        checkpoints=tuple(checkpoints),
+        max_rows=settings.max_rows,
+        row_tokens=corpus.row_tokens,
+        tokenizer=corpus.record["tokenizer"]["fingerprint"],
+        domains={name: _scored(corpus, name, total) for name, total in totals.items()},
+        environment=environment(world_size=accelerator.num_processes, device=str(accelerator.device)),
+    )
+    return Work(run_dir, corpus, plans, totals, meta)
+
+
+def _scored(corpus: CorpusData, name: str, total: Totals) -> ScoredDomain:
+    entry = corpus.entry(name)
+    return ScoredDomain(
+        fingerprint=entry["fingerprint"],
+        documents=entry["documents"],
+        tokens=entry["tokens"],
+        scored_documents=total.documents,
+        scored_tokens=total.tokens,
+        samples=total.samples,
+        parts=len(total.shards),
+    )
+
+
+def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
+    """Numbers of the shards to score; scores/ is this call's, or was begun by one that asked for the same."""
+    before = read_meta(work.run_dir)
+    if before is not None:
+        free = {"complete": False, "environment": {}}
+        if changed := differences(before.model_copy(update=free), work.meta.model_copy(update=free)):
+            raise UserError(
+                f"{scores_path(work.run_dir)} was made with other settings (then -> now):\n"
+                + "\n".join(f"  {line}" for line in changed)
+                + f"\nset them back to go on, or remove {scores_path(work.run_dir)} to score again"
+            )
+    missing = missing_parts(work.run_dir, work.meta)
+    accelerator.wait_for_everyone()  # all have looked at what is there
+    if accelerator.is_main_process and before is None:
+        if len(missing) < work.meta.parts:
+            raise UserError(f"{scores_path(work.run_dir)} has parts but no meta.json to say what they are; remove it to score again")
+        _write(lambda: write_meta(work.run_dir, work.meta))
+    accelerator.wait_for_everyone()  # no part without a meta.json
+    return missing
+
+
+def _score_missing(work: Work, scorer: Scorer, missing: list[int], accelerator: Accelerator) -> None:
+    """Every processes-th missing shard, each written as soon as it is done."""
+    mine = set(missing[accelerator.process_index :: accelerator.num_processes])
+    sizes = [size for total in work.totals.values() for size in total.shards]
+    main, several = accelerator.is_main_process, accelerator.num_processes > 1
+    total = sum(sizes[number] for number in mine)
+    first = 0
+    with tqdm(total=total, unit="token", unit_scale=True, disable=not main or not total, dynamic_ncols=True) as bar:
+        for name, plan in work.plans.items():
+            numbers = range(first, first + len(work.totals[name].shards))
+            first = numbers.stop
+            if mine.isdisjoint(numbers):
+                continue
+            bar.set_description_str(f"{name} (process 1 of {accelerator.num_processes})" if several else name)
+            for number, shard in zip(numbers, shards_of(plan), strict=True):
+                if number in mine:
+                    table = _score_shard(work, scorer, name, shard, bar)
+                    _write(partial(write_part, work.run_dir, number, table))
+
+
+def _score_shard(work: Work, scorer: Scorer, name: str, shard: pd.DataFrame, bar: tqdm) -> pa.Table:
+    """The table of a shard. Raises UserError for a score that is not finite, naming domain and document."""
+    plan = work.plans[name]
+    rows = rows_of(plan, shard)
+    by_row = plan.unit == "row"
+    try:
+        scores = combine(score_rows(scorer, rows, work.corpus.tokens[name], on_batch=bar.update), rows, by_row=by_row)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name}: the device has no room for a batch of {scorer.batch_tokens} tokens; lower --batch-tokens (what is scored is kept)"
+        ) from error
+    sample = rows.document if by_row else slice(None)
+    keys = {
+        "domain": [name] * len(rows.number if by_row else shard),
+        "document": shard["id"].to_numpy()[sample],
+        "row": rows.number if by_row else None,
+        "start": rows.own_start if by_row else shard["start"],
+        "tokens": rows.own_tokens if by_row else shard["tokens"],
+    }
+    frame = pd.DataFrame({**keys, **{column: scores[column] for column in work.meta.scores}})
+    _require_finite(frame, work.meta)
+    return pa.Table.from_pandas(frame, schema=table_schema(work.meta.scores), preserve_index=False).replace_schema_metadata(None)
+
+
+def _require_finite(frame: pd.DataFrame, meta: ScoresMeta) -> None:
+    for score in meta.scores:
+        bad = frame[~np.isfinite(frame[score])]
+        if len(bad):
+            steps = ", ".join(str(checkpoint.step) for checkpoint in meta.checkpoints)
+            first = bad.iloc[0]
+            raise UserError(
+                f"{score} of document {first['document']} in domain {first['domain']} is {first[score]} ({len(bad)} of {len(frame)} "
+                f"samples of its part) with the checkpoint of step {steps}: the model has diverged; score with an earlier one "
+                "(--checkpoints)"
+            )
+
+
+def _write(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError(
+            f"the scores could not be written ({error}); finished parts are kept: make room and give the same command again"
+        ) from error
+
+
+def _say_hello(work: Work, model: torch.nn.Module, missing: list[int], accelerator: Accelerator) -> None:
+    meta = work.meta
+    scored, tokens = (sum(getattr(domain, key) for domain in meta.domains.values()) for key in ("scored_documents", "scored_tokens"))
+    there = f", {meta.parts - len(missing)} of {meta.parts} parts are there" if len(missing) < meta.parts else ""
+    print(
+        f"model:  {parameter_count(model) / 1e6:.2f} M parameters, step {', '.join(str(each.step) for each in meta.checkpoints)}, "
+        f"{accelerator.num_processes} process(es) on {accelerator.device.type}\n"
+        f"text:   {scored:,} documents, {tokens_text(tokens)} tokens of {len(meta.domains)} domains, rows of {meta.row_tokens}{there}\n"
+        f"scores: {', '.join(meta.scores)}",
+        flush=True,
+    )

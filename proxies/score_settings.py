@@ -1,0 +1,85 @@
+"""What a scoring is asked for, from the words of its command."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator
+
+from mixtures.errors import UserError
+from mixtures.reading import list_faults
+from proxies.settings import Frozen
+
+Score = Literal["self_influence", "information", "word_embedding"]
+Step = Annotated[str, StringConstraints(pattern=r"^(last|all|\d+)$")]
+INFORMATION = ("nll_mean", "nll_sum", "surprisal_mean", "surprisal_sum", "information_v1", "information_v3")
+
+
+class ScoreSettings(Frozen):
+    """A scoring; every setting is a flag of the command, `_` in it may be written `-`."""
+
+    run_dir: str = Field(description="the run whose documents are scored with its checkpoints; stands first, without a flag")
+    scores: tuple[Score, ...] = Field(
+        ("self_influence", "information", "word_embedding"),
+        min_length=1,
+        description="one or several of self_influence (squared gradient norm), information (losses, unigram surprisal), word_embedding",
+    )
+    scopes: tuple[str, ...] = Field(
+        ("all", "first_block"),
+        min_length=1,
+        description="parameters of self_influence: all, first_block, blocks, embedding, head, or patterns of parameter names",
+    )
+    checkpoints: tuple[Step, ...] = Field(
+        ("last",), min_length=1, description="last, all, or steps; gradient scores of several are averaged by learning rate (TracIn)"
+    )
+    unit: Literal["document", "row"] = Field("document", description="what gets a score: a document, or every row of it")
+    max_rows: int | None = Field(None, ge=1, description="score at most so many rows of a domain, spread over its documents (rows)")
+    batch_tokens: int = Field(4096, ge=2, description="tokens of one pass, padding included: lower it where memory runs out (tokens)")
+
+    @field_validator("scores", "scopes", "checkpoints", mode="after")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("scopes", mode="after")
+    @classmethod
+    def _no_score(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "word_embedding" in value:
+            raise ValueError("word_embedding is a score, not a scope: --scores word_embedding")
+        return value
+
+    @property
+    def gradient_columns(self) -> dict[str, str]:
+        """{column: doge's scope} of the scores that need a backward pass."""
+        found = {f"self_influence_{scope}": scope for scope in self.scopes} if "self_influence" in self.scores else {}
+        return found | ({"word_embedding": "word_embedding"} if "word_embedding" in self.scores else {})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the scores, in the order of their columns."""
+        found = list(self.gradient_columns)
+        where = len(found) - ("word_embedding" in found)
+        return (*found[:where], *(INFORMATION if "information" in self.scores else ()), *found[where:])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `--help` lists all settings")
+
+
+def parse(words: Sequence[str]) -> ScoreSettings:
+    """Settings of the command's words. Raises UserError listing every fault with what is allowed."""
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name, field in ScoreSettings.model_fields.items():
+        flag = f"--{name}" if name != "run_dir" else name
+        parser.add_argument(flag, nargs="+" if "tuple" in str(field.annotation) else None)
+    given: dict[str, Any] = vars(parser.parse_args([_spelled(word) for word in words]))
+    try:
+        return ScoreSettings.model_validate(given)
+    except ValidationError as error:
+        raise UserError("this cannot be scored:\n" + "\n".join(list_faults(error))) from error
+
+
+def _spelled(word: str) -> str:
+    flag, joined, value = word.partition("=")
+    return flag.replace("-", "_").replace("__", "--", 1) + joined + value if word.startswith("--") else word
