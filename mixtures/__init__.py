@@ -5,6 +5,7 @@
     parts       tables in part files, the mechanism under the next one
     trajectory  a run's record: TrajectoryWriter, read_trajectory, EvaluationWriter, read_evaluation
     run         a run directory read as a whole: config.yaml, corpus.json, trajectory, evaluation
+    scores      sample scores of a run on disk: read_scores; score_summary, score_text, score_plots, sample_plots: what is shown of them
     average     weights over steps -> average weights of spans of tokens
     mixture     Mixture: mixture.json (mixture.schema.json is generated from it); records: the parts it is made of
     reading     JSON files with clear messages

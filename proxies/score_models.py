@@ -63,26 +63,28 @@ def load_models(settings: Settings, corpus: CorpusData, found: Sequence[Found], 
 def _load(expected: PreTrainedModel, path: Path) -> PreTrainedModel:
     try:
         config, _ = PretrainedConfig.get_config_dict(path)
-        if changed := _differences(expected.config, type(expected.config).from_dict(config)) if config else ["no config.json"]:
-            raise UserError(
-                f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"
-                + "\n".join(f"  {line}" for line in changed)
-                + "\nrestore it, or remove that directory and score with another (--checkpoints)"
-            )
-        model, loaded = type(expected).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+        if not config:
+            raise OSError("it has no config.json")
+        changed = _differences(expected.config, config)
+        if not changed:
+            model, loaded = type(expected).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path} cannot be read ({error}); restore it, or score with another (--checkpoints)") from error
+    if changed:
+        raise UserError(
+            f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nrestore it, or score with another (--checkpoints)"
+        )
     if lost := sorted(loaded["missing_keys"]):
         raise UserError(f"{path} lacks {', '.join(lost)}; restore it, or score with another (--checkpoints)")
     return model
 
 
-def _differences(run: PretrainedConfig, checkpoint: PretrainedConfig) -> list[str]:
-    before, after = (_facts(config) for config in (run, checkpoint))
-    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in {**before, **after} if before.get(key) != after.get(key)]
-
-
-def _facts(config: PretrainedConfig) -> dict[str, Any]:
-    return {"model_type": config.model_type} | {key: value for key, value in config.to_dict().items() if key not in VOLATILE}
+def _differences(run: PretrainedConfig, checkpoint: dict[str, Any]) -> list[str]:
+    """How a checkpoint's config.json differs from the run's, one line each."""
+    if run.model_type != (kind := checkpoint.get("model_type")):
+        return [f"model_type: {run.model_type!r} -> {kind!r}"]
+    before, after = run.to_dict(), type(run).from_dict(checkpoint).to_dict()
+    keys = [key for key in {**before, **after} if key not in VOLATILE]
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]

@@ -175,6 +175,17 @@ def test_resume_on_changed_text_says_which_domain(tmp_path: Path, capsys: pytest
     assert "digits changed since the run started" in message(capsys, path, "--resume")
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt"])
+def test_resume_from_a_torn_checkpoint_says_which_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    path = write_run(tmp_path, train={"steps": 2})
+    assert run(path) == 0
+    torn = tmp_path / "run" / "checkpoints" / "step-00000002" / file
+    torn.write_bytes(torn.read_bytes()[:100])
+    said = message(capsys, path, "--resume")
+    assert "step-00000002 cannot be read" in said
+    assert "remove that directory and --resume from the checkpoint before it" in said
+
+
 def test_resuming_a_finished_run_adds_nothing(tmp_path: Path) -> None:
     path = write_run(tmp_path, train={"steps": 2})
     assert run(path) == 0
