@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: demo test lint help
 help:
-	@echo "make demo   learn a mixture from text on this machine (a few minutes), into $(RUN)"
+	@echo "make demo   learn a mixture from text on this machine and score some of its documents (a few minutes), into $(RUN)"
 	@echo "make test   the test suite"
 	@echo "make lint   style, types, import contracts"
 
@@ -25,6 +25,8 @@ demo: $(VENV)/.installed
 		echo "or begin again:  rm -r $(RUN) && make demo"; exit 2; fi
 	$(BIN)/accelerate launch --quiet --config_file launch/accelerate/cpu1.yaml --num_cpu_threads_per_process $(CORES) \
 		-m proxies.train launch/demo.yaml --run_dir $(RUN)
+	$(BIN)/accelerate launch --quiet --config_file launch/accelerate/cpu1.yaml --num_cpu_threads_per_process $(CORES) \
+		-m proxies.score $(RUN) --max-rows 400
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(CORES)

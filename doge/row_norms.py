@@ -116,7 +116,7 @@ def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -
 
 def _token_pairs(a: Float[Tensor, "U t d"], b: Float[Tensor, "U t p"]) -> Float[Tensor, " U"]:
     """sum_{t,s} (a_t . a_s)(b_t . b_s)."""
-    a, b = a.to(torch.promote_types(b.dtype, torch.float32)), b.to(torch.promote_types(b.dtype, torch.float32))
+    a, b = _full(a), _full(b)
     size = max(1, BLOCK // a.shape[1] ** 2)
     parts = [dots(torch.bmm(x, x.mT), torch.bmm(y, y.mT)) for x, y in zip(a.split(size), b.split(size), strict=True)]
     return torch.cat(parts)
@@ -143,7 +143,7 @@ def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Floa
 def looked_up(uses: Sequence[Use], units: int) -> tuple[Int[Tensor, "U t"], Float[Tensor, "U t d"]]:
     """Words and the gradients that they get; torch gives a padding word none."""
     index = torch.cat([use.x.reshape(units, -1) for use in uses], 1)
-    b = _joined([use.b for use in uses], units)
+    b = _full(_joined([use.b for use in uses], units))
     padding = getattr(uses[0].module, "padding_idx", None)
     return index, b if padding is None else b * (index != padding).unsqueeze(-1)
 
@@ -152,8 +152,7 @@ def _by_word(index: Int[Tensor, "U t"], b: Float[Tensor, "U t d"], *, words: int
     """sum over a unit's words of |sum_{t: index_t = word} b_t|^2."""
     key = index + words * torch.arange(len(index), device=index.device)[:, None]
     found, place = torch.unique(key, return_inverse=True)
-    sums = b.new_zeros(len(found), b.shape[-1], dtype=torch.promote_types(b.dtype, torch.float32))
-    sums.index_add_(0, place.flatten(), b.flatten(0, 1).to(sums.dtype))
+    sums = b.new_zeros(len(found), b.shape[-1]).index_add_(0, place.flatten(), b.flatten(0, 1))
     squares = sums.square().sum(1, dtype=torch.float64)
     return squares.new_zeros(len(index)).index_add_(0, found // words, squares)
 
@@ -165,8 +164,8 @@ def _tied(
     size = max(1, BLOCK // (index.shape[1] * a.shape[1]))
     parts = []
     for i, x, y, z in zip(index.split(size), c.split(size), a.split(size), b.split(size), strict=True):
-        picked = z.gather(2, i[:, None, :].expand(-1, z.shape[1], -1)).to(x.dtype)
-        parts.append(dots(torch.bmm(y.to(x.dtype), x.mT), picked))
+        picked = z.gather(2, i[:, None, :].expand(-1, z.shape[1], -1))
+        parts.append(dots(torch.bmm(_full(y), x.mT), _full(picked)))
     return torch.cat(parts)
 
 
@@ -181,6 +180,11 @@ def dots(x: Float[Tensor, "U ..."], y: Float[Tensor, "U ..."]) -> Float[Tensor, 
             ]
         )
     return (x * y).sum(1, dtype=torch.float64)
+
+
+def _full(x: Tensor) -> Tensor:
+    """In float32 at least: autocast's inputs and output gradients are multiplied in full precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _by_unit(x: Tensor, units: int) -> Tensor:

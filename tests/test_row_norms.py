@@ -51,6 +51,13 @@ def test_every_scope_counts_its_parameters_and_no_other(family: str) -> None:
         assert relative(doge.self_influence(model, rows, scope), wanted) < 1e-9, scope
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama-tied-bias", "llama"])
+def test_under_bf16_autocast_norms_stay_near_those_in_full_precision(family: str) -> None:
+    model, rows = make_model(family, dtype=torch.float32), make_rows(4)
+    rough = doge.self_influence(model, rows, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert 1e-6 < relative(rough, doge.self_influence(model, rows)) < 0.05
+
+
 def test_scopes_are_the_parameters_that_their_names_say() -> None:
     model = make_model("gpt2-untied")
     names = {parameter: name for name, parameter in model.named_parameters()}
