@@ -160,7 +160,10 @@ def _plot(arguments: argparse.Namespace) -> str:
             from mixtures.score_plots import plot_scores
             from mixtures.score_text import write_documents
 
-            paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]
+            try:
+                paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]
+            except UserError as error:
+                raise UserError(f"{error}\nthe plots of the run itself are in {paths[0].parent}") from error
     else:
         from mixtures.sample_plots import plot_samples
 

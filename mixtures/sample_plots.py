@@ -1,9 +1,11 @@
 """samples.png of a mixture with sample policies: what the weights leave of every domain, and how far they go apart."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -13,7 +15,7 @@ from mixtures.mixture import Mixture
 from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
 from mixtures.sample_weights import effective_sample_size
 from mixtures.score_plots import draw_quantiles, quantile_handles
-from mixtures.score_summary import QUANTILES
+from mixtures.score_summary import quantiles
 from mixtures.show import shorten
 
 
@@ -35,33 +37,45 @@ def samples_figure(manifests: list[Manifest]) -> Figure:
     """Effective sample size and the tokens that are read at all, then quantiles of the documents' weights; a row a domain."""
     weighted = [text_weights(manifest) for manifest in manifests]
     sizes = np.array([effective_sample_size(weights, tokens) for weights, tokens in weighted])
-    order = np.argsort(sizes, kind="stable")[:MOST_BARS]
     read = np.array([tokens[weights > 0].sum() / tokens.sum() for weights, tokens in weighted])
-    quantiles = np.array([np.quantile(manifest.weight, QUANTILES) if len(manifest.weight) else np.full(7, np.nan) for manifest in manifests])
-    places = np.arange(len(order))
+    order = np.argsort(sizes, kind="stable")[:MOST_BARS]
     figure = Figure(figsize=(7.6, 1.4 + 0.2 * len(order)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    left.barh(places, sizes[order], height=0.72, color=PALETTE[5], label="effective sample size")
-    left.plot(read[order], places, "D", color="black", markersize=3.2, linestyle="", label="tokens that are read", clip_on=False)
-    for place, size in zip(places, sizes[order], strict=True):
-        edge = {"xycoords": left.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
-        left.annotate(f"{size:.1%}", (1, place), xytext=(31, 0), ha="right", va="center", **edge)  # type: ignore[arg-type]
-    left.set_xlim(0, 1)
-    left.xaxis.set_major_formatter(PERCENT)
-    left.grid(False, axis="y")
-    left.tick_params(axis="y", length=0)
-    left.set_xlabel("share of the domain's tokens")
-    draw_quantiles(right, quantiles[order])
+    _draw_sizes(left, sizes[order], read[order])
+    draw_quantiles(right, np.array([quantiles(manifests[number].weight) for number in order]))
     right.set_xlim(left=min(0.0, right.get_xlim()[0]))
     right.xaxis.set_major_locator(MaxNLocator(5))
     right.set_xlabel("weight of a listed document")
-    left.set_yticks(places, [shorten(manifests[number].domain) for number in order], fontsize=8)
+    left.set_yticks(range(len(order)), [shorten(manifests[number].domain) for number in order], fontsize=8)
     left.set_ylim(len(order) - 0.4, -0.6)
+    left_out = len(manifests) - len(order)
+    notes = [rule_text(manifests[0]), f"{left_out} domains of larger effective sample size are left out" if left_out else ""]
+    left.set_title("; ".join(filter(None, notes)), fontsize=8, loc="left")
     handles = [*left.get_legend_handles_labels()[0][::-1], *quantile_handles("one document")]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    if len(manifests) > len(order):
-        figure.suptitle(f"the {len(order)} domains of the smallest effective sample size, of {len(manifests)}", fontsize=9)
     return figure
+
+
+def _draw_sizes(axes: Axes, sizes: np.ndarray, read: np.ndarray) -> None:
+    """Bars with their numbers in a column at the right edge, and a mark at the share of the tokens that is read."""
+    places = np.arange(len(sizes))
+    axes.barh(places, sizes, height=0.72, color=PALETTE[5], label="effective sample size")
+    axes.plot(read, places, "D", color="black", markersize=3.2, linestyle="", label="tokens that are read", clip_on=False)
+    edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
+    for place, size in zip(places, sizes, strict=True):
+        axes.annotate(f"{size:.1%}", (1, place), xytext=(31, 0), ha="right", va="center", **edge)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.set_xlabel("share of the domain's tokens")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def rule_text(manifest: Manifest) -> str:
+    """`rule softmax, score nll_mean, cap 4`; nothing where the manifest does not say."""
+    settings = manifest.facts.get("rule", {})
+    names = [name for name in dict.fromkeys(["rule", "score", *settings]) if name in settings]
+    return ", ".join(f"{name} {settings[name]:g}" if isinstance(settings[name], float) else f"{name} {settings[name]}" for name in names)
 
 
 def text_weights(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mixtures.lines import GREY, PALETTE, REFERENCE, Look, choose_looks, draw_lines
+from mixtures.lines import GREY, LABEL_WIDTH, PALETTE, REFERENCE, Look, choose_looks, draw_lines
 from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
 from mixtures.run import read_run
 from mixtures.score_summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise
@@ -20,7 +20,8 @@ from mixtures.show import shorten
 
 TALL = 20  # domains from which on panels with a row for each stand side by side, as many as fit
 TITLE = 30  # characters
-LEAST_SIZE = 1e-4  # effective sample sizes below this leave the axis
+CLOUD = 1_000  # documents from which on their points are faint
+LEAST_SIZE = 1e-3  # smaller effective sample sizes leave the axis
 
 
 def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
@@ -31,8 +32,7 @@ def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
     scores = read_scores(run_dir)
     run, summary = read_run(run_dir), summarise(scores)
     looks = dict(zip(run.trajectory.domains, choose_looks(run.trajectory.weights), strict=True))
-    transforms = {score: ("none", "log") if summary.heavy_tailed(score) else ("none",) for score in summary.titles}
-    panels = [(score, transform) for score, allowed in transforms.items() for transform in allowed]
+    panels = [(score, transform) for score in summary.names for transform in summary.transforms(score)]
     with matplotlib.rc_context(STYLE):
         figures = {
             "scores.png": distributions_figure(summary),
@@ -45,25 +45,39 @@ def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
 
 def distributions_figure(summary: Summary) -> Figure:
     """Quantiles of every score, a panel a score, a row a domain: highest median of the first score on top."""
-    domains = sorted(summary.domains, key=lambda domain: -np.nan_to_num(domain.quantiles[next(iter(summary.titles))][3], nan=-np.inf))
+    domains = sorted(summary.domains, key=lambda domain: -np.nan_to_num(domain.quantiles[next(iter(summary.names))][3], nan=-np.inf))
     left_out = len(domains) - MOST_BARS
     if left_out > 0:
         domains = [*domains[: MOST_BARS // 2], *domains[-MOST_BARS // 2 :]]
     row = 0.2 if len(domains) < TALL else 0.16
     figure, panels = _panels(
-        len(summary.titles), width=2.1, height=0.55 + row * (len(domains) + 0.5), across=8 if len(domains) >= TALL else 4, left=1.6, sharey=True
+        len(summary.names),
+        width=2.1,
+        height=0.55 + row * (len(domains) + 0.5),
+        across=8 if len(domains) >= TALL else 4,
+        left=1.6,
+        sharey=True,
     )
-    for axes, (score, title) in zip(panels, summary.titles.items(), strict=True):
+    for axes, (score, names) in zip(panels, summary.names.items(), strict=True):
         values = np.array([domain.quantiles[score] for domain in domains])
         draw_quantiles(axes, values)
         scale_axis(axes, "x", values[:, [0, -1]], log=summary.heavy_tailed(score))
-        axes.set_title(shorten(title, TITLE), fontsize=9, loc="left")
+        axes.set_title(_title(names), fontsize=9, loc="left")
     panels[0].set_ylim(len(domains) - 0.4, -0.6)
-    panels[0].set_yticks(range(len(domains)), [_domain_label(domain) for domain in domains], fontsize=8 if len(domains) < TALL else 7)
+    panels[0].set_yticks(range(len(domains)), [_domain_label(domain) for domain in domains])
+    for axes in panels:
+        axes.tick_params(axis="y", labelsize=8 if len(domains) < TALL else 7)
     what = f"score of a {summary.unit}"
     figure.supxlabel(f"{what}; {left_out} domains between the upper and the lower half are left out" if left_out > 0 else what, fontsize=9)
     figure.legend(handles=quantile_handles(f"one {summary.unit}"), loc="outside upper center", ncols=4)
     return figure
+
+
+def _title(names: Sequence[str]) -> str:
+    """`nll_mean = information_v1`; on two lines where one is too short."""
+    first, *others = (shorten(name, TITLE) for name in names)
+    same = f" = {others[0] if len(others) == 1 else f'{len(others)} others'}" if others else ""
+    return first + (same if len(first + same) <= TITLE else f"\n{same.strip()}")
 
 
 def _domain_label(domain: DomainScores) -> str:
@@ -95,19 +109,22 @@ def quantile_handles(extreme: str) -> list[Line2D]:
 def length_figure(summary: Summary, looks: Mapping[str, Look]) -> Figure:
     """Every score over length, a panel a score: documents as points, median by length as a line, a colour a domain."""
     looks = {domain.name: looks.get(domain.name, Look(GREY, "-", False)) for domain in summary.domains}
-    figure, panels = _panels(len(summary.titles), width=2.9, height=2.4, across=3, left=2.3)
-    for axes, (score, title) in zip(panels, summary.titles.items(), strict=True):
+    figure, panels = _panels(len(summary.names), width=2.9, height=2.4, across=3, left=2.3)
+    alpha = 0.3 if sum(len(domain.points) for domain in summary.domains) > CLOUD else 0.7
+    for axes, (score, names) in zip(panels, summary.names.items(), strict=True):
         for domain in summary.domains:
             look = looks[domain.name]
-            order: dict[str, Any] = {"color": look.color, "zorder": 2 + look.named}
-            axes.plot(domain.points["tokens"], domain.points[score], ".", markersize=2.5, alpha=0.3, markeredgewidth=0, **order)
+            point: dict[str, Any] = {"color": look.color, "zorder": 2 + look.named, "markersize": 2.5, "markeredgewidth": 0}
+            axes.plot(domain.points["tokens"], domain.points[score], ".", alpha=alpha, **point)
             trend = domain.trend[score]
             marker = {"marker": "o", "markersize": 3.5} if len(trend) == 1 else {}
             draw_lines(axes, trend[:, 0], trend[:, 1:], [look], **marker, zorder=4 + look.named)
-        drawn = np.concatenate([domain.points[score] for domain in summary.domains])
-        scale_axis(axes, "y", drawn, log=summary.heavy_tailed(score))
-        scale_axis(axes, "x", np.concatenate([domain.points["tokens"] for domain in summary.domains]), log=True)
-        axes.set_title(shorten(title, TITLE), fontsize=9, loc="left")
+        trends = [domain.trend[score] for domain in summary.domains]
+        heights = [*(trend[:, 1] for trend in trends), *(domain.points[score] for domain in summary.domains)]
+        lengths = [*(trend[:, 0] for trend in trends), *(domain.points["tokens"] for domain in summary.domains)]
+        scale_axis(axes, "y", np.concatenate(heights), log=summary.positive(score))
+        scale_axis(axes, "x", np.concatenate(lengths), log=True)
+        axes.set_title(_title(names), fontsize=9, loc="left")
     figure.supxlabel(f"length of a {summary.unit} (tokens)", fontsize=9)
     extra = [
         Line2D([], [], color=REFERENCE, linewidth=1.4, label="median by length"),
@@ -127,28 +144,30 @@ def _name_handles(looks: Mapping[str, Look]) -> Iterator[Line2D]:
     """Names of the lines in colour; how many there are in grey."""
     for name, look in looks.items():
         if look.named:
-            yield Line2D([], [], color=look.color, linestyle=look.style, linewidth=1.4, label=shorten(name, 24))
+            style: dict[str, Any] = {"color": look.color, "linestyle": look.style, "linewidth": 1.4}
+            yield Line2D([], [], **style, label=shorten(name, LABEL_WIDTH))
     if grey := sum(not look.named for look in looks.values()):
         yield Line2D([], [], color=GREY, linewidth=0.6, label=f"{grey} other domains" if grey > 1 else "another domain")
 
 
 def rho_figure(summary: Summary) -> Figure:
     """Heat map of Spearman's rho between score and length by domain, with the numbers; grey where it has no value."""
-    rho = np.array([[domain.rho[score] for score in summary.titles] for domain in summary.domains])
+    rho = np.array([[domain.rho[score] for score in summary.names] for domain in summary.domains])
     domains, scores = rho.shape
     figure = Figure(figsize=(0.45 * scores + 3.4, 0.2 * domains + 2.2), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#DDDDDD")
     image = axes.imshow(np.ma.masked_invalid(rho), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     height = figure.get_size_inches()[1]
-    figure.colorbar(image, ax=axes, label="Spearman's rho with length", ticks=[-1, -0.5, 0, 0.5, 1], aspect=max(8, 5 * min(height, 6)))
-    axes.set_xticks(range(scores), [shorten(title, TITLE) for title in summary.titles.values()], rotation=90, fontsize=8)
+    figure.colorbar(image, ax=axes, ticks=[-1, -0.5, 0, 0.5, 1], aspect=max(8, 5 * min(height, 6)))
+    axes.set_title("Spearman's rho of score and length", fontsize=9, loc="left")
+    axes.set_xticks(range(scores), [_title(names) for names in summary.names.values()], rotation=90, fontsize=8)
     axes.set_yticks(range(domains), [_domain_label(domain) for domain in summary.domains], fontsize=8)
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     for (row, column), value in np.ndenumerate(rho):
-        text = f"{round(value, 2) + 0.0:.2f}" if np.isfinite(value) else "–"
+        text = f"{round(value, 2) + 0.0:.2f}" if np.isfinite(value) else "-"
         axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 0.6 else "black")
     return figure
 
@@ -156,46 +175,46 @@ def rho_figure(summary: Summary) -> Figure:
 def sizes_figure(summary: Summary, sizes: Mapping[tuple[str, str], np.ndarray], looks: Mapping[str, Look]) -> Figure:
     """Effective sample size over temperature, both directions in one panel; `sizes` {(score, transform): (D, K)}."""
     looks = {domain.name: looks.get(domain.name, Look(GREY, "-", False)) for domain in summary.domains}
-    figure, panels = _panels(len(sizes), width=2.5, height=2.1, across=4, left=2.4)
+    figure, panels = _panels(len(sizes), width=2.6, height=2.1, across=4, left=2.2, sharey=True)
     for axes, ((score, transform), values) in zip(panels, sizes.items(), strict=True):
         draw_lines(axes, TEMPERATURES, values.T, list(looks.values()))
         axes.axvline(0, color=REFERENCE, linewidth=0.9, linestyle=":")
         axes.set_yscale("log")
-        axes.set_ylim(max(LEAST_SIZE, min(0.5 * np.nanmin(np.where(values > 0, values, 1)), 0.05)), 1.15)
+        axes.set_ylim(LEAST_SIZE, 1.15)
         axes.set_xlim(TEMPERATURES[0], TEMPERATURES[-1])
         axes.set_xticks(range(-3, 4), ["3", "2", "1", "0", "1", "2", "3"])
         axes.yaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_minor_formatter(NullFormatter())
-        title = summary.titles[score]
-        axes.set_title(f"log of {shorten(title, TITLE - 7)}" if transform == "log" else shorten(title, TITLE), fontsize=9, loc="left")
-    figure.supxlabel("temperature of softmax weights: inverse (left of 0, low scores up), direct (right of 0, high scores up)", fontsize=9)
-    figure.supylabel("effective sample size (share of the domain's tokens)", fontsize=9)
+        axes.set_title(("log of " if transform == "log" else "") + _title(summary.names[score]), fontsize=8, loc="left")
+    figure.supxlabel("temperature of softmax weights without cap\ninverse: low scores up ← 0 → direct: high scores up", fontsize=9)
+    figure.supylabel("effective sample size\n(share of the domain's tokens)", fontsize=9)
     figure.legend(handles=list(_name_handles(looks)), loc="outside right upper", fontsize=8)
     return figure
 
 
 def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None:
-    """Scale and limits of the x or y axis around finite `values`, with few ticks and no offset at its end."""
+    """Limits of the x or y axis around finite `values`, few ticks; `log`: logarithmic if they span more than a decade."""
     axis, limits = (axes.xaxis, axes.set_xlim) if which == "x" else (axes.yaxis, axes.set_ylim)
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
-    if log:
+    if log and high > 10 * low:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        room = max((high / low) ** 0.04, 1.2)
+        room = (high / low) ** 0.04
         limits(low / room, high * room)
-        if high / low > 10:
+        if high > 300 * low:
             axis.set_major_locator(LogLocator(numticks=5))
-            axis.set_minor_formatter(NullFormatter())
+        else:  # powers of ten alone would be one or two
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
         return
     room = max(0.05 * (high - low), 0.02 * abs(high), 1e-9)
     limits(low - room, high + room)
-    axis.set_major_locator(MaxNLocator(4))
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.ticklabel_format(axis=which, style="sci", scilimits=(-4, 5), useOffset=False)  # type: ignore[arg-type]
 
 
-def _panels(
-    count: int, *, width: float, height: float, across: int, left: float, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, *, width: float, height: float, across: int, left: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """`count` panels of a size (inches), at most `across` in a row, beside a column (`left`) for what stands left of them."""
     across = min(across, count)
     down = -(-count // across)

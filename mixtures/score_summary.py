@@ -15,7 +15,7 @@ from mixtures.scores import Scores
 QUANTILES = (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
 POINTS = 4_000  # documents drawn one by one, all domains together
 LEAST = 5  # documents that a median stands for
-HEAVY = 10  # largest 99 % quantile over the median, from which on a positive score is heavy-tailed
+HEAVY = 8  # highest value over the median, from which on a positive score is heavy-tailed
 TEMPERATURES = np.linspace(-3, 3, 25)  # below 0: inverse, above: direct
 
 
@@ -37,43 +37,51 @@ class DomainScores:
 
 @dataclass(frozen=True)
 class Summary:
-    """All domains in the run's order; `titles` {score: its name, and the names of those that hold the same values}."""
+    """All domains in the run's order; `names` {score: its name and those of the scores that hold the same values}."""
 
     domains: tuple[DomainScores, ...]
-    titles: dict[str, str]
+    names: dict[str, tuple[str, ...]]
     unit: str
 
     def quantiles(self, score: str) -> np.ndarray:
         """(D, 7) quantiles QUANTILES of a score."""
         return np.array([domain.quantiles[score] for domain in self.domains])
 
+    def positive(self, score: str) -> bool:
+        """Is a score never below 0, and 0 for less than one document in a hundred of every domain?"""
+        values = self.quantiles(score)
+        return bool(np.nanmin(values[:, 0], initial=np.inf) >= 0 and np.nanmin(values[:, 1], initial=np.inf) > 0)
+
     def heavy_tailed(self, score: str) -> bool:
-        """Is a score positive (but for one document in a hundred that may be 0), with a long upper tail?"""
+        """Is a score positive, with a highest value far above the median?"""
         values = self.quantiles(score)
         values = values[np.isfinite(values[:, 0])]
-        if not len(values) or values[:, 0].min() < 0 or values[:, 1].min() <= 0:
-            return False
-        return bool(values[:, 5].max() > HEAVY * np.median(values[:, 3]))
+        return self.positive(score) and len(values) > 0 and bool(values[:, 6].max() > HEAVY * np.median(values[:, 3]))
+
+    def transforms(self, score: str) -> tuple[str, ...]:
+        """What weights are made of: the score itself and, where it is heavy-tailed and never 0, its logarithm."""
+        never_zero = np.nanmin(self.quantiles(score)[:, 0], initial=np.inf) > 0
+        return ("none", "log") if never_zero and self.heavy_tailed(score) else ("none",)
 
 
 def summarise(scores: Scores) -> Summary:
     """Quantiles, length trends and some points of every score of every domain. Scores of equal values appear once."""
-    titles, points = distinct_scores(scores), max(POINTS // len(scores.domains), 1)
-    domains = (_summarise_domain(name, scores.frame(name), list(titles), points=points) for name in scores.domains)
-    return Summary(tuple(domains), titles, scores.meta.unit)
+    names, points = distinct_scores(scores), max(POINTS // len(scores.domains), 1)
+    domains = (_summarise_domain(name, scores.frame(name, ["tokens", *names]), list(names), points=points) for name in scores.domains)
+    return Summary(tuple(domains), names, scores.meta.unit)
 
 
-def distinct_scores(scores: Scores) -> dict[str, str]:
-    """{score: its name, and the names of those that hold the same values}: `{"nll_mean": "nll_mean = information_v1"}`."""
+def distinct_scores(scores: Scores) -> dict[str, tuple[str, ...]]:
+    """{score: its name and those of the same values}: `{"nll_mean": ("nll_mean", "information_v1")}`; the others are no keys."""
     hashes = {score: hashlib.sha256() for score in scores.columns}
     for name in scores.domains:
-        frame = scores.frame(name)
+        frame = scores.frame(name, scores.columns)
         for score, content in hashes.items():
             content.update(frame[score].to_numpy().tobytes())
     names: dict[str, list[str]] = {}
     for score, content in hashes.items():
         names.setdefault(content.hexdigest(), []).append(score)
-    return {same[0]: " = ".join(same) for same in names.values()}
+    return {same[0]: tuple(same) for same in names.values()}
 
 
 def _summarise_domain(name: str, frame: pd.DataFrame, columns: Sequence[str], *, points: int) -> DomainScores:
@@ -84,14 +92,15 @@ def _summarise_domain(name: str, frame: pd.DataFrame, columns: Sequence[str], *,
     return DomainScores(
         name=name,
         documents=len(frame),
-        quantiles={score: _quantiles(values[score][finite[score]]) for score in columns},
+        quantiles={score: quantiles(values[score][finite[score]]) for score in columns},
         trend={score: length_trend(tokens[finite[score]], values[score][finite[score]]) for score in columns},
         rho={score: rank_correlation(tokens[finite[score]], values[score][finite[score]]) for score in columns},
         points=drawn[["tokens", *columns]].copy(),
     )
 
 
-def _quantiles(values: np.ndarray) -> np.ndarray:
+def quantiles(values: np.ndarray) -> np.ndarray:
+    """(7,) QUANTILES of finite `values` (S,); NaN where there are none."""
     return np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
 
 
@@ -122,7 +131,7 @@ def sample_sizes(scores: Scores, panels: Sequence[tuple[str, str]]) -> dict[tupl
     """
     sizes = {panel: np.full((len(scores.domains), len(TEMPERATURES)), np.nan) for panel in panels}
     for row, name in enumerate(scores.domains):
-        frame = scores.frame(name)
+        frame = scores.frame(name, ["domain", "document", "tokens", *dict(panels)])
         for score, transform in panels:
             known = frame[np.isfinite(frame[score])]
             if len(known):

@@ -30,9 +30,9 @@ def write_documents(run_dir: str | Path, directory: str | Path) -> Path:
     """
     scores = read_scores(run_dir)
     read, note = _reader(run_dir)
-    titles = distinct_scores(scores)
+    names = distinct_scores(scores)
     blocks = [_heading(scores, run_dir) + note]
-    blocks += ["\n\n".join(_domain_blocks(name, scores.frame(name), titles, scores.meta.unit, read)) for name in scores.domains]
+    blocks += ["\n\n".join(_domain_blocks(name, scores.frame(name), names, scores.meta.unit, read)) for name in scores.domains]
     path = Path(directory) / "documents.txt"
     write_atomic(path, "\n\n\n".join(blocks) + "\n")
     return path
@@ -79,23 +79,23 @@ def _reader(run_dir: str | Path) -> tuple[Reader | None, str]:
 
 def _heading(scores: Scores, run_dir: str | Path) -> str:
     text = (
-        f"The {DOCUMENTS} highest and lowest {scores.meta.unit}s of every score and domain, of the run {run_dir}. tokens: length; text: the "
-        f"first {CHARACTERS} characters, control characters as escapes such as \\n; then the document's id."
+        f"The {DOCUMENTS} highest and lowest {scores.meta.unit}s of every score and domain, of the run {run_dir}. tokens: length; "
+        f"text: the first {CHARACTERS} characters, control characters as escapes such as \\n; then the document's id."
     )
     return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def _domain_blocks(name: str, frame: pd.DataFrame, titles: dict[str, str], unit: str, read: Reader | None) -> Iterator[str]:
+def _domain_blocks(name: str, frame: pd.DataFrame, names: dict[str, tuple[str, ...]], unit: str, read: Reader | None) -> Iterator[str]:
     title = f"{name}: {len(frame):,} {unit}{'' if len(frame) == 1 else 's'} scored"
     yield f"{title}\n{'=' * len(title)}"
-    for score, names in titles.items():
+    for score, same in names.items():
         order = _ranking(frame[score].to_numpy(dtype=np.float64))
         ends = {"highest": order[::-1][:DOCUMENTS], "lowest": order[:DOCUMENTS]}
         if len(order) <= DOCUMENTS:
             ends = {"highest first": order[::-1]}
         for which, places in ends.items():
             if len(places):
-                yield "\n".join([f"{names}, {which}", *_lines(name, frame.iloc[places], score, read)])
+                yield "\n".join([f"{' = '.join(same)}, {which}", *_lines(name, frame.iloc[places], score, read)])
 
 
 def _ranking(values: np.ndarray) -> np.ndarray:
