@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "runs" / "noise", help="directory of texts and runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", nargs="+", default=["seed-0", "clean-0", "seed-1", "seed-2"])
+    parser.add_argument("--last-rows", type=int, help="score at most so many rows of a domain at the last step, too (default: all)")
     parser.add_argument("-r", "--result", type=Path, default=HERE / "results" / "noise_detection.json")
     arguments = parser.parse_args()
     folder = arguments.output.resolve()
@@ -61,7 +62,7 @@ def main() -> None:
         for name in arguments.runs:
             train(folder, name)
             for step in STEPS if name.startswith("seed") else STEPS[-1:]:
-                score(folder / name, step)
+                score(folder / name, step, last_rows=arguments.last_rows)
     else:
         rows = [row for seed in arguments.seeds for row in measure(folder, seed)]
         print(tables(rows))
@@ -96,12 +97,13 @@ def train(folder: Path, name: str) -> None:
         _module("proxies.train", str(folder / f"{name}.yaml"), *(["--resume"] if (folder / name).is_dir() else []))
 
 
-def score(run: Path, step: int) -> None:
+def score(run: Path, step: int, *, last_rows: int | None) -> None:
     """Every score with one checkpoint, in RUN/scores for the last one and in RUN/at-STEP/scores for one before it."""
     target = run if step == STEPS[-1] else run / f"at-{step}"
     if target != run and (target / "scores").is_dir():
         return
-    some = ["--max-rows", str(ROWS_BEFORE)] if target != run else []
+    most = last_rows if target == run else ROWS_BEFORE
+    some = [] if most is None else ["--max-rows", str(most)]
     _module("proxies.score", str(run), "--checkpoints", str(step), "--scopes", *SCOPES, *some)
     if target != run:
         target.mkdir(exist_ok=True)

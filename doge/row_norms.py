@@ -104,7 +104,7 @@ def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -
     total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
     if products:
         a, b = (_joined(tensors, units) for tensors in ([use.x for use in products], [use.b for use in products]))
-        pairs_are_fewer = a.shape[1] * (a.shape[2] + b.shape[2]) < parameter.numel()
+        pairs_are_fewer = a.shape[1] * (a.shape[2] + b.shape[2]) <= parameter.numel()
         total += _token_pairs(a, b) if pairs_are_fewer else _formed(parameter, products, units=units)
     if lookups:
         index, c = looked_up(lookups, units)
@@ -123,21 +123,25 @@ def _token_pairs(a: Float[Tensor, "U t d"], b: Float[Tensor, "U t p"]) -> Float[
 
 
 def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Float[Tensor, " U"]:
-    """The gradients themselves, a few units at a time."""
-    size = max(1, BLOCK // parameter.numel())
+    """The gradients themselves, a block of units and of the first axis at a time."""
+    length, dtype = len(parameter), torch.promote_types(parameter.dtype, torch.float32)
+    size, step = max(1, BLOCK // parameter.numel()), max(1, BLOCK * length // parameter.numel())
     cut = [
         replace(use, x=_by_unit(use.x, units) if use.rule is not embedding else use.x.reshape(units, -1), b=_by_unit(use.b, units))
         for use in uses
     ]
-    parts = []
+    total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
     for start in range(0, units, size):
         here = slice(start, min(start + size, units))
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
-        total = Sum(torch.empty(here.stop - start, *parameter.shape, dtype=dtype, device=parameter.device), fresh=True)
-        for use in cut:
-            replace(use, x=use.x[here], b=use.b[here]).add(total, slice(0, len(parameter)))
-        parts.append(dots(total.value, total.value))
-    return torch.cat(parts)
+        some = [replace(use, x=use.x[here], b=use.b[here]) for use in cut]
+        for first in range(0, length, step):
+            part = slice(first, min(first + step, length))
+            shape = (here.stop - start, part.stop - first, *parameter.shape[1:])
+            block = Sum(torch.empty(shape, dtype=dtype, device=parameter.device), fresh=True)
+            for use in some:
+                use.add(block, part)
+            total[here] += dots(block.value, block.value)
+    return total
 
 
 def looked_up(uses: Sequence[Use], units: int) -> tuple[Int[Tensor, "U t"], Float[Tensor, "U t d"]]:

@@ -73,7 +73,8 @@ def _add_samples(export: argparse.ArgumentParser) -> None:
     rules = ["softmax", "filter", "multiplicity", "linear_upper"]
     group.add_argument("--samples", choices=rules, help="weights, whole documents dropped, whole repetitions, or weights by loss alone")
     unset: dict[str, Any] = {"default": argparse.SUPPRESS}
-    group.add_argument("--score", metavar="NAME", help="score to go by (the run's are listed where there is none of that name)", **unset)
+    score = "score to go by (softmax, multiplicity: without it word_embedding, --transform log, --cap 4)"
+    group.add_argument("--score", metavar="NAME", help=score, **unset)
     group.add_argument("--direction", choices=["inverse", "direct"], help="raise low scores (default: inverse) or high ones", **unset)
     group.add_argument("--temperature", type=float, metavar="X", help="multiplies the z-scores: larger is sharper (default 1)", **unset)
     group.add_argument("--cap", type=float, metavar="X", help="largest weight, 1 or more (default: none)", **unset)

@@ -35,6 +35,7 @@ RULES = {  # rule: (mode of the policy, what it is set by beside score, shuffle 
     "filter": ("filter", ("drop_top", "drop_bottom")),
 }
 LOSS = "nll_mean"  # what linear_upper is about
+MEASURED = {"score": "word_embedding", "transform": "log", "cap": 4.0}  # what served best where no score is named: docs/samples.md
 
 
 class SampleRule(Record):
@@ -43,7 +44,9 @@ class SampleRule(Record):
     rule: Literal["softmax", "filter", "multiplicity", "linear_upper"] = Field(
         description="softmax: weights; multiplicity: the same as whole numbers; filter: documents dropped; linear_upper: by loss alone"
     )
-    score: str | None = Field(default=None, description=f"a column of the run's scores (linear_upper: {LOSS})")
+    score: str | None = Field(
+        default=None, description=f"a column of the run's scores; left out: {MEASURED} (softmax, multiplicity), {LOSS} (linear_upper)"
+    )
     direction: Direction = Field(default="inverse", description="raise the documents with high scores (direct) or low ones (inverse)")
     temperature: float = Field(default=1.0, description="multiplies the z-scores: larger is sharper")
     cap: float | None = Field(default=None, description="largest weight; null: none")
@@ -52,6 +55,13 @@ class SampleRule(Record):
     drop_bottom: float = Field(default=0.0, description="share of a domain's scored tokens to drop, lowest scores first")
     shuffle: bool = Field(default=False, description="deal the scores out at random first: the control with the same histogram")
     seed: Count = Field(default=0, description="of shuffle, and of where multiplicities are rounded up")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_measured(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("rule") in ("softmax", "multiplicity") and given.get("score") is None:
+            return {**MEASURED, **{name: value for name, value in given.items() if name != "score"}}
+        return given
 
     @model_validator(mode="after")
     def _sensible(self) -> "SampleRule":

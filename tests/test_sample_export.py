@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_old_mixture_and_its_manifests(
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--samples", "softmax"], "the rule softmax needs a score; give one of self_influence_all, nll_mean (--score)"),
+        (["--samples", "filter", "--drop-top", "0.1"], "the rule filter needs a score; give one of self_influence_all, nll_mean (--score)"),
         (["--samples", "softmax", "--score", "loss"], "has no score 'loss'; give one of self_influence_all, nll_mean (--score)"),
         (["--score", SCORE, "--drop-top", "0.1"], "--score, --drop-top without --samples; say what to make of the scores"),
         ([*SOFTMAX, "--temperature", "0"], "temperature 0 makes every weight 1"),

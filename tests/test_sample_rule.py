@@ -223,8 +223,8 @@ def test_a_filter_that_leaves_less_than_a_row_names_the_domain(tmp_path: Path) -
 def test_an_unknown_score_lists_the_ones_there_are(scored: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run has no score 'loss'; give one of self_influence_all, nll_mean \(--score\)"):
         attach_samples(export_mixture([scored]), scored, make_rule(rule="softmax", score="loss"), tmp_path / "m.samples")
-    with pytest.raises(UserError, match=r"the rule softmax needs a score; give one of self_influence_all, nll_mean"):
-        attach_samples(export_mixture([scored]), scored, make_rule(rule="softmax"), tmp_path / "m.samples")
+    with pytest.raises(UserError, match=r"the rule filter needs a score; give one of self_influence_all, nll_mean"):
+        attach_samples(export_mixture([scored]), scored, make_rule(rule="filter", drop_top=0.1), tmp_path / "m.samples")
 
 
 def test_scores_of_another_text_are_refused(tmp_path: Path) -> None:
@@ -264,3 +264,11 @@ def test_a_full_disk_is_an_error_that_names_the_file(scored: Path, tmp_path: Pat
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*m.samples/wiki_en-"):
         attach_samples(mixture, scored, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+
+
+@pytest.mark.parametrize("rule", ["softmax", "multiplicity"])
+def test_without_a_score_the_rule_is_the_one_that_was_measured_best(rule: str) -> None:
+    expected = {"rule": rule, "score": "word_embedding", "direction": "inverse", "temperature": 1.0, "cap": 4.0, "transform": "log"}
+    assert {**make_rule(rule=rule).settings(), "seed": 0} == {**expected, "seed": 0}
+    assert make_rule(rule=rule, cap=2.0, transform="rank").settings().items() >= {"cap": 2.0, "transform": "rank"}.items()
+    assert make_rule(rule=rule, score=SCORE).settings().items() >= {"score": SCORE, "cap": None, "transform": "none"}.items()
