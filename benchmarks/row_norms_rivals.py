@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 Norms = Callable[[Tensor], Tensor]
 SOME = {32: 16, 128: 8, 512: 2}  # rows of this many tokens that torch.func takes at once
-FEW = {32: 4, 128: 4, 512: 2}
+FEW = {32: 4, 128: 4, 512: 2}  # those that dattri takes
+PROJECTED = 16
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Rival:
 
     def batch(self, length: int) -> int:
         """Rows of its batches, if it is slow."""
-        return FEW[length] if self.only is None else 16
+        return FEW[length] if self.only is None else PROJECTED
 
 
 def row_means(logits: Tensor, rows: Tensor) -> Tensor:
@@ -161,11 +162,38 @@ def captum(model: nn.Module, twin: nn.Module, length: int) -> Norms:
     return norms
 
 
-def dattri(model: nn.Module, twin: nn.Module, length: int) -> Norms:
+def dattri(model: nn.Module, twin: nn.Module, length: int, *, projected: bool = False) -> Norms:
     """TracIn at one checkpoint, the default projection to 512 dimensions taken out (no argument does: None means the default)."""
-    attributor = _dattri(model)
-    attributor.projector_kwargs = None
-    return lambda rows: attributor.self_attribute(DataLoader(TensorDataset(rows), batch_size=FEW[length]))
+    from dattri.algorithm.tracin import TracInAttributor
+    from dattri.task import AttributionTask
+
+    def loss(values: dict[str, Tensor], data: tuple[Tensor]) -> Tensor:
+        row = data[0][None]
+        return row_means(torch.func.functional_call(model, values, kwargs={"input_ids": row}).logits, row)[0]
+
+    task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
+    attributor = TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False)
+    if not projected:
+        attributor.projector_kwargs = None
+    size = PROJECTED if projected else FEW[length]
+    return lambda rows: attributor.self_attribute(DataLoader(TensorDataset(rows), batch_size=size))
+
+
+def dattri_projected(model: nn.Module, twin: nn.Module, length: int) -> Norms:
+    """As it comes; the projection is drawn again for every batch, so one large batch."""
+    return dattri(model, twin, length, projected=True)
+
+
+def _dattri(model: nn.Module) -> Any:
+    from dattri.algorithm.tracin import TracInAttributor
+    from dattri.task import AttributionTask
+
+    def loss(values: dict[str, Tensor], data: tuple[Tensor]) -> Tensor:
+        row = data[0][None]
+        return row_means(torch.func.functional_call(model, values, kwargs={"input_ids": row}).logits, row)[0]
+
+    task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
+    return TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False)
 
 
 RIVALS = {
