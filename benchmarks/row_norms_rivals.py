@@ -184,18 +184,6 @@ def dattri_projected(model: nn.Module, twin: nn.Module, length: int) -> Norms:
     return dattri(model, twin, length, projected=True)
 
 
-def _dattri(model: nn.Module) -> Any:
-    from dattri.algorithm.tracin import TracInAttributor
-    from dattri.task import AttributionTask
-
-    def loss(values: dict[str, Tensor], data: tuple[Tensor]) -> Tensor:
-        row = data[0][None]
-        return row_means(torch.func.functional_call(model, values, kwargs={"input_ids": row}).logits, row)[0]
-
-    task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
-    return TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False)
-
-
 RIVALS = {
     "vmap(grad)": Rival(vmap, attention="eager"),
     "loop": Rival(loop),

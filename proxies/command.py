@@ -12,11 +12,18 @@ from mixtures.errors import UserError
 from proxies.config import help_text
 
 
-def command(arguments: Sequence[str], *, usage: str, kind: type[BaseModel], act: Callable[[list[str]], None]) -> int:
+def command(
+    arguments: Sequence[str],
+    *,
+    usage: str,
+    kind: type[BaseModel],
+    act: Callable[[list[str]], None],
+    given: str = "in the YAML file or as flags",
+) -> int:
     """Do `act` with the command's words; the exit code is 0, or 2 with one message for what the user gave wrong."""
     words = list(arguments)
     if not words or "--help" in words or "-h" in words:
-        print(f"{usage}\n\nsettings, in the YAML file or as flags:\n{help_text(kind)}")
+        print(f"{usage}\n\nsettings, {given}:\n{help_text(kind)}")
         return 0 if words else 2
     try:
         act(words)

@@ -17,7 +17,7 @@ USAGE = (
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code: 0, or 2 with one message for what the user gave wrong."""
-    return command(arguments, usage=USAGE, kind=ScoreSettings, act=_score)
+    return command(arguments, usage=USAGE, kind=ScoreSettings, act=_score, given="as flags")
 
 
 def _score(words: list[str]) -> None:
