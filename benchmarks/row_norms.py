@@ -132,7 +132,7 @@ def prepare(size: str, length: int, plain: Any, batch: Any, rivals: bool) -> tup
         if rival.only not in (None, (size, length)):
             continue
         model, twin = build(size, rival.attention), build(size, tied=False)
-        part = batch[: rival.batch(length)] if rival.slow else batch
+        part = batch[: rival.batch] if rival.slow else batch
         try:
             norms = rival.make(model, twin, length)
         except ImportError as missing:

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 Norms = Callable[[Tensor], Tensor]
 SOME = {32: 16, 128: 8, 512: 2}  # rows of this many tokens that torch.func takes at once
-FEW = {32: 4, 128: 4, 512: 2}  # those that dattri takes
-PROJECTED = 16
+FEW, PROJECTED = 2, 16  # rows that dattri takes, without its projection and with it
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,10 @@ class Rival:
     slow: bool = False
     only: tuple[str, int] | None = None
 
-    def batch(self, length: int) -> int:
+    @property
+    def batch(self) -> int:
         """Rows of its batches, if it is slow."""
-        return FEW[length] if self.only is None else PROJECTED
+        return FEW if self.only is None else PROJECTED
 
 
 def row_means(logits: Tensor, rows: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def dattri(model: nn.Module, twin: nn.Module, length: int, *, projected: bool = 
     attributor = TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False)
     if not projected:
         attributor.projector_kwargs = None
-    size = PROJECTED if projected else FEW[length]
+    size = PROJECTED if projected else FEW
     return lambda rows: attributor.self_attribute(DataLoader(TensorDataset(rows), batch_size=size))
 
 
