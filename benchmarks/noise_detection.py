@@ -85,7 +85,12 @@ def prepare(folder: Path, *, seeds: list[int]) -> None:
 def comparison(folder: Path, run: str) -> dict[str, Any]:
     """launch/compare_samples.yaml with absolute paths, its text and its scores those of a run (seed-SEED or clean-0)."""
     kind, seed = run.split("-")
-    text = TEMPLATE.read_text().replace("../runs/noise", str(folder)).replace("../../shared", str(HERE.parents[1] / "shared"))
+    text = (
+        TEMPLATE.read_text()
+        .replace("../runs/compare_samples", f"{folder}/compare_corrupted")
+        .replace("../runs/noise", str(folder))
+        .replace("../../shared", str(HERE.parents[1] / "shared"))
+    )
     text = text.replace("text/corrupted-0", "text/clean" if kind == "clean" else f"text/corrupted-{seed}").replace("seed-0", run)
     settings: dict[str, Any] = yaml.safe_load(text.replace("compare_corrupted", "compare_clean") if kind == "clean" else text)
     return settings
