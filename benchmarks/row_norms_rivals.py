@@ -1,7 +1,7 @@
 """Other packages' squared gradient norms a row, for row_norms.py: each asked for the whole model, exactly, as far as it goes.
 
 A rival is a function (model, twin, length) -> (rows -> norms (R,)); `model` is its own copy, `twin` the same with untied embeddings,
-`length` the tokens of a row. Sizes of batches were chosen by trial for each, the fastest of several powers of two.
+`length` the tokens of a row. Sizes of batches are from one trial of several (docs/row_norms.md).
 """
 
 from collections.abc import Callable
