@@ -6,7 +6,8 @@ gram.py       inner products between the groups' gradients
 row_norms.py  self-influence: every row's squared gradient norm, without its gradient
 row_products.py  rows against rows, against a gradient, word by word
 scopes.py     which parameters a score looks at
-updates.py    from the gram to domain weights: stable, paper, official, uniform
+updates.py    from the gram to domain weights: paper, official, uniform, and the running sums of stable
+stable.py     the default rule, and how its weights would vary with other steps
 doremi.py     from excess losses over a reference model to domain weights
 algorithm.py  a whole step of DoGE, top to bottom
 presence.py   sample weights inside domains, from each step's gradient norms

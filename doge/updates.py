@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from doge.gram import Gram
+from doge.stable import alignment_parts, alignments, stable_weights
 
 Preset = Literal["stable", "paper", "official", "uniform", "doremi"]
 
@@ -26,8 +27,9 @@ class Constants:
     order: Literal["exact", "lagged"] = "exact"
     prior: Literal["uniform", "natural"] = "uniform"
     mu: float = 0.01  # paper section 4: 0.01 universal, 0.05 out of domain
-    tau: float = 1.0
-    averaging: float = 0.99
+    tau: float = 2.5
+    reach: float = 0.1
+    averaging: float = 1.0
     geometry: Literal["raw", "adam"] = "raw"
     floor: float = 0.0
     score_min: float = 0.0
@@ -38,7 +40,7 @@ class Constants:
 
 
 PRESETS: dict[Preset, Constants] = {
-    "stable": Constants("stable", order="lagged", floor=0.01),
+    "stable": Constants("stable", order="lagged", geometry="adam", floor=0.01),
     "paper": Constants("paper"),
     "official": Constants("official"),
     "uniform": Constants("uniform", order="lagged"),
@@ -46,7 +48,7 @@ PRESETS: dict[Preset, Constants] = {
 }
 OF_ALIGNMENT = {"order", "floor", "sharpness"}  # read by every preset that goes by alignments
 RULE_CONSTANTS: dict[Preset, set[str]] = {  # those that only some presets read
-    "stable": {"tau", "averaging", "geometry"} | OF_ALIGNMENT,
+    "stable": {"tau", "reach", "averaging", "geometry"} | OF_ALIGNMENT,
     "paper": {"mu"} | OF_ALIGNMENT,
     "official": {"mu", "score_min", "score_max"} | OF_ALIGNMENT,
     "uniform": OF_ALIGNMENT,
@@ -62,11 +64,12 @@ def without_effect(preset: Preset, given: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class State:
-    """What a rule carries from step to step. `mean_gram` is a weighted sum, `mean_weight` the sum of its weights."""
+    """What a rule carries from step to step: for even and for odd steps the sums of lr * gram, and of lr."""
 
     weights: Float[Tensor, " D"]
-    mean_gram: Float[Tensor, "G G"]
-    mean_weight: float
+    gram_sums: Float[Tensor, "2 G G"]
+    lr_sums: Float[Tensor, " 2"]
+    steps: int = 0
     first_losses: Float[Tensor, " G"] | None = None
 
 
@@ -82,7 +85,7 @@ class Decision:
 
 def start(prior: Float[Tensor, " D"], groups: int) -> State:
     """The state before the first step: the weights are the prior."""
-    return State(prior, torch.zeros(groups, groups, dtype=torch.float64), 0.0)
+    return State(prior, torch.zeros(2, groups, groups, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
 
 
 def update(
@@ -93,11 +96,15 @@ def update(
     constants: Constants,
     prior: Float[Tensor, " D"],
     importance: Float[Tensor, " G"],
+    targets: Bool[Tensor, " G"],
     worst: bool,
     lr: float,
     max_grad_norm: float,
 ) -> tuple[State, Decision]:
-    """One update of the domain weights by the preset that `constants` names; DoReMi's is `doge.doremi.reweight`."""
+    """One update of the domain weights by the preset that `constants` names; DoReMi's is `doge.doremi.reweight`.
+
+    `targets`: the groups that nothing trains on, nor on other text of theirs.
+    """
     assert constants.preset != "doremi", "DoReMi goes by excess losses, not by a gram"
     first = losses if state.first_losses is None else state.first_losses
     if worst:
@@ -109,16 +116,17 @@ def update(
     elif constants.preset == "official":
         weights, clip, alignment = official(gram, state.weights, importance, constants, lr=lr, max_grad_norm=max_grad_norm)
     elif constants.preset == "stable":
-        keep = constants.averaging
-        state = replace(state, mean_gram=keep * state.mean_gram + gram.unbiased, mean_weight=keep * state.mean_weight + 1)
-        alignment = alignment_of(state.mean_gram / state.mean_weight, importance, len(prior))
-        seen = (1 - keep) * state.mean_weight  # share of the averaging window so far: one noisy step must not move the weights far
-        weights = anchored(alignment, prior, seen * constants.tau)
+        state = averaged(state, gram.unbiased, lr=lr, keep=constants.averaging)
+        grams = state.gram_sums / state.lr_sums.clamp(min=1e-300)[:, None, None]
+        shares = state.lr_sums / state.lr_sums.sum().clamp(min=1e-300)
+        halves = alignments(alignment_parts(grams, importance, targets, len(prior)), shares)
+        alignment = shares @ halves
+        weights = stable_weights(halves, shares, prior, tau=constants.tau, reach=constants.reach)
     else:
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = prior
     weights = (1 - constants.floor) * weights + constants.floor * prior
-    return replace(state, weights=weights, first_losses=first), Decision(weights, weights * clip, alignment)
+    return replace(state, weights=weights, steps=state.steps + 1, first_losses=first), Decision(weights, weights * clip, alignment)
 
 
 def alignment_of(products: Float[Tensor, "G G"], importance: Float[Tensor, " G"], domains: int) -> Float[Tensor, " D"]:
@@ -150,15 +158,10 @@ def official(
     return mirror_step(weights, scores / constants.mu), clip[:domains], alignment
 
 
-def anchored(alignment: Float[Tensor, " D"], prior: Float[Tensor, " D"], tau: float) -> Float[Tensor, " D"]:
-    """a proportional to prior * exp(tau * W / mean|W|): the maximum of <a, W/mean|W|> - KL(a | prior) / tau (methods.md section 1).
-
-    Unlike the mirror step it starts from the prior at every update, so noise does not add up over steps.
-    """
-    scale = alignment.abs().mean()
-    if scale == 0:
-        return prior
-    return torch.softmax(prior.log() + tau * alignment / scale, 0)
+def averaged(state: State, gram: Float[Tensor, "G G"], *, lr: float, keep: float) -> State:
+    """The state with a step's gram in the running sums; `keep` of what they held stays (1: the whole run)."""
+    turn = torch.tensor([1.0, 0.0] if state.steps % 2 == 0 else [0.0, 1.0], dtype=torch.float64) * lr
+    return replace(state, gram_sums=keep * state.gram_sums + turn[:, None, None] * gram, lr_sums=keep * state.lr_sums + turn)
 
 
 def lean_to_worst(importance: Float[Tensor, " G"], ratio: Float[Tensor, " G"], sharpness: float) -> Float[Tensor, " G"]:

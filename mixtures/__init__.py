@@ -9,7 +9,8 @@
     average     weights over steps -> average weights of spans of tokens
     mixture     Mixture: mixture.json (mixture.schema.json is generated from it); records: the parts it is made of
     reading     JSON files with clear messages
-    export      run directories -> Mixture; constrain, bounds: held to caps and least shares
+    export      run directories -> Mixture; learned: the mean over runs; uncertainty, replicates: its intervals; reused: with --reuse;
+                constrain, bounds: held to caps and least shares
     fixed       uniform, natural, temperature, UniMax; shares: shares read from files, and the Mixture that keeps them
     sample_weights  scores -> weights inside a domain; sample_rule: a run's scores -> a sample policy on every domain
     manifest    which documents of a domain are read, and how often: the files beside a mixture.json
@@ -17,9 +18,14 @@
     stream      MixtureStream: the rows that a trainer reads; plan, apportion, shuffle, policy, tokens: what it is made of
     adapters    the stream as a torch or datasets IterableDataset (imports them)
     show        text tables of a mixture and of a run
-    comparison  base models on several mixtures, in numbers; _input, _statistics, _text, _plots: its parts
-    lines, plots    PNGs of a run and of a mixture
-    __main__    mixtures export | show | check | plot
+    comparison  base models on several mixtures, in numbers; _dir, _input, _statistics, _text, _plots: its parts
+    diagnosis   how far a run's weights can be trusted; findings, gram_findings, text_findings: what is looked at; gram_blocks: noise
+    matrix      which domain helps which, clustered; matrix_plot
+    ladder      runs of several proxy sizes side by side; ladder_text, ladder_plot
+    fit         a swarm's table -> the best mixture by regression; surrogates, fit_*, hull: its parts
+    lines, plots, whiskers  PNGs of a run and of a mixture
+    report      one HTML page about a run or a comparison; report_*: its parts
+    __main__    the command line; commands: what its words do
 
 >>> from mixtures import Mixture
 >>> Mixture.load("mixture.json").weights_at(tokens=0)       # {name: share of trained tokens}

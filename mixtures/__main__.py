@@ -1,19 +1,17 @@
-"""mixtures export | show | check | plot. What takes long to import is imported by the command that needs it."""
+"""mixtures export | show | check | plot | ladder | diagnose | report | fit: the words of the command line (commands.py does them)."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mixtures import commands
 from mixtures.errors import UserError
-
-if TYPE_CHECKING:
-    from mixtures.sample_rule import SampleRule
 
 MAX_EPOCHS = "most epochs over all stages: a number for all domains, NAME=N for one (inf: no cap), or both"
 MIN_SHARE = "least share of every stage: a number for all domains, NAME=X for one, or both"
+SWARM = "tables: shares, a mixture a line; measurements, a run a line; joined by their label column; or a comparison's directory"
 UNIQUE_TOKENS = "tokens of text that the large run has, where it is not the text that the proxy run read, as NAME=3e9 or NAME=3B"
 
 
@@ -37,33 +35,71 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mixtures", description="Hand over and look at what a proxy run learned.")
-    commands = parser.add_subparsers(required=True, metavar="export | show | check | plot")
+    verbs = parser.add_subparsers(required=True, metavar="export | show | check | plot | ladder | diagnose | report | fit")
 
-    export = commands.add_parser("export", help="run directories -> mixture.json", description=_export.__doc__)
+    export = verbs.add_parser("export", help="run directories -> mixture.json", description=commands.export.__doc__)
     export.add_argument("runs", nargs="+", metavar="RUN_DIR", help="run of proxies.train; several are averaged")
     export.add_argument("-o", "--output", help="file to write (default, for one run: RUN_DIR/mixture.json)")
     export.add_argument("--stages", type=int, default=1, help="piecewise-constant stages of equal length (default 1)")
     export.add_argument("--average", choices=["all", "tail"], default="all", help="over all steps, or over the last half of the steps")
+    shrink = "auto (default): draw the weights to the prior by signal to noise, where intervals are known; none: leave them"
+    export.add_argument("--shrink", choices=["auto", "none"], default="auto", help=shrink)
     export.add_argument("--token-budget", help="tokens of the large run, as 300e9 or 300B (default: the proxy run's)")
     bound: dict[str, Any] = {"nargs": "+", "action": "extend", "type": _bound}
     export.add_argument("--max-epochs", metavar="N | NAME=N", help=MAX_EPOCHS, **bound)
     export.add_argument("--min-share", metavar="X | NAME=X", help=MIN_SHARE, **bound)
     export.add_argument("--unique-tokens", metavar="NAME=COUNT", help=UNIQUE_TOKENS, **bound)
     _add_samples(export)
-    export.set_defaults(command=_export)
+    export.set_defaults(command=commands.export)
 
-    show = commands.add_parser("show", help="print a mixture as tables", description=_show.__doc__)
+    show = verbs.add_parser("show", help="print a mixture as tables", description=commands.show.__doc__)
     show.add_argument("mixture", metavar="mixture.json")
-    show.set_defaults(command=_show)
+    show.set_defaults(command=commands.show)
 
-    check = commands.add_parser("check", help="recompute everything in a mixture", description=_check.__doc__)
+    check = verbs.add_parser("check", help="recompute everything in a mixture", description=commands.check.__doc__)
     check.add_argument("mixture", metavar="mixture.json")
-    check.set_defaults(command=_check)
+    check.set_defaults(command=commands.check)
 
-    plot = commands.add_parser("plot", help="draw a run or a mixture as PNGs", description=_plot.__doc__)
+    plot = verbs.add_parser("plot", help="draw a run or a mixture as PNGs", description=commands.plot.__doc__)
     plot.add_argument("what", metavar="RUN_DIR | mixture.json")
     plot.add_argument("-o", "--output", help="directory (default: RUN_DIR/plots, or beside the mixture)")
-    plot.set_defaults(command=_plot)
+    plot.set_defaults(command=commands.plot)
+
+    ladder = verbs.add_parser("ladder", help="runs of several proxy sizes: do they agree", description=commands.ladder.__doc__)
+    ladder.add_argument("runs", nargs="+", metavar="RUN_DIR", help="runs over the same domains, of two or more proxy sizes")
+    ladder.add_argument(
+        "--at", metavar="SIZE", help="extrapolate to a proxy of so many parameters, as 1B or 1e9; refused where no trend holds"
+    )
+    ladder.add_argument("-o", "--output", default=".", help="directory for ladder.png, and with --at for ladder.json (default: this one)")
+    ladder.set_defaults(command=commands.ladder)
+
+    diagnose = verbs.add_parser("diagnose", help="how far a run's weights can be trusted", description=commands.diagnose.__doc__)
+    diagnose.add_argument("run", metavar="RUN_DIR", help="finished run of proxies.train")
+    diagnose.add_argument("--token-budget", help="tokens of the large run, as 300e9 or 300B: compares epochs there with the proxy's")
+    diagnose.add_argument("--unique-tokens", metavar="NAME=COUNT", nargs="+", action="extend", type=_bound, help=UNIQUE_TOKENS)
+    diagnose.set_defaults(command=commands.diagnose)
+
+    report = verbs.add_parser("report", help="a run or a comparison -> one HTML page", description=commands.report.__doc__)
+    report.add_argument("what", metavar="RUN_DIR | COMPARE_DIR")
+    report.add_argument("-o", "--output", metavar="report.html", help="file to write (default: report.html in that directory)")
+    report.set_defaults(command=commands.report)
+
+    fit = verbs.add_parser("fit", help="a swarm of small runs -> the best mixture by regression", description=commands.fit.__doc__)
+    fit.add_argument("tables", nargs="+", metavar="RATIOS METRICS | COMPARE_DIR", help=SWARM)
+    importance = "importance of a metric (lower is better), NAME=N, a number for all others, or both (default: all alike)"
+    fit.add_argument("--objective", metavar="NAME=IMPORTANCE", help=importance, **bound)
+    models = "surrogate; auto (default): the one with the best cross-validated rank correlation"
+    fit.add_argument("--model", choices=["auto", "ridge", "law", "boosting"], default="auto", help=models)
+    fit.add_argument("--token-budget", help="tokens of the large run, as 300e9 or 300B (default: that of --like)")
+    fit.add_argument("--max-epochs", metavar="N | NAME=N", help=MAX_EPOCHS, **bound)
+    fit.add_argument("--min-share", metavar="X | NAME=X", help=MIN_SHARE, **bound)
+    fit.add_argument("--unique-tokens", metavar="NAME=COUNT", help="tokens of the large run's text (default: those of --like)", **bound)
+    like = "write a whole mixture of the text of this one; caps count its tokens"
+    fit.add_argument("--like", metavar="mixture.json | RUN_DIR", help=like)
+    fit.add_argument("-o", "--output", metavar="best.json", help="file to write: {name: share}, or a mixture where the text is known")
+    fit.add_argument("--seed", type=int, default=0, metavar="N", help="of the folds and of boosting (default 0)")
+    fit.add_argument("--force", action="store_true", help="also with too few mixtures, and where the surrogate predicts nothing")
+    fit.set_defaults(command=commands.fit)
     return parser
 
 
@@ -93,83 +129,6 @@ def _bound(word: str) -> str:
         reason = f"{word!r} is neither a number nor NAME=NUMBER; give run directories before the options"
         raise argparse.ArgumentTypeError(reason) from None
     return word
-
-
-def _export(arguments: argparse.Namespace) -> str:
-    """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample weights, where given."""
-    from mixtures.bounds import read_words
-    from mixtures.export import export_mixture, parse_tokens
-    from mixtures.manifest import samples_directory
-    from mixtures.show import show
-
-    if arguments.output is None and len(arguments.runs) > 1:
-        raise UserError(f"{len(arguments.runs)} runs and no output file; say where to write with -o mixture.json")
-    budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
-    output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
-    with samples_directory(output) as directory:
-        mixture = export_mixture(
-            arguments.runs,
-            stages=arguments.stages,
-            average=arguments.average,
-            token_budget=budget,
-            max_epochs=read_words(arguments.max_epochs, flag="--max-epochs", read=float),
-            min_share=read_words(arguments.min_share, flag="--min-share", read=float),
-            unique_tokens=read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens),
-            samples=_rule(arguments),
-            samples_dir=directory,
-        )
-        mixture.save(output)
-    return f"{show(mixture)}\n\nwrote {output}"
-
-
-def _rule(arguments: argparse.Namespace) -> "SampleRule | None":
-    """What --samples and the flags that go with it say."""
-    from mixtures.sample_rule import SampleRule, make_rule
-
-    given = {name: value for name, value in vars(arguments).items() if name in SampleRule.model_fields}
-    if arguments.samples is not None:
-        return make_rule(rule=arguments.samples, **given)
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(f"{flags} without --samples; say what to make of the scores, as in --samples softmax")
-    return None
-
-
-def _show(arguments: argparse.Namespace) -> str:
-    """Print what a mixture holds: shares, tokens and epochs of every domain."""
-    from mixtures.mixture import Mixture
-    from mixtures.show import show
-
-    return show(Mixture.load(arguments.mixture))
-
-
-def _check(arguments: argparse.Namespace) -> str:
-    """Recompute id, sums and expected epochs; exit 2 and say what drifted where something did."""
-    from mixtures.check import report
-
-    return report(arguments.mixture)
-
-
-def _plot(arguments: argparse.Namespace) -> str:
-    """Draw a run (weights, losses, gram, mixture, and its sample scores where it has some) or a mixture; documents.txt lists documents."""
-    from mixtures.plots import plot_mixture, plot_run
-
-    source = Path(arguments.what)
-    if source.is_dir():
-        paths = plot_run(source, arguments.output or source / "plots")
-        if (source / "scores").is_dir():
-            from mixtures.score_plots import plot_scores
-            from mixtures.score_text import write_documents
-
-            try:
-                paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]
-            except UserError as error:
-                raise UserError(f"{error}\nthe plots of the run itself are in {paths[0].parent}") from error
-    else:
-        from mixtures.sample_plots import plot_samples
-
-        paths = [*plot_mixture(source, arguments.output or source.parent), *plot_samples(source, arguments.output or source.parent)]
-    return "\n".join(f"wrote {path}" for path in paths)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Is a mixture.json what it says it is? Everything derived in it is computed again."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from mixtures.errors import UserError
 from mixtures.manifest import open_manifest
 from mixtures.mixture import KNOWN_VERSIONS, TOLERANCE, Mixture, id_fault
 from mixtures.reading import read_json
-from mixtures.records import Check, Constraint, Domain
+from mixtures.records import Check, Constraint, Domain, Stage, Uncertainty
+from mixtures.uncertainty import shrink_factor, shrunk
 
 MANY_EPOCHS = 4.0  # repeats up to here cost next to nothing (Muennighoff et al. 2023); beyond, the file warns
 AGREEMENT = 1e-6  # how far two computations of the closest weights may be apart
@@ -28,7 +29,7 @@ def check(path: str | Path) -> list[Check]:
     content = {key: value for key, value in record.items() if key != "id"} if isinstance(record, dict) else record
     mixture = Mixture.from_record(content, where=str(path)).placed(Path(path).parent)
     derived = [_version(mixture), _id(mixture, recorded), _sums(mixture), _expected(mixture)]
-    return [*derived, *_caps(mixture), *_constraints(mixture), *_samples(mixture), *_recorded(mixture)]
+    return [*derived, *_caps(mixture), *_constraints(mixture), *_intervals(mixture), *_samples(mixture), *_recorded(mixture)]
 
 
 def written_checks(mixture: Mixture) -> Iterator[Check]:
@@ -145,6 +146,38 @@ def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
         was, computed = getattr(constraint, field), getattr(now, field)
         if (was is None) != (computed is None) or abs((was or 0) - (computed or 0)) > AGREEMENT:
             yield f"{field} recorded {was}, computed {computed}"
+
+
+def _intervals(mixture: Mixture) -> Iterator[Check]:
+    """Does every interval hold its weight as it was learned, and are the learned weights the mean drawn to the prior as recorded?"""
+    moved = [weights for constraint in mixture.provenance.constraints for weights in constraint.learned]
+    learned = moved or [stage.weights for stage in mixture.stages]
+    drifted = [line for stage, weights in zip(mixture.stages, learned, strict=True) for line in _interval_drift(stage, weights)]
+    record = mixture.provenance.uncertainty
+    if record is not None:
+        drifted += _shrinkage_drift(record, learned)
+    if record is not None or any(stage.weights_ci95 is not None for stage in mixture.stages):
+        detail = "; ".join(drifted) if drifted else f"the intervals of {len(mixture.stages)} stage(s) hold the learned weights"
+        yield Check(id="intervals", status="fail" if drifted else "pass", detail=detail)
+
+
+def _interval_drift(stage: Stage, weights: dict[str, float]) -> Iterator[str]:
+    for name, (low, high) in (stage.weights_ci95 or {}).items():
+        if not (0 <= low <= high <= 1 and low - TOLERANCE <= weights[name] <= high + TOLERANCE):
+            yield f"{name} has learned weight {weights[name]:.6g} in stage {stage.name}, its interval is {low:.6g} to {high:.6g}"
+
+
+def _shrinkage_drift(record: Uncertainty, learned: Sequence[dict[str, float]]) -> Iterator[str]:
+    """Recorded factors against recorded signals, and the learned weights against those that the factors give."""
+    names = list(record.prior)
+    for number, mean in enumerate(record.mean):
+        was, now = record.factor[number], shrink_factor(record.signal[number], record.needed[number])
+        if abs(was - now) > AGREEMENT:
+            yield f"factor of stage {number + 1} recorded {was:.6g}, its signal gives {now:.6g}"
+        prior, shares, found = (np.array([weights[name] for name in names]) for weights in (record.prior, mean, learned[number]))
+        drawn = shrunk(shares, prior=prior, factor=was)
+        for column in np.flatnonzero(np.abs(drawn - found) > AGREEMENT)[:5]:
+            yield f"{names[column]} has learned weight {found[column]:.6g} in stage {number + 1}, shrinkage gives {drawn[column]:.6g}"
 
 
 def _samples(mixture: Mixture) -> Iterator[Check]:

@@ -44,18 +44,18 @@ def curves_figure(comparison: Comparison) -> Figure:
     """
     outcomes = comparison.outcomes
     looks = choose_mixture_looks(len(outcomes))
-    tokens, losses = _curves(comparison)
+    tokens, losses = curve_table(comparison)
     gaps = losses - losses[:1]
     figure = Figure(figsize=(7.6, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
     _draw_seeds(upper, tokens, losses, looks)
-    upper.set_ylim(*_limits(losses[:, :, _late(tokens, WARM)], []))
+    upper.set_ylim(*_limits(losses[:, :, late(tokens, WARM)], []))
     upper.set_ylabel("loss over the objective\n(nats per token)")
     _draw_seeds(lower, tokens, gaps[1:], looks[1:])
     lower.axhline(0, color=looks[0].color, linewidth=1.4)
     ends = [outcome.difference for outcome in outcomes[1:]]
     right = _draw_intervals(lower, tokens[-1], ends, looks[1:])
-    lower.set_ylim(*_limits(gaps[:, :, _late(tokens, SETTLED)], ends))
+    lower.set_ylim(*_limits(gaps[:, :, late(tokens, SETTLED)], ends))
     lower.set_ylabel(f"difference to {shorten(comparison.baseline)}\n(nats per token)")
     lower.set_xlim(tokens[0] if len(tokens) > 1 else 0, right)
     token_axis(lower, tokens[-1])
@@ -98,7 +98,7 @@ def choose_mixture_looks(count: int) -> list[Look]:
     return [Look("#000000", "-", True), *others]
 
 
-def _curves(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
+def curve_table(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
     """(tokens (P,), losses (M, S, P)): NaN where a run has no value. Tokens at which no run has one are left out."""
     frame = comparison.curves
     seeds = sorted(frame["seed"].unique())
@@ -133,7 +133,7 @@ def _draw_intervals(axes: Axes, last: float, ends: Sequence[Difference | None], 
     return last + (len(ends) + 1) * step
 
 
-def _late(tokens: np.ndarray, part: float) -> np.ndarray:
+def late(tokens: np.ndarray, part: float) -> np.ndarray:
     """The evaluations after `part` of the tokens, where these are more than a few; otherwise all."""
     late = tokens >= part * tokens[-1]
     return late if late.sum() > 3 else np.ones_like(late)

@@ -10,13 +10,19 @@ from mixtures.show import shorten, table, tokens_text
 
 WIDTH = 100  # of the sentences
 NAME_WIDTH = 22
+COSTS = "FLOPs, time: what learning the mixture took, in percent of one base run"
 
 
 def report(comparison: Comparison) -> str:
     """Tables of losses and of differences, verdicts, and notes, for the terminal and summary.txt."""
-    others = [outcome for outcome in _ranked(comparison) if outcome.name != comparison.baseline]
-    verdicts = [overall(comparison), *(verdict(outcome, comparison) for outcome in others), *_baseline_faults(comparison)]
-    return "\n\n".join([_losses(comparison), _differences(comparison), _wrapped(verdicts), _wrapped(notes(comparison))])
+    tables = table(*loss_cells(comparison)), f"{table(*difference_cells(comparison))}\n{COSTS}"
+    return "\n\n".join([*tables, _wrapped(verdicts(comparison)), _wrapped(notes(comparison))])
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """The one line, then what is to say about every mixture, lowest loss first."""
+    others = [outcome for outcome in ranked(comparison) if outcome.name != comparison.baseline]
+    return [overall(comparison), *(verdict(outcome, comparison) for outcome in others), *_baseline_faults(comparison)]
 
 
 def overall(comparison: Comparison) -> str:
@@ -78,7 +84,7 @@ def notes(comparison: Comparison) -> list[str]:
     rows = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     lines = [
         f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} ({tokens_text(comparison.tokens)} "
-        f"tokens), means over {_counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) and {rows} held-out rows a domain; worst: "
+        f"tokens), means over {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) and {rows} held-out rows a domain; worst: "
         "of the objective's domains; perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
     ]
     if unequal:
@@ -87,8 +93,8 @@ def notes(comparison: Comparison) -> list[str]:
     lines.append(_method(comparison))
     lines.append("Rows count as independent; rows of one document are alike, so intervals may be too narrow.")
     lines.append(
-        f"Every interval is for one comparison by itself: of many ({_counted(len(comparison.compared), 'mixture')}, "
-        f"{_counted(len(counts), 'domain')}) some miss by chance, and the domain that paid or gained most was picked for being extreme."
+        f"Every interval is for one comparison by itself: of many ({counted(len(comparison.compared), 'mixture')}, "
+        f"{counted(len(counts), 'domain')}) some miss by chance, and the domain that paid or gained most was picked for being extreme."
     )
     if any(outcome.flops_percent or outcome.seconds_percent for outcome in comparison.outcomes):
         lines.append("A learned mixture was learned once: the intervals are about these weights, not about learning them again.")
@@ -123,15 +129,16 @@ def _wrapped(texts: Sequence[str]) -> str:
     return "\n".join(fill(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent="  ") for text in texts).replace("\xa0%", " %")
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """`1 seed`, `2 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _losses(comparison: Comparison) -> str:
+def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of losses, a mixture a row."""
     header = ["mixture", "seeds", "mean loss", "natural", "worst", "worst domain", "perplexity", "arithmetic", "bits/byte"]
     rows = []
-    for outcome in _ranked(comparison):
+    for outcome in ranked(comparison):
         cells = [shorten(outcome.name, NAME_WIDTH), str(len(outcome.seeds))]
         if outcome.diverged:
             rows.append([*cells, "diverged", *["-"] * 6])
@@ -139,13 +146,14 @@ def _losses(comparison: Comparison) -> str:
         cells += [f"{value:.4f}" for value in (outcome.mean_loss, outcome.natural_loss, outcome.worst_loss)]
         cells += [shorten(outcome.worst_domain, 20), f"{outcome.perplexity:.2f}", f"{outcome.arithmetic_perplexity:.2f}"]
         rows.append([*cells, f"{outcome.bits_per_byte:.4f}"])
-    return table(header, rows)
+    return header, rows
 
 
-def _differences(comparison: Comparison) -> str:
+def difference_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of differences to the baseline and costs, a mixture a row."""
     header = ["mixture", "pairs", "difference", "95 % interval", "by seed", f"against {shorten(comparison.baseline, 16)}", "FLOPs", "time"]
     rows = []
-    for outcome in _ranked(comparison):
+    for outcome in ranked(comparison):
         cost = [percent(outcome.flops_percent), percent(outcome.seconds_percent)]
         spread = sorted(outcome.by_seed.values())
         seeds = f"{signed(spread[0], 4)} to {signed(spread[-1], 4)}" if len(spread) > 1 else "-"
@@ -157,10 +165,10 @@ def _differences(comparison: Comparison) -> str:
         word = "better" if difference.better else "worse" if difference.worse else "not distinguishable" if difference.known else "?"
         shown = interval(difference, 4) if difference.known else "-"
         rows.append([name, str(len(spread)), signed(difference.value, 4), shown, seeds, word, *cost])
-    return f"{table(header, rows)}\nFLOPs, time: what learning the mixture took, in percent of one base run"
+    return header, rows
 
 
-def _ranked(comparison: Comparison) -> Sequence[Outcome]:
+def ranked(comparison: Comparison) -> Sequence[Outcome]:
     """Lowest loss first, those that diverged last."""
     return sorted(comparison.outcomes, key=lambda outcome: (bool(outcome.diverged), outcome.mean_loss))
 
@@ -205,7 +213,7 @@ def _baseline_faults(comparison: Comparison) -> list[str]:
 def _diverged(outcome: Outcome) -> str:
     """`diverged (loss not finite) with 1 of 2 seeds: 0`."""
     gone = ", ".join(map(str, outcome.diverged))
-    return f"diverged (loss not finite) with {len(outcome.diverged)} of {_counted(len(outcome.seeds), 'seed')}: {gone}"
+    return f"diverged (loss not finite) with {len(outcome.diverged)} of {counted(len(outcome.seeds), 'seed')}: {gone}"
 
 
 def _objective(comparison: Comparison) -> str:
@@ -226,6 +234,6 @@ def _method(comparison: Comparison) -> str:
         )
     return (
         f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of seeds leave, "
-        f"pooled over the mixtures: {comparison.seed_residual:.2g} nats with {_counted(comparison.seed_degrees, 'degree')} of freedom), "
+        f"pooled over the mixtures: {comparison.seed_residual:.2g} nats with {counted(comparison.seed_degrees, 'degree')} of freedom), "
         "by Welch and Satterthwaite." + (" With so few degrees they are rough: add seeds." if comparison.seed_degrees < 3 else "")
     )

@@ -1,22 +1,22 @@
-"""Run directories -> Mixture: average the learned weights over spans of tokens, and over runs."""
+"""Run directories -> Mixture: what the runs learned, held to bounds, with the record of where it comes from."""
 
 import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 import mixtures
-from mixtures.average import stage_averages, tail_average
 from mixtures.bounds import Bound, by_name, check_bounds, hold
 from mixtures.check import written_checks
 from mixtures.errors import UserError
+from mixtures.learned import Average, Learned, Shrink, learn
 from mixtures.mixture import Mixture
 from mixtures.records import Check, Constraint, Domain, Expected, Horizon, Input, Provenance, Sampling, Stage
+from mixtures.replicates import NAME as REPLICATES
+from mixtures.reused import unfolded
 from mixtures.run import CorpusDomain, Run, read_run
 from mixtures.sample_rule import SampleRule, sample_domains, with_samples
 
@@ -25,7 +25,8 @@ def export_mixture(
     run_dirs: Sequence[str | Path],
     *,
     stages: int = 1,
-    average: Literal["all", "tail"] = "all",
+    average: Average = "all",
+    shrink: Shrink = "auto",
     token_budget: int | None = None,
     max_epochs: Bound = None,
     min_share: Bound = None,
@@ -33,10 +34,11 @@ def export_mixture(
     samples: SampleRule | None = None,
     samples_dir: str | Path = "mixture.samples",
 ) -> Mixture:
-    """The mixture that the runs learned, the mean over several runs.
+    """The mixture that the runs learned, the plain mean over several runs, with a 95 % interval for every weight where there can be one.
 
     stages: piecewise-constant averages over this many equal token spans of the proxy run, laid over the horizon.
     average: with one stage, over all steps or over the last half of the steps (tail).
+    shrink: auto draws the weights to the prior by what the intervals say (`mixtures.uncertainty`), before bounds; none leaves them.
     token_budget: tokens of the large run; None: as many as the proxy run trained.
     max_epochs: most epochs of a domain over the whole schedule; min_share: least share of a domain in every stage. The
     weights are the closest to the learned ones that keep both (`mixtures.constrain`).
@@ -47,31 +49,33 @@ def export_mixture(
     Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages,
     bounds that are no bounds, and bounds that cannot be kept (with the arithmetic).
     """
-    runs = _read_runs(run_dirs)
+    runs = read_runs(run_dirs)
     names = runs[0].trajectory.domains
-    learned = _learned(runs, names, stages, average)
+    names, learned = unfolded(runs[0].corpus, names, learn(runs, names, stages=stages, average=average, shrink=shrink))
     total = _total_tokens(runs, token_budget)
     if stages > total:
         raise UserError(f"{stages} stages do not fit into {total:,} tokens; give fewer stages")
     starts = [total * number // stages for number in range(stages)]
     spans = [end - start for start, end in itertools.pairwise([*starts, total])]
     check_bounds(names, max_epochs=max_epochs, min_share=min_share, unique_tokens=unique_tokens)
-    caps, counts = by_name(max_epochs, names), by_name(unique_tokens, names)
-    domains = tuple(_domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name)) for name in names)
+    large = token_budget is not None  # and not the proxy's own horizon, whose text corpus.simulate_budget may have cut
+    simulated = {domain.name: domain.elsewhere for run in runs for domain in run.mixed if large and domain.elsewhere}
+    caps, counts = by_name(max_epochs, names), simulated | by_name(unique_tokens, names)
+    domains = tuple(_domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names)
     if samples is not None:
         domains = sample_domains(domains, _scored(runs), samples, samples_dir)
-    weights, constraints = hold(learned, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
+    weights, constraints = hold(learned.weights, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
     titles = ["average"] if stages == 1 else [f"stage-{number + 1}" for number in range(stages)]
     content: dict[str, Any] = {
         "tokenizer": runs[0].corpus.tokenizer,
         "horizon": Horizon(total_tokens=total),
         "domains": domains,
         "stages": tuple(
-            Stage(name=title, start_tokens=start, weights=dict(zip(names, row.tolist(), strict=True)))
-            for title, start, row in zip(titles, starts, weights, strict=True)
+            Stage(name=title, start_tokens=start, weights=dict(zip(names, row.tolist(), strict=True)), weights_ci95=interval)
+            for title, start, row, interval in zip(titles, starts, weights, learned.intervals, strict=True)
         ),
         "sampling": Sampling(seed=runs[0].config.seed),
-        "provenance": _provenance(runs, average if stages == 1 else None, constraints, counts),
+        "provenance": _provenance(runs, average if stages == 1 else None, learned, constraints, counts),
     }
     if samples is not None:
         content["provenance"] = with_samples(content["provenance"], _scored(runs), samples)
@@ -91,14 +95,15 @@ def parse_tokens(text: str) -> int:
     raise UserError(f"{text!r} is no number of tokens; give a positive whole number such as 300e9, 300B, 1.5T, 20M or 64k")
 
 
-def _read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+    """Runs that learned the same thing. Raises UserError, listing all differences, where they do not belong together."""
     places = [Path(run_dir).resolve() for run_dir in run_dirs]
     if twice := sorted({str(place) for place in places if places.count(place) > 1}):
         raise UserError(f"{', '.join(twice)} is given twice; the mean needs different runs, give each once")
     runs = [read_run(run_dir) for run_dir in run_dirs]
     if differences := [line for run in runs[1:] for line in _differences(runs[0], run)]:
         raise UserError(
-            "the runs do not belong together:\n" + "\n".join(differences) + "\nexport them one by one, or give runs "
+            "the runs do not belong together:\n" + "\n".join(differences) + "\ntake them one by one, or give runs "
             "of the same domains, tokenizer, corpus and update settings"
         )
     return runs
@@ -116,32 +121,13 @@ def _differences(one: Run, other: Run) -> Iterator[str]:
     for name in sorted(first.keys() & second.keys()):
         if first[name].fingerprint != second[name].fingerprint and first[name].complete and second[name].complete:
             yield f"  - the text of {name} is not the same in {one.path} and {other.path}"
+    reused = [run.corpus.reused.mixture if run.corpus.reused else "none" for run in (one, other)]
+    if reused[0] != reused[1]:
+        yield f"  - reuse: {reused[0]} in {one.path}, {reused[1]} in {other.path}"
     rules = [{**run.config.update, "objective": run.objective} for run in (one, other)]
     for key in sorted(rules[0].keys() | rules[1].keys()):
         if (a := rules[0].get(key)) != (b := rules[1].get(key)):
             yield f"  - update.{key}: {a} in {one.path}, {b} in {other.path}"
-
-
-def _learned(runs: list[Run], names: Sequence[str], stages: int, average: str) -> np.ndarray:
-    """(stages, D) mean over the runs, every row sums to 1."""
-    if stages > 1 and average == "tail":
-        raise UserError(
-            f"average tail with {stages} stages: the tail is one average over the last half of the steps, stages are "
-            "averages over the whole run; give one of the two"
-        )
-    shares = np.mean([_stage_weights(run, names, stages, average) for run in runs], axis=0)
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
-def _stage_weights(run: Run, names: Sequence[str], stages: int, average: str) -> np.ndarray:
-    """(stages, D) of one run, domains in the order of `names`."""
-    tokens = run.trajectory.tokens
-    weights = run.trajectory.weights[:, [run.trajectory.domains.index(name) for name in names]]
-    if not 1 <= stages <= len(tokens):
-        raise UserError(f"{stages} stages: {run.path} has {len(tokens)} steps; allowed: 1 to {len(tokens)}")
-    if average == "tail":
-        return tail_average(weights, tokens)[None]
-    return stage_averages(weights, tokens, stages=stages)
 
 
 def _total_tokens(runs: list[Run], token_budget: int | None) -> int:
@@ -156,9 +142,9 @@ def _total_tokens(runs: list[Run], token_budget: int | None) -> int:
     return next(iter(trained.values()))
 
 
-def _domain(runs: list[Run], name: str, *, cap: float, count: float | None) -> Domain:
-    """The domain as the run that read most of it saw it; where there is a count, other text of the same name."""
-    found = _found(runs, name)
+def _domain(runs: list[Run], name: str, *, cap: float, count: float | None, large: bool) -> Domain:
+    """The domain as the run that read most of it saw it, for a large run without a cut; where there is a count, other text of its name."""
+    found = _found(runs, name).uncut if large else _found(runs, name)
     read = {"unique_documents": found.documents, "complete": found.complete, "fingerprint": found.fingerprint, "sources": found.sources}
     return Domain(
         name=name,
@@ -176,18 +162,22 @@ def _scored(runs: list[Run]) -> Path:
 
 def _found(runs: list[Run], name: str) -> CorpusDomain:
     """The record of the run that read most of a domain."""
-    return max((domain for run in runs for domain in run.domains if domain.name == name), key=lambda domain: domain.tokens)
+    return max((domain for run in runs for domain in run.mixed if domain.name == name), key=lambda domain: domain.tokens)
 
 
 def _provenance(
-    runs: list[Run], average: Literal["all", "tail"] | None, constraints: tuple[Constraint, ...], counts: Iterable[str]
+    runs: list[Run], average: Average | None, learned: Learned, constraints: tuple[Constraint, ...], counts: Collection[str]
 ) -> Provenance:
     files = [
         (run, path)
         for run in runs
         for path in (run.path / "config.yaml", run.path / "corpus.json", *(part.path for part in run.trajectory.parts))
     ]
-    read = {name: _found(runs, name).tokens for name in counts}
+    if learned.record is not None and learned.record.replicates:
+        files += [(run, run.path / REPLICATES) for run in runs if (run.path / REPLICATES).is_file()]
+    about: dict[str, Any] = {"unique_tokens": {name: _found(runs, name).tokens for name in counts}} if counts else {}
+    if reused := runs[0].corpus.reused:
+        about["reused"] = reused.relative
     return Provenance(
         tool="mixtures",
         tool_version=mixtures.__version__,
@@ -196,9 +186,11 @@ def _provenance(
         objective=runs[0].objective,
         average=average,
         constraints=constraints,
-        proxy={"update": runs[0].config.update, "runs": [_proxy(run) for run in runs]} | ({"unique_tokens": read} if read else {}),
+        uncertainty=learned.record,
+        proxy={"update": runs[0].config.update, "runs": [_proxy(run) for run in runs]} | about,
         seeds=tuple(run.config.seed for run in runs),
         inputs=tuple(Input(uri=f"{run.path.resolve().name}/{path.relative_to(run.path)}", sha256=_sha256(path)) for run, path in files),
+        parent_schedule=reused.mixture if reused else None,
     )
 
 
@@ -230,6 +222,10 @@ def _checks(runs: list[Run], mixture: Mixture, expected: tuple[Expected, ...]) -
         if (planned := run.config.train.get("steps")) and planned != len(run.trajectory.steps)
     ]
     yield Check(id="runs_finished", status="warn" if short else "pass", detail="; ".join(short))
+    seeds = [run.config.seed for run in runs]
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        detail = f"several runs have seed {', '.join(map(str, twice))}: their spread says less than that of different seeds"
+        yield Check(id="seeds", status="warn", detail=detail)
     if held := [domain for domain, row in zip(mixture.domains, expected, strict=True) if domain.held_at_cap(row.epochs)]:
         partly = [domain.name for domain in held if not domain.complete]
         detail = f"held at their caps: {', '.join(domain.name for domain in held)}"

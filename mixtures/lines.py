@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from scipy.optimize import isotonic_regression
 
 from mixtures.average import running_mean
@@ -17,6 +18,7 @@ GREY = "#B8B8B8"
 REFERENCE = "#555555"
 ALL_NAMED = 2 * len(PALETTE)  # up to here every line has a colour of its own
 LABEL_WIDTH = 24
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}%")
 
 
 @dataclass(frozen=True)

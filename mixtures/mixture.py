@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -59,7 +59,7 @@ class Mixture(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Mixture":
-        if faults := [*_name_faults(self), *_stage_faults(self), *_constraint_faults(self)]:
+        if faults := [*_name_faults(self), *_stage_faults(self), *_constraint_faults(self), *_uncertainty_faults(self)]:
             raise ValueError("\n".join(faults))
         content = self.content_id()
         if not self.id:
@@ -206,6 +206,25 @@ def _constraint_faults(mixture: Mixture) -> Iterator[str]:
             yield from _sum_faults(weights, where)
             if differ := sorted(weights.keys() ^ known):
                 yield f"{where} and domains do not match in {', '.join(differ)}; name every domain there, and no other"
+
+
+def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
+    known, record = {domain.name for domain in mixture.domains}, mixture.provenance.uncertainty
+    named: list[tuple[str, Collection[str]]] = [
+        (f"stage {stage.name!r}: weights_ci95", stage.weights_ci95) for stage in mixture.stages if stage.weights_ci95 is not None
+    ]
+    if record is not None:
+        shares = [("uncertainty: prior", record.prior)]
+        shares += [(f"uncertainty: mean of stage {number + 1}", weights) for number, weights in enumerate(record.mean)]
+        named += shares
+        for where, weights in shares:
+            yield from _sum_faults(weights, where)
+        for field in ("signal", "needed", "factor", *(["mean"] if record.mean else [])):
+            if (count := len(getattr(record, field))) != len(mixture.stages):
+                yield f"uncertainty: {field} of {count} stages, the mixture has {len(mixture.stages)}"
+    for where, names in named:
+        if differ := sorted({*names} ^ known):
+            yield f"{where} and domains do not match in {', '.join(differ)}; name every domain there, and no other"
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mixtures.average import running_mean, span_average
 from mixtures.files import write_atomic
-from mixtures.lines import PALETTE, REFERENCE, Look, choose_looks, draw_lines, name_lines, smoothing_window
+from mixtures.lines import PALETTE, PERCENT, REFERENCE, Look, choose_looks, draw_lines, name_lines, smoothing_window
+from mixtures.matrix import help_matrix
+from mixtures.matrix_plot import matrix_figure
 from mixtures.mixture import Mixture
 from mixtures.run import Run, natural_shares, read_run
 from mixtures.show import shorten, token_unit, tokens_text
 from mixtures.trajectory import read_evaluation
+from mixtures.whiskers import mixture_panels, run_whiskers, whiskers_figure
 
 STYLE: Any = {
     "font.size": 9,
@@ -31,28 +34,28 @@ STYLE: Any = {
     "legend.frameon": False,
     "savefig.dpi": 200,
 }
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}%")
 MOST_BARS = 60
-MOST_NUMBERS = 14  # groups up to which a heat map's cells carry their numbers
 MOST_PANELS = 5
 
 
 def plot_run(run_dir: str | Path, directory: str | Path) -> list[Path]:
-    """Write weights.png, losses.png, gram.png and mixture.png of a run into `directory`; the paths written.
+    """Write weights.png, losses.png, matrix.png and mixture.png of a run into `directory`; the paths written.
 
     Raises UserError for a damaged run.
     """
     run = read_run(run_dir)
     with matplotlib.rc_context(STYLE):
         figures = {"weights.png": weights_figure(run), "losses.png": losses_figure(run)}
-        gram = run.trajectory.mean_gram()
-        if not np.isnan(gram).any():
-            figures["gram.png"] = gram_figure(gram, run.trajectory.groups, domains=len(run.trajectory.domains))
-        tokens = run.trajectory.tokens
-        average = span_average(run.trajectory.weights, tokens, start=0, end=tokens[-1])
-        names = run.trajectory.domains
-        figures["mixture.png"] = bars_figure(average[None], names, natural=run.natural, titles=["average over the run"])
+        if (matrix := help_matrix(run)) is not None:
+            figures["matrix.png"] = matrix_figure(matrix)
+        figures["mixture.png"] = run_whiskers(run) or _run_bars(run)
         return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
+
+
+def _run_bars(run: Run) -> Figure:
+    tokens, names = run.trajectory.tokens, run.trajectory.domains
+    average = span_average(run.trajectory.weights, tokens, start=0, end=tokens[-1])
+    return bars_figure(average[None], names, natural=run.natural, titles=["average over the run"])
 
 
 def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:
@@ -62,11 +65,15 @@ def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:
     natural = natural_shares([domain.unique_tokens for domain in mixture.domains])
     shares = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
     with matplotlib.rc_context(STYLE):
-        if len(shares) > MOST_PANELS:
+        titles = [f"{stage.name}, from {tokens_text(stage.start_tokens)} tokens" for stage in mixture.stages]
+        titles = titles if len(shares) > 1 else [f"{tokens_text(mixture.horizon.total_tokens)} tokens"]
+        if len(shares) <= MOST_PANELS and (panels := mixture_panels(mixture, titles)):
+            record = mixture.provenance.uncertainty
+            prior = np.array([record.prior[name] if record else 1 / len(names) for name in names])
+            figure = whiskers_figure(panels, names, prior=prior, natural=natural)
+        elif len(shares) > MOST_PANELS:
             figure = schedule_figure(shares, names, mixture)
         else:
-            titles = [f"{stage.name}, from {tokens_text(stage.start_tokens)} tokens" for stage in mixture.stages]
-            titles = titles if len(shares) > 1 else [f"{tokens_text(mixture.horizon.total_tokens)} tokens"]
             figure = bars_figure(shares, names, natural=natural, titles=titles)
         return [save_png(figure, Path(directory) / "mixture.png")]
 
@@ -75,7 +82,7 @@ def weights_figure(run: Run) -> Figure:
     """Weights over steps: running mean, the single steps faint behind it, and the uniform weight."""
     trajectory = run.trajectory
     weights, window = trajectory.weights, smoothing_window(len(trajectory.steps))
-    looks, uniform = choose_looks(weights), 1 / len(trajectory.domains)
+    looks, uniform = choose_looks(weights), 1 / len(run.mixed)
     figure, axes = _figure(7.2, 4.2)
     smooth = running_mean(weights, window=window)
     if window > 1:
@@ -118,41 +125,6 @@ def losses_figure(run: Run) -> Figure:
         point = {"marker": "o", "markerfacecolor": "white", "markersize": 3.5, "linestyle": ""}
         handles.append(Line2D([], [], color=REFERENCE, label="held out", **point))  # type: ignore[arg-type]
     axes.legend(handles=handles, loc="upper right")
-    return figure
-
-
-def gram_figure(gram: np.ndarray, groups: Sequence[str], *, domains: int) -> Figure:
-    """Heat map of the gram (G, G) as cosines; the diagonal is 1 and left out, so that the colours serve the rest.
-
-    The diagonal holds each group's sampling noise too, so the cosines are smaller than those of noiseless gradients.
-    A line divides the training domains (the first `domains` groups) from groups that only the objective uses.
-    """
-    count = len(groups)
-    scale = np.sqrt(np.clip(np.diag(gram), np.finfo(np.float64).tiny, None))
-    cosines = gram / np.outer(scale, scale)
-    shown = np.ma.masked_array(cosines, np.eye(count, dtype=bool))
-    limit = max(1.2 * float(np.abs(shown).max()), 0.1)
-    side = float(np.clip(0.42 * count if count <= MOST_NUMBERS else 0.2 * count, 2.2, 16))
-    figure, axes = _figure(side + 2.6, side + 1.6)
-    axes.set_facecolor("#DDDDDD")
-    image = axes.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    figure.colorbar(image, ax=axes, label="mean gram as cosine", shrink=0.7)
-    every = max(1, round(count / 80))
-    names = [shorten(name, 28) for name in groups[::every]]
-    size = 8 if count <= 25 else 6.5
-    axes.set_xticks(range(0, count, every), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(0, count, every), names, fontsize=size)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    if domains < count:
-        axes.axhline(domains - 0.5, color="black", linewidth=1)
-        axes.axvline(domains - 0.5, color="black", linewidth=1)
-    if count <= MOST_NUMBERS:
-        for row, column in np.argwhere(~np.eye(count, dtype=bool)):
-            value = cosines[row, column]
-            color = "white" if abs(value) > 0.6 * limit else "black"
-            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=6.5, color=color)
     return figure
 
 

@@ -11,6 +11,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
 LATER_KEYS = ("rule", "score", "scored_tokens", "effective_sample_size")  # of a sample policy
+LATER_PROVENANCE = ("uncertainty",)
 EVERY = "*"  # in bounds: every domain that is not named
 
 
@@ -134,7 +135,9 @@ class Stage(Record):
     name: str
     start_tokens: Count
     weights: dict[Name, Share] = Field(min_length=1)
-    weights_ci95: dict[Name, tuple[float, float]] | None = None
+    weights_ci95: dict[Name, tuple[float, float]] | None = Field(
+        default=None, description="95 % intervals of the learned weights, before bounds moved any; null: not known"
+    )
 
 
 class Sampling(Record):
@@ -173,7 +176,7 @@ class Constraint(Record):
         default=0, description="mean over the tokens of KL(weights || learned), nats; null: infinite, a learned zero was lifted"
     )
     learned: tuple[dict[Name, Share], ...] = Field(
-        default=(), description="the learned weights, one entry a stage; empty: nothing had to move"
+        default=(), description="the learned weights (after shrinkage to the prior), one entry a stage; empty: nothing had to move"
     )
 
     def cap(self, name: str) -> float | None:
@@ -183,6 +186,24 @@ class Constraint(Record):
     def least(self, name: str) -> float:
         """The least share asked for a domain, of every stage."""
         return self.min_share.get(name, self.min_share.get(EVERY, 0.0))
+
+
+class Uncertainty(Record):
+    """How sure the learned weights are: where their intervals come from, and how far the weights were shrunk to the prior."""
+
+    runs: Positive
+    replicates: Count = Field(default=0, description="bootstrap replicates of the runs' steps, of all runs together")
+    prior: dict[Name, Share] = Field(description="the mixture that the runs started from")
+    signal: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        description="one entry a stage: mean square of the departure from the prior in standard errors (log-odds); 1 is noise alone"
+    )
+    needed: tuple[Annotated[float, Field(ge=0)], ...] = Field(description="95 % quantile of signal were the prior the truth")
+    factor: tuple[Share, ...] = Field(
+        description="what log-ratios to the prior were multiplied with: 1 - 1/signal, 0 where signal < needed; 1 without shrinkage"
+    )
+    mean: tuple[dict[Name, Share], ...] = Field(
+        default=(), description="mean over the runs before shrinkage, one entry a stage; empty: not shrunk"
+    )
 
 
 class Provenance(Record):
@@ -195,12 +216,18 @@ class Provenance(Record):
     objective: Literal["universal"] | dict[Name, float] | None = None
     average: Literal["all", "tail"] | None = None
     constraints: tuple[Constraint, ...] = Field(default=(), max_length=1, description="empty: the weights are as they were learned")
+    uncertainty: Uncertainty | None = Field(default=None, description="left out: not known")
     proxy: dict[str, JsonValue] = Field(
         default={}, description="the proxy runs; unique_tokens: what they read of the domains whose count was given at export"
     )
     seeds: tuple[int, ...] = ()
     inputs: tuple[Input, ...] = ()
     parent_schedule: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As for a sample policy."""
+        return {key: value for key, value in serialize(self).items() if key not in LATER_PROVENANCE or value is not None}
 
 
 class Check(Record):

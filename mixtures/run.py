@@ -1,5 +1,6 @@
 """A run directory read as a whole: settings, corpus, trajectory."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,6 +14,7 @@ from mixtures.reading import list_faults, read_json
 from mixtures.records import Source, Tokenizer
 from mixtures.trajectory import Trajectory, read_trajectory
 
+REUSED = "reused"  # in a run with --reuse: the untouched domains as one
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -41,6 +43,18 @@ class CorpusTokenizer(Tokenizer):
     model_config = ConfigDict(extra="ignore")
 
 
+class Simulated(BaseModel):
+    """What `corpus.simulate_budget` made of a domain: the large run's tokens and its unique tokens, and the text before it was cut."""
+
+    model_config = ConfigDict(frozen=True)
+
+    budget_tokens: int
+    unique_tokens: int
+    text_tokens: int
+    text_documents: int
+    text_complete: bool
+
+
 class CorpusDomain(BaseModel):
     """One domain or target of corpus.json (more keys may stand there)."""
 
@@ -53,6 +67,30 @@ class CorpusDomain(BaseModel):
     complete: bool = True
     fingerprint: str | None = None
     sources: tuple[CorpusSource, ...] = ()
+    simulated: Simulated | None = None
+
+    @property
+    def uncut(self) -> "CorpusDomain":
+        """The domain before `corpus.simulate_budget` cut it."""
+        if (was := self.simulated) is None:
+            return self
+        return self.model_copy(update={"tokens": was.text_tokens, "documents": was.text_documents, "complete": was.text_complete})
+
+    @property
+    def elsewhere(self) -> int | None:
+        """Unique tokens of the large run where `corpus.simulate_budget` gives it another text than the uncut one; None: the same."""
+        return None if self.simulated is None or self.simulated.unique_tokens == self.uncut.tokens else self.simulated.unique_tokens
+
+
+class Reused(BaseModel):
+    """The domains behind `reused`: shares among themselves (sum 1) as in the mixture of that id, and in which order all domains come."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mixture: str
+    relative: dict[str, float]
+    order: tuple[str, ...]
+    domains: tuple[CorpusDomain, ...]
 
 
 class CorpusRecord(BaseModel):
@@ -63,6 +101,7 @@ class CorpusRecord(BaseModel):
     tokenizer: CorpusTokenizer
     row_tokens: int
     domains: tuple[CorpusDomain, ...]
+    reused: Reused | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +119,54 @@ class Run:
         return tuple(domain for domain in self.corpus.domains if domain.role == "domain")
 
     @property
+    def mixed(self) -> tuple[CorpusDomain, ...]:
+        """The domains of the mixture: with --reuse, those that `reused` holds in its place, in the order of the settings."""
+        if (reused := self.corpus.reused) is None:
+            return self.domains
+        known = {domain.name: domain for domain in [*self.domains, *reused.domains]}
+        return tuple(known[name] for name in reused.order)
+
+    @property
+    def uniform(self) -> np.ndarray:
+        """(D,) every domain alike; `reused` counts as many as it holds."""
+        held = {REUSED: len(self.corpus.reused.domains)} if self.corpus.reused else {}
+        return natural_shares([held.get(domain.name, 1) for domain in self.domains])
+
+    @property
     def natural(self) -> np.ndarray:
         """(D,) share of every domain in the corpus, by tokens."""
         return natural_shares([domain.tokens for domain in self.domains])
+
+    @property
+    def training_seconds(self) -> float:
+        """What the steps took, by the speeds that were measured (seconds)."""
+        step_tokens = np.diff(self.trajectory.tokens, prepend=0)
+        return float((step_tokens / self.trajectory.frame["tokens_per_second"].to_numpy()).sum())
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(D,) where the weights started: the mixture without any evidence."""
+        natural = self.config.update.get("prior") == "natural" and self.config.update.get("preset") != "doremi"
+        return self.natural if natural else self.uniform
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the proxy: as recorded, or, in runs of earlier versions, those of its newest checkpoint.
+
+        Raises UserError where there is neither.
+        """
+        if (recorded := self.config.environment.get("parameters")) is not None:
+            return int(recorded)
+        from safetensors import safe_open
+
+        path = max((self.path / "checkpoints").glob("step-*/model.safetensors"), default=None)
+        if path is None:
+            raise UserError(
+                f"{self.path} does not say how large its proxy was: config.yaml has no environment.parameters, and there is no checkpoint "
+                "to count; write `parameters: NUMBER` into the environment block of config.yaml"
+            )
+        with safe_open(path, framework="numpy") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
     @property
     def objective(self) -> str | dict[str, float]:
@@ -111,9 +195,8 @@ def read_run(run_dir: str | Path) -> Run:
         raise UserError(f"{path} is {found}; give a run directory that `proxies.train` wrote")
     if missing := [name for name in ("config.yaml", "corpus.json") if not (path / name).is_file()]:
         raise UserError(f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote")
-    config = _validated(Config, _read_yaml(path / "config.yaml"), path / "config.yaml")
-    corpus = _validated(CorpusRecord, read_json(path / "corpus.json"), path / "corpus.json")
-    run = Run(path, config, corpus, read_trajectory(path))
+    config = _validated(Config, read_yaml(path / "config.yaml"), path / "config.yaml")
+    run = Run(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
     names = tuple(domain.name for domain in run.domains)
     if names != run.trajectory.domains:
         raise UserError(
@@ -149,7 +232,13 @@ def _validated(model: type[Checked], record: Any, path: Path) -> Checked:
         raise UserError(f"{path} is damaged:\n" + "\n".join(list_faults(error)) + "\nrestore it from a copy") from error
 
 
-def _read_yaml(path: Path) -> Any:
+def read_corpus(path: Path) -> CorpusRecord:
+    """The corpus.json of a run or a comparison. Raises UserError for a missing or damaged file."""
+    return _validated(CorpusRecord, read_json(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """Parsed YAML. Raises UserError where it does not parse."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

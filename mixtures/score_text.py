@@ -29,7 +29,7 @@ def write_documents(run_dir: str | Path, directory: str | Path) -> Path:
     Raises UserError for a run that was not scored to the end. Where the text cannot be read, the file says why and does without.
     """
     scores = read_scores(run_dir)
-    read, note = _reader(run_dir)
+    read, note = open_reader(run_dir)
     names = distinct_scores(scores)
     blocks = [_heading(scores, run_dir) + note]
     blocks += ["\n\n".join(_domain_blocks(name, scores.frame(name), names, scores.meta.unit, read)) for name in scores.domains]
@@ -69,7 +69,7 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def _reader(run_dir: str | Path) -> tuple[Reader | None, str]:
+def open_reader(run_dir: str | Path) -> tuple[Reader | None, str]:
     """(what reads text, what to say where nothing can)."""
     try:
         return open_text(run_dir), ""
@@ -89,7 +89,7 @@ def _domain_blocks(name: str, frame: pd.DataFrame, names: dict[str, tuple[str, .
     title = f"{name}: {len(frame):,} {unit}{'' if len(frame) == 1 else 's'} scored"
     yield f"{title}\n{'=' * len(title)}"
     for score, same in names.items():
-        order = _ranking(frame[score].to_numpy(dtype=np.float64))
+        order = ranking(frame[score].to_numpy(dtype=np.float64))
         ends = {"highest": order[::-1][:DOCUMENTS], "lowest": order[:DOCUMENTS]}
         if len(order) <= DOCUMENTS:
             ends = {"highest first": order[::-1]}
@@ -98,7 +98,7 @@ def _domain_blocks(name: str, frame: pd.DataFrame, names: dict[str, tuple[str, .
                 yield "\n".join([f"{' = '.join(same)}, {which}", *_lines(name, frame.iloc[places], score, read)])
 
 
-def _ranking(values: np.ndarray) -> np.ndarray:
+def ranking(values: np.ndarray) -> np.ndarray:
     """Places of the finite values, lowest first; of equal ones the later first, so that from the other end the earlier is."""
     places = np.flatnonzero(np.isfinite(values))[::-1]
     return places[np.argsort(values[places], kind="stable")]

@@ -55,9 +55,9 @@ def read_shares(path: str | Path, *, names: Sequence[str] | None = None, row: in
     Shares that sum to 1 but for rounding (within 0.01) are normalised. Raises UserError for a file that is damaged or of
     another format, a row that is not there, shares that are no mixture, domains that do not match.
     """
-    chosen = _choose(_read_rows(Path(path)), row, Path(path))
-    shares = _checked(chosen.values, where=chosen.where, tolerance=ROUNDING)
-    return shares if names is None else _matched(shares, names, where=chosen.where)
+    chosen = _choose(read_rows(Path(path)), row, Path(path))
+    shares = checked_shares(chosen.values, where=chosen.where, tolerance=ROUNDING)
+    return shares if names is None else matched_shares(shares, names, where=chosen.where)
 
 
 def fixed_mixture(
@@ -79,8 +79,7 @@ def fixed_mixture(
         raise UserError(f"{where}: domains {', '.join(twice)} given more than once; give every domain once")
     if total_tokens < 1:
         raise UserError(f"{where}: {total_tokens} tokens in total; give a positive number of tokens")
-    checked = _checked(shares, where=where, tolerance=TOLERANCE)
-    weights = _matched(checked, [domain.name for domain in domains], where=where)
+    weights = matched_shares(checked_shares(shares, where=where, tolerance=TOLERANCE), [domain.name for domain in domains], where=where)
     content: dict[str, Any] = {
         "tokenizer": tokenizer,
         "horizon": Horizon(total_tokens=total_tokens),
@@ -94,11 +93,12 @@ def fixed_mixture(
     return Mixture(**content, expected=mixture.compute_expected(), checks=tuple(written_checks(mixture)))
 
 
-def _read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """All mixtures in a file, in its order. Raises UserError for a file that is damaged or of another format."""
     suffix = path.suffix.lower()
     if suffix not in (".json", ".csv"):
         raise UserError(f"{path} ends in {suffix or 'no suffix'!r}; allowed: .json, .csv; holding {FORMATS}")
-    return _csv_rows(path) if suffix == ".csv" else _json_rows(read_json(path), str(path))
+    return csv_rows(path) if suffix == ".csv" else _json_rows(read_json(path), str(path))
 
 
 def _json_rows(record: Any, where: str) -> list[Row]:
@@ -117,8 +117,8 @@ def _json_rows(record: Any, where: str) -> list[Row]:
     raise UserError(f"{where} holds no mixture; give {FORMATS}")
 
 
-def _csv_rows(path: Path) -> list[Row]:
-    """The mixtures in a CSV, one a line under the header."""
+def csv_rows(path: Path) -> list[Row]:
+    """The lines of a CSV under its header: label columns as text, numbers elsewhere, text where a cell is none."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -128,11 +128,11 @@ def _csv_rows(path: Path) -> list[Row]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a CSV file") from error
     if len(lines) < 2:
-        raise UserError(f"{path} has no row under its header; give {FORMATS}")
+        raise UserError(f"{path} has no row under its header; {RESTORE}")
     header = lines[0][1]
     _refuse_twice(header, f"{path}, line 1")
     if torn := [f"line {number} has {len(cells)}" for number, cells in lines if len(cells) != len(header)]:
-        raise UserError(f"{path}: the header has {len(header)} columns, {_some(torn)}; {RESTORE}")
+        raise UserError(f"{path}: the header has {len(header)} columns, {some(torn)}; {RESTORE}")
     return [
         _row({name: cell if name in LABELS else _number(cell) for name, cell in zip(header, cells, strict=True)}, f"{path}, line {number}")
         for number, cells in lines[1:]
@@ -164,19 +164,19 @@ def _choose(rows: list[Row], row: int | str | None, path: Path) -> Row:
         columns[label or "first column"] = [candidate.labels.get(label, "") for candidate in rows]
     if not any(all(value.isdecimal() for value in values) for values in columns.values()):
         columns["position"] = [str(number) for number in range(len(rows))]
-    there = "; ".join(f"{name}: {_some(values)}" for name, values in columns.items())
+    there = "; ".join(f"{name}: {some(values)}" for name, values in columns.items())
     if row is None:
         if len(rows) > 1:
             raise UserError(f"{path} holds {len(rows)} mixtures; say which one with row, by {there}")
         return rows[0]
     found = [number for number in range(len(rows)) if any(values[number] == str(row) for values in columns.values())]
     if len(found) != 1:
-        several = f"is {len(found)} mixtures, {_some([rows[number].where for number in found])}" if found else "is not there"
+        several = f"is {len(found)} mixtures, {some([rows[number].where for number in found])}" if found else "is not there"
         raise UserError(f"{path}: row {row} {several}; there are {len(rows)} mixtures, by {there}")
     return rows[found[0]]
 
 
-def _checked(values: Mapping[str, Any], *, where: str, tolerance: float) -> dict[str, float]:
+def checked_shares(values: Mapping[str, Any], *, where: str, tolerance: float) -> dict[str, float]:
     """The values as shares that sum to 1. Raises UserError naming every one that is no share, or how far off the sum is."""
     if faults := [f"  - {name}: {fault}" for name, value in values.items() if (fault := _fault(value))]:
         raise UserError(f"{where}: these are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1")
@@ -201,7 +201,7 @@ def _fault(value: Any) -> str:
     return f"{value} is above 1" if value > 1 + ROUNDING else ""
 
 
-def _matched(shares: dict[str, float], names: Sequence[str], *, where: str) -> dict[str, float]:
+def matched_shares(shares: dict[str, float], names: Sequence[str], *, where: str) -> dict[str, float]:
     """The shares in the order of `names`. Raises UserError with both lists where they are not for these domains."""
     bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
     if shares.keys() != set(names) == bare.keys() and len(bare) == len(shares):
@@ -230,5 +230,5 @@ def _refuse_twice(names: Sequence[str], where: str) -> None:
         raise UserError(f"{where} gives {', '.join(twice)} twice; keep one of them")
 
 
-def _some(values: Sequence[str], most: int = 6) -> str:
+def some(values: Sequence[str], most: int = 6) -> str:
     return ", ".join(values) if len(values) <= most else f"{', '.join(values[: most - 1])}, ... {values[-1]}"

@@ -9,11 +9,13 @@ from mixtures.mixture import Mixture
 from mixtures.records import EVERY, Constraint, Domain, Expected, SamplePolicy
 from mixtures.run import read_run
 from mixtures.trajectory import read_evaluation
+from mixtures.uncertainty_text import departure_text, interval_text, source_text
 
 WIDTH = 100
 NAME_WIDTH = 28
 STAGES_A_TABLE = 3
 BOUNDS_NAMED = 5
+INTERVAL = "95 % interval"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: Sequence[str] = ()) -> str:
@@ -62,23 +64,37 @@ def summary(run_dir: str | Path) -> str:
     The weight is the average over all steps; losses are held-out ones at the first and last evaluation, or, for a run
     without two of them, training losses at the first and last step. Raises UserError for a damaged run.
     """
+    from mixtures.learned import learn  # scipy: not for every table
+
     run = read_run(run_dir)
     trajectory = run.trajectory
+    learned = learn([run], run.trajectory.domains)
+    intervals = learned.intervals[0]
     start, end, kind = _losses(run_dir)
     if not start:
         start = dict(zip(trajectory.groups, trajectory.losses[0], strict=True))
         end, kind = dict(zip(trajectory.groups, trajectory.losses[-1], strict=True)), "training loss"
     average = span_average(trajectory.weights, trajectory.tokens, start=0, end=trajectory.tokens[-1])
     weights = dict(zip(trajectory.domains, average, strict=True))
+    uniform = dict(zip(trajectory.domains, run.uniform, strict=True))
     rows = []
     for domain in sorted(run.corpus.domains, key=lambda domain: -weights.get(domain.name, -1)):
         weight = weights.get(domain.name)
-        shares = ["target", "-"] if weight is None else [f"{weight:.4f}", f"{1 / len(weights):.4f}"]
+        shares = ["target", "-"] if weight is None else [f"{weight:.4f}", f"{uniform[domain.name]:.4f}"]
+        if intervals is not None:
+            shares.insert(1, "-" if weight is None else interval_text(intervals[domain.name]))
         losses = [f"{value[domain.name]:.4f}" if domain.name in value else "-" for value in (start, end)]
         rows.append([domain.name, tokens_text(domain.tokens), *shares, *losses])
     header = ["domain", "tokens", "learned weight", "uniform weight", "loss start", "loss end"]
-    note = f"learned weight: average over {len(trajectory.steps)} steps; loss: {kind}, nats per token"
-    return f"{table(header, rows)}\n{note}"
+    if intervals is not None:
+        header[2:4] = ["learned", INTERVAL, "uniform"]
+    notes = [f"learned weight: average over {len(trajectory.steps)} steps; loss: {kind}, nats per token"]
+    if learned.record is not None:
+        notes += [fill(f"intervals: {source_text(learned.record)}", WIDTH), fill(f"mixture: {departure_text(learned.record)}", WIDTH)]
+    if (reused := run.corpus.reused) is not None:
+        text = f"reused: {len(reused.relative)} domain(s) as one, their relative weights those of another mixture; mixture.json has all "
+        notes.append(fill(f"{text}{len(run.mixed)} domains", WIDTH))
+    return "\n".join([table(header, rows), *notes])
 
 
 def _losses(run_dir: str | Path) -> tuple[dict[str, float], dict[str, float], str]:
@@ -104,7 +120,8 @@ def show(mixture: Mixture) -> str:
     """
     blocks = [_facts(mixture), _whole(mixture)]
     if len(mixture.stages) > 1:
-        several = STAGES_A_TABLE - 1 if _learned(mixture) else STAGES_A_TABLE
+        known = any(stage.weights_ci95 is not None for stage in mixture.stages)
+        several = 1 if known else STAGES_A_TABLE - 1 if learned_weights(mixture) else STAGES_A_TABLE
         for first in range(0, len(mixture.stages), several):
             blocks.append(_stages(mixture, range(first, min(first + several, len(mixture.stages)))))
     if any(domain.sample_policy for domain in mixture.domains):
@@ -129,13 +146,18 @@ def _facts(mixture: Mixture) -> str:
     }
     if isinstance(samples := provenance.proxy.get("samples"), dict):
         facts["samples"] = ", ".join(f"{name} {value}" for name, value in samples.items() if value is not None)
+    if isinstance(reused := provenance.proxy.get("reused"), dict):
+        facts["reused"] = f"{len(reused)} domain(s) keep the relative weights of {provenance.parent_schedule}"
+    if (record := provenance.uncertainty) is not None:
+        facts["intervals"] = source_text(record) + ("; of the learned weights, before these were held" if learned_weights(mixture) else "")
+        facts["prior"] = departure_text(record)
     for constraint in provenance.constraints:
-        facts["held to"] = _constraint_text(constraint)
+        facts["held to"] = constraint_text(constraint)
     lines = [fill(f"{name + ':':<11}{value}", WIDTH, subsequent_indent=" " * 11) for name, value in facts.items()]
     return "\n".join(lines)
 
 
-def _constraint_text(constraint: Constraint) -> str:
+def constraint_text(constraint: Constraint) -> str:
     """What was asked and how far it moved the learned weights, in words."""
     asked = []
     for what, bounds in (("epochs at most", constraint.max_epochs), ("share of every stage at least", constraint.min_share)):
@@ -151,7 +173,7 @@ def _constraint_text(constraint: Constraint) -> str:
     return f"{'; '.join(asked)}; {effect if constraint.learned else 'the learned weights keep this as they are'}"
 
 
-def _learned(mixture: Mixture) -> tuple[dict[str, float], ...]:
+def learned_weights(mixture: Mixture) -> tuple[dict[str, float], ...]:
     """The learned weights, one entry a stage; empty where the weights are the learned ones."""
     return tuple(weights for constraint in mixture.provenance.constraints for weights in constraint.learned)
 
@@ -163,14 +185,17 @@ def _most_first(mixture: Mixture) -> list[tuple[Domain, Expected]]:
 
 def _whole(mixture: Mixture) -> str:
     """One table over the whole schedule: share, learned share and what holds it elsewhere, tokens, epochs, cap."""
-    total, spans, learned = mixture.horizon.total_tokens, mixture.stage_tokens(), _learned(mixture)
+    total, spans, learned = mixture.horizon.total_tokens, mixture.stage_tokens(), learned_weights(mixture)
     capped = any(domain.max_epochs is not None for domain in mixture.domains)
     held = {domain.name: _held_by(mixture, domain, row.epochs) for domain, row in _most_first(mixture)}
-    header = ["domain", "share", *(["learned"] if learned else []), "tokens", "epochs"]
+    intervals = mixture.stages[0].weights_ci95 if len(spans) == 1 else None
+    header = ["domain", "share", *([INTERVAL] if intervals else []), *(["learned"] if learned else []), "tokens", "epochs"]
     header += [*(["cap"] if capped else []), *(["held by"] if any(held.values()) else [])]
     rows = []
     for domain, row in _most_first(mixture):
         cells = [domain.name, f"{row.tokens / total:.4f}"]
+        if intervals:
+            cells.append(interval_text(intervals[domain.name]))
         if learned:
             cells.append(f"{sum(weights[domain.name] * span for weights, span in zip(learned, spans, strict=True)) / total:.4f}")
         cells += [tokens_text(row.tokens), epochs_text(row.epochs)]
@@ -193,17 +218,20 @@ def _held_by(mixture: Mixture, domain: Domain, epochs: float) -> str:
 
 def _stages(mixture: Mixture, chosen: range) -> str:
     """One table of some stages: share, learned share, tokens and epochs of every domain in each."""
-    stages, spans, learned = mixture.stages, mixture.stage_tokens(), _learned(mixture)
+    stages, spans, learned = mixture.stages, mixture.stage_tokens(), learned_weights(mixture)
+    known = any(stages[number].weights_ci95 is not None for number in chosen)
     rows = []
     for domain, _ in _most_first(mixture):
         cells = [domain.name]
         for number in chosen:
             tokens = stages[number].weights[domain.name] * spans[number]
+            intervals = stages[number].weights_ci95
             cells.append(f"{stages[number].weights[domain.name]:.4f}")
+            cells += [interval_text(intervals[domain.name]) if intervals else "-"] if known else []
             cells += [f"{learned[number][domain.name]:.4f}"] if learned else []
             cells += [tokens_text(tokens), epochs_text(tokens / domain.pass_tokens)]
         rows.append(cells)
-    header = ["domain", *["share", *(["learned"] if learned else []), "tokens", "epochs"] * len(chosen)]
+    header = ["domain", *["share", *([INTERVAL] if known else []), *(["learned"] if learned else []), "tokens", "epochs"] * len(chosen)]
     names = [f"{stages[number].name}: {tokens_text(spans[number])} tokens" for number in chosen]
     titles = [f"from {tokens_text(stages[number].start_tokens)}" for number in chosen]
     return f"{fill('; '.join(names), WIDTH)}\n{table(header, rows, titles=titles)}"

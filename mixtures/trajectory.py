@@ -8,12 +8,12 @@ gram, norm and self_product, and its alignment is the excess loss (nats per toke
 (standard deviation) and effective sample size (fraction of the rows) of them; records of earlier versions lack these columns.
 
 Size: the gram is kept at every step in float64, 8 * G * G bytes a step. 11 groups and 600 steps are 0.6 MB; 300 groups
-and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and `mean_gram` needs
-the memory of one part.
+and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and part by part by
+`gram_parts`.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,18 +166,14 @@ class Trajectory:
     def grams(self) -> np.ndarray:
         """(S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
         grams = np.empty((len(self.frame), len(self.groups), len(self.groups)))
-        for part in self.parts:
-            grams[part.first - 1 : part.last] = _part_grams(part, len(self.groups))
+        for part, measured in zip(self.parts, self.gram_parts(), strict=True):
+            grams[part.first - 1 : part.last] = measured
         return grams
 
-    def mean_gram(self) -> np.ndarray:
-        """(G, G), mean over the measured steps; one part in memory at a time. NaN where none was measured."""
-        total, count = np.zeros((len(self.groups),) * 2), 0
+    def gram_parts(self) -> Iterator[np.ndarray]:
+        """(rows, G, G) of one part after the other; NaN where the gram was not measured."""
         for part in self.parts:
-            grams = _part_grams(part, len(self.groups))
-            grams = grams[~np.isnan(grams).any(axis=(1, 2))]
-            total, count = total + grams.sum(axis=0), count + len(grams)
-        return total / count if count else total * np.nan
+            yield _part_grams(part, len(self.groups))
 
 
 def read_trajectory(run_dir: str | Path) -> Trajectory:

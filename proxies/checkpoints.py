@@ -84,6 +84,6 @@ def load(path: Path, *, model: PreTrainedModel, optimizer: HasState, scheduler: 
         scheduler.load_state_dict(state["scheduler"])
         rule: dict[str, Any] = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state["rule"].items()}
         step, rule_state = int(state["step"]), doge.State(**rule)
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError, SafetensorError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove that directory and --resume from the checkpoint before it") from error
     return step, rule_state

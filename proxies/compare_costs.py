@@ -32,11 +32,11 @@ def learning_cost(run_dir: str | Path) -> Cost:
     settings = load_settings(Path(run_dir) / "config.yaml")
     tokens = _group_tokens(run)
     each = 6.0
-    seconds = _seconds(run)
+    seconds = run.training_seconds
     if settings.update.preset == "doremi":
         reference = read_run(Path(run_dir) / "reference")
         each += 2 + (2 if settings.train.accumulate > 1 else 0) + 6 * _group_tokens(reference) / tokens
-        seconds += _seconds(reference)
+        seconds += reference.training_seconds
     return {"seconds": seconds, "flops": each * _parameters(settings, run) * tokens}
 
 
@@ -52,11 +52,6 @@ def _group_tokens(run: Run) -> float:
     """Tokens of all groups over the run; `tokens` of the trajectory are those of the training domains."""
     trajectory = run.trajectory
     return float(trajectory.tokens[-1]) * len(trajectory.groups) / len(trajectory.domains)
-
-
-def _seconds(run: Run) -> float:
-    step_tokens = np.diff(run.trajectory.tokens, prepend=0)
-    return float((step_tokens / run.trajectory.frame["tokens_per_second"].to_numpy()).sum())
 
 
 def _parameters(settings: Settings, run: Run) -> int:

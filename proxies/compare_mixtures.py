@@ -139,5 +139,5 @@ def _misfits(mixture: Mixture, corpus: CorpusRecord) -> Iterator[str]:
             f"tokenizer {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}) there, {corpus.tokenizer.name} "
             f"({corpus.tokenizer.fingerprint}) here"
         )
-    elif changed := [name for name in theirs if name in ours and theirs[name].fingerprint != ours[name].fingerprint]:
+    elif changed := [name for name in theirs if name in ours and theirs[name].fingerprint not in (None, ours[name].fingerprint)]:
         yield f"the text of {', '.join(changed)} is not the same"

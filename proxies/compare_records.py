@@ -14,7 +14,7 @@ results.parquet, costs.json, summary.txt, plots/
 import fcntl
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from mixtures import Mixture
+from mixtures.comparison_dir import base_path, read_bases
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from proxies.base import BaseRun
@@ -134,12 +135,12 @@ def _sample_changes(before: Mixture, now: Mixture) -> Iterator[str]:
 
 def is_finished(run_path: Path, name: str, seed: int) -> bool:
     """Whether the base run of a mixture and seed is there, whole."""
-    return _base(run_path, name, seed).with_suffix(".json").exists()
+    return base_path(run_path, name, seed).with_suffix(".json").exists()
 
 
 def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[str, Any]) -> None:
     """Write a finished base run. Raises UserError where the disk does not take it."""
-    path, labels = _base(run_path, name, seed), {"mixture": name, "seed": seed}
+    path, labels = base_path(run_path, name, seed), {"mixture": name, "seed": seed}
     try:
         for suffix, table in ((".parquet", run.evaluation), ("-rows.parquet", run.rows)):
             _write_table(path.with_name(path.name + suffix), pd.DataFrame([{**labels, **row} for row in table]))
@@ -149,19 +150,6 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
             f"the base run of {name}, seed {seed}, could not be written ({error}); finished ones are kept: make room and give the same "
             "command again"
         ) from error
-
-
-def read_bases(run_path: Path, names: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
-    """(results, rows, facts) of all finished base runs of the mixtures `names` (None: of all), ordered by mixture and seed."""
-    found = [json.loads(path.read_text()) for path in sorted((run_path / "bases").glob("*/seed-*.json"))]
-    order = list(dict.fromkeys(fact["mixture"] for fact in found)) if names is None else list(names)
-    facts = sorted((fact for fact in found if fact["mixture"] in order), key=lambda fact: (order.index(fact["mixture"]), fact["seed"]))
-    bases = [_base(run_path, fact["mixture"], fact["seed"]) for fact in facts]
-
-    def table(suffix: str) -> pd.DataFrame:
-        return pd.concat([pd.read_parquet(base.with_name(base.name + suffix)) for base in bases], ignore_index=True)
-
-    return table(".parquet"), table("-rows.parquet"), facts
 
 
 def write_results(run_path: Path) -> None:
@@ -183,10 +171,6 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def _base(run_path: Path, name: str, seed: int) -> Path:
-    return run_path / "bases" / name / f"seed-{seed}"
 
 
 def _mixture(run_path: Path, name: str) -> Path:

@@ -114,32 +114,20 @@ def train_missing(settings: CompareSettings, corpus: CorpusData, mixtures: dict[
 
 def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
-    from mixtures.comparison import summarize
+    from mixtures.comparison_dir import read_comparison
     from mixtures.comparison_plots import plot_comparison
     from mixtures.comparison_text import WIDTH, report
 
-    path = settings.run_path
+    path, names = settings.run_path, list(settings.mixtures)
     write_results(path)
-    results, rows, facts = read_bases(path, list(settings.mixtures))
-    costs = {name: _cost(settings, name) for name in settings.mixtures}
-    base = base_cost(facts)
+    costs = {name: _cost(settings, name) for name in names}
+    base = base_cost(read_bases(path, names)[2])
     write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
-    kept = {name: Mixture.load(path / "mixtures" / f"{name}.json") for name in settings.mixtures}
-    tokens = {name: corpus.entry(name)["tokens"] for name in corpus.domains}
-    comparison = summarize(
-        results,
-        rows,
-        baseline=settings.baseline,
-        importance=settings.text_run().importance,
-        natural={name: count / sum(tokens.values()) for name, count in tokens.items()},
-        costs=costs,
-        base_cost=base,
-        weights={name: mixture.average_weights() for name, mixture in kept.items()},
-    )
-    notes = [NOTE, *_unread(corpus), *sample_notes(settings, kept)]
-    text = "\n".join([report(comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
+    record = read_comparison(path, names)
+    notes = [NOTE, *_unread(corpus), *sample_notes(settings, record.mixtures)]
+    text = "\n".join([report(record.comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
     write_atomic(path / "summary.txt", text)
-    plots = plot_comparison(comparison, path / "plots")
+    plots = plot_comparison(record.comparison, path / "plots")
     print(f"\n{text}\nresults: {path / 'results.parquet'}\nplots:   {', '.join(map(str, plots))}", flush=True)
 
 

@@ -17,7 +17,7 @@ from mixtures.errors import UserError
 from proxies.settings import Settings
 
 PACKAGES = ("torch", "accelerate", "transformers", "datasets", "tokenizers", "numpy", "doge-mixtures")
-PATHS = {"run_dir", "run", "data_files", "validation", "file", "config", "cache_dir", "scores"}  # settings that are always paths
+PATHS = {"run_dir", "run", "data_files", "validation", "file", "config", "cache_dir", "scores", "reuse"}  # settings that are always paths
 
 Kind = TypeVar("Kind", bound=BaseModel)
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mixtures.errors import UserError
 from proxies import cache
 from proxies import tokenizer as tokenizers
+from proxies.pool import Pool
 from proxies.settings import Corpus, Settings, Source
 from proxies.sources import documents
 from proxies.tokenizer import Tokenizer
@@ -35,6 +36,16 @@ class CorpusData:
     eos_id: int  # the end-of-text token after every document
     vocab_size: int  # token ids are below this
     row_tokens: int
+    pool: Pool | None = None  # the rows of the domain `reused` (proxies/reuse.py), which then comes first and has no tokens of its own
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The domains that a name stands for: itself, or those of the pool."""
+        return tuple(self.pool.tokens) if self.pool is not None and name == self.domains[0] else (name,)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Names that have held-out text: those of the pool in the place of `reused`."""
+        return tuple(member for name in self.names for member in self.members(name))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -43,7 +54,8 @@ class CorpusData:
 
     def entry(self, name: str) -> dict[str, Any]:
         """The record of one domain or target: documents, tokens, rows, bytes, held_out_tokens, ..."""
-        return next(entry for entry in self.record["domains"] if entry["name"] == name)
+        members = self.record.get("reused", {}).get("domains", [])
+        return next(entry for entry in [*self.record["domains"], *members] if entry["name"] == name)
 
 
 def prepare(settings: Settings, *, progress: bool = False, draws: dict[str, int] | None = None) -> CorpusData:

@@ -31,7 +31,8 @@ def held_out_losses(
     Reads `rows` held-out rows of each, or all there are (`proxies.batches.evaluated_rows`); rank r takes every processes-th.
     """
     losses = held_out_row_losses(model, corpus, rows=rows, place=place)
-    return records(losses, corpus, step=step, tokens=tokens)
+    found = records(losses, corpus, step=step, tokens=tokens)
+    return found if corpus.pool is None else [*found, _together(found, corpus)]
 
 
 @torch.no_grad()
@@ -44,11 +45,11 @@ def held_out_row_losses(
 ) -> dict[str, Tensor]:
     """{domain or target: mean loss of each of the held-out rows evaluated (N,)}, float64 on the CPU, the same in every process."""
     length = corpus.row_tokens
-    chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.names}
+    chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.evaluated}
     counts = [len(numbers) for numbers in chosen.values()]
     losses = torch.zeros(sum(counts), dtype=torch.float64, device=place.device)
     model.eval()
-    for name, own in zip(corpus.names, losses.split(counts), strict=True):
+    for name, own in zip(corpus.evaluated, losses.split(counts), strict=True):
         held_out = as_rows(corpus.held_out[name], length)[chosen[name][place.rank :: place.processes]]
         parts = torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length))
         own[place.rank :: place.processes] = torch.cat(
@@ -56,7 +57,7 @@ def held_out_row_losses(
         )
     model.train()
     losses = (losses if place.reduce is None else place.reduce(losses)).cpu()
-    return dict(zip(corpus.names, losses.split(counts), strict=True))
+    return dict(zip(corpus.evaluated, losses.split(counts), strict=True))
 
 
 def records(losses: Mapping[str, Tensor], corpus: CorpusData, *, step: int, tokens: int) -> list[dict[str, Any]]:
@@ -77,3 +78,11 @@ def records(losses: Mapping[str, Tensor], corpus: CorpusData, *, step: int, toke
             }
         )
     return found
+
+
+def _together(found: list[dict[str, Any]], corpus: CorpusData) -> dict[str, Any]:
+    """The record of the domain `reused`: the means over its members, by their relative weights."""
+    name, relative = corpus.domains[0], corpus.record["reused"]["relative"]
+    members = [record for record in found if record["domain"] in relative]
+    means = {key: sum(relative[each["domain"]] * each[key] for each in members) for key in ("loss", "bits_per_byte")}
+    return {**members[0], "domain": name, **means, "held_out_tokens": sum(each["held_out_tokens"] for each in members)}

@@ -5,14 +5,18 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
+from mixtures.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
 from mixtures.plots import plot_run
 from mixtures.show import summary
 from proxies.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
+from proxies.replicates import write_run_replicates
+from proxies.reuse import reuse
 from proxies.run import Run
 from proxies.settings import Settings
+from proxies.simulate import simulate
 
 
 def train(settings: Settings, *, resume: bool = False) -> None:
@@ -34,7 +38,7 @@ def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False)
     require_divisible(settings, accelerator.num_processes)
     require_directory(settings, resume=resume)
     with accelerator.main_process_first():
-        corpus = prepare(settings, progress=accelerator.is_main_process)
+        corpus = reuse(simulate(prepare(settings, progress=accelerator.is_main_process), settings), settings)
     if resume:
         require_same_corpus(settings, corpus.record)
     run = Run(settings, corpus, accelerator)
@@ -43,6 +47,7 @@ def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False)
         run.stepper.reference = train_reference(settings, corpus, accelerator)
     run.loop()
     if accelerator.is_main_process:
+        write_run_replicates(settings)
         finish(settings.run_path)
 
 
@@ -60,8 +65,11 @@ def train_reference(settings: Settings, corpus: CorpusData, accelerator: Acceler
 
 
 def finish(run_dir: Path) -> None:
-    """Write mixture.json and the plots, print the table that a person reads."""
+    """Write mixture.json, the diagnosis and the plots, print the table that a person reads."""
     path = run_dir / "mixture.json"
     export_mixture([run_dir]).save(path)
+    diagnosis = diagnose(run_dir)
+    write_diagnosis(run_dir, diagnosis)
     plots = plot_run(run_dir, run_dir / "plots")
-    print(f"\n{summary(run_dir)}\n\nmixture: {path}\nplots:   {', '.join(str(plot) for plot in plots)}", flush=True)
+    text = f"{summary(run_dir)}\n\n{diagnosis_text(diagnosis)}"
+    print(f"\n{text}\n\nmixture: {path}\nplots:   {', '.join(str(plot) for plot in plots)}", flush=True)

@@ -57,7 +57,7 @@ def require_same_corpus(
     """The text and the tokenizer are those that the run started with; else restore the text, says the message, and the `remedy`."""
     path = settings.run_path / "corpus.json"
     before = json.loads(path.read_text())
-    was = {domain["name"]: domain["fingerprint"] for domain in before["domains"]}
+    was = {domain["name"]: domain["fingerprint"] for domain in [*before["domains"], *before.get("reused", {}).get("domains", [])]}
     changed = [domain["name"] for domain in record["domains"] if was.get(domain["name"]) != domain["fingerprint"]]
     if before["tokenizer"] != record["tokenizer"]:
         changed.append("the tokenizer")

@@ -22,7 +22,9 @@ from proxies.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, parameter_count
+from proxies.reuse import describe_reuse
 from proxies.settings import Loop, Settings
+from proxies.simulate import describe_cut
 from proxies.step import Outcome, Place, Stepper, groups_of, halves_of, read_rows
 
 
@@ -96,6 +98,7 @@ class Run:
                 self.evaluation.truncate(self.start if self.start else -1)
             else:
                 facts = environment(world_size=self.accelerator.num_processes, device=str(self.accelerator.device))
+                facts["parameters"] = parameter_count(self.model)
                 write_atomic(self.path / "corpus.json", json.dumps(self.corpus.record, indent=1))
                 write_atomic(self.path / "tokenizer.json", self.corpus.tokenizer_path.read_bytes())
                 write_atomic(self.path / "config.yaml", dump(self.settings, facts))
@@ -193,6 +196,8 @@ class Run:
             f"step:  {len(self.domains)} domains x {train.rows_per_domain} rows x {self.corpus.row_tokens} tokens"
             + (f", and the same of {', '.join(extra)} for the objective" if extra else "")
             + (f"\nsamples: presence, {presence.scope}, units of {presence.unit_rows} row(s)" if presence else "")
+            + (f"\n{describe_cut(self.corpus, self.settings)}" if self.settings.corpus.simulate_budget.tokens else "")
+            + (f"\n{describe_reuse(self.corpus)}" if self.settings.reuse else "")
             + f"\nrule:  {update.preset}; {'resumes after step ' + str(self.start) if self.start else 'starts'}, {train.steps} steps",
             flush=True,
         )
@@ -227,7 +232,8 @@ def prior_of(kind: Literal["uniform", "natural"], corpus: CorpusData) -> Tensor:
     if kind == "natural":
         tokens = torch.tensor([corpus.entry(name)["tokens"] for name in corpus.domains], dtype=torch.float64)
         return tokens / tokens.sum()
-    return torch.full((len(corpus.domains),), 1 / len(corpus.domains), dtype=torch.float64)
+    counts = torch.tensor([len(corpus.members(name)) for name in corpus.domains], dtype=torch.float64)
+    return counts / counts.sum()
 
 
 def all_reduce(tensor: Tensor) -> Tensor:

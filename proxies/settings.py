@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from doge.scopes import WORDS
 from doge.updates import PRESETS, Constants, Preset
+from mixtures.export import parse_tokens
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -68,6 +69,30 @@ class Tokenizer(Frozen):
         return self
 
 
+TokenCount = Annotated[int, BeforeValidator(lambda value: parse_tokens(value) if isinstance(value, str) else value), Field(gt=0)]
+
+
+class SimulateBudget(Frozen):
+    """Simulated epoching: the proxy repeats a domain as often as the large run would, at equal shares.
+
+    Of every training domain the run reads the first (tokens of this run) * (unique tokens of the domain) / `tokens`, in whole rows, or
+    all that there is.
+    """
+
+    tokens: TokenCount | None = Field(
+        None,
+        description="tokens of the large run, as 300e9 or 300B: a domain is cut to its first (tokens of this run) x (its unique tokens) / "
+        "(this many) tokens, or all there are, and so repeats as often as in the large run at equal shares; empty: nothing is cut",
+    )
+    unique_tokens: dict[DomainName, TokenCount] = Field({}, description="tokens of text the large run has, by domain; others: the corpus's")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SimulateBudget":
+        if self.unique_tokens and self.tokens is None:
+            raise ValueError("unique_tokens without tokens; say how many tokens the large run trains on, as in tokens: 300e9")
+        return self
+
+
 class Corpus(Frozen):
     """The text: domains to train on, targets to evaluate on, and how it becomes rows."""
 
@@ -77,6 +102,7 @@ class Corpus(Frozen):
     targets: dict[DomainName, Source] = Field({}, description="domains that are only evaluated, name: source")
     held_out: float = Field(0.05, gt=0, lt=1, description="share of documents held out by hash where no validation is given")
     cache_dir: str = Field("", description="directory of the token cache; empty: `cache` beside the run directory")
+    simulate_budget: SimulateBudget = Field(SimulateBudget(), description="repeat domains as a large run would")
 
     @model_validator(mode="after")
     def _names(self) -> "Corpus":
@@ -84,6 +110,10 @@ class Corpus(Frozen):
             raise ValueError(f"domains holds {len(self.domains)}: a mixture needs at least two training domains; add another")
         if both := sorted(set(self.domains) & set(self.targets)):
             raise ValueError(f"{', '.join(both)} is named in both domains and targets; give each target a name of its own")
+        if unknown := sorted(set(self.simulate_budget.unique_tokens) - set(self.domains)):
+            raise ValueError(
+                f"simulate_budget.unique_tokens names {', '.join(unknown)}, no training domain; allowed: {', '.join(self.domains)}"
+            )
         return self
 
     @property
@@ -160,7 +190,10 @@ class Update(Frozen):
     )
     mu: float | None = Field(None, gt=0, description="paper, official: Bregman coefficient; smaller moves faster")
     tau: float | None = Field(None, gt=0, description="stable: how far the weights may leave the prior (log-odds per mean alignment)")
-    averaging: float | None = Field(None, ge=0, lt=1, description="stable: decay of the running mean of the gram; 0: none")
+    reach: Share | None = Field(
+        None, description="stable: most KL divergence of the weights from the prior, as a share of log(number of domains)"
+    )
+    averaging: float | None = Field(None, ge=0, le=1, description="stable: decay of the running mean of the gram a step; 1: the whole run")
     geometry: Literal["raw", "adam"] | None = Field(None, description="stable: inner products as they are, or in Adam's geometry")
     floor: Share | None = Field(None, description="share of the prior mixed into the weights")
     score_min: float | None = Field(None, description="official: lower clip of the score, in learning rates")
@@ -239,6 +272,7 @@ class Settings(Frozen):
     train: Train = Field(Train(), description="the loop")
     update: Update = Field(Update(), description="the rule")
     samples: Samples = Field(Samples(), description="sample weights")
+    reuse: str = Field("", description="mixture.json: domains with the text that it names keep their relative weights, others are learned")
 
     @model_validator(mode="after")
     def _objective_names(self) -> "Settings":
@@ -266,6 +300,19 @@ class Settings(Frozen):
                 f"train.rows_per_domain is {rows}, samples.online.presence.unit_rows {unit}: a domain needs at least two whole units, "
                 f"which are weighted against each other; set rows_per_domain to a multiple of {unit}, {2 * unit} or more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reuse_fits(self) -> "Settings":
+        bad = {
+            "update.preset doremi": self.update.preset == "doremi",
+            "update.held_out": self.update.held_out,
+            "samples.online": self.samples.presence is not None,
+            "corpus.simulate_budget": self.corpus.simulate_budget.tokens is not None,
+        }
+        if self.reuse and any(bad.values()):
+            found = ", ".join(name for name in bad if bad[name])
+            raise ValueError(f"reuse does not go with {found}; leave that out, or learn without reuse")
         return self
 
     @property

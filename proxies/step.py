@@ -13,6 +13,7 @@ from mixtures.errors import UserError
 from mixtures.sample_weights import effective_sample_size, presence_temperature
 from proxies.batches import evaluated_part, step_rows
 from proxies.corpus import CorpusData
+from proxies.pool import Pool
 from proxies.settings import Settings
 
 
@@ -21,8 +22,15 @@ class Group:
     """Rows whose gradient is taken together: a training domain, or one that only serves the objective."""
 
     name: str
-    tokens: np.ndarray
+    tokens: np.ndarray | Pool
     importance: float
+    target: bool = False  # nothing trains on it
+
+    def rows(self, *, seed: int, step: int, rows: int, row_tokens: int) -> np.ndarray:
+        """int64 (N, T): the rows of `step` (from 0)."""
+        if isinstance(self.tokens, Pool):
+            return self.tokens.step_rows(seed=seed, step=step, rows=rows, row_tokens=row_tokens)
+        return step_rows(self.tokens, seed=seed, domain=self.name, step=step, rows_per_step=rows, row_tokens=row_tokens)
 
 
 def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
@@ -32,10 +40,14 @@ def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
     """
     importance = settings.importance
     held_out = settings.update.held_out
-    groups = [Group(name, corpus.tokens[name], 0.0 if held_out else importance.get(name, 0.0)) for name in corpus.domains]
+    groups = []
+    for name in corpus.domains:
+        members = corpus.members(name)
+        tokens = corpus.tokens[name] if corpus.pool is None or members == (name,) else corpus.pool
+        groups.append(Group(name, tokens, 0.0 if held_out else sum(importance.get(each, 0.0) for each in members)))
     for name, value in importance.items():
         if name in corpus.targets:
-            groups.append(Group(name, corpus.tokens[name], value))
+            groups.append(Group(name, corpus.tokens[name], value, target=True))
         elif held_out:
             rows = len(corpus.held_out[name]) // corpus.row_tokens
             evaluated = evaluated_part(rows, settings.train.evaluate_rows)
@@ -57,10 +69,7 @@ def halves_of(settings: Settings) -> int:
 
 def read_rows(groups: list[Group], *, seed: int, step: int, rows: int, row_tokens: int) -> Tensor:
     """The global batch of a step (from 0): int64 (G, N, T), a function of seed and step alone."""
-    parts = [
-        step_rows(group.tokens, seed=seed, domain=group.name, step=step, rows_per_step=rows, row_tokens=row_tokens) for group in groups
-    ]
-    return torch.from_numpy(np.stack(parts))
+    return torch.from_numpy(np.stack([group.rows(seed=seed, step=step, rows=rows, row_tokens=row_tokens) for group in groups]))
 
 
 def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
@@ -155,6 +164,7 @@ class Stepper:
                 constants=constants,
                 prior=self.prior,
                 importance=torch.tensor([group.importance for group in self.groups], dtype=torch.float64),
+                targets=torch.tensor([group.target for group in self.groups]),
                 worst=self.settings.update.aggregate == "worst",
                 lr=lr,
                 max_grad_norm=train.max_grad_norm,
@@ -183,13 +193,15 @@ class Stepper:
         return doge.Presence(temperature, domains=len(self.prior), scope=online.scope, unit_rows=online.unit_rows)
 
     def _adam_metric(self, parameter: nn.Parameter, part: slice) -> Tensor | None:
-        """1 / (sqrt(v) + eps) of Adam's second moment: the geometry of the step it takes. None before its first step."""
+        """1 / (sqrt(v) + a tenth of its mean) of Adam's second moment: the geometry of the step it takes. None before its first step.
+
+        Without the tenth a word's entries that no step has reached yet (v = 0) would outweigh all others at their first gradient.
+        """
         state = self.optimizer.state.get(parameter)
         if not state:
             return None
-        constants = self.optimizer.defaults
-        corrected = state["exp_avg_sq"][part] / (1 - constants["betas"][1] ** state["step"].item())
-        return 1 / (corrected.sqrt() + constants["eps"])
+        root = (state["exp_avg_sq"] / (1 - self.optimizer.defaults["betas"][1] ** state["step"].item())).sqrt_()
+        return 1 / (root[part] + 0.1 * root.mean() + self.optimizer.defaults["eps"])
 
 
 def read_part(settings: Settings, groups: list[Group], place: Place, *, step: int, halves: int) -> list[doge.MicroBatch]:

@@ -1,4 +1,4 @@
-"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--resume]`: learn domain weights with a proxy model."""
+"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]`: learn domain weights."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from proxies.command import command
 from proxies.config import load_settings
 from proxies.settings import Settings
 
-USAGE = "usage: accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--resume]"
+USAGE = "usage: accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,12 +1,20 @@
-"""Synthetic tables of a comparison, as `proxies.compare` writes them."""
+"""Synthetic tables of a comparison, and its directory, as `proxies.compare` writes them."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
+from mixtures_helpers import make_run, write_corpus
 
 from mixtures.comparison import Comparison, summarize
+from mixtures.export import export_mixture
+from mixtures.records import Domain
+from mixtures.run import read_corpus
+from mixtures.shares import fixed_mixture
 
 MIXTURES = ("uniform", "natural", "unimax", "doremi", "paper", "official", "stable", "temperature")
 END = 1000
@@ -77,3 +85,33 @@ def drop(tables: dict[str, Any], where: Callable[[pd.DataFrame], pd.Series]) -> 
 def of_run(mixture: str, seed: int | None = None) -> Callable[[pd.DataFrame], pd.Series]:
     """The lines of one mixture, or of one of its runs."""
     return lambda frame: (frame["mixture"] == mixture) & (True if seed is None else frame["seed"] == seed)
+
+
+def make_comparison(path: Path, *, learned: str | None = None, environment: dict[str, Any] | None = None, **given: Any) -> Path:
+    """A finished comparison's directory, as `proxies.compare` writes it, of `make_tables`; `learned`: a mixture with a proxy run."""
+    tables = make_tables(**given)
+    results, rows, mixtures = tables["results"], tables["rows"], list(tables["weights"])
+    domains = list(tables["natural"])
+    path.mkdir(parents=True)
+    write_corpus(path, domains, [], "sha256:bpe")
+    if learned:
+        run = make_run(path / "learned" / learned, domains=domains)
+        export_mixture([run]).save(run / "mixture.json")
+    config = {"run_dir": str(path), "seeds": sorted(results["seed"].unique().tolist()), "baseline": mixtures[0], "objective": "auto"}
+    config |= {"mixtures": {name: {"fixed": "uniform"} for name in mixtures}, "environment": environment or {}}
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    tokenizer = read_corpus(path / "corpus.json").tokenizer
+    texts = tuple(Domain(name=name, unique_tokens=10_000) for name in domains)
+    for name in mixtures:
+        mixture = fixed_mixture(tables["weights"][name], domains=texts, tokenizer=tokenizer, total_tokens=512_000, method=name)
+        mixture.save(path / "mixtures" / f"{name}.json")
+        for seed in config["seeds"]:
+            base = path / "bases" / name / f"seed-{seed}"
+            base.parent.mkdir(parents=True, exist_ok=True)
+            for table, suffix in ((results, ".parquet"), (rows, "-rows.parquet")):
+                table[of_run(name, seed)(table)].to_parquet(base.with_name(base.name + suffix), index=False)
+            facts = {"mixture": name, "seed": seed, "parameters": 1_000_000, "diverged": None}
+            base.with_suffix(".json").write_text(json.dumps(facts))
+    costs = {"base_run": tables["base_cost"], "mixtures": tables["costs"], "note": "FLOPs: 6 per parameter and token."}
+    (path / "costs.json").write_text(json.dumps(costs))
+    return path

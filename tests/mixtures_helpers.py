@@ -35,7 +35,7 @@ def make_run(
     if weights is None:
         weights = drifting_weights(rng, steps, len(domains))
     _write_config(path, planned or steps, seed, update)
-    _write_corpus(path, domains, targets, tokenizer)
+    write_corpus(path, domains, targets, tokenizer)
     writer = TrajectoryWriter(path / "trajectory", domains=domains, groups=groups)
     level = 5 + rng.random(len(groups))
     decay = 1 + rng.random(len(groups))
@@ -78,7 +78,8 @@ def _write_config(path: Path, planned: int, seed: int, update: dict | None) -> N
     (path / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def _write_corpus(path: Path, domains: Sequence[str], targets: Sequence[str], tokenizer: str) -> None:
+def write_corpus(path: Path, domains: Sequence[str], targets: Sequence[str], tokenizer: str) -> None:
+    """The corpus.json of a run or a comparison in `path`."""
     records = [
         {
             "name": name,

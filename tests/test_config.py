@@ -151,13 +151,15 @@ def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
     names = [name for name, _, _ in flags(Settings)]
     assert names == [
         "run_dir", "seed", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained", "corpus.tokenizer.bytes",
-        "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir", "model.preset", "model.config",
+        "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir", "corpus.simulate_budget.tokens",
+        "corpus.simulate_budget.unique_tokens", "model.preset", "model.config",
         "model.pretrained", "train.steps", "train.lr", "train.min_lr", "train.warmup_steps", "train.weight_decay", "train.max_grad_norm",
         "train.precision", "train.accumulate", "train.evaluate_every", "train.evaluate_rows", "train.rows_per_domain", "train.save_every",
         "train.keep_checkpoints", "train.tracker", "update.preset", "update.objective", "update.aggregate", "update.held_out",
         "update.order",
-        "update.prior", "update.mu", "update.tau", "update.averaging", "update.geometry", "update.floor", "update.score_min",
-        "update.score_max", "update.sharpness", "update.eta", "update.smoothing", "samples.online",
+        "update.prior", "update.mu", "update.tau", "update.reach", "update.averaging", "update.geometry", "update.floor",
+        "update.score_min",
+        "update.score_max", "update.sharpness", "update.eta", "update.smoothing", "samples.online", "reuse",
     ]  # fmt: skip
 
 
@@ -166,6 +168,7 @@ def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
     assert names == [
         "run_dir", "seeds", "baseline", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained",
         "corpus.tokenizer.bytes", "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir",
+        "corpus.simulate_budget.tokens", "corpus.simulate_budget.unique_tokens",
         "model.preset", "model.config", "model.pretrained", "train.steps", "train.lr", "train.min_lr", "train.warmup_steps",
         "train.weight_decay", "train.max_grad_norm", "train.precision", "train.accumulate", "train.evaluate_every",
         "train.evaluate_rows", "train.batch_rows", "objective", "proxy.seed", "proxy.model.preset", "proxy.model.config",

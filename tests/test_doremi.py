@@ -217,7 +217,7 @@ def test_the_mixtures_commands_read_both_of_its_runs(tmp_path: Path, capsys: pyt
         ["export", directory / "reference"],
     ):
         assert mixtures_main([str(word) for word in command]) == 0, capsys.readouterr().err
-    assert (directory / "reference" / "plots" / "gram.png").exists()
+    assert (directory / "reference" / "plots" / "matrix.png").exists()
 
 
 def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ def test_a_non_finite_gradient_stops_before_the_optimizer(tmp_path: Path, monkey
 def test_the_rule_of_alignments_does_not_take_it() -> None:
     gram = doge.Gram(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     half = torch.full((2,), 0.5, dtype=torch.float64)
-    arguments = {"prior": half, "importance": half, "worst": False, "lr": 1.0, "max_grad_norm": 1.0}
+    arguments = {"prior": half, "importance": half, "targets": half > 1, "worst": False, "lr": 1.0, "max_grad_norm": 1.0}
     with pytest.raises(AssertionError, match="excess losses"):
         doge.update(gram, half, doge.start(half, 2), constants=doge.PRESETS["doremi"], **arguments)
 

@@ -128,7 +128,7 @@ def test_several_runs_are_averaged_by_name(tmp_path: Path) -> None:
         for domain in corpus["domains"]:
             domain["tokens"] = 5000
         (path / "corpus.json").write_text(json.dumps(corpus))
-    mixture = export_mixture([one, two])
+    mixture = export_mixture([one, two], shrink="none")
     first, second = read_trajectory(one).weights.mean(axis=0), read_trajectory(two).weights.mean(axis=0)[[1, 2, 0]]
     assert list(mixture.stages[0].weights) == ["a", "b", "c"]
     np.testing.assert_allclose(shares(mixture)[0], (first + second) / 2)

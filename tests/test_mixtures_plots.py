@@ -13,7 +13,7 @@ from mixtures_helpers import NAMES, make_run
 from mixtures.__main__ import main
 from mixtures.export import export_mixture
 from mixtures.lines import ALL_NAMED, GREY, PALETTE, choose_looks, spread
-from mixtures.plots import gram_figure, losses_figure, plot_run, weights_figure
+from mixtures.plots import losses_figure, plot_run, weights_figure
 from mixtures.run import read_run
 
 PNG = b"\x89PNG"
@@ -60,7 +60,7 @@ def test_of_many_lines_those_that_move_most_are_named() -> None:
 def test_a_run_is_drawn_in_four_plots(tmp_path: Path, domains: int, steps: int) -> None:
     run = make_run(tmp_path / "run", domains=names_of(domains), targets=["catalan"], steps=steps)
     paths = plot_run(run, run / "plots")
-    assert [path.name for path in paths] == ["weights.png", "losses.png", "gram.png", "mixture.png"]
+    assert [path.name for path in paths] == ["weights.png", "losses.png", "matrix.png", "mixture.png"]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
     assert sorted((run / "plots").iterdir()) == sorted(paths)
 
@@ -88,8 +88,6 @@ def test_hundreds_of_domains_are_drawn_on_a_bounded_page(tmp_path: Path) -> None
     run = read_run(make_run(tmp_path / "run", domains=names_of(120), steps=4))
     paths = plot_run(run.path, tmp_path / "plots")
     assert len(paths) == 4
-    figure = gram_figure(run.trajectory.mean_gram(), run.trajectory.groups, domains=120)
-    assert max(figure.get_size_inches()) < 20
 
 
 def drawn_names(figure: Figure) -> list[Annotation]:
@@ -109,13 +107,3 @@ def test_names_beside_the_lines_do_not_overlap_and_are_on_the_page(tmp_path: Pat
     assert all(upper.y0 >= lower.y1 - 2 for lower, upper in pairwise(boxes))
     width, height = figure.canvas.get_width_height()
     assert all(box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
-
-
-def test_the_heat_map_shows_cosines_and_leaves_the_diagonal_out() -> None:
-    gram = np.array([[4.0, 1.0], [1.0, 1.0]])
-    figure = gram_figure(gram, ["a", "b"], domains=2)
-    shown = figure.axes[0].images[0].get_array()
-    assert isinstance(shown, np.ma.MaskedArray)
-    assert shown.mask.tolist() == [[True, False], [False, True]]
-    assert shown[0, 1] == 0.5
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0.50", "0.50"]

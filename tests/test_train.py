@@ -60,7 +60,9 @@ def test_a_run_leaves_the_records_of_the_design(tmp_path: Path, capsys: pytest.C
     bits = evaluation["bits_per_byte"] / evaluation["loss"] * np.log(2)  # one token a byte, and one end of text per 120
     assert np.allclose(bits, 121 / 120)
     mixture = Mixture.load(directory / "mixture.json")
-    assert mixture.weights_at(0) == pytest.approx(dict(zip(trajectory.domains, trajectory.weights.mean(0), strict=True)), abs=1e-9)
+    assert mixture.provenance.uncertainty is not None
+    assert mixture.provenance.uncertainty.mean[0] == pytest.approx(dict(zip(trajectory.domains, trajectory.weights.mean(0), strict=True)))
+    assert (directory / "replicates.parquet").exists()
     config = yaml.safe_load((directory / "config.yaml").read_text())
     assert config["environment"]["world_size"] == 1
     assert config["train"]["weight_decay"] == 0.1  # also what the file left out

@@ -35,7 +35,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        assert run(write_run(folder)) == 0
+        assert run(write_run(folder, update={"preset": "uniform"})) == 0
     record = Mixture.load(folder / "run" / "mixture.json").model_dump(mode="json", exclude={"id", "checks", "expected"})
     record["horizon"]["total_tokens"] = STEPS * BATCH * ROW
     record["stages"] = [

@@ -1,0 +1,168 @@
+"""What the commands of `mixtures` do: arguments in, printed text out. What takes long to import is imported where it is needed."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixtures.errors import UserError
+
+if TYPE_CHECKING:
+    from mixtures.sample_rule import SampleRule
+
+
+def export(arguments: argparse.Namespace) -> str:
+    """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample weights, where given."""
+    from mixtures.bounds import read_words
+    from mixtures.export import export_mixture, parse_tokens
+    from mixtures.manifest import samples_directory
+    from mixtures.show import show as table
+
+    if arguments.output is None and len(arguments.runs) > 1:
+        raise UserError(f"{len(arguments.runs)} runs and no output file; say where to write with -o mixture.json")
+    budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
+    output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
+    with samples_directory(output) as directory:
+        mixture = export_mixture(
+            arguments.runs,
+            stages=arguments.stages,
+            average=arguments.average,
+            shrink=arguments.shrink,
+            token_budget=budget,
+            max_epochs=read_words(arguments.max_epochs, flag="--max-epochs", read=float),
+            min_share=read_words(arguments.min_share, flag="--min-share", read=float),
+            unique_tokens=read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens),
+            samples=_rule(arguments),
+            samples_dir=directory,
+        )
+        mixture.save(output)
+    return f"{table(mixture)}\n\nwrote {output}"
+
+
+def _rule(arguments: argparse.Namespace) -> "SampleRule | None":
+    """What --samples and the flags that go with it say."""
+    from mixtures.sample_rule import SampleRule, make_rule
+
+    given = {name: value for name, value in vars(arguments).items() if name in SampleRule.model_fields}
+    if arguments.samples is not None:
+        return make_rule(rule=arguments.samples, **given)
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{flags} without --samples; say what to make of the scores, as in --samples softmax")
+    return None
+
+
+def show(arguments: argparse.Namespace) -> str:
+    """Print what a mixture holds: shares, tokens and epochs of every domain."""
+    from mixtures.mixture import Mixture
+    from mixtures.show import show as table
+
+    return table(Mixture.load(arguments.mixture))
+
+
+def check(arguments: argparse.Namespace) -> str:
+    """Recompute id, sums and expected epochs; exit 2 and say what drifted where something did."""
+    from mixtures.check import report as recompute
+
+    return recompute(arguments.mixture)
+
+
+def plot(arguments: argparse.Namespace) -> str:
+    """Draw a run (weights, losses, matrix, mixture, its sample scores where it has some) or a mixture; documents.txt lists documents."""
+    from mixtures.plots import plot_mixture, plot_run
+
+    source = Path(arguments.what)
+    if source.is_dir():
+        paths = plot_run(source, arguments.output or source / "plots")
+        if (source / "scores").is_dir():
+            from mixtures.score_plots import plot_scores
+            from mixtures.score_text import write_documents
+
+            try:
+                paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]
+            except UserError as error:
+                raise UserError(f"{error}\nthe plots of the run itself are in {paths[0].parent}") from error
+    else:
+        from mixtures.sample_plots import plot_samples
+
+        paths = [*plot_mixture(source, arguments.output or source.parent), *plot_samples(source, arguments.output or source.parent)]
+    return "\n".join(f"wrote {path}" for path in paths)
+
+
+def ladder(arguments: argparse.Namespace) -> str:
+    """Compare what runs of several proxy sizes learned: agreement, trend over the size, verdict; with --at the weights {name: share}."""
+    import json
+
+    from mixtures.files import write_atomic
+    from mixtures.ladder import extrapolate, parse_size, read_ladder
+    from mixtures.ladder_plot import plot_ladder
+    from mixtures.ladder_text import report as text_of
+
+    size = None if arguments.at is None else parse_size(arguments.at)
+    ladder, output = read_ladder(arguments.runs), Path(arguments.output)
+    beyond = None if size is None else extrapolate(ladder, size)
+    paths = [plot_ladder(ladder, output / "ladder.png", beyond)]
+    if beyond is not None:
+        paths.append(output / "ladder.json")
+        write_atomic(paths[-1], json.dumps(dict(zip(ladder.names, beyond.weights.tolist(), strict=True)), indent=1) + "\n")
+    return "\n".join([text_of(ladder, beyond), "", *(f"wrote {path}" for path in paths)])
+
+
+def diagnose(arguments: argparse.Namespace) -> str:
+    """Look at a run's records: has it settled, is its signal repeatable, what repeats too often; also into RUN_DIR/diagnosis.json."""
+    from mixtures.bounds import read_words
+    from mixtures.diagnosis import diagnose as look
+    from mixtures.diagnosis import diagnosis_text, write_diagnosis
+    from mixtures.export import parse_tokens
+
+    budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
+    unique = read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens)
+    diagnosis = look(arguments.run, token_budget=budget, unique_tokens=unique or None)
+    return f"{diagnosis_text(diagnosis, everything=True)}\n\nwrote {write_diagnosis(arguments.run, diagnosis)}"
+
+
+def report(arguments: argparse.Namespace) -> str:
+    """Write one self-contained page to decide from: verdict, mixture, evidence, diagnosis, cost, and the command that does it again."""
+    from mixtures.report import write_report
+
+    return f"wrote {write_report(arguments.what, arguments.output or Path(arguments.what) / 'report.html')}"
+
+
+def fit(arguments: argparse.Namespace) -> str:
+    """Regress measurements on the shares of a swarm's mixtures; print what that is worth, and the best mixture within what was tried."""
+    import json
+    from dataclasses import replace
+
+    from mixtures.bounds import read_words
+    from mixtures.export import parse_tokens
+    from mixtures.files import write_atomic
+    from mixtures.fit import fit_surrogate
+    from mixtures.fit_input import objective, read_like, read_swarm
+    from mixtures.fit_optimum import as_mixture, find_optimum, limits, require_enough, require_support
+    from mixtures.fit_text import optimum_text, surrogate_text
+
+    swarm = read_swarm(arguments.tables)
+    if arguments.like is not None:
+        swarm = replace(swarm, like=read_like(arguments.like, list(swarm.ratios.columns)))
+    importance = objective(swarm, read_words(arguments.objective, flag="--objective", read=float))
+    bounds = limits(
+        swarm,
+        max_epochs=read_words(arguments.max_epochs, flag="--max-epochs", read=float),
+        min_share=read_words(arguments.min_share, flag="--min-share", read=float),
+        unique_tokens=read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens),
+        token_budget=None if arguments.token_budget is None else parse_tokens(arguments.token_budget),
+    )
+    if not arguments.force:
+        require_enough(swarm)
+    surrogate = fit_surrogate(swarm.ratios, swarm.metrics, importance=importance, model=arguments.model, seed=arguments.seed)
+    print(surrogate_text(surrogate, swarm), flush=True)
+    if not arguments.force:
+        require_support(surrogate)
+    optimum = find_optimum(surrogate, swarm, bounds)
+    text = f"\n{optimum_text(optimum, surrogate, swarm)}"
+    if arguments.output is None:
+        return text
+    if swarm.like is None:
+        write_atomic(arguments.output, json.dumps(optimum.shares, indent=1) + "\n")
+    else:
+        as_mixture(optimum, surrogate, swarm, bounds).save(arguments.output)
+    return f"{text}\n\nwrote {arguments.output}"

@@ -1,0 +1,106 @@
+"""Findings about a run's weights and steps. Each function looks at one thing and says it as data and as a sentence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from mixtures.average import span_average
+from mixtures.run import Run
+from mixtures.show import shorten
+
+SETTLED = 0.1  # relative distance from its end within which the running average stays once it has settled
+LATE = 0.5  # share of the steps after which settling is late
+MOST_CLIPPED = 0.5  # share of the steps
+FEW_DOMAINS = 0.25  # effective number of domains, as a share of all
+LEFT_OUT = 0.05  # weight at the end, as a share of the prior's
+NAMED = 6  # names in a sentence
+
+
+class Finding(BaseModel):
+    """One thing looked at. `unknown`: the run did not record what it needs; the sentence says what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    status: Literal["pass", "warn", "unknown"]
+    value: dict[str, JsonValue]
+    sentence: str
+
+
+def make_finding(name: str, sentence: str, *, warn: bool = False, value: Mapping[str, Any] | None = None) -> Finding:
+    """A finding; without a value its status is unknown."""
+    status: Literal["pass", "warn", "unknown"] = "unknown" if value is None else "warn" if warn else "pass"
+    return Finding(id=name, status=status, value=dict(value or {}), sentence=sentence)
+
+
+def names_text(names: Sequence[str]) -> str:
+    """`a, b and 3 more`."""
+    shown = [shorten(name) for name in names[:NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def settled(run: Run) -> Finding:
+    """First step from which on the running average of the weights stays within 10 % of its end, in every domain."""
+    trajectory = run.trajectory
+    before = np.concatenate([[0], trajectory.tokens[:-1]])
+    trained = (trajectory.tokens - before)[:, None]
+    average = np.cumsum(trajectory.weights * trained, axis=0) / np.cumsum(trained, axis=0)
+    outside = np.abs(average - average[-1]) > SETTLED * average[-1] * (1 + 1e-9)
+    steps = len(outside)
+    since = steps - np.argmax(outside[::-1], axis=0)  # the step after the last one outside, by domain
+    since = np.where(outside.any(axis=0), since + 1, 1)
+    last, step = trajectory.domains[int(since.argmax())], int(since.max())
+    late = step > LATE * steps and steps > 1
+    told = f"The average weights are within {SETTLED:.0%} of their end from step {step} of {steps} on"
+    if late:
+        told += f" ({shorten(last)} was the last): they still moved in the second half, so a longer run would give others"
+    return make_finding("settled", told + ".", warn=late, value={"step": step, "steps": steps, "last": last})
+
+
+def effective_domains(run: Run) -> Finding:
+    """exp of the entropy of the average weights: how many equal domains are as spread out."""
+    weights, names = average_weights(run), run.trajectory.domains
+    positive = weights[weights > 0]
+    effective = float(np.exp(-(positive * np.log(positive)).sum()))
+    largest = int(weights.argmax())
+    few = effective < max(1.5, FEW_DOMAINS * len(names))
+    told = f"The mixture is as spread out as {effective:.1f} equal domains of {len(names)}; the largest, {shorten(names[largest])}, "
+    told += f"has {weights[largest]:.1%}" + (": most of the text is hardly used" if few else "")
+    value = {"effective": effective, "domains": len(names), "largest": names[largest], "weight": float(weights[largest])}
+    return make_finding("effective_domains", told + ".", warn=few, value=value)
+
+
+def clipped(run: Run) -> Finding:
+    """Share of the steps whose combined gradient was longer than train.max_grad_norm."""
+    bound, norms = run.config.train.get("max_grad_norm"), run.trajectory.frame["gradient_norm"].to_numpy(dtype=np.float64)
+    norms = norms[np.isfinite(norms)]
+    if bound is None or not len(norms):
+        return make_finding("clipped", "The run does not record gradient norms or the norm that they are clipped to.")
+    share = float((norms > bound).mean())
+    much = share > MOST_CLIPPED
+    told = f"{share:.0%} of the steps had their gradient clipped to norm {bound:g}"
+    told += f" (median {np.median(norms):.3g}): raise train.max_grad_norm or lower train.lr" if much else ""
+    return make_finding("clipped", told + ".", warn=much, value={"share": share, "max_grad_norm": bound, "median": float(np.median(norms))})
+
+
+def floor(run: Run) -> Finding:
+    """Domains that end (mean of the last tenth of the steps) with a twentieth of their prior weight or less, or at `update.floor`."""
+    weights, names, prior = run.trajectory.weights, run.trajectory.domains, run.prior
+    end = weights[-max(1, len(weights) // 10) :].mean(axis=0)
+    lowest = max(LEFT_OUT, 1.05 * float(run.config.update.get("floor") or 0))
+    left = [number for number in np.argsort(end / prior) if end[number] <= lowest * prior[number]]
+    chosen = {names[number]: float(end[number] / prior[number]) for number in left}
+    value = {"at_most": lowest, "shares_of_prior": chosen}
+    if not left:
+        told = f"No weight ends below {lowest:.2g} of the prior ({shorten(names[int(np.argmin(end / prior))])} is lowest, with "
+        return make_finding("floor", told + f"{np.min(end / prior):.2f}).", value=value)
+    told = f"All but left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
+    return make_finding("floor", told, warn=True, value=value)
+
+
+def average_weights(run: Run) -> np.ndarray:
+    """(D,) the learned weights: the average over all trained tokens."""
+    tokens = run.trajectory.tokens
+    return span_average(run.trajectory.weights, tokens, start=0, end=tokens[-1])

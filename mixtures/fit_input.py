@@ -1,0 +1,171 @@
+"""A swarm from files: which mixtures were tried, and what was measured of each.
+
+Two tables (RegMix, Olmix): RATIOS, a mixture a line, a domain a column, and METRICS, a run a line, a metric a column; both may have
+label columns (mixtures/shares.py), by which lines are joined. Or the directory of a comparison.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixtures.comparison_dir import ComparisonRecord, read_bases, read_comparison
+from mixtures.comparison_input import Runs, read_runs
+from mixtures.errors import UserError
+from mixtures.export import export_mixture
+from mixtures.mixture import Mixture
+from mixtures.records import EVERY
+from mixtures.shares import PREFIX, ROUNDING, Row, checked_shares, csv_rows, matched_shares, read_rows, some
+
+JOINED_BY = ("run_id", "run", "name", "index", "", "Unnamed: 0")  # the first of those that fit most lines
+
+
+@dataclass(frozen=True, eq=False)
+class Swarm:
+    """Shares (K, D) and metrics (K, M; lower is better), a line a mixture or a run, the same labels as index."""
+
+    ratios: pd.DataFrame
+    metrics: pd.DataFrame
+    notes: tuple[str, ...]  # how lines were joined, what was left out
+    inputs: tuple[Path, ...]
+    importance: dict[str, float] | None = None  # a comparison's objective
+    like: Mixture | None = None  # one over the same text, where it is known
+
+
+def read_swarm(paths: Sequence[str | Path]) -> Swarm:
+    """RATIOS and METRICS, or the directory of a comparison.
+
+    Raises UserError, listing all offenders, for damaged files, shares that are no mixtures, metrics that are no finite numbers,
+    and tables that cannot be joined.
+    """
+    if len(paths) == 1 and Path(paths[0]).is_dir():
+        return _from_comparison(Path(paths[0]))
+    if len(paths) != 2:
+        raise UserError(f"{', '.join(map(str, paths))}: give two tables, RATIOS METRICS, or the directory of one comparison")
+    ratios, metrics = Path(paths[0]), Path(paths[1])
+    return _from_tables(ratios, metrics)
+
+
+def read_like(path: str | Path, names: Sequence[str]) -> Mixture:
+    """The mixture.json `path`, or what the run `path` learned: for its domains, tokenizer and budget.
+
+    Raises UserError where its domains are not those of `names`.
+    """
+    like = export_mixture([path]) if Path(path).is_dir() else Mixture.load(path)
+    matched_shares(dict.fromkeys(names, 0.0), [domain.name for domain in like.domains], where=f"the swarm, beside {path}")
+    return like
+
+
+def objective(swarm: Swarm, asked: Mapping[str, float]) -> dict[str, float] | None:
+    """Importances as asked, `*` for every metric that is not named; else the comparison's; None: all metrics alike."""
+    if EVERY in asked:
+        return dict.fromkeys(map(str, swarm.metrics.columns), asked[EVERY]) | {name: asked[name] for name in asked if name != EVERY}
+    return dict(asked) or swarm.importance
+
+
+def _from_tables(ratios: Path, metrics: Path) -> Swarm:
+    mixtures, runs = read_rows(ratios), csv_rows(metrics)
+    shares, measured = _shares(mixtures), _measurements(runs)
+    column = _join_column(mixtures, runs)
+    if column is None:
+        if len(mixtures) != len(runs):
+            raise UserError(
+                f"{ratios} has {len(mixtures)} mixtures, {metrics} {len(runs)} lines, and no label column joins them; give both a column "
+                f"of {', '.join(label for label in JOINED_BY if label)} with the same values, or as many lines in the same order"
+            )
+        shares.index = measured.index = pd.Index([f"line {number + 1}" for number in range(len(runs))])
+        return Swarm(shares, measured, ("lines joined by their order: the tables have no label column in common",), (ratios, metrics))
+    shares.index = pd.Index([row.labels[column] for row in mixtures])
+    measured.index = pd.Index([row.labels[column] for row in runs])
+    notes = [f"lines joined by {repr(column) if column else 'the first column'}"]
+    if alone := [label for label in shares.index if label not in measured.index]:
+        notes.append(f"left out, as nothing was measured of them: {some(alone)} ({len(alone)} of {len(shares)} mixtures)")
+    if alone := [label for label in measured.index if label not in shares.index]:
+        notes.append(f"left out, as they are of no mixture: {some(alone)} ({len(alone)} of {len(measured)} lines of metrics)")
+    measured = measured[measured.index.isin(shares.index)]
+    return Swarm(shares.loc[measured.index], measured, tuple(notes), (ratios, metrics))
+
+
+def _shares(rows: Sequence[Row]) -> pd.DataFrame:
+    """(K, D), domains without RegMix's prefix where all have it."""
+    faults, lines = [], []
+    for row in rows:
+        try:
+            shares = checked_shares(row.values, where=row.where, tolerance=ROUNDING)
+            lines.append(matched_shares(shares, list(rows[0].values), where=row.where))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(_first(faults)))
+    table = pd.DataFrame(lines)
+    bare = all(name.startswith(PREFIX) for name in table.columns)
+    return table.rename(columns=lambda name: name.removeprefix(PREFIX)) if bare else table
+
+
+def _measurements(rows: Sequence[Row]) -> pd.DataFrame:
+    faults = [
+        f"{row.where}: {name} is {value!r}; give a finite number, or take the line out"
+        for row in rows
+        for name, value in row.values.items()
+        if isinstance(value, str) or not np.isfinite(value)
+    ]
+    if faults:
+        raise UserError("\n".join(_first(faults)))
+    return pd.DataFrame([row.values for row in rows], dtype=np.float64)
+
+
+def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
+    """The label column, unique among the mixtures, that gives most runs their mixture; None where there is none in both tables."""
+    fits = {}
+    for column in JOINED_BY:
+        if column in mixtures[0].labels and column in runs[0].labels:
+            labels = [row.labels.get(column, "") for row in mixtures]
+            fits[column] = sum(row.labels.get(column) in labels for row in runs) if len({*labels}) == len(labels) else 0
+    if fits and not any(fits.values()):
+        columns = ", ".join(repr(column) for column in fits)
+        raise UserError(
+            f"{mixtures[0].where} and the lines after it have no label in common with {runs[0].where} and those after it, by {columns}; "
+            "a label stands for one mixture: correct the label columns, or take them out to join lines by their order"
+        )
+    return max(fits, key=fits.__getitem__) if fits else None
+
+
+def _from_comparison(path: Path) -> Swarm:
+    """The mixtures of a comparison with their held-out losses, means over the seeds that all of them have."""
+    record = read_comparison(path)
+    runs = read_runs(*read_bases(path, list(record.mixtures))[:2], baseline=record.config["baseline"])
+    weighted = [name for name, mixture in record.mixtures.items() if any(domain.sample_policy for domain in mixture.domains)]
+    diverged = [runs.mixtures[place] for place in np.flatnonzero(runs.diverged.any(axis=1))]
+    kept = [place for place, name in enumerate(runs.mixtures) if name not in (*weighted, *diverged)]
+    common = runs.finished[kept].all(axis=0)
+    if not common.any():
+        raise UserError(f"{path}: {_seeds(runs, kept)}; no seed is common to all mixtures: finish the comparison first")
+    names = [runs.mixtures[place] for place in kept]
+    seeds = ", ".join(str(runs.seeds[place]) for place in np.flatnonzero(common))
+    notes = [f"metrics: held-out loss of every domain, nats per token, mean over seed(s) {seeds}"]
+    notes += [f"left out, as a run diverged: {some(diverged)}"] if diverged else []
+    notes += [f"left out, as their documents are weighted: {some(weighted)}"] if weighted else []
+    return Swarm(
+        ratios=pd.DataFrame([record.mixtures[name].average_weights() for name in names], index=names),
+        metrics=pd.DataFrame(runs.losses[kept][:, common].mean(axis=1), index=names, columns=list(runs.domains)),
+        notes=tuple(notes),
+        inputs=_read_files(path, record),
+        importance=record.comparison.importance,
+        like=record.mixtures[record.config["baseline"]],
+    )
+
+
+def _seeds(runs: Runs, kept: Sequence[int]) -> str:
+    found = [f"{runs.mixtures[place]}: {', '.join(map(str, np.array(runs.seeds)[runs.finished[place]])) or 'none'}" for place in kept]
+    return f"finished seeds: {some(found)}"
+
+
+def _read_files(path: Path, record: ComparisonRecord) -> tuple[Path, ...]:
+    files = [path / "config.yaml", *(path / "mixtures" / f"{name}.json" for name in record.mixtures)]
+    return tuple(files) + tuple(path / "bases" / fact["mixture"] / f"seed-{fact['seed']}.parquet" for fact in record.facts)
+
+
+def _first(faults: Sequence[str], most: int = 10) -> list[str]:
+    return [*faults[:most], *([f"and {len(faults) - most} more faults"] if len(faults) > most else [])]

@@ -1,0 +1,57 @@
+"""What a surrogate's predictions are worth on mixtures that it has not seen. Pure."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from sklearn.model_selection import KFold
+
+from mixtures.surrogates import SURROGATES
+
+MEAN = "mean"  # the baseline that predicts the mean of the other mixtures
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """What cross-validated predictions of the objective are worth; NaN where they do not vary."""
+
+    spearman: float
+    spearman_ci: tuple[float, float]  # 95 %
+    r2: float
+    rmse: float
+
+
+def cross_validate(
+    shares: np.ndarray, values: np.ndarray, objective: np.ndarray, *, models: tuple[str, ...], folds: int, seed: int
+) -> dict[str, Score]:
+    """The score of every model and of MEAN: each mixture's objective is predicted from the mixtures of the other folds.
+
+    shares (K, D), values (K, M), objective (M,) sums to 1.
+    """
+    used = objective > 0
+    measured = values @ objective
+    predictions = {name: np.empty(len(shares)) for name in (MEAN, *models)}
+    for rest, fold in KFold(folds, shuffle=True, random_state=seed).split(shares):
+        predictions[MEAN][fold] = measured[rest].mean()
+        for name in models:
+            predict = SURROGATES[name](shares[rest], values[rest][:, used], seed)
+            predictions[name][fold] = predict(shares[fold]) @ objective[used]
+    return {name: _score(predicted, measured, ranked=name != MEAN) for name, predicted in predictions.items()}
+
+
+def _score(predicted: np.ndarray, measured: np.ndarray, *, ranked: bool) -> Score:
+    error = float(np.mean((predicted - measured) ** 2))
+    variance = float(measured.var())
+    rho = float("nan")
+    if ranked and variance > 0 and np.ptp(predicted) > 0:
+        rho = float(stats.spearmanr(predicted, measured).statistic)
+    return Score(rho, spearman_interval(rho, len(measured)), 1 - error / variance if variance > 0 else math.nan, math.sqrt(error))
+
+
+def spearman_interval(rho: float, count: int) -> tuple[float, float]:
+    """95 % interval of a rank correlation over `count` pairs: Fisher's z with the variance of Bonett and Wright (2000)."""
+    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((1 + rho**2 / 2) / (count - 3))
+    z = math.atanh(max(-1 + 1e-12, min(rho, 1 - 1e-12))) if rho == rho else math.nan
+    return math.tanh(z - half), math.tanh(z + half)

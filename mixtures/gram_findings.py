@@ -1,0 +1,104 @@
+"""Findings from the recorded grams: is the signal repeatable, which domains hurt, which ones are alike or opposed."""
+
+import math
+
+import numpy as np
+
+from mixtures.findings import Finding, make_finding, names_text
+from mixtures.gram_blocks import gram_blocks, importance_of, interval_factor, mean_noise
+from mixtures.matrix import ALIKE, help_matrix, pairs_text
+from mixtures.run import Run
+
+RELIABLE = 0.5  # below, more than half of what tells domains apart is noise
+SPLITS = 200
+REDUNDANT = math.sqrt(0.5)  # cosine from which more than half of one squared gradient is the other's
+MOST_TOLD = 3
+NO_GRAM = "The run recorded no gradient products (preset doremi takes none)"
+BIASED = "The run has no unbiased self products (train.rows_per_domain is odd), and its objective counts them"
+
+
+def gram_findings(run: Run) -> tuple[Finding, Finding, Finding]:
+    """reliability, negative, pairs."""
+    blocks = gram_blocks(run.trajectory)
+    if not len(blocks):
+        unknown = [make_finding(name, f"{NO_GRAM}.") for name in ("reliability", "negative", "pairs")]
+        return unknown[0], unknown[1], unknown[2]
+    importance = importance_of(run)
+    if np.isnan(run.trajectory.self_products).all() and importance[: len(run.trajectory.domains)].any():
+        return make_finding("reliability", f"{BIASED}."), make_finding("negative", f"{BIASED}."), pairs(run, blocks)
+    return reliability(run, blocks, importance), negative(run, blocks, importance), pairs(run, blocks)
+
+
+def reliability(run: Run, blocks: np.ndarray, importance: np.ndarray) -> Finding:
+    """Split-half reliability of the domains' alignments, for the objective and for each of its members."""
+    count = len(run.trajectory.domains)
+    if len(blocks) < 2 or count < 3:
+        return make_finding("reliability", "Reliability needs three domains and two steps with gradient products.")
+    columns = blocks[:, :count]
+    found = split_half(columns @ importance)
+    members = {run.trajectory.groups[number]: split_half(columns[:, :, number]) for number in np.flatnonzero(importance)}
+    poor = found < RELIABLE
+    told = f"Reliability of what tells the domains apart (half of the steps against the others; 1: no noise): {found:.2f}"
+    value = {"objective": found, "members": members}
+    if len(members) > 1:
+        least = min(members, key=members.__getitem__)
+        told += f", of every part of the objective alone {members[least]:.2f} or more ({least} least)"
+    if poor:
+        told += "; most of what moved the weights is noise: trust them where several seeds agree, or take more steps or rows"
+    return make_finding("reliability", told + ".", warn=poor, value=value)
+
+
+def split_half(alignments: np.ndarray) -> float:
+    """Reliability of the mean of `alignments` (B, D) over B blocks: correlation over domains of the means of two halves of the blocks,
+    stepped up to the whole by Spearman and Brown, 2r / (1 + r). 0 where the halves do not agree at all, or nothing differs.
+
+    Of every two neighbours one goes into each half, so that both see the whole run; r is the mean over SPLITS such splits, as one
+    split of ten domains can be off by 0.2.
+    """
+    count = len(alignments) // 2
+    neighbours = alignments[: 2 * count].reshape(count, 2, -1)
+    difference = neighbours[:, 0] - neighbours[:, 1]
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(SPLITS, count))
+    middle, apart = neighbours.mean(axis=(0, 1)), signs @ difference / (2 * count)
+    first, second = (half - half.mean(axis=1, keepdims=True) for half in (middle + apart, middle - apart))
+    spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    differs = spread > 1e-24 * (middle @ middle)  # or it is what rounding leaves
+    agreement = float(np.divide((first * second).sum(axis=1), spread, out=np.zeros(SPLITS), where=differs).mean())
+    return 2 * agreement / (1 + agreement) if agreement > 0 else 0.0
+
+
+def negative(run: Run, blocks: np.ndarray, importance: np.ndarray) -> Finding:
+    """Domains whose mean alignment is below 0: a step on them raises the objective's loss."""
+    names = run.trajectory.domains
+    alignments = blocks[:, : len(names)] @ importance
+    mean, noise = alignments.mean(axis=0), mean_noise(alignments)
+    scale = np.abs(mean).mean() or 1.0
+    sure = mean + interval_factor(len(blocks), claims=len(names)) * noise < 0  # False where the noise is not known
+    below = [int(number) for number in np.argsort(mean) if mean[number] < 0]
+    certain, perhaps = ([names[number] for number in below if sure[number] == told] for told in (True, False))
+    errors = [None if math.isnan(error) else error for error in (noise / scale).tolist()]
+    value = {
+        "alignments": dict(zip(names, (mean / scale).tolist(), strict=True)),
+        "standard_errors": dict(zip(names, errors, strict=True)),
+        "negative": certain,
+        "within_noise": perhaps,
+    }
+    told = f"A step on {names_text(certain)} raises the objective's loss" if certain else "No domain's gradient works against the objective"
+    told += f"; below 0, but within noise: {names_text(perhaps)}" if perhaps else ""
+    return make_finding("negative", told + ".", warn=bool(certain), value=value)
+
+
+def pairs(run: Run, blocks: np.ndarray) -> Finding:
+    """The most alike and the most opposed domains of the matrix."""
+    matrix = help_matrix(run, blocks=blocks)
+    assert matrix is not None, "there are blocks of the gram"
+    same = [pair for pair in matrix.redundant if pair.low > REDUNDANT]
+    told = [f"most alike: {pairs_text(matrix.redundant[:MOST_TOLD]) or f'no two at {ALIKE} or more beyond noise'}"]
+    told.append(f"most opposed: {pairs_text(matrix.conflicting[:MOST_TOLD]) or 'no two below 0 beyond noise'}")
+    if matrix.unmeasured:
+        told.append(f"gradient lost in noise: {names_text(matrix.unmeasured)}")
+    if same:
+        told.append(f"{same[0].first} and {same[0].second} teach mostly the same: merge them, or keep one")
+    kinds = {"redundant": matrix.redundant, "conflicting": matrix.conflicting}
+    value = {kind: [vars(pair) for pair in found] for kind, found in kinds.items()} | {"unmeasured": list(matrix.unmeasured)}
+    return make_finding("pairs", f"Cosines of gradients: {'; '.join(told)}.", warn=bool(same), value=value)

@@ -1,0 +1,90 @@
+"""What runs learned: the mean of their weights, an interval for every weight, and how far the mean is shrunk to the prior."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mixtures.average import stage_averages, tail_average
+from mixtures.errors import UserError
+from mixtures.records import Uncertainty
+from mixtures.replicates import read_replicates
+from mixtures.run import Run
+from mixtures.uncertainty import Estimate, estimate, shrunk
+
+Average = Literal["all", "tail"]
+Shrink = Literal["auto", "none"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """weights (stages, D), every row sums to 1; intervals {name: (low, high)} a stage, and the record, where there are some."""
+
+    weights: np.ndarray
+    intervals: tuple[dict[str, tuple[float, float]] | None, ...]
+    record: Uncertainty | None
+
+
+def learn(runs: Sequence[Run], names: Sequence[str], *, stages: int = 1, average: Average = "all", shrink: Shrink = "auto") -> Learned:
+    """The plain mean over `runs` of their average weights, domains in the order of `names`, shrunk to the prior where that is asked.
+
+    Intervals are of the mean before shrinkage, widened where that moved a weight out of its interval. Replicates are of a run's average
+    over all steps: for a tail or for stages the runs' spread alone counts. Raises UserError for impossible stages and torn replicates.
+    """
+    if stages > 1 and average == "tail":
+        raise UserError(
+            f"average tail with {stages} stages: the tail is one average over the last half of the steps, stages are "
+            "averages over the whole run; give one of the two"
+        )
+    shares = np.stack([_stage_weights(run, names, stages, average) for run in runs])
+    replicates = _replicates(runs, names) if stages == 1 and average == "all" else []
+    prior = np.mean([run.prior[_order(run, names)] for run in runs], axis=0)
+    mean = shares.mean(axis=0)
+    mean /= mean.sum(axis=1, keepdims=True)
+    found = [estimate(stage, prior=prior, replicates=replicates) for stage in shares.swapaxes(0, 1)]
+    estimates = [each for each in found if each is not None]
+    if len(estimates) < stages:
+        return Learned(mean, (None,) * stages, None)
+    factors = [each.factor if shrink == "auto" else 1.0 for each in estimates]
+    weights = np.stack([shrunk(row, prior=prior, factor=factor) for row, factor in zip(mean, factors, strict=True)])
+    record = Uncertainty(
+        runs=len(runs),
+        replicates=sum(len(each) for each in replicates),
+        prior=_named(names, prior),
+        signal=tuple(each.signal for each in estimates),
+        needed=tuple(each.needed for each in estimates),
+        factor=tuple(factors),
+        mean=tuple(_named(names, row) for row in mean) if shrink == "auto" else (),
+    )
+    return Learned(weights, tuple(_interval(names, each, row) for each, row in zip(estimates, weights, strict=True)), record)
+
+
+def _interval(names: Sequence[str], estimate: Estimate, weights: np.ndarray) -> dict[str, tuple[float, float]]:
+    low, high = np.minimum(estimate.low, weights), np.maximum(estimate.high, weights)
+    return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+
+
+def _named(names: Sequence[str], shares: np.ndarray) -> dict[str, float]:
+    return dict(zip(names, shares.tolist(), strict=True))
+
+
+def _order(run: Run, names: Sequence[str]) -> list[int]:
+    return [run.trajectory.domains.index(name) for name in names]
+
+
+def _replicates(runs: Sequence[Run], names: Sequence[str]) -> list[np.ndarray]:
+    """(B, D) of every run that has some."""
+    found = [read_replicates(run.path, names) for run in runs]
+    return [each for each in found if each is not None]
+
+
+def _stage_weights(run: Run, names: Sequence[str], stages: int, average: Average) -> np.ndarray:
+    """(stages, D) of one run, domains in the order of `names`."""
+    tokens = run.trajectory.tokens
+    weights = run.trajectory.weights[:, _order(run, names)]
+    if not 1 <= stages <= len(tokens):
+        raise UserError(f"{stages} stages: {run.path} has {len(tokens)} steps; allowed: 1 to {len(tokens)}")
+    if average == "tail":
+        return tail_average(weights, tokens)[None]
+    return stage_averages(weights, tokens, stages=stages)

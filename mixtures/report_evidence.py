@@ -1,0 +1,144 @@
+"""What is there about a run, and what it says in plain words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixtures.comparison_text import counted
+from mixtures.diagnosis import Diagnosis, diagnose, read_diagnosis
+from mixtures.export import export_mixture
+from mixtures.matrix import HelpMatrix, help_matrix
+from mixtures.mixture import Mixture
+from mixtures.report_html import capital
+from mixtures.run import Run, read_run
+from mixtures.show import constraint_text, learned_weights
+from mixtures.trajectory import read_evaluation
+from mixtures.uncertainty_text import departure_text, source_text
+
+MOVED = 0.1  # a share within 10 % of its prior is called unmoved where there are no intervals
+NAMED = 5  # domains named in a sentence
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is there about a run; D training domains."""
+
+    run: Run
+    mixture: Mixture
+    diagnosis: Diagnosis
+    matrix: HelpMatrix | None
+    evaluation: pd.DataFrame
+
+    @property
+    def prior(self) -> dict[str, float]:
+        """{domain: share} without evidence; a domain of the mixture that the run did not train by itself is not in it."""
+        return dict(zip(self.run.trajectory.domains, self.run.prior.tolist(), strict=True))
+
+    @property
+    def learned(self) -> dict[str, float]:
+        """{domain: share} over the whole schedule, before bounds moved anything."""
+        stages, spans = learned_weights(self.mixture), self.mixture.stage_tokens()
+        if not stages:
+            return self.mixture.average_weights()
+        return {name: float(np.average([stage[name] for stage in stages], weights=spans)) for name in stages[0]}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """{domain: 95 % interval} of a mixture of one stage; empty where it has none."""
+        stages = self.mixture.stages
+        return dict(stages[0].weights_ci95 or {}) if len(stages) == 1 else {}
+
+
+def gather(run_dir: str | Path) -> Evidence:
+    """Everything about a run: its mixture.json, or the mixture that `export` would write; its diagnosis, or a new one.
+
+    Raises UserError for a damaged run, mixture or diagnosis.
+    """
+    run = read_run(run_dir)
+    path = run.path / "mixture.json"
+    mixture = Mixture.load(path) if path.is_file() else export_mixture([run_dir])
+    diagnosis = read_diagnosis(run_dir) or diagnose(run_dir)
+    return Evidence(run, mixture, diagnosis, help_matrix(run), read_evaluation(run_dir))
+
+
+def verdict(found: Evidence) -> list[str]:
+    """Plain words: which domains to raise and lower, how sure that is, whether the run can be trusted."""
+    return [_direction(found), *_held(found), *_sureness(found), _health(found.diagnosis), *_learned(found)]
+
+
+def _direction(found: Evidence) -> str:
+    shares, prior = found.learned, found.prior
+    moved = {name: shares[name] / prior[name] for name in shares if name in prior and _departs(found, name)}
+    if not moved:
+        reason = "no interval leaves its prior" if found.intervals else f"every share is within {MOVED * 100:.0f} % of it"
+        return f"The run found no reason to leave the prior: {reason}. Train on the prior, or look at the diagnosis first."
+    up = sorted((name for name in moved if moved[name] > 1), key=lambda name: -moved[name])
+    down = sorted((name for name in moved if moved[name] < 1), key=lambda name: moved[name])
+    parts = [f"{word} {_listed(names, shares, moved)}" for word, names in (("more of", up), ("less of", down)) if names]
+    return f"The run proposes {'; '.join(parts)}."
+
+
+def _departs(found: Evidence, name: str) -> bool:
+    """Does the interval exclude the prior? Without intervals: is the share further from it than MOVED?"""
+    share, prior = found.learned[name], found.prior[name]
+    if name in found.intervals:
+        low, high = found.intervals[name]
+        return not low <= prior <= high and not np.isclose(share, prior)
+    return bool(share > (1 + MOVED) * prior or share < (1 - MOVED) * prior)
+
+
+def _listed(names: list[str], shares: dict[str, float], moved: dict[str, float]) -> str:
+    """`wiki (18.0 %, 1.98 times its prior), ... and 3 more`."""
+    words = [f"{name} ({percent_share(shares[name])}, {moved[name]:.2f} times its prior)" for name in names[:NAMED]]
+    return ", ".join(words) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _held(found: Evidence) -> Iterator[str]:
+    """What the learned shares were held to."""
+    for constraint in found.mixture.provenance.constraints:
+        yield f"The mixture is held to bounds: {constraint_text(constraint)}."
+
+
+def _sureness(found: Evidence) -> Iterator[str]:
+    record, names = found.mixture.provenance.uncertainty, [name for name in found.learned if name in found.prior]
+    if record is None:
+        yield "There are no intervals: nothing here says how much of this another seed would change. Export several seeds together."
+        return
+    yield f"Intervals: {source_text(record)}. {capital(departure_text(record))}."
+    apart = sum(_departs(found, name) for name in names)
+    if found.intervals and apart:
+        told = f"{apart} of {counted(len(names), 'domain')} differ from the prior by more than their 95 % intervals allow for"
+        yield told + ("; the others may as well have it." if apart < len(names) else ".")
+
+
+def _health(diagnosis: Diagnosis) -> str:
+    looked = sum(finding.status != "unknown" for finding in diagnosis.findings)
+    if not diagnosis.warnings:
+        return f"The diagnosis looked at {counted(looked, 'thing')} and found nothing to warn of."
+    return f"The diagnosis warns of {len(diagnosis.warnings)} of {counted(looked, 'thing')}: " + " ".join(
+        each.sentence for each in diagnosis.warnings
+    )
+
+
+def _learned(found: Evidence) -> Iterator[str]:
+    start, end = (held_out(found.evaluation, which) for which in ("min", "max"))
+    names = [name for name in found.run.trajectory.domains if name in start]
+    if names and not np.isclose(found.evaluation["step"].min(), found.evaluation["step"].max()):
+        first, last = (np.mean([losses[name] for name in names]) for losses in (start, end))
+        yield f"The proxy's held-out loss, mean over the domains, went from {first:.2f} to {last:.2f} nats per token."
+
+
+def held_out(evaluation: pd.DataFrame, which: str, column: str = "loss") -> dict[str, float]:
+    """{domain: value} at the first ("min") or last ("max") evaluation."""
+    if not len(evaluation):
+        return {}
+    chosen = evaluation[evaluation["step"] == getattr(evaluation["step"], which)()]
+    return dict(zip(chosen["domain"], chosen[column], strict=True))
+
+
+def percent_share(share: float) -> str:
+    """`18.0 %`."""
+    return f"{100 * share:.1f} %"

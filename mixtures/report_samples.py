@@ -1,0 +1,76 @@
+"""The samples of a run: how their scores spread, and which documents stand at the ends."""
+
+import numpy as np
+
+from mixtures.errors import UserError
+from mixtures.report_html import Cell, Html, capital, data_table, element, folded, join, number
+from mixtures.report_page import Section
+from mixtures.report_svg import Whisker, figure, whisker_chart
+from mixtures.run import Run
+from mixtures.score_summary import Summary, summarise
+from mixtures.score_text import CHARACTERS, Reader, open_reader, printable, ranking
+from mixtures.scores import Scores, read_scores
+
+PREFERRED = "word_embedding"  # what `export --samples` goes by
+ENDS = 3  # documents at each end
+
+
+def samples_section(run: Run) -> list[Section]:
+    """The section about a run's scores; none where nothing was scored. Says what is wrong where they cannot be read."""
+    if not (run.path / "scores").is_dir():
+        return []
+    try:
+        return [Section("samples", "Samples", _samples(run))]
+    except UserError as error:
+        return [Section("samples", "Samples", element("p", f"The scores cannot be shown: {error}"))]
+
+
+def _samples(run: Run) -> Html:
+    scores = read_scores(run.path)
+    summary = summarise(scores)
+    main = PREFERRED if PREFERRED in summary.names else next(iter(summary.names))
+    others = [score for score in summary.names if score != main]
+    read, note = open_reader(run.path)
+    title = f"{capital(summary.unit)}s with the lowest and highest {main}"
+    documents = [_documents(scores, name, main, read) for name in scores.domains]
+    told = [element("p", note.strip(), class_="quiet")] if note else []
+    more = [folded(f"Other scores: {', '.join(others)}", *(_spread(summary, score) for score in others))] if others else []
+    return join([_spread(summary, main), _table(scores, summary, main), *more, folded(f"{title} by domain", *told, *documents)])
+
+
+def _spread(summary: Summary, score: str) -> Html:
+    """Quantiles of a score by domain."""
+    rows = []
+    for domain in summary.domains:
+        _, low, first, median, third, high, _ = domain.quantiles[score]
+        rows.append(Whisker(domain.name, median, low, high, f"{median:.4g}", inner=(first, third)))
+    rows.sort(key=lambda row: np.nan_to_num(-row.value, nan=np.inf))
+    logarithmic = summary.heavy_tailed(score)
+    label = f"Score {score} by domain: median, middle half, and 1 % to 99 % of the {summary.unit}s"
+    chart = whisker_chart(rows, label=label, x_label=score, x_format=lambda value: f"{value:g}", logarithmic=logarithmic)
+    same = [name for name in summary.names[score] if name != score]
+    return figure(chart, label + (f"; {', '.join(same)} hold the same values." if same else "."), label=label)
+
+
+def _table(scores: Scores, summary: Summary, score: str) -> Html:
+    rows: list[list[Cell]] = []
+    for domain in summary.domains:
+        entry, rho = scores.meta.domains[domain.name], domain.rho[score]
+        part = entry.scored_tokens / max(entry.tokens, 1)
+        numbers = [number(entry.samples, ","), (f"{100 * part:.0f} %", part), number(domain.quantiles[score][3], ".4g"), number(rho, ".2f")]
+        rows.append([domain.name, *numbers])
+    header = ["domain", f"{summary.unit}s", "of the tokens", f"median {score}", "rank correlation with length"]
+    return data_table(header, rows, caption=f"What was scored; {score}")
+
+
+def _documents(scores: Scores, domain: str, score: str, read: Reader | None) -> Html:
+    """Both ends of a domain, with the beginning of their text."""
+    frame = scores.frame(domain, ["document", "start", "tokens", score])
+    order = ranking(frame[score].to_numpy(dtype=np.float64))
+    places = [*order[:ENDS], *order[::-1][:ENDS][::-1]] if len(order) > 2 * ENDS else list(order)
+    rows: list[list[Cell]] = []
+    for place in places:
+        document, start, tokens, value = frame.iloc[place]
+        text = printable(read(domain, int(start), int(tokens)))[:CHARACTERS] if read else "-"
+        rows.append([printable(document), number(value, ".4g"), number(tokens, ","), text])
+    return data_table([scores.meta.unit, score, "tokens", "text begins"], rows, caption=f"{domain}: lowest first")

@@ -1,0 +1,39 @@
+"""From weights over `reused` and the domains that were learned beside it to weights over all domains."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from mixtures.learned import Learned
+from mixtures.run import REUSED, CorpusRecord, Reused
+
+Value = TypeVar("Value", float, np.ndarray)
+Interval = tuple[float, float]
+
+
+def unfolded(corpus: CorpusRecord, names: Sequence[str], learned: Learned) -> tuple[tuple[str, ...], Learned]:
+    """(all domains, their weights): a domain behind `reused` has weight(reused) * its share among those; its interval likewise.
+
+    What was learned without --reuse is returned as it is.
+    """
+    if (reused := corpus.reused) is None:
+        return tuple(names), learned
+    columns = _unfold(dict(zip(names, learned.weights.T, strict=True)), reused)
+    intervals = tuple(None if stage is None else _intervals(stage, reused) for stage in learned.intervals)
+    record = learned.record
+    if record is not None:
+        mean = tuple(_unfold(stage, reused) for stage in record.mean)
+        record = record.model_copy(update={"prior": _unfold(record.prior, reused), "mean": mean})
+    return reused.order, Learned(np.stack(list(columns.values()), axis=1), intervals, record)
+
+
+def _unfold(values: Mapping[str, Value], reused: Reused) -> dict[str, Value]:
+    """{name: value} of all domains."""
+    whole = values[REUSED]
+    return {name: whole * reused.relative[name] if name in reused.relative else values[name] for name in reused.order}
+
+
+def _intervals(stage: Mapping[str, Interval], reused: Reused) -> dict[str, Interval]:
+    low, high = (_unfold({name: ends[side] for name, ends in stage.items()}, reused) for side in (0, 1))
+    return {name: (low[name], high[name]) for name in reused.order}

@@ -1,0 +1,112 @@
+"""Findings about how often text is read: repetition in proxy and base, small domains that the proxy learned by heart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mixtures.bounds import Bound, by_name, check_bounds
+from mixtures.findings import Finding, average_weights, make_finding, names_text
+from mixtures.run import Run
+from mixtures.show import epochs_text, shorten, tokens_text
+from mixtures.trajectory import read_evaluation
+
+MANY_EPOCHS = 4.0  # up to here repeated text is about as good as new text (arXiv 2305.16264)
+MISMATCH = 2.0  # proxy and base epochs apart by more than this factor
+RISE = 0.01  # of the held-out loss from its lowest, relative; the training loss falls as much
+FAR = 5.0  # median absolute deviations (as standard deviations) of a gap that is far above the others'
+LEAST_GAP = 0.1  # nats that it is above them at least
+
+
+def repetition(run: Run, *, token_budget: float | None, unique_tokens: Bound) -> Finding:
+    """Epochs of every domain in the proxy, and with a budget in the base: a domain should repeat as often in both."""
+    names = [domain.name for domain in run.domains]
+    check_bounds(names, max_epochs=None, min_share=None, unique_tokens=unique_tokens)
+    proxy = proxy_epochs(run)
+    if token_budget is None:
+        token_budget = next((float(domain.simulated.budget_tokens) for domain in run.domains if domain.simulated), None)
+    value: dict[str, Any] = {"proxy_epochs": dict(zip(names, proxy.tolist(), strict=True))}
+    if token_budget is None:
+        often = [name for name, epochs in zip(names, proxy, strict=True) if epochs > MANY_EPOCHS]
+        told = f"The proxy read no domain more than {epochs_text(proxy.max())} times"
+        if often:
+            told = f"The proxy read {_with(often, value['proxy_epochs'])} more than {MANY_EPOCHS:g} times: repeated text teaches less, so "
+            told += "a base that repeats it less needs more of it (corpus.simulate_budget makes the proxy repeat as the base does)"
+        return make_finding("repetition", told + ".", warn=bool(often), value=value | {"base_epochs": None, "mismatched": often})
+    own = by_name(unique_tokens, names)
+    simulated = {domain.name: float(domain.simulated.unique_tokens) for domain in run.domains if domain.simulated}
+    unique = np.array([own.get(domain.name, simulated.get(domain.name, domain.tokens)) for domain in run.domains])
+    base = average_weights(run) * token_budget / unique
+    value |= {"base_epochs": dict(zip(names, base.tolist(), strict=True)), "token_budget": token_budget}
+    apart = (np.maximum(proxy, base) > MANY_EPOCHS) & (np.maximum(proxy, base) > MISMATCH * np.minimum(proxy, base))
+    order = np.argsort(-np.maximum(proxy, base))
+    chosen = [names[number] for number in order if apart[number]]
+    told = f"With {tokens_text(token_budget)} tokens, no domain repeats much more or less often in the base than in the proxy"
+    if chosen:
+        each = [f"{shorten(names[number])} {epochs_text(base[number])} ({epochs_text(proxy[number])})" for number in order if apart[number]]
+        told = f"With {tokens_text(token_budget)} tokens, epochs in the base (in the proxy): {names_text(each)}; the weights were learned "
+        told += "at another repetition: set corpus.simulate_budget, or cap epochs at export"
+    return make_finding("repetition", told + ".", warn=bool(chosen), value=value | {"mismatched": chosen})
+
+
+def memorised(run: Run) -> Finding:
+    """Domains whose held-out loss rises while their training loss falls, or whose gap between the two is far above the others'.
+
+    Only domains that the proxy read more than once: elsewhere a gap says that the held-out text is of another kind.
+    """
+    evaluation, names = read_evaluation(run.path), run.trajectory.domains
+    repeated = proxy_epochs(run) > 1
+    held_out = evaluation.pivot_table(index="step", columns="domain", values="loss").reindex(columns=list(names))
+    if held_out.empty or held_out.index[-1] == 0:
+        return make_finding("memorised", "The run has no held-out losses after its first step.")
+    width = max(1, len(run.trajectory.steps) // 10)
+    training = np.array([_around(run, step, width) for step in held_out.index])
+    losses = held_out.to_numpy()
+    rising = [name for column, name in enumerate(names) if repeated[column] and _rises(losses[:, column], training[:, column])]
+    gaps = losses[-1] - training[-1]
+    middle = np.nanmedian(gaps)
+    deviation = 1.4826 * np.nanmedian(np.abs(gaps - middle))
+    high = repeated & (gaps - middle > max(FAR * deviation, LEAST_GAP))
+    far = [name for name, chosen in zip(names, high, strict=True) if chosen]
+    numbers = dict(zip(names, gaps.tolist(), strict=True))
+    value = {
+        "gaps": {name: None if np.isnan(gap) else gap for name, gap in numbers.items()},
+        "median_gap": None if np.isnan(middle) else float(middle),
+        "rising": rising,
+        "far": far,
+    }
+    told = []
+    if rising:
+        told.append(f"held-out loss rises while training loss falls: {names_text(rising)}")
+    if far:
+        told.append(f"held-out loss further above training loss than elsewhere (median {middle:.2f} nats): {_with(far, numbers)}")
+    if told:
+        return make_finding("memorised", f"Learned by heart, as it seems; {'; '.join(told)}.", warn=True, value=value)
+    if not repeated.any():
+        return make_finding("memorised", "No domain was read more than once, so none was learned by heart.", value=value)
+    return make_finding("memorised", "No repeated domain's held-out loss rises or lies far above its training loss.", value=value)
+
+
+def proxy_epochs(run: Run) -> np.ndarray:
+    """(D,) how often the run read each domain's text: every step draws equally many rows of each, whatever the weights."""
+    tokens = np.array([domain.tokens for domain in run.domains], dtype=np.float64)
+    return run.trajectory.tokens[-1] / len(tokens) / tokens
+
+
+def _around(run: Run, step: int, width: int) -> np.ndarray:
+    """(D,) mean training loss over the `width` steps up to `step`; of the first steps for step 0."""
+    losses = run.trajectory.losses[:, : len(run.trajectory.domains)]
+    return losses[max(0, step - width) : max(step, 1)].mean(axis=0)
+
+
+def _rises(held_out: np.ndarray, training: np.ndarray) -> bool:
+    """From the evaluation with the lowest held-out loss to the last one it rises and the training loss falls, both by RISE."""
+    if np.isnan(held_out).all():
+        return False
+    lowest = int(np.nanargmin(held_out))
+    return bool(held_out[-1] > (1 + RISE) * held_out[lowest] and training[-1] < (1 - RISE) * training[lowest])
+
+
+def _with(names: list[str], numbers: Mapping[str, float]) -> str:
+    """`a (6.30), b (4.10)`."""
+    return names_text([f"{shorten(name)} ({numbers[name]:.2f})" for name in names])

@@ -1,0 +1,110 @@
+"""Weights with their intervals as dots with whiskers, beside the prior: which domains differ from it, and which only seem to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mixtures.learned import learn
+from mixtures.lines import PALETTE, PERCENT, REFERENCE
+from mixtures.mixture import Mixture
+from mixtures.run import Run
+from mixtures.show import learned_weights, shorten
+
+MOST_ROWS = 60
+SURE = PALETTE[0]
+UNSURE = "#8A8A8A"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One stage: weights, the learned weights before bounds, interval ends; all (D,)."""
+
+    title: str
+    weights: np.ndarray
+    learned: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def mixture_panels(mixture: Mixture, titles: Sequence[str]) -> list[Panel]:
+    """A panel a stage; empty where a stage has no intervals."""
+    names = [domain.name for domain in mixture.domains]
+    learned = learned_weights(mixture) or [stage.weights for stage in mixture.stages]
+    panels = []
+    for stage, before, title in zip(mixture.stages, learned, titles, strict=True):
+        if stage.weights_ci95 is None:
+            return []
+        panels.append(panel(names, stage.weights, before, stage.weights_ci95, title=title))
+    return panels
+
+
+def run_whiskers(run: Run) -> Figure | None:
+    """The figure of a run's weights as its mixture has them; None where the run has no intervals."""
+    names, learned = run.trajectory.domains, learn([run], run.trajectory.domains)
+    if learned.record is None or learned.intervals[0] is None:
+        return None
+    weights = dict(zip(names, learned.weights[0], strict=True))
+    title = f"average over the run; log-ratios to the prior times {learned.record.factor[0]:.2g}"
+    return whiskers_figure([panel(names, weights, weights, learned.intervals[0], title=title)], names, prior=run.prior, natural=run.natural)
+
+
+def panel(
+    names: Sequence[str], weights: Mapping[str, float], learned: Mapping[str, float], intervals: Mapping[str, Any], *, title: str
+) -> Panel:
+    """The panel of one stage, domains in the order of `names`."""
+    low, high = np.array([intervals[name] for name in names]).T
+    return Panel(title, np.array([weights[name] for name in names]), np.array([learned[name] for name in names]), low, high)
+
+
+def whiskers_figure(panels: Sequence[Panel], names: Sequence[str], *, prior: np.ndarray, natural: np.ndarray) -> Figure:
+    """Dots with whiskers, a panel a stage, largest weight on top, beside the prior (D,) and the natural shares (D,).
+
+    A domain whose interval holds its prior is grey. Of very many domains those with the largest weights are drawn.
+    """
+    order = np.argsort(-np.mean([each.weights for each in panels], axis=0), kind="stable")[:MOST_ROWS]
+    labels = [shorten(names[column], 28) for column in order]
+    figure = Figure(figsize=(max(6.4, 2 + 2.5 * len(panels)), 1.5 + 0.2 * len(labels)), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    for each, place in zip(panels, axes, strict=True):
+        _draw(place, each, order, prior=prior, natural=natural)
+        place.set_title(each.title, fontsize=9, loc="left")
+    highest = max(max(each.high[order].max(), each.weights[order].max()) for each in panels)
+    axes[0].set_xlim(0, 1.05 * max(highest, prior[order].max(), natural[order].max()))
+    axes[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    rest = f"; {len(names) - len(order)} smaller domains are not drawn" if len(names) > len(order) else ""
+    figure.supxlabel(f"share of trained tokens, with 95 % interval{rest}", fontsize=9)
+    handles, texts = axes[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel, order: np.ndarray, *, prior: np.ndarray, natural: np.ndarray) -> None:
+    """One panel; values in a column at its right edge, where no marker can be under them."""
+    weights, learned, low, high = panel.weights[order], panel.learned[order], panel.low[order], panel.high[order]
+    prior, places = prior[order], np.arange(len(order))
+    sure = (prior < low) | (prior > high)
+    for chosen, color, label in ((sure, SURE, "weight"), (~sure, UNSURE, "weight, interval holds the prior")):
+        axes.hlines(places[chosen], low[chosen], high[chosen], color=color, linewidth=1.6, zorder=3)
+        axes.plot(weights[chosen], places[chosen], "o", color=color, markersize=4.5, zorder=5, label=label)
+    moved = np.abs(weights - learned) > 1e-9
+    if moved.any():
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": REFERENCE, "zorder": 4}
+        axes.plot(learned[moved], places[moved], "o", markersize=4.5, linestyle="", label="learned, before bounds", **hollow)
+    same = np.allclose(prior, natural[order])
+    axes.vlines(prior, places - 0.5, places + 0.5, color="black", linewidth=1.1, zorder=2, label=f"prior{' (natural)' * same}")
+    if not same:
+        diamonds: dict[str, Any] = {"color": PALETTE[4], "markersize": 3, "linestyle": "", "zorder": 2}
+        axes.plot(natural[order], places, "D", label="natural (tokens in the corpus)", **diamonds)
+    edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
+    for place, weight in zip(places, weights, strict=True):
+        axes.annotate(f"{weight:.1%}", (1, place), xytext=(27, 0), ha="right", va="center", **edge)
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
