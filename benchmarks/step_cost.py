@@ -7,6 +7,7 @@ their own on one thread; the result is the median over rounds of each kind's tim
 
     plain    forward, backward, clipping, AdamW on the mean loss of all rows
     lagged   ours: gram with unbiased diagonal, weights of the step before
+    adam     lagged, with the gram in Adam's geometry: preset stable
     exact    ours: gram with unbiased diagonal, weights of this step
     loop     the published code's way: one forward and backward a domain, D gradients kept, products and combination from them
     presence, presence_all    lagged, with the samples inside domains weighted by their gradient norms of the first block, of all layers
@@ -30,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ SIZES = {  # name: LlamaConfig values; tied embeddings, vocabulary 4,096
 }
 DOMAINS = (7, 22, 64)
 TOKENS = (1024, 4096)
-KINDS = ("plain", "lagged", "exact", "loop", "presence", "presence_all")
+KINDS = ("plain", "lagged", "adam", "exact", "loop", "presence", "presence_all")
 HERE = Path(__file__).resolve().parent
 
 
@@ -119,6 +121,7 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
 
     from doge import GroupGradients, MicroBatch
     from doge.presence import Presence
+    from proxies.step import adam_metric
 
     length = tokens // (2 * domains)
     torch.manual_seed(0)
@@ -142,12 +145,13 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
         loss(rows.flatten(0, 1)).backward()
         finish()
 
-    def ours(lagged: bool, scope: str = "") -> None:
+    def ours(lagged: bool, scope: str = "", **geometry: Any) -> None:
         engine.step(
             [MicroBatch(rows.flatten(0, 1), 0, 2 * domains, 0.5)],
             decide=lambda losses, gram: weights,
             lagged=weights if lagged else None,
             presence=Presence(temperature=-1.0, domains=domains, scope=scope) if scope else None,
+            **geometry,
         )
         finish()
 
@@ -172,6 +176,7 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
     steps = {
         "plain": plain,
         "lagged": lambda: ours(True),
+        "adam": lambda: ours(True, metric=partial(adam_metric, optimizer)),
         "exact": lambda: ours(False),
         "loop": loop,
         "presence": lambda: ours(True, "first_block"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -177,7 +178,7 @@ class Stepper:
             mine,
             decide=decide,
             lagged=self.state.weights if constants.order == "lagged" else None,
-            metric=self._adam_metric if constants.geometry == "adam" else lambda parameter, part: None,
+            metric=partial(adam_metric, self.optimizer) if constants.geometry == "adam" else lambda parameter, part: None,
             reduce=self.place.reduce,
             presence=self._presence(step),
         )
@@ -192,16 +193,17 @@ class Stepper:
         temperature = presence_temperature(step / self.settings.train.steps, temperature=online.temperature, switch_at=online.switch_at)
         return doge.Presence(temperature, domains=len(self.prior), scope=online.scope, unit_rows=online.unit_rows)
 
-    def _adam_metric(self, parameter: nn.Parameter, part: slice) -> Tensor | None:
-        """1 / (sqrt(v) + a tenth of its mean) of Adam's second moment: the geometry of the step it takes. None before its first step.
 
-        Without the tenth a word's entries that no step has reached yet (v = 0) would outweigh all others at their first gradient.
-        """
-        state = self.optimizer.state.get(parameter)
-        if not state:
-            return None
-        root = (state["exp_avg_sq"] / (1 - self.optimizer.defaults["betas"][1] ** state["step"].item())).sqrt_()
-        return 1 / (root[part] + 0.1 * root.mean() + self.optimizer.defaults["eps"])
+def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part: slice) -> Tensor | None:
+    """1 / (sqrt(v) + a tenth of its mean) of Adam's second moment: the geometry of the step it takes. None before its first step.
+
+    Without the tenth a word's entries that no step has reached yet (v = 0) would outweigh all others at their first gradient.
+    """
+    state = optimizer.state.get(parameter)
+    if not state:
+        return None
+    root = (state["exp_avg_sq"] / (1 - optimizer.defaults["betas"][1] ** state["step"].item())).sqrt_()
+    return 1 / (root[part] + 0.1 * root.mean() + optimizer.defaults["eps"])
 
 
 def read_part(settings: Settings, groups: list[Group], place: Place, *, step: int, halves: int) -> list[doge.MicroBatch]:

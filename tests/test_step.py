@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mixtures.errors import UserError
 from proxies.preflight import require_divisible
 from proxies.settings import Settings
-from proxies.step import Group, halves_of, read_rows, split
+from proxies.step import Group, adam_metric, halves_of, read_rows, split
 
 
 def settings(**blocks: dict) -> Settings:
@@ -72,3 +72,18 @@ def test_stable_refuses_an_odd_number_of_rows() -> None:
     odd = settings(train={"rows_per_domain": 3}, update={"preset": "paper"})
     require_divisible(odd, 1)
     assert halves_of(odd) == 1
+
+
+def test_a_word_that_no_step_has_reached_does_not_outweigh_all_others_in_adams_geometry() -> None:
+    table = torch.nn.Parameter(torch.zeros(100, 4))
+    optimizer = torch.optim.AdamW([table], lr=1e-3)
+    assert adam_metric(optimizer, table, slice(0, 100)) is None
+    table.grad = torch.ones(100, 4).index_fill(0, torch.tensor([7]), 0.0)
+    optimizer.step()
+    whole = adam_metric(optimizer, table, slice(0, 100))
+    assert whole is not None
+    assert whole[0, 0] == pytest.approx(1 / (1 + 0.099), rel=1e-5)  # v is 1 everywhere but in the word's four entries
+    assert whole[7, 0] / whole[0, 0] == pytest.approx((1 + 0.099) / 0.099, rel=1e-5)
+    part = adam_metric(optimizer, table, slice(5, 9))
+    assert part is not None
+    assert torch.equal(part, whole[5:9])
