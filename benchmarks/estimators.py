@@ -29,6 +29,7 @@ from scipy.stats import spearmanr
 from step_cost import where
 
 from mixtures import Mixture
+from mixtures.comparison_dir import read_bases
 from mixtures.comparison_input import Runs, read_runs
 from mixtures.comparison_statistics import distinct_mixtures, paired_difference
 from mixtures.fit import best_mixture, fit_surrogate
@@ -270,9 +271,10 @@ def report(folder: Path) -> dict[str, Any]:
         path = folder / f"final-{setting}"
         if (screened := folder / f"screen-{setting}.csv").exists():
             found["screen"][setting] = pd.read_csv(screened, index_col=0).round(4).to_dict("index")
-        if not (path / "results.parquet").exists():
+        if not (path / "bases").is_dir():
             continue
-        runs = read_runs(pd.read_parquet(path / "results.parquet"), pd.read_parquet(path / "rows.parquet"), baseline="uniform")
+        results, rows, _ = read_bases(path)
+        runs = read_runs(results, rows, baseline="uniform")
         weights = {name: Mixture.load(path / "mixtures" / f"{name}.json").average_weights() for name in runs.mixtures}
         found[setting] = {"seeds": runs.seeds, "weights": weights}
         goals = objectives(setting, list(next(iter(weights.values()))))
