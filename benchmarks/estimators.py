@@ -76,9 +76,10 @@ class Log:
 
 
 def spans(steps: int) -> dict[str, np.ndarray]:
-    """{name: (S,) 0 or 1}."""
+    """{name: (S,) what a step counts}."""
     number = np.arange(steps)
-    return {"all": number >= 0, "first quarter": number < steps // 4, "half": number < steps // 2, "late half": number >= steps // 2}
+    whole = {"all": number >= 0, "first quarter": number < steps // 4, "half": number < steps // 2, "late half": number >= steps // 2}
+    return whole | {"window of 100": 0.99 ** (steps - 1 - number)}
 
 
 def estimates(log: Log) -> dict[str, np.ndarray]:
