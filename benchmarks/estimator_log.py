@@ -7,7 +7,8 @@ held-out rows that the base runs are not evaluated on. Kept, float64 (S steps):
 
     lr (S,); KIND (S, 2(D+M)+D, 2(D+M)+D): products of the gradients of first halves, second halves, held-out groups, the second one
     in a geometry: raw, plain; adam, divided by sqrt(v) + eps; damped, by sqrt(v) + a tenth of its mean over the parameter; fisher, by v + a
-    tenth of its mean; kfac_half, multiplied by the inverse root of the Kronecker factors of the gradients' second moment
+    tenth of its mean; kfac and kfac_half, multiplied by the inverse of the Kronecker factors of the
+    gradients' second moment, and by its root
     ahead_KIND (W, W, D, D+M): lr-weighted sum of domain j's gradients over window w of the steps, with the held-out gradient of
     i at the end of window w' (zero for w' < w)
     forks (C, H, D, D+M): at C checkpoints, for H horizons, held-out loss of i with domain j's odds raised minus that without
@@ -228,7 +229,7 @@ def log(study: Study, *, forks: bool) -> dict[str, np.ndarray]:
     domains, groups = len(study.domains), len(study.domains) + len(study.targets)
     window = study.steps // WINDOWS
     uniform = np.full(domains, 1 / domains)
-    kinds = ("raw", "adam", "damped", "fisher", "kfac_half")
+    kinds = ("raw", "adam", "damped", "fisher", "kfac", "kfac_half")
     sums = {kind: torch.zeros(WINDOWS, domains, study.size) for kind in kinds}
     factors = Kronecker(study)
     ahead = {kind: np.zeros((WINDOWS, WINDOWS, domains, groups)) for kind in sums}
@@ -254,6 +255,7 @@ def log(study: Study, *, forks: bool) -> dict[str, np.ndarray]:
             "adam": lambda x, m=moment: x / (m.sqrt() + 1e-8),
             "damped": lambda x, m=moment: x / (m.sqrt() + study.spread(m.sqrt())),
             "fisher": lambda x, m=moment: x / (m + 0.1 * m.mean()),
+            "kfac": lambda x: factors.apply(x, 1),
             "kfac_half": lambda x: factors.apply(x, 0.5),
         }
         every = torch.cat([halves[0::2], halves[1::2], held_out])

@@ -76,14 +76,14 @@ def within_reach(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most
     """`anchored`, with the scores scaled down where needed to keep KL(a | prior) <= most (nats): no alignment, however large or
     hostile, brings one-hot weights."""
     weights = anchored(scores, prior)
-    if bool((divergence(weights, prior) <= most).all()):
+    whole = divergence(weights, prior).unsqueeze(-1) <= most
+    if bool(whole.all()):
         return weights
     low, high = torch.zeros_like(scores[..., :1]), torch.ones_like(scores[..., :1])
     for _ in range(50):  # the divergence grows with the factor
         middle = (low + high) / 2
         inside = divergence(anchored(middle * scores, prior), prior).unsqueeze(-1) <= most
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-    whole = divergence(weights, prior).unsqueeze(-1) <= most
     return torch.where(whole, weights, anchored(low * scores, prior))
 
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from mixtures.average import span_average
 from mixtures.run import Run
 from mixtures.show import shorten
 
@@ -61,7 +60,7 @@ def settled(run: Run) -> Finding:
 
 def effective_domains(run: Run) -> Finding:
     """exp of the entropy of the average weights: how many equal domains are as spread out."""
-    weights, names = average_weights(run), run.trajectory.domains
+    weights, names = run.trajectory.average, run.trajectory.domains
     positive = weights[weights > 0]
     effective = float(np.exp(-(positive * np.log(positive)).sum()))
     largest = int(weights.argmax())
@@ -98,9 +97,3 @@ def floor(run: Run) -> Finding:
         return make_finding("floor", told + f"{np.min(end / prior):.2f}).", value=value)
     told = f"All but left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
     return make_finding("floor", told, warn=True, value=value)
-
-
-def average_weights(run: Run) -> np.ndarray:
-    """(D,) the learned weights: the average over all trained tokens."""
-    tokens = run.trajectory.tokens
-    return span_average(run.trajectory.weights, tokens, start=0, end=tokens[-1])

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from mixtures.average import span_average
 from mixtures.errors import UserError
 from mixtures.export import parse_tokens, read_runs
 from mixtures.run import Run
@@ -121,7 +120,7 @@ def read_ladder(run_dirs: Sequence[str | Path]) -> Ladder:
 def _log_ratios(run: Run, names: Sequence[str]) -> np.ndarray:
     """(D,) log of average weight over prior, domains in the order of `names`."""
     trajectory = run.trajectory
-    average = span_average(trajectory.weights, trajectory.tokens, start=0, end=trajectory.tokens[-1])
+    average = trajectory.average
     if zero := [name for name, weight in zip(trajectory.domains, average, strict=True) if weight <= 0]:
         raise UserError(
             f"{run.path}: the weight of {', '.join(zero)} is 0 throughout, which has no ratio to the prior; leave this run out, or learn "

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mixtures.average import running_mean, span_average
+from mixtures.average import running_mean
 from mixtures.files import write_atomic
 from mixtures.lines import PALETTE, PERCENT, REFERENCE, Look, choose_looks, draw_lines, name_lines, smoothing_window
 from mixtures.matrix import help_matrix
@@ -53,9 +53,8 @@ def plot_run(run_dir: str | Path, directory: str | Path) -> list[Path]:
 
 
 def _run_bars(run: Run) -> Figure:
-    tokens, names = run.trajectory.tokens, run.trajectory.domains
-    average = span_average(run.trajectory.weights, tokens, start=0, end=tokens[-1])
-    return bars_figure(average[None], names, natural=run.natural, titles=["average over the run"])
+    names = run.trajectory.domains
+    return bars_figure(run.trajectory.average[None], names, natural=run.natural, titles=["average over the run"])
 
 
 def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:

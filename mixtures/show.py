@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
-from mixtures.average import span_average
 from mixtures.mixture import Mixture
 from mixtures.records import EVERY, Constraint, Domain, Expected, SamplePolicy
 from mixtures.run import read_run
@@ -74,7 +73,7 @@ def summary(run_dir: str | Path) -> str:
     if not start:
         start = dict(zip(trajectory.groups, trajectory.losses[0], strict=True))
         end, kind = dict(zip(trajectory.groups, trajectory.losses[-1], strict=True)), "training loss"
-    average = span_average(trajectory.weights, trajectory.tokens, start=0, end=trajectory.tokens[-1])
+    average = trajectory.average
     weights = dict(zip(trajectory.domains, average, strict=True))
     uniform = dict(zip(trajectory.domains, run.uniform, strict=True))
     rows = []

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.bounds import Bound, by_name, check_bounds
-from mixtures.findings import Finding, average_weights, make_finding, names_text
+from mixtures.findings import Finding, make_finding, names_text
 from mixtures.run import Run
 from mixtures.show import epochs_text, shorten, tokens_text
 from mixtures.trajectory import read_evaluation
@@ -36,7 +36,7 @@ def repetition(run: Run, *, token_budget: float | None, unique_tokens: Bound) ->
     own = by_name(unique_tokens, names)
     simulated = {domain.name: float(domain.simulated.unique_tokens) for domain in run.domains if domain.simulated}
     unique = np.array([own.get(domain.name, simulated.get(domain.name, domain.tokens)) for domain in run.domains])
-    base = average_weights(run) * token_budget / unique
+    base = run.trajectory.average * token_budget / unique
     value |= {"base_epochs": dict(zip(names, base.tolist(), strict=True)), "token_budget": token_budget}
     apart = (np.maximum(proxy, base) > MANY_EPOCHS) & (np.maximum(proxy, base) > MISMATCH * np.minimum(proxy, base))
     order = np.argsort(-np.maximum(proxy, base))

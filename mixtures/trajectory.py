@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mixtures.average import span_average
 from mixtures.errors import UserError
 from mixtures.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
 
@@ -128,6 +129,11 @@ class Trajectory:
     def weights(self) -> np.ndarray:
         """(S, D), rows sum to 1."""
         return self._columns("weight", self.domains)
+
+    @property
+    def average(self) -> np.ndarray:
+        """(D,) mean of the weights over all trained tokens, sum 1: what the run learned."""
+        return span_average(self.weights, self.tokens, start=0, end=self.tokens[-1])
 
     @property
     def alignments(self) -> np.ndarray:
