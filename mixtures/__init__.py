@@ -36,7 +36,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mixtures.mixture import Mixture
+    from mixtures.schedule.mixture import Mixture
     from mixtures.stream import MixtureStream
 
 __version__ = "0.1.0"
@@ -46,7 +46,7 @@ __all__ = ["Mixture", "MixtureStream"]
 def __getattr__(name: str) -> Any:
     """The public names at their first use: `mixtures --help` need not wait for pydantic."""
     if name == "Mixture":
-        from mixtures.mixture import Mixture
+        from mixtures.schedule.mixture import Mixture
 
         return Mixture
     if name == "MixtureStream":

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def export(arguments: argparse.Namespace) -> str:
     """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample weights, where given."""
     from mixtures.export import export_mixture
-    from mixtures.manifest import samples_directory
-    from mixtures.show import show as table
+    from mixtures.schedule.manifest import samples_directory
+    from mixtures.schedule.show import show as table
     from mixtures.words import parse_tokens, read_words
 
     if arguments.output is None and len(arguments.runs) > 1:
@@ -53,15 +53,15 @@ def _rule(arguments: argparse.Namespace) -> "SampleRule | None":
 
 def show(arguments: argparse.Namespace) -> str:
     """Print what a mixture holds: shares, tokens and epochs of every domain."""
-    from mixtures.mixture import Mixture
-    from mixtures.show import show as table
+    from mixtures.schedule.mixture import Mixture
+    from mixtures.schedule.show import show as table
 
     return table(Mixture.load(arguments.mixture))
 
 
 def check(arguments: argparse.Namespace) -> str:
     """Recompute id, sums and expected epochs; exit 2 and say what drifted where something did."""
-    from mixtures.check import report as recompute
+    from mixtures.schedule.check import report as recompute
 
     return recompute(arguments.mixture)
 
@@ -189,8 +189,8 @@ def import_(arguments: argparse.Namespace) -> str:
     from mixtures.files import write_atomic
     from mixtures.import_mixture import as_mixture
     from mixtures.import_schedule import Lengths, read_schedule
-    from mixtures.mixture import Mixture
-    from mixtures.show import show as show_mixture
+    from mixtures.schedule.mixture import Mixture
+    from mixtures.schedule.show import show as show_mixture
     from mixtures.text import table
     from mixtures.words import parse_tokens, read_words
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from mixtures.comparison import Comparison, summarize
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
 from mixtures.reading import read_json
 from mixtures.run import CorpusRecord, natural_shares, read_corpus, read_yaml
+from mixtures.schedule.mixture import Mixture
 
 KEYS = ("mixtures", "seeds", "baseline", "objective")  # that are read of config.yaml
 UNKNOWN = {"seconds": np.nan, "flops": np.nan}

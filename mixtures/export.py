@@ -7,17 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import mixtures
-from mixtures.bounds import Bound, by_name, check_bounds, hold
-from mixtures.check import written_checks
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.learned import Average, Learned, Shrink, learn
-from mixtures.mixture import Mixture
-from mixtures.records import Check, Constraint, Domain, Expected, Horizon, Input, Provenance, Sampling, Stage
 from mixtures.replicates import NAME as REPLICATES
 from mixtures.reused import unfolded
 from mixtures.run import CorpusDomain, Run, read_run
 from mixtures.sample_rule import SampleRule, sample_domains, with_samples
+from mixtures.schedule.bounds import Bound, by_name, check_bounds, hold
+from mixtures.schedule.check import written_checks
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import (
+    Check,
+    Constraint,
+    Domain,
+    Expected,
+    Horizon,
+    Input,
+    Provenance,
+    Sampling,
+    Stage,
+)
 
 
 def export_mixture(
@@ -37,10 +47,10 @@ def export_mixture(
 
     stages: piecewise-constant averages over this many equal token spans of the proxy run, laid over the horizon.
     average: with one stage, over all steps or over the last half of the steps (tail).
-    shrink: auto draws the weights to the prior by what the intervals say (`mixtures.uncertainty`), before bounds; none leaves them.
+    shrink: auto draws the weights to the prior by what the intervals say (`mixtures.schedule.uncertainty`), before bounds; none leaves them.
     token_budget: tokens of the large run; None: as many as the proxy run trained.
     max_epochs: most epochs of a domain over the whole schedule; min_share: least share of a domain in every stage. The
-    weights are the closest to the learned ones that keep both (`mixtures.constrain`).
+    weights are the closest to the learned ones that keep both (`mixtures.schedule.constrain`).
     unique_tokens: how much text the large run has, where it is not the text that the proxy run read; caps count it.
     These three: one number for all domains, or {name: number} with `*` for every domain that is not named.
     samples: weights inside the domains by this rule, from the scores of the first run that has some; the manifests are written

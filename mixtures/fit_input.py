@@ -15,8 +15,8 @@ from mixtures.comparison_dir import ComparisonRecord, read_bases, read_compariso
 from mixtures.comparison_input import Runs, read_runs
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.mixture import Mixture
-from mixtures.records import EVERY
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import EVERY
 from mixtures.shares import PREFIX, ROUNDING, Row, checked_shares, csv_rows, matched_shares, read_rows, some
 
 JOINED_BY = ("run_id", "run", "name", "index", "", "Unnamed: 0")  # the first of those that fit most lines

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 import mixtures
-from mixtures.bounds import Bound, by_name, check_bounds, constraint
-from mixtures.constrain import constrain
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.fit import Surrogate, best_mixture, distinct
 from mixtures.fit_input import Swarm
 from mixtures.hull import INSIDE, reach, violation
-from mixtures.mixture import Mixture
-from mixtures.records import Domain, Input, Provenance
+from mixtures.schedule.bounds import Bound, by_name, check_bounds, constraint
+from mixtures.schedule.constrain import constrain
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import Domain, Input, Provenance
 from mixtures.shares import fixed_mixture, matched_shares
 from mixtures.text import tokens_text
 

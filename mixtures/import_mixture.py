@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import mixtures
-from mixtures.bounds import Bound, by_name, check_bounds
-from mixtures.check import written_checks
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.import_schedule import Schedule
-from mixtures.mixture import Mixture
-from mixtures.records import Domain, Horizon, Input, Provenance, Stage
+from mixtures.schedule.bounds import Bound, by_name, check_bounds
+from mixtures.schedule.check import written_checks
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import Domain, Horizon, Input, Provenance, Stage
 from mixtures.shares import check_caps
 
 

@@ -13,8 +13,8 @@ from mixtures.convert.lengths import read_texts
 from mixtures.convert.steps import Batches, made_batches, read_batches
 from mixtures.errors import UserError
 from mixtures.import_files import READERS, Found, read_found
-from mixtures.manifest import open_manifest
-from mixtures.mixture import Mixture
+from mixtures.schedule.manifest import open_manifest
+from mixtures.schedule.mixture import Mixture
 
 Stages = list[tuple[str, dict[str, float]]]  # where it stands, {domain: share}
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from mixtures.average import stage_averages, tail_average
 from mixtures.errors import UserError
-from mixtures.records import Uncertainty
 from mixtures.replicates import read_replicates
 from mixtures.run import Run
-from mixtures.uncertainty import Estimate, estimate, shrunk
+from mixtures.schedule.records import Uncertainty
+from mixtures.schedule.uncertainty import Estimate, estimate, shrunk
 
 Average = Literal["all", "tail"]
 Shrink = Literal["auto", "none"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from mixtures.apportion import Turns
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
+from mixtures.schedule.mixture import Mixture
 from mixtures.text import tokens_text
 
 

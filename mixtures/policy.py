@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.manifest import WHOLE, Manifest, open_manifest
-from mixtures.mixture import Mixture
 from mixtures.sample_weights import multiplicities
+from mixtures.schedule.manifest import WHOLE, Manifest, open_manifest
+from mixtures.schedule.mixture import Mixture
 from mixtures.tokens import Tokens
 
 GOLDEN = (5**0.5 - 1) / 2

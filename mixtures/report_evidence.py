@@ -11,10 +11,10 @@ from mixtures.comparison_text import counted
 from mixtures.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.export import export_mixture
 from mixtures.matrix import HelpMatrix, help_matrix
-from mixtures.mixture import Mixture
 from mixtures.report_html import capital
 from mixtures.run import Run, read_run
-from mixtures.show import constraint_text, learned_weights
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.show import constraint_text, learned_weights
 from mixtures.trajectory import read_evaluation
 from mixtures.uncertainty_text import departure_text, source_text
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
 from mixtures.report_html import Cell, Html, data_table, element, facts_table, folded, join, number, prose
 from mixtures.report_page import Section
 from mixtures.run import CorpusRecord, Run
+from mixtures.schedule.mixture import Mixture
 from mixtures.text import tokens_text
 
 VERSIONS = ("python", "torch", "accelerate", "transformers", "numpy", "doge-mixtures")

@@ -3,11 +3,11 @@
 import numpy as np
 
 from mixtures.comparison_text import counted
-from mixtures.records import Stage
 from mixtures.report_evidence import Evidence, percent_share
 from mixtures.report_html import Cell, Html, data_table, join, number
 from mixtures.report_svg import Whisker, figure, whisker_chart
-from mixtures.show import learned_weights
+from mixtures.schedule.records import Stage
+from mixtures.schedule.show import learned_weights
 from mixtures.text import epochs_text, tokens_text
 
 PANELS = 4  # stages that get a chart each

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixtures.errors import UserError
 from mixtures.reading import list_faults, read_json
-from mixtures.records import Source, Tokenizer
+from mixtures.schedule.records import Source, Tokenizer
 from mixtures.trajectory import Trajectory, read_trajectory
 
 REUSED = "reused"  # in a run with --reuse: the untouched domains as one

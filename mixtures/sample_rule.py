@@ -8,13 +8,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
-from mixtures.check import written_checks
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.manifest import Manifest, store_manifest
-from mixtures.mixture import Mixture
 from mixtures.reading import list_faults
-from mixtures.records import Count, Domain, Input, Provenance, Record, SamplePolicy
 from mixtures.sample_weights import (
     Direction,
     cap_fault,
@@ -27,6 +23,10 @@ from mixtures.sample_weights import (
     softmax_weights,
     temperature_fault,
 )
+from mixtures.schedule.check import written_checks
+from mixtures.schedule.manifest import Manifest, store_manifest
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import Count, Domain, Input, Provenance, Record, SamplePolicy
 from mixtures.scores import Scores, read_scores, scores_path
 
 RULES = {  # rule: (mode of the policy, what it is set by beside score, shuffle and seed)

@@ -25,7 +25,7 @@ from pydantic import Field, JsonValue, ValidationError
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.reading import list_faults, read_json
-from mixtures.records import Count, Name, Positive, Record
+from mixtures.schedule.records import Count, Name, Positive, Record
 
 FORMAT = 1
 KEYS = {"domain": pa.string(), "document": pa.string(), "row": pa.int64(), "start": pa.int64(), "tokens": pa.int64()}

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mixtures
-from mixtures.check import written_checks
 from mixtures.errors import UserError
-from mixtures.mixture import TOLERANCE, Mixture
 from mixtures.reading import read_json
-from mixtures.records import Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
+from mixtures.schedule.check import written_checks
+from mixtures.schedule.mixture import TOLERANCE, Mixture
+from mixtures.schedule.records import Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
 
 ROUNDING = 1e-2  # how far written shares may sum from 1: programs round them to 3 or 4 decimals
 LABELS = ("", "Unnamed: 0", "index", "run", "run_id", "name")

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
 from mixtures.plan import Plan, limits_of
 from mixtures.policy import open_policies
+from mixtures.schedule.mixture import Mixture
 from mixtures.shuffle import ROUNDS, epoch_key, shuffled
 from mixtures.tokens import Source, as_rows, open_sources
 

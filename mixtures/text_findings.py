@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.bounds import Bound, by_name, check_bounds
 from mixtures.findings import Finding, make_finding, names_text
-from mixtures.records import MANY_EPOCHS
 from mixtures.run import Run
+from mixtures.schedule.bounds import Bound, by_name, check_bounds
+from mixtures.schedule.records import MANY_EPOCHS
 from mixtures.text import epochs_text, shorten, tokens_text
 from mixtures.trajectory import read_evaluation
 

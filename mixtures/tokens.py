@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
 from mixtures.reading import read_json
-from mixtures.records import Domain
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import Domain
 
 Source = np.ndarray | str | Path
 

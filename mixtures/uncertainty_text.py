@@ -1,6 +1,6 @@
 """How sure learned weights are, in words."""
 
-from mixtures.records import Uncertainty
+from mixtures.schedule.records import Uncertainty
 
 
 def interval_text(interval: tuple[float, float]) -> str:

@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from mixtures.learned import learn
 from mixtures.lines import PALETTE, PERCENT, REFERENCE
-from mixtures.mixture import Mixture
 from mixtures.run import Run
-from mixtures.show import learned_weights
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.show import learned_weights
 from mixtures.text import shorten
 
 MOST_ROWS = 60

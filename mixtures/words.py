@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mixtures.errors import UserError
-from mixtures.records import EVERY
+from mixtures.schedule.records import EVERY
 
 Number = TypeVar("Number", int, float)
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixtures import Mixture, fixed
+from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.mixture import KIND
 from mixtures.reading import read_json
-from mixtures.records import Domain
 from mixtures.run import CorpusRecord, read_run
 from mixtures.sample_rule import attach_samples
+from mixtures.schedule.mixture import KIND
+from mixtures.schedule.records import Domain
 from mixtures.shares import fixed_mixture, read_shares
 from proxies.compare_settings import CompareSettings, Contender, Samples
 

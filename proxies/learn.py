@@ -8,7 +8,7 @@ from torch import nn
 from mixtures.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
 from mixtures.plots import plot_run
-from mixtures.show import summary
+from mixtures.schedule.show import summary
 from proxies.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker

@@ -11,8 +11,8 @@ from textwrap import fill
 from typing import Any
 
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
 from mixtures.run import REUSED
+from mixtures.schedule.mixture import Mixture
 from mixtures.text import WIDTH, shorten
 from proxies.cache import content_hash
 from proxies.corpus import CorpusData

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mixtures.records import Domain, Tokenizer
+from mixtures.schedule.records import Domain, Tokenizer
 from mixtures.shares import fixed_mixture
 
 DOMAINS = 7

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixtures import Mixture
-from mixtures.manifest import Manifest, write_manifest
+from mixtures.schedule.manifest import Manifest, write_manifest
 
 ROW = 8  # tokens
 

@@ -10,7 +10,7 @@ from compare_helpers import FIXED, compare, message, results, stamps, write_comp
 from train_helpers import config_of, launch
 
 from mixtures import Mixture, MixtureStream
-from mixtures.manifest import read_manifest
+from mixtures.schedule.manifest import read_manifest
 from proxies.compare_records import read_bases
 from proxies.compare_settings import CompareSettings
 from proxies.config import load

@@ -10,7 +10,7 @@ from mixtures_helpers import make_run
 
 from mixtures import Mixture
 from mixtures.__main__ import main
-from mixtures.check import check
+from mixtures.schedule.check import check
 from mixtures.shares import read_shares
 
 NAMES = [f"d{number}" for number in range(7)]

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mixtures.errors import UserError
-from mixtures.fixed import natural, temperature, uniform, unimax
+from mixtures.schedule.shares import natural, temperature, uniform, unimax
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
 COUNTS = st.lists(st.integers(1, 10**13), min_size=1, max_size=30).map(lambda counts: {f"d{n}": count for n, count in enumerate(counts)})

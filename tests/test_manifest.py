@@ -14,8 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.errors import UserError
-from mixtures.manifest import Manifest, open_manifest, read_manifest, samples_directory, store_manifest, write_manifest
-from mixtures.records import Domain, SamplePolicy
+from mixtures.schedule.manifest import (
+    Manifest,
+    open_manifest,
+    read_manifest,
+    samples_directory,
+    store_manifest,
+    write_manifest,
+)
+from mixtures.schedule.records import Domain, SamplePolicy
 
 
 def manifest(mode: str = "sampling_weight", **changes: Any) -> Manifest:

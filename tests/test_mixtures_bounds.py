@@ -11,10 +11,10 @@ from mixtures_helpers import make_run
 
 from mixtures import Mixture, MixtureStream
 from mixtures.__main__ import main
-from mixtures.check import check
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.show import show
+from mixtures.schedule.check import check
+from mixtures.schedule.show import show
 from mixtures.words import parse_tokens, read_words
 
 LEARNED = np.tile([0.5, 0.3, 0.2], (20, 1))  # wiki_en 4,000 tokens, wiki_de 7,000, forum 10,000

@@ -11,8 +11,8 @@ from mixtures_helpers import NAMES, make_run
 
 from mixtures import Mixture
 from mixtures.__main__ import main
-from mixtures.check import check
-from mixtures.show import show, summary
+from mixtures.schedule.check import check
+from mixtures.schedule.show import show, summary
 from mixtures.text import shorten, table, tokens_text
 
 

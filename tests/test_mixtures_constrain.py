@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, brentq, minimize
 
-from mixtures.constrain import capacity, constrain, divergence, moved
+from mixtures.schedule.constrain import capacity, constrain, divergence, moved
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
 NONE = np.inf

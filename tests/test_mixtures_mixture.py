@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from mixtures import Mixture
 from mixtures.errors import UserError
-from mixtures.mixture import SCHEMA_FILE, schema_text
-from mixtures.records import Check, Domain, Horizon, Provenance, Stage, Tokenizer
+from mixtures.schedule.mixture import SCHEMA_FILE, schema_text
+from mixtures.schedule.records import Check, Domain, Horizon, Provenance, Stage, Tokenizer
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -81,7 +81,7 @@ def test_the_id_follows_the_content_and_not_the_checks(tmp_path: Path) -> None:
 
 
 def test_the_schema_file_is_the_one_that_the_models_generate() -> None:
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run `python -m mixtures.mixture`"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run `python -m mixtures.schedule.mixture`"
 
 
 def test_the_keys_that_other_programs_rely_on_stay(tmp_path: Path) -> None:

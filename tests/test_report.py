@@ -18,9 +18,9 @@ from mixtures.comparison_dir import read_comparison
 from mixtures.comparison_text import verdicts
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.mixture import Mixture
 from mixtures.report import write_report
 from mixtures.report_steps import matrix_part
+from mixtures.schedule.mixture import Mixture
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>\" & 'x'"
 

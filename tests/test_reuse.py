@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from train_helpers import ALPHABETS, alone_and_in_two_processes, kill_at, message, run, same, write_domain, write_run
 
 from mixtures import Mixture
-from mixtures.check import check
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.learned import Learned
-from mixtures.records import Uncertainty
 from mixtures.reused import unfolded
 from mixtures.run import read_run
-from mixtures.show import show, summary
+from mixtures.schedule.check import check
+from mixtures.schedule.records import Uncertainty
+from mixtures.schedule.show import show, summary
 from mixtures.trajectory import read_evaluation, read_trajectory
 from proxies.batches import step_rows
 from proxies.config import load_settings

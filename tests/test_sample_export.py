@@ -14,12 +14,12 @@ from sample_helpers import write_scores
 
 from mixtures import Mixture
 from mixtures.__main__ import main
-from mixtures.check import check
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.manifest import open_manifest, write_manifest
 from mixtures.sample_rule import make_rule
-from mixtures.show import show
+from mixtures.schedule.check import check
+from mixtures.schedule.manifest import open_manifest, write_manifest
+from mixtures.schedule.show import show
 
 SCORE = "self_influence_all"
 SOFTMAX = ["--samples", "softmax", "--score", SCORE]

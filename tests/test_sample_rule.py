@@ -18,8 +18,8 @@ from sample_helpers import write_scores
 from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.manifest import Manifest, open_manifest
 from mixtures.sample_rule import RULES, SampleRule, attach_samples, make_rule, rule_weights
+from mixtures.schedule.manifest import Manifest, open_manifest
 
 SCORE = "self_influence_all"
 EVERY_RULE = [

@@ -16,10 +16,10 @@ from score_helpers import make_cache, make_scores
 from mixtures.__main__ import main
 from mixtures.export import export_mixture
 from mixtures.lines import Look
-from mixtures.manifest import Manifest
 from mixtures.sample_plots import rule_text, samples_figure
 from mixtures.sample_rule import SampleRule, rule_weights
 from mixtures.sample_weights import effective_sample_size
+from mixtures.schedule.manifest import Manifest
 from mixtures.score_plots import distributions_figure, length_figure, plot_scores, rho_figure, sizes_figure
 from mixtures.score_summary import (
     POINTS,

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixtures import Mixture
-from mixtures.check import check
 from mixtures.errors import UserError
-from mixtures.fixed import uniform, unimax
-from mixtures.records import Domain, Tokenizer
+from mixtures.schedule.check import check
+from mixtures.schedule.records import Domain, Tokenizer
+from mixtures.schedule.shares import uniform, unimax
 from mixtures.shares import fixed_mixture, read_shares
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

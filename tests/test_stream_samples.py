@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from mixtures import Mixture, MixtureStream
 from mixtures.adapters import TorchRows
 from mixtures.errors import UserError
-from mixtures.manifest import Manifest
 from mixtures.policy import Policy
+from mixtures.schedule.manifest import Manifest
 from mixtures.shuffle import ROUNDS, epoch_key, shuffled
 
 SHARES = {"web": 0.5, "code": 0.2, "maths": 0.2, "news": 0.1}

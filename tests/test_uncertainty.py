@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mixtures.uncertainty import POOLED, REPLICATED, Estimate, estimate, log_odds, shrink_factor, shrunk
+from mixtures.schedule.uncertainty import (
+    POOLED,
+    REPLICATED,
+    Estimate,
+    estimate,
+    log_odds,
+    shrink_factor,
+    shrunk,
+)
 
 STUDIES, STEPS, BLOCK, DRAWS = 250, 200, 20, 100
 DOMAINS = 7

@@ -8,13 +8,13 @@ from mixtures_helpers import NAMES, make_run
 
 from mixtures import Mixture
 from mixtures.__main__ import main
-from mixtures.check import check
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.records import Uncertainty
 from mixtures.replicates import read_replicates, write_replicates
 from mixtures.run import read_run
-from mixtures.show import show, summary
+from mixtures.schedule.check import check
+from mixtures.schedule.records import Uncertainty
+from mixtures.schedule.show import show, summary
 from mixtures.whiskers import mixture_panels, whiskers_figure
 
 GOAL = (0.8, 0.0, -0.8)

@@ -14,7 +14,7 @@ from mixtures.convert.steps import Batches, made_batches, read_batches
 from mixtures.convert.table import Format, Unit
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
-from mixtures.mixture import Mixture
+from mixtures.schedule.mixture import Mixture
 from mixtures.words import read_words
 
 

@@ -10,7 +10,7 @@ from mixtures.convert.lengths import Selection, Text
 from mixtures.convert.steps import Batches, Slot, slots
 from mixtures.convert.table import Unit
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
+from mixtures.schedule.mixture import Mixture
 
 NEEDS = {
     "sequence_length": "--sequence-length TOKENS (of a row)",

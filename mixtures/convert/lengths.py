@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.manifest import WHOLE, Manifest, open_manifest
-from mixtures.mixture import Mixture
-from mixtures.records import Domain
 from mixtures.sample_weights import multiplicities
+from mixtures.schedule.manifest import WHOLE, Manifest, open_manifest
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import Domain
 
 
 @dataclass(frozen=True)

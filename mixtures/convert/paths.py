@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
-from mixtures.mixture import Mixture
+from mixtures.schedule.mixture import Mixture
 
 PATTERN = "{domain}"
 LISTED = 10  # faults in a message

@@ -12,7 +12,7 @@ from mixtures.convert.output import Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.records import MANY_EPOCHS
+from mixtures.schedule.records import MANY_EPOCHS
 from mixtures.text import table, tokens_text
 
 FILE = "export_report.json"

@@ -7,7 +7,7 @@ import numpy as np
 
 from mixtures.convert.job import Job
 from mixtures.convert.output import Draw
-from mixtures.records import Domain
+from mixtures.schedule.records import Domain
 
 RUNS = 400  # simulated, for a 95 % range
 RELATIVE, ABSOLUTE = 0.005, 1e-4  # how far rounding may move a share

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mixtures import Mixture
-from mixtures.manifest import Manifest, store_manifest
+from mixtures.schedule.manifest import Manifest, store_manifest
 
 SPAN = 16384
 NAMES = ("web", "code", "math")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mixtures.constrain import PRECISION, capacity, constrain, divergence, moved
 from mixtures.errors import UserError
-from mixtures.records import EVERY, Constraint, Domain
+from mixtures.schedule.constrain import PRECISION, capacity, constrain, divergence, moved
+from mixtures.schedule.records import EVERY, Constraint, Domain
 from mixtures.text import tokens_text
 
 Bound = float | Mapping[str, float] | None

@@ -1,6 +1,6 @@
 """mixture.json: which share of the trained tokens every domain gets, over the tokens of a training run.
 
-`Mixture` and the records it is made of are the source of truth; `python -m mixtures.mixture` writes
+`Mixture` and the records it is made of are the source of truth; `python -m mixtures.schedule.mixture` writes
 mixture.schema.json from them. Progress is in tokens, a weight is a fraction of **trained tokens** (nothing else: one
 number, one meaning), every domain is named in every stage, and a stage's weights hold until the next stage starts.
 """
@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.reading import list_faults, read_json
-from mixtures.records import (
+from mixtures.schedule.records import (
     EVERY,
     Check,
     Domain,

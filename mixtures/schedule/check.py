@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mixtures.bounds import closest
-from mixtures.bounds import constraint as constraint_of
 from mixtures.errors import UserError
-from mixtures.manifest import open_manifest
-from mixtures.mixture import KNOWN_VERSIONS, TOLERANCE, Mixture, id_fault
 from mixtures.reading import read_json
-from mixtures.records import MANY_EPOCHS, Check, Constraint, Domain, Stage, Uncertainty
-from mixtures.uncertainty import shrink_factor, shrunk
+from mixtures.schedule.bounds import closest
+from mixtures.schedule.bounds import constraint as constraint_of
+from mixtures.schedule.manifest import open_manifest
+from mixtures.schedule.mixture import KNOWN_VERSIONS, TOLERANCE, Mixture, id_fault
+from mixtures.schedule.records import MANY_EPOCHS, Check, Constraint, Domain, Stage, Uncertainty
+from mixtures.schedule.uncertainty import shrink_factor, shrunk
 
 AGREEMENT = 1e-6  # how far two computations of the closest weights may be apart
 

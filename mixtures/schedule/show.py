@@ -3,9 +3,9 @@
 from pathlib import Path
 from textwrap import fill
 
-from mixtures.mixture import Mixture
-from mixtures.records import EVERY, Constraint, Domain, Expected, SamplePolicy
 from mixtures.run import read_run
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import EVERY, Constraint, Domain, Expected, SamplePolicy
 from mixtures.text import WIDTH, epochs_text, shorten, table, tokens_text
 from mixtures.trajectory import read_evaluation
 from mixtures.uncertainty_text import departure_text, interval_text, source_text

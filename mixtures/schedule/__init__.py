@@ -1,0 +1,1 @@
+"""mixture.json: which shares of which domains, from which token on, and under which bounds."""
