@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import doge
 from doge.grouped import Use, grouped_backward
 from doge.rules import Sum
-from mixtures.tokens import as_rows
+from mixtures.stream.tokens import as_rows
 from proxies.batches import evaluated_part, step_rows
 from proxies.compare_settings import CompareSettings
 from proxies.config import load

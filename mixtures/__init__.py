@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixtures.schedule.mixture import Mixture
-    from mixtures.stream import MixtureStream
+    from mixtures.stream.stream import MixtureStream
 
 __version__ = "0.1.0"
 __all__ = ["Mixture", "MixtureStream"]
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
 
         return Mixture
     if name == "MixtureStream":
-        from mixtures.stream import MixtureStream
+        from mixtures.stream.stream import MixtureStream
 
         return MixtureStream
     raise AttributeError(f"module 'mixtures' has no attribute {name!r}")

@@ -7,7 +7,7 @@ import datasets
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mixtures.stream import MixtureStream
+from mixtures.stream.stream import MixtureStream
 
 
 class TorchRows(IterableDataset):

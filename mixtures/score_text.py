@@ -13,7 +13,7 @@ from mixtures.files import write_atomic
 from mixtures.run import read_run
 from mixtures.score_summary import distinct_scores
 from mixtures.scores import Scores, read_scores
-from mixtures.tokens import open_sources
+from mixtures.stream.tokens import open_sources
 
 DOCUMENTS = 5  # at each end
 CHARACTERS = 100  # of a document's text

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64
 
-from mixtures.tokens import as_rows
+from mixtures.stream.tokens import as_rows
 
 
 # 4,096 orders: two epochs (a step may cross a border) of 2,048 domains. An order is kept until every row in it was

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
-from mixtures.tokens import token_dtype
+from mixtures.stream.tokens import token_dtype
 from proxies.settings import Source
 from proxies.sources import Document, describe, documents
 from proxies.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import doge
-from mixtures.tokens import as_rows
+from mixtures.stream.tokens import as_rows
 from proxies.batches import evaluated_rows
 from proxies.corpus import CorpusData
 from proxies.step import Place

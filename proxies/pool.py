@@ -1,6 +1,6 @@
 """Several domains read as one group: whose row is next is laid out beforehand, by shares, for a whole run.
 
-Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.apportion`), never a whole row away from
+Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.stream.apportion`), never a whole row away from
 their shares, and that order is shuffled inside windows. Without the shuffle the halves would hold the same domains step after step,
 and the product of the halves' gradients would not be that of the mixed gradient with itself.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from mixtures.apportion import Turns
+from mixtures.stream.apportion import Turns
 from proxies.batches import epoch_order, step_rows
 
 WINDOW = 64  # rows that are shuffled together, at least; and

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.apportion import Turns
+from mixtures.stream.apportion import Turns
 
 
 @st.composite

@@ -11,8 +11,8 @@ from stream_helpers import ROW, epoch_of_lists, make_manifest, make_places, make
 
 from mixtures import Mixture, MixtureStream
 from mixtures.errors import UserError
-from mixtures.policy import Policy
 from mixtures.schedule.manifest import Manifest
+from mixtures.stream.policy import Policy
 
 MODES = st.sampled_from(["filter", "multiplicity", "sampling_weight"])
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.shuffle import ROUNDS, epoch_key, shuffled
+from mixtures.stream.shuffle import ROUNDS, epoch_key, shuffled
 
 WORD = 2**64 - 1
 

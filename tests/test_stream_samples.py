@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from mixtures import Mixture, MixtureStream
 from mixtures.adapters import TorchRows
 from mixtures.errors import UserError
-from mixtures.policy import Policy
 from mixtures.schedule.manifest import Manifest
-from mixtures.shuffle import ROUNDS, epoch_key, shuffled
+from mixtures.stream.policy import Policy
+from mixtures.stream.shuffle import ROUNDS, epoch_key, shuffled
 
 SHARES = {"web": 0.5, "code": 0.2, "maths": 0.2, "news": 0.1}
 LENGTHS = [3, 17, 8, 25, 1, 12, 30, 9, 5, 14] * 4  # tokens of 40 documents

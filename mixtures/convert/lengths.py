@@ -144,7 +144,7 @@ def _cached(mixture: Mixture, cache: str | Path) -> dict[str, tuple[np.ndarray, 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from mixtures.tokens import find_sources
+    from mixtures.stream.tokens import find_sources
 
     tables = {}
     for name, path in find_sources(mixture, Path(cache)).items():

@@ -21,7 +21,7 @@ from mixtures.convert.simulate import RELATIVE, cap_to_hold, whole_parts
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
-from mixtures.policy import compose
+from mixtures.stream.policy import compose
 
 SLACK = 1.01  # of the repetitions that a domain without a cap needs: every repetition loses what is left of the last sequence of a file
 

@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.plan import Plan, limits_of
-from mixtures.policy import open_policies
 from mixtures.schedule.mixture import Mixture
-from mixtures.shuffle import ROUNDS, epoch_key, shuffled
-from mixtures.tokens import Source, as_rows, open_sources
+from mixtures.stream.plan import Plan, limits_of
+from mixtures.stream.policy import open_policies
+from mixtures.stream.shuffle import ROUNDS, epoch_key, shuffled
+from mixtures.stream.tokens import Source, as_rows, open_sources
 
 AHEAD = 256  # rows read at once while iterating
 FORMAT = 1  # of the state

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixtures.apportion import Turns
 from mixtures.errors import UserError
 from mixtures.schedule.mixture import Mixture
+from mixtures.stream.apportion import Turns
 from mixtures.text import tokens_text
 
 

@@ -20,7 +20,7 @@ from mixtures.errors import UserError
 from mixtures.sample_weights import multiplicities
 from mixtures.schedule.manifest import WHOLE, Manifest, open_manifest
 from mixtures.schedule.mixture import Mixture
-from mixtures.tokens import Tokens
+from mixtures.stream.tokens import Tokens
 
 GOLDEN = (5**0.5 - 1) / 2
 TOLERANCE = 1e-6  # of the token-weighted mean of sampling weights, which is 1

@@ -1,0 +1,1 @@
+"""The rows that a trainer reads: any mixture, any number of ranks, exact shares of tokens."""
