@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from step_cost import where
 
 import doge
-from mixtures.trajectory import read_trajectory
+from mixtures.run.trajectory import read_trajectory
 from proxies.batches import step_indices
 from proxies.config import load_settings
 from proxies.corpus import CorpusData, prepare

@@ -11,7 +11,7 @@ from mixtures.files import write_atomic
 from mixtures.findings import Finding, clipped, effective_domains, floor, settled
 from mixtures.gram_findings import gram_findings
 from mixtures.reading import list_faults, read_json
-from mixtures.run import read_run
+from mixtures.run.run import read_run
 from mixtures.schedule.bounds import Bound
 from mixtures.text import WIDTH
 from mixtures.text_findings import memorised, repetition

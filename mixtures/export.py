@@ -9,10 +9,10 @@ from typing import Any
 import mixtures
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.learned import Average, Learned, Shrink, learn
-from mixtures.replicates import NAME as REPLICATES
-from mixtures.reused import unfolded
-from mixtures.run import CorpusDomain, Run, read_run
+from mixtures.run.learned import Average, Learned, Shrink, learn
+from mixtures.run.replicates import NAME as REPLICATES
+from mixtures.run.reused import unfolded
+from mixtures.run.run import CorpusDomain, Run, read_run
 from mixtures.sample_rule import SampleRule, sample_domains, with_samples
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, hold
 from mixtures.schedule.check import written_checks

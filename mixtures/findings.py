@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from mixtures.run import Run
+from mixtures.run.run import Run
 from mixtures.text import shorten
 
 SETTLED = 0.1  # relative distance from its end within which the running average stays once it has settled

@@ -7,8 +7,8 @@ the noise alone (of the steps' rows; not of the choice of the corpus).
 import numpy as np
 from scipy import stats
 
-from mixtures.run import REUSED, Run
-from mixtures.trajectory import Trajectory
+from mixtures.run.run import REUSED, Run
+from mixtures.run.trajectory import Trajectory
 
 BLOCKS = 100
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from mixtures.errors import UserError
 from mixtures.reading import read_json
-from mixtures.run import read_yaml
+from mixtures.run.run import read_yaml
 from mixtures.shares import DOREMI, PREFIX, ROUNDING, checked_shares, read_shares
 
 Amounts = list[tuple[str, Any]]  # names as the file calls them, a name may come again

@@ -16,7 +16,7 @@ from scipy import stats
 
 from mixtures.errors import UserError
 from mixtures.export import read_runs
-from mixtures.run import Run
+from mixtures.run.run import Run
 from mixtures.words import parse_tokens
 
 LEVEL = 0.05  # of the tests

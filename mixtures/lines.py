@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from scipy.optimize import isotonic_regression
 
-from mixtures.average import running_mean
+from mixtures.run.average import running_mean
 from mixtures.text import shorten
 
 # Okabe and Ito's colours that stand out on white; the second time round the lines are dashed.

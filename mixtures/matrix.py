@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixtures.gram_blocks import gram_blocks, interval_factor, mean_noise
-from mixtures.run import Run
+from mixtures.run.run import Run
 
 ALIKE = 0.5  # cosine from which two domains are called alike: a quarter of either's squared gradient is the other's
 MOST_PAIRS = 5
@@ -40,7 +40,7 @@ class HelpMatrix:
 
 
 def help_matrix(run: Run, *, blocks: np.ndarray | None = None) -> HelpMatrix | None:
-    """The matrix of a run (`mixtures.run.read_run`); None for one that recorded no gram (DoReMi).
+    """The matrix of a run (`mixtures.run.run.read_run`); None for one that recorded no gram (DoReMi).
 
     `blocks`: the run's `gram_blocks`, where they were read already.
     """

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mixtures.average import running_mean
 from mixtures.files import write_atomic
 from mixtures.lines import PALETTE, PERCENT, REFERENCE, Look, choose_looks, draw_lines, name_lines, smoothing_window
 from mixtures.matrix import help_matrix
 from mixtures.matrix_plot import matrix_figure
-from mixtures.run import Run, natural_shares, read_run
+from mixtures.run.average import running_mean
+from mixtures.run.run import Run, natural_shares, read_run
+from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import shorten, token_unit, tokens_text
-from mixtures.trajectory import read_evaluation
 from mixtures.whiskers import mixture_panels, run_whiskers, whiskers_figure
 
 STYLE: Any = {

@@ -12,10 +12,10 @@ from mixtures.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.export import export_mixture
 from mixtures.matrix import HelpMatrix, help_matrix
 from mixtures.report_html import capital
-from mixtures.run import Run, read_run
+from mixtures.run.run import Run, read_run
+from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.show import constraint_text, learned_weights
-from mixtures.trajectory import read_evaluation
 from mixtures.uncertainty_text import departure_text, source_text
 
 MOVED = 0.1  # a share within 10 % of its prior is called unmoved where there are no intervals

@@ -6,7 +6,7 @@ from mixtures.errors import UserError
 from mixtures.report_html import Cell, Html, capital, data_table, element, folded, join, number
 from mixtures.report_page import Section
 from mixtures.report_svg import Whisker, figure, whisker_chart
-from mixtures.run import Run
+from mixtures.run.run import Run
 from mixtures.score_summary import Summary, summarise
 from mixtures.score_text import CHARACTERS, Reader, open_reader, printable, ranking
 from mixtures.scores import Scores, read_scores

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from mixtures.average import running_mean
 from mixtures.comparison_text import counted
 from mixtures.lines import Look, choose_looks, smoothing_window
 from mixtures.matrix import HelpMatrix, Pair
@@ -11,7 +10,8 @@ from mixtures.report_heat import heat_map
 from mixtures.report_html import Html, bullets, data_table, element, join, number
 from mixtures.report_shares import tick_share
 from mixtures.report_svg import Line, figure, line_chart
-from mixtures.run import Run
+from mixtures.run.average import running_mean
+from mixtures.run.run import Run
 
 CELLS = 80  # groups that a heat map shows
 

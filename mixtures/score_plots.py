@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from mixtures.lines import GREY, LABEL_WIDTH, PALETTE, REFERENCE, Look, choose_looks, draw_lines
 from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
-from mixtures.run import read_run
+from mixtures.run.run import read_run
 from mixtures.score_summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise
 from mixtures.scores import read_scores
 from mixtures.text import shorten

@@ -10,7 +10,7 @@ import pandas as pd
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.files import write_atomic
-from mixtures.run import read_run
+from mixtures.run.run import read_run
 from mixtures.score_summary import distinct_scores
 from mixtures.scores import Scores, read_scores
 from mixtures.stream.tokens import open_sources

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from mixtures.findings import Finding, make_finding, names_text
-from mixtures.run import Run
+from mixtures.run.run import Run
+from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.bounds import Bound, by_name, check_bounds
 from mixtures.schedule.records import MANY_EPOCHS
 from mixtures.text import epochs_text, shorten, tokens_text
-from mixtures.trajectory import read_evaluation
 
 MISMATCH = 2.0  # proxy and base epochs apart by more than this factor
 RISE = 0.01  # of the held-out loss from its lowest, relative; the training loss falls as much

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixtures.learned import learn
 from mixtures.lines import PALETTE, PERCENT, REFERENCE
-from mixtures.run import Run
+from mixtures.run.learned import learn
+from mixtures.run.run import Run
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.show import learned_weights
 from mixtures.text import shorten

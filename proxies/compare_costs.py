@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.run import Run, read_run
+from mixtures.run.run import Run, read_run
 from proxies.config import load_settings
 from proxies.models import build_model, parameter_count
 from proxies.settings import Settings

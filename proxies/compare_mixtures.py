@@ -8,7 +8,7 @@ from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.reading import read_json
-from mixtures.run import CorpusRecord, read_run
+from mixtures.run.run import CorpusRecord, read_run
 from mixtures.sample_rule import attach_samples
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain

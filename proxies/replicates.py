@@ -6,8 +6,8 @@ from torch import Tensor
 from doge.stable import alignment_parts, replicates
 from doge.updates import lean_to_worst
 from mixtures.gram_blocks import importance_of
-from mixtures.replicates import NAME, write_replicates
-from mixtures.run import Run, read_run
+from mixtures.run.replicates import NAME, write_replicates
+from mixtures.run.run import Run, read_run
 from proxies.settings import Settings
 
 

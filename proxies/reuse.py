@@ -1,7 +1,7 @@
 """`--reuse mixture.json`: a domain was added, split or merged; the others keep their weights among themselves.
 
 Untouched domains (the same name and the same text as in the mixture) become one virtual domain, `reused`, whose rows are drawn by
-those weights; the run learns over it and what is new. The mixture that comes out has all domains again (`mixtures/reused.py`).
+those weights; the run learns over it and what is new. The mixture that comes out has all domains again (`mixtures/run/reused.py`).
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import Any
 
 from mixtures.errors import UserError
-from mixtures.run import REUSED
+from mixtures.run.run import REUSED
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import WIDTH, shorten
 from proxies.cache import content_hash

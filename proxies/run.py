@@ -15,7 +15,7 @@ from doge.scopes import scope_parameters
 from doge.updates import without_effect
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
 from proxies import checkpoints
 from proxies.config import dump, environment
 from proxies.corpus import CorpusData

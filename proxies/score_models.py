@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mixtures.errors import UserError
+from mixtures.run.trajectory import read_trajectory
 from mixtures.scores import Checkpoint
-from mixtures.trajectory import read_trajectory
 from proxies import checkpoints
 from proxies.corpus import CorpusData
 from proxies.models import build_model

@@ -12,7 +12,7 @@ from mixtures_helpers import make_run, write_corpus
 
 from mixtures.comparison import Comparison, summarize
 from mixtures.export import export_mixture
-from mixtures.run import read_corpus
+from mixtures.run.run import read_corpus
 from mixtures.schedule.records import Domain
 from mixtures.shares import fixed_mixture
 

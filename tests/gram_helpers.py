@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from mixtures_helpers import make_run
 
-from mixtures.trajectory import TrajectoryWriter, step_row
+from mixtures.run.trajectory import TrajectoryWriter, step_row
 
 
 def domain_names(count: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mixtures.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
 
 NAMES = ("wiki_en", "wiki_de", "forum", "python", "legal", "manual.prose", "noise", "news", "maths", "chat", "ops")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mixtures.run import CorpusRecord, read_run
+from mixtures.run.run import CorpusRecord, read_run
 from mixtures.scores import ScoredDomain, ScoresMeta, table_schema, write_meta, write_part
 
 

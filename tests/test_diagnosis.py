@@ -13,8 +13,8 @@ from mixtures.diagnosis import diagnose, diagnosis_text, read_diagnosis, write_d
 from mixtures.errors import UserError
 from mixtures.findings import Finding
 from mixtures.gram_findings import split_half
-from mixtures.parts import list_parts
-from mixtures.trajectory import EvaluationWriter
+from mixtures.run.parts import list_parts
+from mixtures.run.trajectory import EvaluationWriter
 from proxies.learn import finish
 
 STEPS = 60

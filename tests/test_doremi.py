@@ -19,7 +19,7 @@ from doge.doremi import excess_losses, reweight
 from mixtures import Mixture
 from mixtures.__main__ import main as mixtures_main
 from mixtures.errors import UserError
-from mixtures.trajectory import read_evaluation, read_trajectory
+from mixtures.run.trajectory import read_evaluation, read_trajectory
 from proxies.batches import step_rows
 from proxies.config import load_settings
 from proxies.corpus import prepare

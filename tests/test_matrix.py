@@ -14,8 +14,8 @@ from mixtures.gram_blocks import gram_blocks, importance_of, interval_factor, me
 from mixtures.matrix import HelpMatrix, clustered_order, cosines_of, help_matrix
 from mixtures.matrix_plot import matrix_figure
 from mixtures.plots import STYLE, plot_run
-from mixtures.run import REUSED, Reused, read_run
-from mixtures.trajectory import read_trajectory
+from mixtures.run.run import REUSED, Reused, read_run
+from mixtures.run.trajectory import read_trajectory
 
 
 def matrix_of(path: Path, directions: np.ndarray, **keywords: object) -> HelpMatrix:

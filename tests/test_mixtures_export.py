@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from mixtures_helpers import NAMES, make_run
 
 from mixtures import Mixture
-from mixtures.average import running_mean, span_average, stage_averages, tail_average
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.trajectory import read_trajectory
+from mixtures.run.average import running_mean, span_average, stage_averages, tail_average
+from mixtures.run.trajectory import read_trajectory
 from mixtures.words import parse_tokens
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

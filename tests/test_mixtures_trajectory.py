@@ -10,7 +10,13 @@ import pytest
 from mixtures_helpers import make_run
 
 from mixtures.errors import UserError
-from mixtures.trajectory import EvaluationWriter, TrajectoryWriter, read_evaluation, read_trajectory, step_row
+from mixtures.run.trajectory import (
+    EvaluationWriter,
+    TrajectoryWriter,
+    read_evaluation,
+    read_trajectory,
+    step_row,
+)
 
 DOMAINS, GROUPS = ("wiki", "for.um"), ("wiki", "for.um", "target", "wiki@held_out")
 

@@ -12,7 +12,7 @@ from train_helpers import alone_and_in_two_processes, kill_at, message, run, sam
 
 import doge
 from mixtures.errors import UserError
-from mixtures.trajectory import read_trajectory
+from mixtures.run.trajectory import read_trajectory
 from proxies.config import dump, load_settings
 from proxies.preflight import require_divisible
 from proxies.settings import Settings

@@ -16,13 +16,13 @@ from train_helpers import ALPHABETS, alone_and_in_two_processes, kill_at, messag
 from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.learned import Learned
-from mixtures.reused import unfolded
-from mixtures.run import read_run
+from mixtures.run.learned import Learned
+from mixtures.run.reused import unfolded
+from mixtures.run.run import read_run
+from mixtures.run.trajectory import read_evaluation, read_trajectory
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.show import show, summary
-from mixtures.trajectory import read_evaluation, read_trajectory
 from proxies.batches import step_rows
 from proxies.config import load_settings
 from proxies.corpus import prepare

@@ -8,8 +8,8 @@ import torch
 from train_helpers import run, write_run
 
 from doge.stable import alignments
-from mixtures.replicates import NAME, read_replicates
-from mixtures.run import read_run
+from mixtures.run.replicates import NAME, read_replicates
+from mixtures.run.run import read_run
 from proxies.replicates import step_parts
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

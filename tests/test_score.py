@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState
 from train_helpers import MODEL, config_of, launch, write_domain, write_run
 from transformers import AutoModelForCausalLM
 
+from mixtures.run.trajectory import read_trajectory
 from mixtures.scores import part_path, read_scores
-from mixtures.trajectory import read_trajectory
 from proxies import score_plan, score_run
 from proxies.config import flags, load_settings
 from proxies.corpus import CorpusData, prepare

@@ -15,8 +15,8 @@ from train_helpers import ALPHABETS, message, run, same, write_domain, write_run
 
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.run import Run, read_run
-from mixtures.trajectory import read_trajectory
+from mixtures.run.run import Run, read_run
+from mixtures.run.trajectory import read_trajectory
 from proxies.config import load_settings
 from proxies.corpus import CorpusData, prepare
 from proxies.settings import Settings

@@ -29,7 +29,7 @@ from train_helpers import (
 )
 
 from mixtures import Mixture
-from mixtures.trajectory import read_evaluation, read_trajectory
+from mixtures.run.trajectory import read_evaluation, read_trajectory
 from proxies import checkpoints
 from proxies.step import Stepper
 
@@ -253,7 +253,7 @@ def test_a_full_disk_while_writing_records_says_so(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = write_run(tmp_path)
-    monkeypatch.setattr("mixtures.trajectory.TrajectoryWriter.flush", full)
+    monkeypatch.setattr("mixtures.run.run.trajectory.TrajectoryWriter.flush", full)
     assert "records of" in message(capsys, path)
 
 

@@ -10,8 +10,8 @@ from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.replicates import read_replicates, write_replicates
-from mixtures.run import read_run
+from mixtures.run.replicates import read_replicates, write_replicates
+from mixtures.run.run import read_run
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.show import show, summary

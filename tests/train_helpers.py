@@ -14,7 +14,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from mixtures.trajectory import Trajectory, read_trajectory
+from mixtures.run.trajectory import Trajectory, read_trajectory
 from proxies.train import main
 
 REPOSITORY = Path(__file__).parents[1]

@@ -3,11 +3,11 @@
 from pathlib import Path
 from textwrap import fill
 
-from mixtures.run import read_run
+from mixtures.run.run import read_run
+from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import EVERY, Constraint, Domain, Expected, SamplePolicy
 from mixtures.text import WIDTH, epochs_text, shorten, table, tokens_text
-from mixtures.trajectory import read_evaluation
 from mixtures.uncertainty_text import departure_text, interval_text, source_text
 
 STAGES_A_TABLE = 3
@@ -21,7 +21,7 @@ def summary(run_dir: str | Path) -> str:
     The weight is the average over all steps; losses are held-out ones at the first and last evaluation, or, for a run
     without two of them, training losses at the first and last step. Raises UserError for a damaged run.
     """
-    from mixtures.learned import learn  # scipy: not for every table
+    from mixtures.run.learned import learn  # scipy: not for every table
 
     run = read_run(run_dir)
     trajectory = run.trajectory

@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mixtures.average import span_average
 from mixtures.errors import UserError
-from mixtures.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
+from mixtures.run.average import span_average
+from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
 
 FORMAT = 1
 SCALARS = ("lr", "tokens_per_second", "gradient_norm")

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from mixtures.average import stage_averages, tail_average
 from mixtures.errors import UserError
-from mixtures.replicates import read_replicates
-from mixtures.run import Run
+from mixtures.run.average import stage_averages, tail_average
+from mixtures.run.replicates import read_replicates
+from mixtures.run.run import Run
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.uncertainty import Estimate, estimate, shrunk
 

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from mixtures.learned import Learned
-from mixtures.run import REUSED, CorpusRecord, Reused
+from mixtures.run.learned import Learned
+from mixtures.run.run import REUSED, CorpusRecord, Reused
 
 Value = TypeVar("Value", float, np.ndarray)
 Interval = tuple[float, float]

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixtures.errors import UserError
 from mixtures.reading import list_faults, read_json
+from mixtures.run.trajectory import Trajectory, read_trajectory
 from mixtures.schedule.records import Source, Tokenizer
-from mixtures.trajectory import Trajectory, read_trajectory
 
 REUSED = "reused"  # in a run with --reuse: the untouched domains as one
 Checked = TypeVar("Checked", bound=BaseModel)

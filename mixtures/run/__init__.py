@@ -1,0 +1,1 @@
+"""Records that a proxy run leaves in its directory."""
