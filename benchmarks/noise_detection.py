@@ -31,7 +31,7 @@ from corruptions import CLEAN, CORRUPTIONS, SHARE, write_texts
 from scipy.stats import rankdata
 from step_cost import where
 
-from mixtures.scores import Scores, read_scores
+from mixtures.samples.scores import Scores, read_scores
 from mixtures.text import table
 
 HERE = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mixtures.errors import UserError
 
 if TYPE_CHECKING:
-    from mixtures.sample_rule import SampleRule
+    from mixtures.samples.rule import SampleRule
 
 
 def export(arguments: argparse.Namespace) -> str:
@@ -40,7 +40,7 @@ def export(arguments: argparse.Namespace) -> str:
 
 def _rule(arguments: argparse.Namespace) -> "SampleRule | None":
     """What --samples and the flags that go with it say."""
-    from mixtures.sample_rule import SampleRule, make_rule
+    from mixtures.samples.rule import SampleRule, make_rule
 
     given = {name: value for name, value in vars(arguments).items() if name in SampleRule.model_fields}
     if arguments.samples is not None:
@@ -89,8 +89,8 @@ def plot(arguments: argparse.Namespace) -> str:
     if source.is_dir():
         paths = plot_run(source, arguments.output or source / "plots")
         if (source / "scores").is_dir():
+            from mixtures.samples.documents import write_documents
             from mixtures.score_plots import plot_scores
-            from mixtures.score_text import write_documents
 
             try:
                 paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]

@@ -13,7 +13,7 @@ from mixtures.run.learned import Average, Learned, Shrink, learn
 from mixtures.run.replicates import NAME as REPLICATES
 from mixtures.run.reused import unfolded
 from mixtures.run.run import CorpusDomain, Run, read_run
-from mixtures.sample_rule import SampleRule, sample_domains, with_samples
+from mixtures.samples.rule import SampleRule, sample_domains, with_samples
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, hold
 from mixtures.schedule.check import written_checks
 from mixtures.schedule.mixture import Mixture

@@ -7,9 +7,9 @@ from mixtures.report_html import Cell, Html, capital, data_table, element, folde
 from mixtures.report_page import Section
 from mixtures.report_svg import Whisker, figure, whisker_chart
 from mixtures.run.run import Run
-from mixtures.score_summary import Summary, summarise
-from mixtures.score_text import CHARACTERS, Reader, open_reader, printable, ranking
-from mixtures.scores import Scores, read_scores
+from mixtures.samples.documents import CHARACTERS, Reader, open_reader, printable, ranking
+from mixtures.samples.scores import Scores, read_scores
+from mixtures.samples.summary import Summary, summarise
 
 PREFERRED = "word_embedding"  # what `export --samples` goes by
 ENDS = 3  # documents at each end

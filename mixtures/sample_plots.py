@@ -11,11 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from mixtures.lines import PALETTE
 from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
-from mixtures.sample_weights import effective_sample_size
+from mixtures.samples.summary import quantiles
+from mixtures.samples.weights import effective_sample_size
 from mixtures.schedule.manifest import Manifest, open_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.score_plots import draw_quantiles, quantile_handles
-from mixtures.score_summary import quantiles
 from mixtures.text import shorten
 
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from mixtures.lines import GREY, LABEL_WIDTH, PALETTE, REFERENCE, Look, choose_looks, draw_lines
 from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
 from mixtures.run.run import read_run
-from mixtures.score_summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise
-from mixtures.scores import read_scores
+from mixtures.samples.scores import read_scores
+from mixtures.samples.summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise
 from mixtures.text import shorten
 
 TALL = 20  # domains from which on panels with a row for each stand side by side, as many as fit

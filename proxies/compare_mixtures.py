@@ -9,7 +9,7 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.reading import read_json
 from mixtures.run.run import CorpusRecord, read_run
-from mixtures.sample_rule import attach_samples
+from mixtures.samples.rule import attach_samples
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain
 from mixtures.shares import fixed_mixture, read_shares

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from mixtures.sample_rule import SampleRule
+from mixtures.samples.rule import SampleRule
 from proxies.settings import Corpus, DomainName, Frozen, Loop, Model, Objective, Settings, Train, Update, exactly_one
 
 MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}

@@ -1,6 +1,6 @@
 """`accelerate launch -m proxies.score RUN_DIR [--scores ...] [--scopes ...] ...`: score a run's documents with its checkpoints.
 
-The same command again does only what is missing (mixtures/scores.py has the files, docs/scores.md what the scores mean).
+The same command again does only what is missing (mixtures/samples/scores.py has the files, docs/scores.md what the scores mean).
 """
 
 import sys

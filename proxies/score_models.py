@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from mixtures.errors import UserError
 from mixtures.run.trajectory import read_trajectory
-from mixtures.scores import Checkpoint
+from mixtures.samples.scores import Checkpoint
 from proxies import checkpoints
 from proxies.corpus import CorpusData
 from proxies.models import build_model

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from doge.scopes import scope_parameters
 from mixtures.errors import UserError
-from mixtures.scores import (
+from mixtures.samples.scores import (
     Checkpoint,
     ScoredDomain,
     ScoresMeta,
@@ -26,6 +26,7 @@ from mixtures.scores import (
     write_meta,
     write_part,
 )
+from mixtures.samples.text import report
 from mixtures.text import tokens_text
 from proxies.config import differences, environment, load_settings
 from proxies.corpus import CorpusData, prepare
@@ -33,7 +34,6 @@ from proxies.models import parameter_count
 from proxies.preflight import require_group, require_same_corpus
 from proxies.score_models import choose_checkpoints, load_models
 from proxies.score_plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
-from proxies.score_report import report
 from proxies.score_rows import Scorer, combine, score_rows, unigram_surprisal
 from proxies.score_settings import ScoreSettings
 from proxies.settings import Settings

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import doge
 from doge.grouped import Autocast
 from mixtures.errors import UserError
-from mixtures.sample_weights import effective_sample_size, presence_temperature
+from mixtures.samples.weights import effective_sample_size, presence_temperature
 from proxies.batches import evaluated_part, step_rows
 from proxies.corpus import CorpusData
 from proxies.pool import Pool

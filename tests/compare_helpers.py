@@ -13,7 +13,14 @@ import yaml
 from accelerate.state import AcceleratorState
 from train_helpers import write_run
 
-from mixtures.scores import Checkpoint, ScoredDomain, ScoresMeta, table_schema, write_meta, write_part
+from mixtures.samples.scores import (
+    Checkpoint,
+    ScoredDomain,
+    ScoresMeta,
+    table_schema,
+    write_meta,
+    write_part,
+)
 from proxies.compare import main
 from proxies.compare_settings import CompareSettings
 from proxies.config import load

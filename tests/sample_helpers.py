@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mixtures.run.run import CorpusRecord, read_run
-from mixtures.scores import ScoredDomain, ScoresMeta, table_schema, write_meta, write_part
+from mixtures.samples.scores import ScoredDomain, ScoresMeta, table_schema, write_meta, write_part
 
 
 def split(tokens: int, documents: int, *, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.sample_rule import make_rule
+from mixtures.samples.rule import make_rule
 from mixtures.schedule.check import check
 from mixtures.schedule.manifest import open_manifest, write_manifest
 from mixtures.schedule.show import show

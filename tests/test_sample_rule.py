@@ -18,7 +18,7 @@ from sample_helpers import write_scores
 from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.sample_rule import RULES, SampleRule, attach_samples, make_rule, rule_weights
+from mixtures.samples.rule import RULES, SampleRule, attach_samples, make_rule, rule_weights
 from mixtures.schedule.manifest import Manifest, open_manifest
 
 SCORE = "self_influence_all"

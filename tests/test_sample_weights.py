@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mixtures.errors import UserError
-from mixtures.sample_weights import (
+from mixtures.samples.weights import (
     effective_sample_size,
     keep_mask,
     linear_upper,

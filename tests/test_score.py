@@ -16,7 +16,7 @@ from train_helpers import MODEL, config_of, launch, write_domain, write_run
 from transformers import AutoModelForCausalLM
 
 from mixtures.run.trajectory import read_trajectory
-from mixtures.scores import part_path, read_scores
+from mixtures.samples.scores import part_path, read_scores
 from proxies import score_plan, score_run
 from proxies.config import flags, load_settings
 from proxies.corpus import CorpusData, prepare

@@ -17,11 +17,10 @@ from mixtures.__main__ import main
 from mixtures.export import export_mixture
 from mixtures.lines import Look
 from mixtures.sample_plots import rule_text, samples_figure
-from mixtures.sample_rule import SampleRule, rule_weights
-from mixtures.sample_weights import effective_sample_size
-from mixtures.schedule.manifest import Manifest
-from mixtures.score_plots import distributions_figure, length_figure, plot_scores, rho_figure, sizes_figure
-from mixtures.score_summary import (
+from mixtures.samples.documents import CHARACTERS, printable, write_documents
+from mixtures.samples.rule import SampleRule, rule_weights
+from mixtures.samples.scores import read_meta, read_scores, write_meta
+from mixtures.samples.summary import (
     POINTS,
     TEMPERATURES,
     Summary,
@@ -31,8 +30,9 @@ from mixtures.score_summary import (
     sample_sizes,
     summarise,
 )
-from mixtures.score_text import CHARACTERS, printable, write_documents
-from mixtures.scores import read_meta, read_scores, write_meta
+from mixtures.samples.weights import effective_sample_size
+from mixtures.schedule.manifest import Manifest
+from mixtures.score_plots import distributions_figure, length_figure, plot_scores, rho_figure, sizes_figure
 
 PNG = b"\x89PNG"
 FILES = ["scores.png", "score_length.png", "score_length_rho.png", "sample_size.png"]

@@ -7,7 +7,15 @@ import pyarrow as pa
 import pytest
 
 from mixtures.errors import UserError
-from mixtures.scores import ScoredDomain, ScoresMeta, part_path, read_scores, table_schema, write_meta, write_part
+from mixtures.samples.scores import (
+    ScoredDomain,
+    ScoresMeta,
+    part_path,
+    read_scores,
+    table_schema,
+    write_meta,
+    write_part,
+)
 
 NAMES = ("self_influence_all", "nll_mean")
 

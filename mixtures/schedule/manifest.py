@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.sample_weights import effective_sample_size
+from mixtures.samples.weights import effective_sample_size
 from mixtures.schedule.records import Domain
 
 FORMAT = 1

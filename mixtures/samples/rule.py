@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.reading import list_faults
-from mixtures.sample_weights import (
+from mixtures.samples.scores import Scores, read_scores, scores_path
+from mixtures.samples.weights import (
     Direction,
     cap_fault,
     drop_fault,
@@ -27,7 +28,6 @@ from mixtures.schedule.check import written_checks
 from mixtures.schedule.manifest import Manifest, store_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Count, Domain, Input, Provenance, Record, SamplePolicy
-from mixtures.scores import Scores, read_scores, scores_path
 
 RULES = {  # rule: (mode of the policy, what it is set by beside score, shuffle and seed)
     "softmax": ("sampling_weight", ("direction", "temperature", "cap", "transform")),

@@ -5,8 +5,8 @@ from textwrap import fill
 
 import numpy as np
 
-from mixtures.score_summary import rank_correlation
-from mixtures.scores import Scores, read_scores
+from mixtures.samples.scores import Scores, read_scores
+from mixtures.samples.summary import rank_correlation
 from mixtures.text import WIDTH, shorten, table, tokens_text
 
 SHOWN = {"nll_mean": "nll", "information_v3": "information", "word_embedding": "word emb."}

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from mixtures.sample_rule import SampleRule, rule_weights
-from mixtures.sample_weights import effective_sample_size
-from mixtures.scores import Scores
+from mixtures.samples.rule import SampleRule, rule_weights
+from mixtures.samples.scores import Scores
+from mixtures.samples.weights import effective_sample_size
 
 QUANTILES = (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
 POINTS = 4_000  # documents drawn one by one, all domains together

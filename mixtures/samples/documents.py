@@ -11,8 +11,8 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.files import write_atomic
 from mixtures.run.run import read_run
-from mixtures.score_summary import distinct_scores
-from mixtures.scores import Scores, read_scores
+from mixtures.samples.scores import Scores, read_scores
+from mixtures.samples.summary import distinct_scores
 from mixtures.stream.tokens import open_sources
 
 DOCUMENTS = 5  # at each end
