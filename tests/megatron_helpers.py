@@ -10,7 +10,7 @@ import numpy as np
 from trainers import toy
 
 from mixtures.convert import convert
-from mixtures.formats.megatron_idx import Index, read_index
+from mixtures.convert.formats.megatron_idx import Index, read_index
 
 
 def make_index(lengths: list[int], *, borders: list[int] | None = None) -> Index:

@@ -144,7 +144,7 @@ def test_a_domain_that_repeats_often_is_noted(tmp_path):
 
 
 def test_the_list_names_every_format(capsys):
-    from mixtures.formats import MODULES
+    from mixtures.convert.formats import MODULES
 
     assert main(["convert", "--list"]) == 0
     shown = capsys.readouterr().out

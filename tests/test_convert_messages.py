@@ -65,7 +65,7 @@ def test_a_share_that_rounds_to_zero_is_refused_with_what_would_do(tmp_path, cap
 
 
 def test_more_domains_than_the_trainer_can_number_are_refused(tmp_path, capsys, monkeypatch):
-    from mixtures.formats import find_format
+    from mixtures.convert.formats import find_format
 
     assert find_format("megatron").most_domains <= 32_767  # int16 in megatron-core's blend
     small = toy.make_mixture(tmp_path, {"only": toy.WANTED})

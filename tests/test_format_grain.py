@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from trainers import toy
 
 from mixtures.convert import Report, convert
+from mixtures.convert.formats.grain import given_shares, kept_weights
 from mixtures.errors import UserError
-from mixtures.formats.grain import given_shares, kept_weights
 
 DATA = ["gs://bucket/{domain}.array_record*"]
 

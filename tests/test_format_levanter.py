@@ -11,8 +11,8 @@ from stream_helpers import make_mixture
 from trainers import toy
 
 from mixtures.convert import convert
+from mixtures.convert.formats.levanter_blocks import counts
 from mixtures.errors import UserError
-from mixtures.formats.levanter_blocks import counts
 
 EVEN = {"first": {"web": 0.5, "code": 0.25, "math": 0.25}, "second": {"web": 0.25, "code": 0.25, "math": 0.5}}
 

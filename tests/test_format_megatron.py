@@ -14,8 +14,8 @@ from trainers import toy
 
 from mixtures import Mixture
 from mixtures.convert import convert
+from mixtures.convert.formats.megatron_views import counted
 from mixtures.errors import UserError
-from mixtures.formats.megatron_views import counted
 
 STAND_IN = """#!/usr/bin/env bash
 # pretrain_gpt.py as far as launch.sh sees it: trains to the next transition (or STOP_AT), and leaves the iteration in the checkpoints

@@ -13,9 +13,9 @@ import yaml
 from trainers import toy
 
 from mixtures.convert import Report, convert
+from mixtures.convert.formats.streaming import chosen
+from mixtures.convert.formats.streaming_views import border, read_shards
 from mixtures.errors import UserError
-from mixtures.formats.streaming import chosen
-from mixtures.formats.streaming_views import border, read_shards
 
 STREAM = {"local", "remote", "split", "proportion", "repeat", "choose"}  # keys of streaming's Stream that matter here
 DATASET = {"streams", "epoch_size", "shuffle", "shuffle_seed", "max_seq_len"}  # of LLM-Foundry's StreamingTextDataset

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from megatron_helpers import converted, make_index, notes, read_documents, write_data, write_toys
 from trainers import toy
 
+from mixtures.convert.formats.megatron_idx import HEADER, Index, read_index
 from mixtures.errors import UserError
-from mixtures.formats.megatron_idx import HEADER, Index, read_index
 
 
 @pytest.fixture(scope="module")

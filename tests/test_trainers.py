@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from mixtures.convert.docs import docs_text
-from mixtures.formats import MODULES
+from mixtures.convert.formats import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINERS = ROOT / "tests" / "trainers"

@@ -39,7 +39,7 @@ def convert(
 
     Raises UserError for what the format or the mixture does not allow; nothing is written then.
     """
-    from mixtures.formats import find_format
+    from mixtures.convert.formats import find_format
 
     form, output = find_format(to), Path(output)
     form.check_options(list(options))

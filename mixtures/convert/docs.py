@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
 
+from mixtures.convert.formats import MODULES, all_formats
 from mixtures.convert.listing import HEADER, cells
 from mixtures.convert.table import OPTIONS, Format, flag
 from mixtures.files import write_atomic
-from mixtures.formats import MODULES, all_formats
 
-WORDS = files("mixtures.formats") / "templates" / "trainers.md"
+WORDS = files("mixtures.convert.formats") / "templates" / "trainers.md"
 TABLE, FORMATS = "<!-- table -->\n", "<!-- formats -->\n"
 
 
@@ -29,7 +29,7 @@ def _section(form: Format) -> str:
     facts += [f"at most {form.most_domains:,} domains"] if form.most_domains else []
     facts += [f"no {_characters(form.splits_on)} in a path"] if form.splits_on else []
     facts += [f"tested: {form.tested}"]
-    about = (import_module(f"mixtures.formats.{MODULES[form.name]}").__doc__ or "").strip()
+    about = (import_module(f"mixtures.convert.formats.{MODULES[form.name]}").__doc__ or "").strip()
     return "\n".join([f"### {form.name}", about, "", *(f"- {fact}" for fact in facts), ""])
 
 

@@ -1,7 +1,7 @@
 """The table of formats, as text."""
 
+from mixtures.convert.formats import all_formats
 from mixtures.convert.table import Format
-from mixtures.formats import all_formats
 from mixtures.text import table
 
 HEADER = ("format", "unit", "stages", "zero weights", "sum to 1", "at the end", "caps", "samples")

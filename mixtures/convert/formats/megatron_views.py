@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mixtures.convert.formats.megatron_idx import Index, read_index
+from mixtures.convert.formats.megatron_samples import times_read
 from mixtures.convert.job import Job, Span
 from mixtures.convert.output import Content
 from mixtures.errors import UserError
-from mixtures.formats.megatron_idx import Index, read_index
-from mixtures.formats.megatron_samples import times_read
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def write(job: Job) -> Output:
         whole_parts(job.unit_shares(span), slot.tokens // job.sequence_length) for span, slot in zip(job.spans, slots, strict=True)
     ]
     written: dict[str, Content] = {
-        "curriculum.py": files("mixtures.formats").joinpath("templates/olmo_curriculum.py").read_text(),
+        "curriculum.py": files("mixtures.convert.formats").joinpath("templates/olmo_curriculum.py").read_text(),
         "curriculum.json": json.dumps(_plan(job, sequences), indent=1) + "\n",
     }
     written |= {_view(name): _spans(job, name) for name in job.selections}

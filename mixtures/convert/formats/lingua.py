@@ -33,7 +33,7 @@ def write(job: Job) -> Output:
     shares = [job.unit_shares(span) for span in job.spans]
     written: dict[str, Content] = {file_name(number): _yaml(job, number, share, slots) for number, share in enumerate(shares)}
     if len(shares) > 1:
-        written[SCRIPT] = files("mixtures.formats").joinpath("templates", f"lingua_{SCRIPT}").read_text()
+        written[SCRIPT] = files("mixtures.convert.formats").joinpath("templates", f"lingua_{SCRIPT}").read_text()
     places = [(slot.start, slot.tokens) for slot in slots] if slots else [(span.start, span.tokens) for span in job.spans]
     return Output(
         files=written,

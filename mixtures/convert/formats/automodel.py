@@ -16,12 +16,19 @@ from typing import Any
 
 import yaml
 
+from mixtures.convert.formats.megatron_views import (
+    Part,
+    domain_shares,
+    plan_reading,
+    read_again,
+    stage_file,
+    steps_before,
+)
 from mixtures.convert.job import Job
 from mixtures.convert.output import Content, Draw, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
-from mixtures.formats.megatron_views import Part, domain_shares, plan_reading, read_again, stage_file, steps_before
 
 DATASET = "nemo_automodel.components.datasets.llm.megatron_dataset.MegatronPretraining"
 RESERVED = "weighted"  # Automodel's name for the aggregate over the domains

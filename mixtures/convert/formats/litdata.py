@@ -25,7 +25,7 @@ def write(job: Job) -> Output:
     slots = job.slots()
     return Output(
         files={
-            "litdata_mixture.py": files("mixtures.formats").joinpath("templates/litdata_mixture.py").read_text(),
+            "litdata_mixture.py": files("mixtures.convert.formats").joinpath("templates/litdata_mixture.py").read_text(),
             "litdata_mixture.json": json.dumps(_plan(job, slots), indent=1) + "\n",
         },
         draws=[Draw(job.unit_shares(span), slot.start, slot.tokens, random=True) for span, slot in zip(job.spans, slots, strict=True)],

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mixtures.convert.formats.megatron_idx import Index
 from mixtures.convert.job import Job
 from mixtures.convert.lengths import Selection
 from mixtures.errors import UserError
-from mixtures.formats.megatron_idx import Index
 
 ALIKE = 0.8  # correlation of the log lengths of the same documents under two tokenizers
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from mixtures.convert.formats.grain import given_shares, kept_weights
 from mixtures.convert.job import Job, Span
 from mixtures.convert.output import Draw, Output
 from mixtures.convert.selected import selected_rows
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
-from mixtures.formats.grain import given_shares, kept_weights
 
 TEMPLATES = {"0.3": "torchtitan_loader.py", "head": "torchtitan_grain.py"}
 CONFIGS = {
@@ -64,7 +64,7 @@ def _stages(job: Job, slots: list[Slot], weights: list[dict[str, float]]) -> lis
 
 
 def _template(name: str) -> str:
-    return files("mixtures.formats").joinpath("templates", name).read_text()
+    return files("mixtures.convert.formats").joinpath("templates", name).read_text()
 
 
 def _use(job: Job, slots: list[Slot], config: str) -> str:

@@ -38,7 +38,7 @@ def write(job: Job) -> Output:
     return Output(
         files={
             PLAN: json.dumps(plan, indent=1) + "\n",
-            LOADER: files("mixtures.formats").joinpath("templates", LOADER).read_text(),
+            LOADER: files("mixtures.convert.formats").joinpath("templates", LOADER).read_text(),
             **written,
         },
         draws=[Draw(share, span.start, span.tokens, random=True) for span, share in zip(job.spans, shares, strict=True)],

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mixtures.convert.formats.streaming_views import INDEX, Shard, border, read_shards, view
 from mixtures.convert.job import Job
 from mixtures.convert.output import Content, Draw, Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
-from mixtures.formats.streaming_views import INDEX, Shard, border, read_shards, view
 
 DIFFERENT = 0.01  # numbers of documents, for samples that are none
 Shards = Mapping[str, Sequence[Shard]]  # of the domains whose data are here

@@ -10,14 +10,21 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
+from mixtures.convert.formats.megatron_views import (
+    Part,
+    domain_shares,
+    plan_reading,
+    read_again,
+    stage_file,
+    steps_before,
+)
 from mixtures.convert.job import Job
 from mixtures.convert.output import Content, Draw, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
-from mixtures.formats.megatron_views import Part, domain_shares, plan_reading, read_again, stage_file, steps_before
 
-TEMPLATE = files("mixtures.formats") / "templates" / "megatron_launch.sh"
+TEMPLATE = files("mixtures.convert.formats") / "templates" / "megatron_launch.sh"
 ENOUGH = 1 / 200  # prefixes for each sequence of a stage, up to which Megatron's own reserve does
 
 
