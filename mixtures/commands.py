@@ -187,8 +187,8 @@ def import_(arguments: argparse.Namespace) -> str:
 
     from mixtures.export import export_mixture
     from mixtures.files import write_atomic
-    from mixtures.import_mixture import as_mixture
-    from mixtures.import_schedule import Lengths, read_schedule
+    from mixtures.imports.mixture import as_mixture
+    from mixtures.imports.schedule import Lengths, read_schedule
     from mixtures.schedule.mixture import Mixture
     from mixtures.schedule.show import show as show_mixture
     from mixtures.text import table

@@ -1,7 +1,7 @@
 """A swarm from files: which mixtures were tried, and what was measured of each.
 
 Two tables (RegMix, Olmix): RATIOS, a mixture a line, a domain a column, and METRICS, a run a line, a metric a column; both may have
-label columns (mixtures/shares.py), by which lines are joined. Or the directory of a comparison.
+label columns (mixtures/imports/tables.py), by which lines are joined. Or the directory of a comparison.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,18 @@ from mixtures.comparison_dir import ComparisonRecord, read_bases, read_compariso
 from mixtures.comparison_input import Runs, read_runs
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
+from mixtures.imports.tables import (
+    PREFIX,
+    ROUNDING,
+    Row,
+    checked_shares,
+    csv_rows,
+    matched_shares,
+    read_rows,
+    some,
+)
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import EVERY
-from mixtures.shares import PREFIX, ROUNDING, Row, checked_shares, csv_rows, matched_shares, read_rows, some
 
 JOINED_BY = ("run_id", "run", "name", "index", "", "Unnamed: 0")  # the first of those that fit most lines
 

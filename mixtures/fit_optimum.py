@@ -13,11 +13,11 @@ from mixtures.files import sha256_file
 from mixtures.fit import Surrogate, best_mixture, distinct
 from mixtures.fit_input import Swarm
 from mixtures.hull import INSIDE, reach, violation
+from mixtures.imports.tables import fixed_mixture, matched_shares
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, constraint
 from mixtures.schedule.constrain import constrain
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain, Input, Provenance
-from mixtures.shares import fixed_mixture, matched_shares
 from mixtures.text import tokens_text
 
 LEAST = 8  # mixtures, and two more than domains

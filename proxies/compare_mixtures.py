@@ -7,12 +7,12 @@ from typing import Any
 from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
+from mixtures.imports.tables import fixed_mixture, read_shares
 from mixtures.reading import read_json
 from mixtures.run.run import CorpusRecord, read_run
 from mixtures.samples.rule import attach_samples
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain
-from mixtures.shares import fixed_mixture, read_shares
 from proxies.compare_settings import CompareSettings, Contender, Samples
 
 

@@ -12,7 +12,7 @@ from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.convert import convert
 from mixtures.errors import UserError
-from mixtures.shares import read_shares
+from mixtures.imports.tables import read_shares
 
 
 def test_json_holds_the_asked_shares_and_the_report_says_what_they_give(tmp_path, capsys):

@@ -10,8 +10,8 @@ from mixtures_helpers import make_run
 
 from mixtures import Mixture
 from mixtures.__main__ import main
+from mixtures.imports.tables import read_shares
 from mixtures.schedule.check import check
-from mixtures.shares import read_shares
 
 NAMES = [f"d{number}" for number in range(7)]
 

@@ -12,10 +12,10 @@ from stream_helpers import make_manifest, make_mixture, make_sampled
 from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.convert import convert
-from mixtures.import_files import READERS
+from mixtures.imports.files import READERS
+from mixtures.imports.tables import read_shares
 from mixtures.schedule.check import check
 from mixtures.schedule.manifest import open_manifest
-from mixtures.shares import read_shares
 
 # tokens a document: web 100, code 800, math 200
 DOMAINS: dict[str, dict[str, Any]] = {

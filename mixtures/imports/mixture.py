@@ -9,12 +9,12 @@ from typing import Any
 import mixtures
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.import_schedule import Schedule
+from mixtures.imports.schedule import Schedule
+from mixtures.imports.tables import check_caps
 from mixtures.schedule.bounds import Bound, by_name, check_bounds
 from mixtures.schedule.check import written_checks
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain, Horizon, Input, Provenance, Stage
-from mixtures.shares import check_caps
 
 
 def as_mixture(

@@ -12,7 +12,7 @@ from typing import Any
 from mixtures.convert.lengths import read_texts
 from mixtures.convert.steps import Batches, made_batches, read_batches
 from mixtures.errors import UserError
-from mixtures.import_files import READERS, Found, read_found
+from mixtures.imports.files import READERS, Found, read_found
 from mixtures.schedule.manifest import open_manifest
 from mixtures.schedule.mixture import Mixture
 

@@ -1,0 +1,1 @@
+"""Files of other methods and trainers, read as a mixture."""
