@@ -29,9 +29,9 @@ from scipy.stats import spearmanr
 from step_cost import where
 
 from mixtures import Mixture
-from mixtures.comparison_dir import read_bases
-from mixtures.comparison_input import Runs, read_runs
-from mixtures.comparison_statistics import distinct_mixtures, paired_difference
+from mixtures.compare.directory import read_bases
+from mixtures.compare.statistics import distinct_mixtures, paired_difference
+from mixtures.compare.tables import Runs, read_runs
 from mixtures.fit import best_mixture, fit_surrogate
 from mixtures.text import table
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mixtures.comparison import Comparison, Outcome
-from mixtures.comparison_statistics import Difference
-from mixtures.comparison_text import signed
+from mixtures.compare.comparison import Comparison, Outcome
+from mixtures.compare.statistics import Difference
+from mixtures.compare.text import signed
 from mixtures.lines import PALETTE, REFERENCE, Look, draw_lines, name_lines
 from mixtures.plots import STYLE, save_png, token_axis
 from mixtures.text import shorten

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixtures.comparison_dir import ComparisonRecord, read_bases, read_comparison
-from mixtures.comparison_input import Runs, read_runs
+from mixtures.compare.directory import ComparisonRecord, read_bases, read_comparison
+from mixtures.compare.tables import Runs, read_runs
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.imports.tables import (

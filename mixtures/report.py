@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mixtures.comparison_dir import is_comparison, read_comparison
+from mixtures.compare.directory import is_comparison, read_comparison
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.report_compare import comparison_sections, learned_runs, told_by, verdict_on

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mixtures.comparison import Comparison
-from mixtures.comparison_dir import ComparisonRecord, read_comparison
-from mixtures.comparison_plots import SETTLED, choose_mixture_looks, curve_table, late
-from mixtures.comparison_statistics import Difference
-from mixtures.comparison_text import (
+from mixtures.compare.comparison import Comparison
+from mixtures.compare.directory import ComparisonRecord, read_comparison
+from mixtures.compare.statistics import Difference
+from mixtures.compare.text import (
     COSTS,
     counted,
     decimals,
@@ -22,6 +21,7 @@ from mixtures.comparison_text import (
     verdict,
     verdicts,
 )
+from mixtures.comparison_plots import SETTLED, choose_mixture_looks, curve_table, late
 from mixtures.reading import read_json
 from mixtures.report_facts import duration, environment_facts, fold_settings, replay_section, sources_table
 from mixtures.report_heat import heat_map

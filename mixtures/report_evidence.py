@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixtures.comparison_text import counted
+from mixtures.compare.text import counted
 from mixtures.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.export import export_mixture
 from mixtures.matrix import HelpMatrix, help_matrix

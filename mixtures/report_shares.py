@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mixtures.comparison_text import counted
+from mixtures.compare.text import counted
 from mixtures.report_evidence import Evidence, percent_share
 from mixtures.report_html import Cell, Html, data_table, join, number
 from mixtures.report_svg import Whisker, figure, whisker_chart

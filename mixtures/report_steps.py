@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mixtures.comparison_text import counted
+from mixtures.compare.text import counted
 from mixtures.lines import Look, choose_looks, smoothing_window
 from mixtures.matrix import HelpMatrix, Pair
 from mixtures.report_evidence import NAMED, Evidence, held_out, percent_share

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from mixtures import Mixture
-from mixtures.comparison_dir import base_path, read_bases
+from mixtures.compare.directory import base_path, read_bases
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from proxies.base import BaseRun

@@ -114,9 +114,9 @@ def train_missing(settings: CompareSettings, corpus: CorpusData, mixtures: dict[
 
 def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
-    from mixtures.comparison_dir import read_comparison
+    from mixtures.compare.directory import read_comparison
+    from mixtures.compare.text import WIDTH, report
     from mixtures.comparison_plots import plot_comparison
-    from mixtures.comparison_text import WIDTH, report
 
     path, names = settings.run_path, list(settings.mixtures)
     write_results(path)

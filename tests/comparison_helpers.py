@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from mixtures_helpers import make_run, write_corpus
 
-from mixtures.comparison import Comparison, summarize
+from mixtures.compare.comparison import Comparison, summarize
 from mixtures.export import export_mixture
 from mixtures.imports.tables import fixed_mixture
 from mixtures.run.run import read_corpus

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from comparison_helpers import END, change, drop, make_tables, of_run, summarized
 
-from mixtures.comparison_statistics import paired_difference
+from mixtures.compare.statistics import paired_difference
 from mixtures.errors import UserError
 
 

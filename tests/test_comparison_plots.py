@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from mixtures.comparison import Comparison
+from mixtures.compare.comparison import Comparison
 from mixtures.comparison_plots import choose_mixture_looks, curves_figure, domains_figure, plot_comparison
 
 PNG = b"\x89PNG"

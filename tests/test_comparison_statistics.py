@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mixtures.comparison_statistics import Difference, distinct_mixtures, mean_losses, paired_difference, residual_variance
+from mixtures.compare.statistics import (
+    Difference,
+    distinct_mixtures,
+    mean_losses,
+    paired_difference,
+    residual_variance,
+)
 
 
 def draw(

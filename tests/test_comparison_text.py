@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from comparison_helpers import MIXTURES, change, drop, make_tables, of_run, summarized
 
-from mixtures.comparison_statistics import Difference
-from mixtures.comparison_text import compare_words, decimals, overall, percent, report, signed, verdict
+from mixtures.compare.statistics import Difference
+from mixtures.compare.text import compare_words, decimals, overall, percent, report, signed, verdict
 
 
 def difference(value: float, low: float, high: float) -> Difference:

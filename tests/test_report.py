@@ -14,8 +14,8 @@ from sample_helpers import write_scores
 from score_helpers import make_cache, make_scores
 
 from mixtures.__main__ import main
-from mixtures.comparison_dir import read_comparison
-from mixtures.comparison_text import verdicts
+from mixtures.compare.directory import read_comparison
+from mixtures.compare.text import verdicts
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.report import write_report

@@ -1,7 +1,7 @@
 """Whether a mixture was worth it: base models trained on several mixtures, compared with a baseline's.
 
-`summarize` turns the held-out losses of all runs into numbers (mixtures/comparison_statistics.py has the intervals);
-mixtures/comparison_text.py says them in words, mixtures/comparison_plots.py draws them.
+`summarize` turns the held-out losses of all runs into numbers (mixtures/compare/statistics.py has the intervals);
+mixtures/compare/text.py says them in words, mixtures/comparison_plots.py draws them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixtures.comparison_input import RUN, Runs, read_runs
-from mixtures.comparison_statistics import Difference, distinct_mixtures, mean_losses, paired_difference, residual_variance
+from mixtures.compare.statistics import (
+    Difference,
+    distinct_mixtures,
+    mean_losses,
+    paired_difference,
+    residual_variance,
+)
+from mixtures.compare.tables import RUN, Runs, read_runs
 from mixtures.errors import UserError
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from textwrap import fill
 
-from mixtures.comparison import Comparison, Outcome
-from mixtures.comparison_statistics import Difference
+from mixtures.compare.comparison import Comparison, Outcome
+from mixtures.compare.statistics import Difference
 from mixtures.text import shorten, table, tokens_text
 
 WIDTH = 100  # of the sentences

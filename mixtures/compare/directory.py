@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixtures.comparison import Comparison, summarize
+from mixtures.compare.comparison import Comparison, summarize
 from mixtures.errors import UserError
 from mixtures.reading import read_json
 from mixtures.run.run import CorpusRecord, natural_shares, read_corpus, read_yaml
