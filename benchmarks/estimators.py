@@ -32,7 +32,7 @@ from mixtures import Mixture
 from mixtures.compare.directory import read_bases
 from mixtures.compare.statistics import distinct_mixtures, paired_difference
 from mixtures.compare.tables import Runs, read_runs
-from mixtures.fit import best_mixture, fit_surrogate
+from mixtures.fit.surrogate import best_mixture, fit_surrogate
 from mixtures.text import table
 
 KINDS = ("raw", "adam", "damped", "fisher", "kfac", "kfac_half")

@@ -147,10 +147,10 @@ def fit(arguments: argparse.Namespace) -> str:
     from dataclasses import replace
 
     from mixtures.files import write_atomic
-    from mixtures.fit import fit_surrogate
-    from mixtures.fit_input import objective, read_like, read_swarm
-    from mixtures.fit_optimum import as_mixture, find_optimum, limits, require_enough, require_support
-    from mixtures.fit_text import optimum_text, surrogate_text
+    from mixtures.fit.optimum import as_mixture, find_optimum, limits, require_enough, require_support
+    from mixtures.fit.surrogate import fit_surrogate
+    from mixtures.fit.swarm import objective, read_like, read_swarm
+    from mixtures.fit.text import optimum_text, surrogate_text
     from mixtures.words import parse_tokens, read_words
 
     swarm = read_swarm(arguments.tables)

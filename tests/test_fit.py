@@ -5,13 +5,13 @@ from fit_helpers import DOMAINS, frames, law, planted, swarm_shares
 from scipy import stats
 from sklearn.linear_model import Ridge
 
-import mixtures.fit
+import mixtures.fit.surrogate
 from mixtures.errors import UserError
-from mixtures.fit import Surrogate, best_mixture, fit_surrogate
-from mixtures.fit_optimum import require_support
-from mixtures.fit_validation import MEAN, Score, cross_validate, spearman_interval
-from mixtures.hull import INSIDE, reach, violation
-from mixtures.surrogates import SURROGATES, fit_law, fit_ridge
+from mixtures.fit.hull import INSIDE, reach, violation
+from mixtures.fit.optimum import require_support
+from mixtures.fit.regressions import SURROGATES, fit_law, fit_ridge
+from mixtures.fit.surrogate import Surrogate, best_mixture, fit_surrogate
+from mixtures.fit.validation import MEAN, Score, cross_validate, spearman_interval
 
 OPTIMUM = np.array([0.26, 0.2, 0.16, 0.14, 0.1, 0.08, 0.06])
 
@@ -80,7 +80,7 @@ def test_ridge_is_its_closed_form_at_the_alpha_with_the_least_leave_one_out_erro
         models = [Ridge(alpha=alpha).fit(scaled[kept], values[kept]) for kept in rest]
         return float(np.mean([(model.predict(scaled[~kept])[0] - values[~kept][0]) ** 2 for model, kept in zip(models, rest, strict=True)]))
 
-    best = min(mixtures.surrogates.ALPHAS, key=error)
+    best = min(mixtures.fit.surrogate.regressions.ALPHAS, key=error)
     slow = Ridge(alpha=best).fit(scaled, values).predict(scaled)
     assert np.allclose(fit_ridge(shares, values[:, None], 0)(shares)[:, 0], slow, atol=1e-9)
 

@@ -5,7 +5,7 @@ import pytest
 from fit_helpers import write_base, write_comparison
 
 from mixtures.errors import UserError
-from mixtures.fit_input import objective, read_swarm
+from mixtures.fit.swarm import objective, read_swarm
 
 # sail-sg/regmix: data/train_mixture_1m.csv and train_pile_loss_1m.csv
 REGMIX = ("index,train_the_pile_arxiv,train_the_pile_pile_cc\n1,0.004,0.996\n2,0.139,0.86\n3,0.5,0.5\n",)

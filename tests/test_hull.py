@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from mixtures.hull import INSIDE, Value, lowest, reach, violation
+from mixtures.fit.hull import INSIDE, Value, lowest, reach, violation
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=10)
 FEW = settings(PROPERTY, max_examples=5)  # every example solves some hundred linear programs

@@ -10,9 +10,9 @@ import numpy as np
 import mixtures
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.fit import Surrogate, best_mixture, distinct
-from mixtures.fit_input import Swarm
-from mixtures.hull import INSIDE, reach, violation
+from mixtures.fit.hull import INSIDE, reach, violation
+from mixtures.fit.surrogate import Surrogate, best_mixture, distinct
+from mixtures.fit.swarm import Swarm
 from mixtures.imports.tables import fixed_mixture, matched_shares
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, constraint
 from mixtures.schedule.constrain import constrain

@@ -1,8 +1,8 @@
 """A swarm's table -> the mixture that regression on it thinks best, never outside of what was tried.
 
 `fit_surrogate` learns from shares and measurements and says by cross-validation what that is worth; `best_mixture` looks for the
-lowest prediction among convex combinations of the mixtures tried. mixtures/surrogates.py has the regressions,
-mixtures/fit_validation.py the cross-validation, mixtures/hull.py the search.
+lowest prediction among convex combinations of the mixtures tried. mixtures/fit/regressions.py has the regressions,
+mixtures/fit/validation.py the cross-validation, mixtures/fit/hull.py the search.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mixtures.errors import UserError
-from mixtures.fit_validation import Score, cross_validate
-from mixtures.hull import INSIDE, lowest, violation
-from mixtures.surrogates import STEPWISE, SURROGATES, Predictor
+from mixtures.fit.hull import INSIDE, lowest, violation
+from mixtures.fit.regressions import STEPWISE, SURROGATES, Predictor
+from mixtures.fit.validation import Score, cross_validate
 
 MODELS = ("auto", *SURROGATES)
 FOLDS = 10

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 from sklearn.model_selection import KFold
 
-from mixtures.surrogates import SURROGATES
+from mixtures.fit.regressions import SURROGATES
 
 MEAN = "mean"  # the baseline that predicts the mean of the other mixtures
 CONFIDENCE = 0.95

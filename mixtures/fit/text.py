@@ -5,10 +5,10 @@ from textwrap import fill
 
 import numpy as np
 
-from mixtures.fit import Surrogate, distinct
-from mixtures.fit_input import Swarm
-from mixtures.fit_optimum import SEEN, UNIFORM, Optimum
-from mixtures.fit_validation import MEAN, Score
+from mixtures.fit.optimum import SEEN, UNIFORM, Optimum
+from mixtures.fit.surrogate import Surrogate, distinct
+from mixtures.fit.swarm import Swarm
+from mixtures.fit.validation import MEAN, Score
 from mixtures.text import WIDTH, shorten, table
 
 METRICS_NAMED = 6
