@@ -107,10 +107,10 @@ def ladder(arguments: argparse.Namespace) -> str:
     """Compare what runs of several proxy sizes learned: agreement, trend over the size, verdict; with --at the weights {name: share}."""
     import json
 
+    from mixtures.diagnosis.ladder import extrapolate, parse_size, read_ladder
+    from mixtures.diagnosis.ladder_text import report as text_of
     from mixtures.files import write_atomic
-    from mixtures.ladder import extrapolate, parse_size, read_ladder
     from mixtures.ladder_plot import plot_ladder
-    from mixtures.ladder_text import report as text_of
 
     size = None if arguments.at is None else parse_size(arguments.at)
     ladder, output = read_ladder(arguments.runs), Path(arguments.output)
@@ -124,8 +124,8 @@ def ladder(arguments: argparse.Namespace) -> str:
 
 def diagnose(arguments: argparse.Namespace) -> str:
     """Look at a run's records: has it settled, is its signal repeatable, what repeats too often; also into RUN_DIR/diagnosis.json."""
-    from mixtures.diagnosis import diagnose as look
-    from mixtures.diagnosis import diagnosis_text, write_diagnosis
+    from mixtures.diagnosis.diagnosis import diagnose as look
+    from mixtures.diagnosis.diagnosis import diagnosis_text, write_diagnosis
     from mixtures.words import parse_tokens, read_words
 
     budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)

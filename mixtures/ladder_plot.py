@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from mixtures.ladder import Extrapolation, Ladder
+from mixtures.diagnosis.ladder import Extrapolation, Ladder
 from mixtures.lines import REFERENCE, choose_looks, draw_lines, name_lines
 from mixtures.plots import STYLE, save_png
 from mixtures.text import tokens_text

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mixtures.matrix import ALIKE, HelpMatrix, Pair
+from mixtures.diagnosis.matrix import ALIKE, HelpMatrix, Pair
 from mixtures.text import shorten
 
 MOST_NUMBERS = 14  # groups up to which the cells carry their numbers

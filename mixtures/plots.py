@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from mixtures.diagnosis.matrix import help_matrix
 from mixtures.files import write_atomic
 from mixtures.lines import PALETTE, PERCENT, REFERENCE, Look, choose_looks, draw_lines, name_lines, smoothing_window
-from mixtures.matrix import help_matrix
 from mixtures.matrix_plot import matrix_figure
 from mixtures.run.average import running_mean
 from mixtures.run.run import Run, natural_shares, read_run

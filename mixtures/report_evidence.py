@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from mixtures.compare.text import counted
-from mixtures.diagnosis import Diagnosis, diagnose, read_diagnosis
+from mixtures.diagnosis.diagnosis import Diagnosis, diagnose, read_diagnosis
+from mixtures.diagnosis.matrix import HelpMatrix, help_matrix
 from mixtures.export import export_mixture
-from mixtures.matrix import HelpMatrix, help_matrix
 from mixtures.report_html import capital
 from mixtures.run.run import Run, read_run
 from mixtures.run.trajectory import read_evaluation

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mixtures.diagnosis import Diagnosis
+from mixtures.diagnosis.diagnosis import Diagnosis
 from mixtures.report_evidence import gather, verdict
 from mixtures.report_facts import cost_section, provenance_section, replay_section
 from mixtures.report_html import Html, bullets, element, join, paragraphs, prose

@@ -5,7 +5,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from mixtures.diagnosis import diagnose, diagnosis_text, write_diagnosis
+from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
 from mixtures.plots import plot_run
 from mixtures.schedule.show import summary

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from doge.stable import alignment_parts, replicates
 from doge.updates import lean_to_worst
-from mixtures.gram_blocks import importance_of
+from mixtures.diagnosis.blocks import importance_of
 from mixtures.run.replicates import NAME, write_replicates
 from mixtures.run.run import Run, read_run
 from proxies.settings import Settings

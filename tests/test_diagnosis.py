@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.__main__ import main
-from mixtures.diagnosis import diagnose, diagnosis_text, read_diagnosis, write_diagnosis
+from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, read_diagnosis, write_diagnosis
+from mixtures.diagnosis.gradients import split_half
+from mixtures.diagnosis.weights import Finding
 from mixtures.errors import UserError
-from mixtures.findings import Finding
-from mixtures.gram_findings import split_half
 from mixtures.run.parts import list_parts
 from mixtures.run.trajectory import EvaluationWriter
 from proxies.learn import finish

@@ -13,10 +13,18 @@ from mixtures_helpers import NAMES, make_run
 from scipy import stats
 
 from mixtures.__main__ import main
+from mixtures.diagnosis.ladder import (
+    Ladder,
+    extrapolate,
+    fit_trend,
+    parse_size,
+    rank_agreement,
+    read_ladder,
+    refusals,
+)
+from mixtures.diagnosis.ladder_text import report
 from mixtures.errors import UserError
-from mixtures.ladder import Ladder, extrapolate, fit_trend, parse_size, rank_agreement, read_ladder, refusals
 from mixtures.ladder_plot import ladder_figure
-from mixtures.ladder_text import report
 from mixtures.run.run import read_run
 
 SIZES = (1_000_000, 5_000_000, 25_000_000)

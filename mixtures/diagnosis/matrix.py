@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixtures.gram_blocks import gram_blocks, interval_factor, mean_noise
+from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
 from mixtures.run.run import Run
 
 ALIKE = 0.5  # cosine from which two domains are called alike: a quarter of either's squared gradient is the other's

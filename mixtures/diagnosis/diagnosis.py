@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mixtures.diagnosis.gradients import gram_findings
+from mixtures.diagnosis.repetition import memorised, repetition
+from mixtures.diagnosis.weights import Finding, clipped, effective_domains, floor, settled
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.findings import Finding, clipped, effective_domains, floor, settled
-from mixtures.gram_findings import gram_findings
 from mixtures.reading import list_faults, read_json
 from mixtures.run.run import read_run
 from mixtures.schedule.bounds import Bound
 from mixtures.text import WIDTH
-from mixtures.text_findings import memorised, repetition
 
 FILE = "diagnosis.json"
 

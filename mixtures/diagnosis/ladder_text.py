@@ -4,7 +4,16 @@ from textwrap import fill
 
 import numpy as np
 
-from mixtures.ladder import EXACT, FEWEST_SIZES, LEVEL, REACH, Extrapolation, Ladder, Trend, fit_trend
+from mixtures.diagnosis.ladder import (
+    EXACT,
+    FEWEST_SIZES,
+    LEVEL,
+    REACH,
+    Extrapolation,
+    Ladder,
+    Trend,
+    fit_trend,
+)
 from mixtures.text import WIDTH, table, tokens_text
 
 

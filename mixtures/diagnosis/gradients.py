@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from mixtures.findings import Finding, make_finding, names_text
-from mixtures.gram_blocks import gram_blocks, importance_of, interval_factor, mean_noise
-from mixtures.matrix import ALIKE, help_matrix, pairs_text
+from mixtures.diagnosis.blocks import gram_blocks, importance_of, interval_factor, mean_noise
+from mixtures.diagnosis.matrix import ALIKE, help_matrix, pairs_text
+from mixtures.diagnosis.weights import Finding, make_finding, names_text
 from mixtures.run.run import Run
 
 RELIABLE = 0.5  # below, more than half of what tells domains apart is noise
