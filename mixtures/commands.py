@@ -83,21 +83,21 @@ def convert(arguments: argparse.Namespace) -> str:
 
 def plot(arguments: argparse.Namespace) -> str:
     """Draw a run (weights, losses, matrix, mixture, its sample scores where it has some) or a mixture; documents.txt lists documents."""
-    from mixtures.plots import plot_mixture, plot_run
+    from mixtures.plots.run import plot_mixture, plot_run
 
     source = Path(arguments.what)
     if source.is_dir():
         paths = plot_run(source, arguments.output or source / "plots")
         if (source / "scores").is_dir():
+            from mixtures.plots.scores import plot_scores
             from mixtures.samples.documents import write_documents
-            from mixtures.score_plots import plot_scores
 
             try:
                 paths += [*plot_scores(source, paths[0].parent), write_documents(source, paths[0].parent)]
             except UserError as error:
                 raise UserError(f"{error}\nthe plots of the run itself are in {paths[0].parent}") from error
     else:
-        from mixtures.sample_plots import plot_samples
+        from mixtures.plots.mixture import plot_samples
 
         paths = [*plot_mixture(source, arguments.output or source.parent), *plot_samples(source, arguments.output or source.parent)]
     return "\n".join(f"wrote {path}" for path in paths)
@@ -110,7 +110,7 @@ def ladder(arguments: argparse.Namespace) -> str:
     from mixtures.diagnosis.ladder import extrapolate, parse_size, read_ladder
     from mixtures.diagnosis.ladder_text import report as text_of
     from mixtures.files import write_atomic
-    from mixtures.ladder_plot import plot_ladder
+    from mixtures.plots.ladder import plot_ladder
 
     size = None if arguments.at is None else parse_size(arguments.at)
     ladder, output = read_ladder(arguments.runs), Path(arguments.output)

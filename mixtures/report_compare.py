@@ -21,7 +21,7 @@ from mixtures.compare.text import (
     verdict,
     verdicts,
 )
-from mixtures.comparison_plots import SETTLED, choose_mixture_looks, curve_table, late
+from mixtures.plots.comparison import SETTLED, choose_mixture_looks, curve_table, late
 from mixtures.reading import read_json
 from mixtures.report_facts import duration, environment_facts, fold_settings, replay_section, sources_table
 from mixtures.report_heat import heat_map

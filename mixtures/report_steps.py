@@ -4,7 +4,7 @@ import numpy as np
 
 from mixtures.compare.text import counted
 from mixtures.diagnosis.matrix import HelpMatrix, Pair
-from mixtures.lines import Look, choose_looks, smoothing_window
+from mixtures.plots.looks import Look, choose_looks, smoothing_window
 from mixtures.report_evidence import NAMED, Evidence, held_out, percent_share
 from mixtures.report_heat import heat_map
 from mixtures.report_html import Html, bullets, data_table, element, join, number

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from mixtures.lines import PALETTE, Look, spread
+from mixtures.plots.looks import PALETTE, Look, spread
 from mixtures.report_html import Html, element, scrolling
 from mixtures.text import shorten
 

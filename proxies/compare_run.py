@@ -116,7 +116,7 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
     from mixtures.compare.directory import read_comparison
     from mixtures.compare.text import WIDTH, report
-    from mixtures.comparison_plots import plot_comparison
+    from mixtures.plots.comparison import plot_comparison
 
     path, names = settings.run_path, list(settings.mixtures)
     write_results(path)

@@ -7,7 +7,7 @@ from torch import nn
 
 from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
-from mixtures.plots import plot_run
+from mixtures.plots.run import plot_run
 from mixtures.schedule.show import summary
 from proxies.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings

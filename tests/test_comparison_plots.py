@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from mixtures.compare.comparison import Comparison
-from mixtures.comparison_plots import choose_mixture_looks, curves_figure, domains_figure, plot_comparison
+from mixtures.plots.comparison import choose_mixture_looks, curves_figure, domains_figure, plot_comparison
 
 PNG = b"\x89PNG"
 

@@ -24,7 +24,7 @@ from mixtures.diagnosis.ladder import (
 )
 from mixtures.diagnosis.ladder_text import report
 from mixtures.errors import UserError
-from mixtures.ladder_plot import ladder_figure
+from mixtures.plots.ladder import ladder_figure
 from mixtures.run.run import read_run
 
 SIZES = (1_000_000, 5_000_000, 25_000_000)

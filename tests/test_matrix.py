@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mixtures.diagnosis.blocks import gram_blocks, importance_of, interval_factor, mean_noise
 from mixtures.diagnosis.matrix import HelpMatrix, clustered_order, cosines_of, help_matrix
-from mixtures.matrix_plot import matrix_figure
-from mixtures.plots import STYLE, plot_run
+from mixtures.plots.matrix import matrix_figure
+from mixtures.plots.run import STYLE, plot_run
 from mixtures.run.run import REUSED, Reused, read_run
 from mixtures.run.trajectory import read_trajectory
 

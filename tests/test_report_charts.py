@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_helpers import Page
 
-from mixtures.lines import Look
+from mixtures.plots.looks import Look
 from mixtures.report_heat import heat_map
 from mixtures.report_html import Html, element, parse_number, prose
 from mixtures.report_svg import Axis, Line, Whisker, line_chart, thin, whisker_chart

@@ -15,8 +15,9 @@ from score_helpers import make_cache, make_scores
 
 from mixtures.__main__ import main
 from mixtures.export import export_mixture
-from mixtures.lines import Look
-from mixtures.sample_plots import rule_text, samples_figure
+from mixtures.plots.looks import Look
+from mixtures.plots.mixture import rule_text, samples_figure
+from mixtures.plots.scores import distributions_figure, length_figure, plot_scores, rho_figure, sizes_figure
 from mixtures.samples.documents import CHARACTERS, printable, write_documents
 from mixtures.samples.rule import SampleRule, rule_weights
 from mixtures.samples.scores import read_meta, read_scores, write_meta
@@ -32,7 +33,6 @@ from mixtures.samples.summary import (
 )
 from mixtures.samples.weights import effective_sample_size
 from mixtures.schedule.manifest import Manifest
-from mixtures.score_plots import distributions_figure, length_figure, plot_scores, rho_figure, sizes_figure
 
 PNG = b"\x89PNG"
 FILES = ["scores.png", "score_length.png", "score_length_rho.png", "sample_size.png"]

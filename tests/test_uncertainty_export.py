@@ -10,12 +10,12 @@ from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
+from mixtures.plots.shares import mixture_panels, whiskers_figure
 from mixtures.run.replicates import read_replicates, write_replicates
 from mixtures.run.run import read_run
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.show import show, summary
-from mixtures.whiskers import mixture_panels, whiskers_figure
 
 GOAL = (0.8, 0.0, -0.8)
 

@@ -1,7 +1,7 @@
 """Whether a mixture was worth it: base models trained on several mixtures, compared with a baseline's.
 
 `summarize` turns the held-out losses of all runs into numbers (mixtures/compare/statistics.py has the intervals);
-mixtures/compare/text.py says them in words, mixtures/comparison_plots.py draws them.
+mixtures/compare/text.py says them in words, mixtures/plots/comparison.py draws them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixtures.lines import PALETTE, PERCENT, REFERENCE
+from mixtures.plots.looks import PALETTE, PERCENT, REFERENCE
 from mixtures.run.learned import learn
 from mixtures.run.run import Run
 from mixtures.schedule.mixture import Mixture

@@ -14,14 +14,23 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mixtures.diagnosis.matrix import help_matrix
 from mixtures.files import write_atomic
-from mixtures.lines import PALETTE, PERCENT, REFERENCE, Look, choose_looks, draw_lines, name_lines, smoothing_window
-from mixtures.matrix_plot import matrix_figure
+from mixtures.plots.looks import (
+    PALETTE,
+    PERCENT,
+    REFERENCE,
+    Look,
+    choose_looks,
+    draw_lines,
+    name_lines,
+    smoothing_window,
+)
+from mixtures.plots.matrix import matrix_figure
+from mixtures.plots.shares import mixture_panels, run_whiskers, whiskers_figure
 from mixtures.run.average import running_mean
 from mixtures.run.run import Run, natural_shares, read_run
 from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import shorten, token_unit, tokens_text
-from mixtures.whiskers import mixture_panels, run_whiskers, whiskers_figure
 
 STYLE: Any = {
     "font.size": 9,

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixtures.lines import PALETTE
-from mixtures.plots import MOST_BARS, PERCENT, STYLE, save_png
+from mixtures.plots.looks import PALETTE
+from mixtures.plots.run import MOST_BARS, PERCENT, STYLE, save_png
+from mixtures.plots.scores import draw_quantiles, quantile_handles
 from mixtures.samples.summary import quantiles
 from mixtures.samples.weights import effective_sample_size
 from mixtures.schedule.manifest import Manifest, open_manifest
 from mixtures.schedule.mixture import Mixture
-from mixtures.score_plots import draw_quantiles, quantile_handles
 from mixtures.text import shorten
 
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from mixtures.compare.comparison import Comparison, Outcome
 from mixtures.compare.statistics import Difference
 from mixtures.compare.text import signed
-from mixtures.lines import PALETTE, REFERENCE, Look, draw_lines, name_lines
-from mixtures.plots import STYLE, save_png, token_axis
+from mixtures.plots.looks import PALETTE, REFERENCE, Look, draw_lines, name_lines
+from mixtures.plots.run import STYLE, save_png, token_axis
 from mixtures.text import shorten
 
 COLORS = PALETTE[:6]  # the seventh, black, is the baseline's

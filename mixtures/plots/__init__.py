@@ -1,0 +1,1 @@
+"""PNGs of runs, mixtures, scores and comparisons."""
