@@ -136,7 +136,7 @@ def diagnose(arguments: argparse.Namespace) -> str:
 
 def report(arguments: argparse.Namespace) -> str:
     """Write one self-contained page to decide from: verdict, mixture, evidence, diagnosis, cost, and the command that does it again."""
-    from mixtures.report import write_report
+    from mixtures.report.report import write_report
 
     return f"wrote {write_report(arguments.what, arguments.output or Path(arguments.what) / 'report.html')}"
 

@@ -18,8 +18,8 @@ from mixtures.compare.directory import read_comparison
 from mixtures.compare.text import verdicts
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.report import write_report
-from mixtures.report_steps import matrix_part
+from mixtures.report.report import write_report
+from mixtures.report.steps import matrix_part
 from mixtures.schedule.mixture import Mixture
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>\" & 'x'"

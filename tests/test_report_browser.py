@@ -12,7 +12,7 @@ from comparison_helpers import make_comparison
 from mixtures_helpers import NAMES, make_run
 
 from mixtures.export import export_mixture
-from mixtures.report import write_report
+from mixtures.report.report import write_report
 
 PROGRAM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium here: the page is not opened in a browser")

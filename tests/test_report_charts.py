@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from report_helpers import Page
 
 from mixtures.plots.looks import Look
-from mixtures.report_heat import heat_map
-from mixtures.report_html import Html, element, parse_number, prose
-from mixtures.report_svg import Axis, Line, Whisker, line_chart, thin, whisker_chart
+from mixtures.report.heat import heat_map
+from mixtures.report.html import Html, element, parse_number, prose
+from mixtures.report.svg import Axis, Line, Whisker, line_chart, thin, whisker_chart
 
 
 @given(st.text(), st.text())

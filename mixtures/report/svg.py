@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mixtures.plots.looks import PALETTE, Look, spread
-from mixtures.report_html import Html, element, scrolling
+from mixtures.report.html import Html, element, scrolling
 from mixtures.text import shorten
 
 LETTER = 6.7  # mean width of a letter (pixels)

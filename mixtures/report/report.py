@@ -5,9 +5,9 @@ from pathlib import Path
 from mixtures.compare.directory import is_comparison, read_comparison
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.report_compare import comparison_sections, learned_runs, told_by, verdict_on
-from mixtures.report_page import page
-from mixtures.report_run import run_sections
+from mixtures.report.comparison import comparison_sections, learned_runs, told_by, verdict_on
+from mixtures.report.page import page
+from mixtures.report.run import run_sections
 from mixtures.text import tokens_text
 
 

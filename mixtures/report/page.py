@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mixtures
-from mixtures.report_html import Html, element, join
+from mixtures.report.html import Html, element, join
 
 
 @dataclass(frozen=True)

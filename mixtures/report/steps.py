@@ -5,11 +5,11 @@ import numpy as np
 from mixtures.compare.text import counted
 from mixtures.diagnosis.matrix import HelpMatrix, Pair
 from mixtures.plots.looks import Look, choose_looks, smoothing_window
-from mixtures.report_evidence import NAMED, Evidence, held_out, percent_share
-from mixtures.report_heat import heat_map
-from mixtures.report_html import Html, bullets, data_table, element, join, number
-from mixtures.report_shares import tick_share
-from mixtures.report_svg import Line, figure, line_chart
+from mixtures.report.evidence import NAMED, Evidence, held_out, percent_share
+from mixtures.report.heat import heat_map
+from mixtures.report.html import Html, bullets, data_table, element, join, number
+from mixtures.report.shares import tick_share
+from mixtures.report.svg import Line, figure, line_chart
 from mixtures.run.average import running_mean
 from mixtures.run.run import Run
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from mixtures.diagnosis.diagnosis import Diagnosis
-from mixtures.report_evidence import gather, verdict
-from mixtures.report_facts import cost_section, provenance_section, replay_section
-from mixtures.report_html import Html, bullets, element, join, paragraphs, prose
-from mixtures.report_page import Section
-from mixtures.report_samples import samples_section
-from mixtures.report_shares import mixture_part
-from mixtures.report_steps import losses_part, matrix_part, weights_part
+from mixtures.report.evidence import gather, verdict
+from mixtures.report.facts import cost_section, provenance_section, replay_section
+from mixtures.report.html import Html, bullets, element, join, paragraphs, prose
+from mixtures.report.page import Section
+from mixtures.report.samples import samples_section
+from mixtures.report.shares import mixture_part
+from mixtures.report.steps import losses_part, matrix_part, weights_part
 
 UNKNOWN = "What the mixture is worth for the large run is not known from a proxy run."
 NOT_COMPARED = (

@@ -23,11 +23,23 @@ from mixtures.compare.text import (
 )
 from mixtures.plots.comparison import SETTLED, choose_mixture_looks, curve_table, late
 from mixtures.reading import read_json
-from mixtures.report_facts import duration, environment_facts, fold_settings, replay_section, sources_table
-from mixtures.report_heat import heat_map
-from mixtures.report_html import Cell, Html, bullets, capital, data_table, element, facts_table, join, number, paragraphs, parse_number
-from mixtures.report_page import Section
-from mixtures.report_svg import Line, Whisker, figure, line_chart, whisker_chart
+from mixtures.report.facts import duration, environment_facts, fold_settings, replay_section, sources_table
+from mixtures.report.heat import heat_map
+from mixtures.report.html import (
+    Cell,
+    Html,
+    bullets,
+    capital,
+    data_table,
+    element,
+    facts_table,
+    join,
+    number,
+    paragraphs,
+    parse_number,
+)
+from mixtures.report.page import Section
+from mixtures.report.svg import Line, Whisker, figure, line_chart, whisker_chart
 from mixtures.text import tokens_text
 
 

@@ -11,7 +11,7 @@ from mixtures.compare.text import counted
 from mixtures.diagnosis.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.diagnosis.matrix import HelpMatrix, help_matrix
 from mixtures.export import export_mixture
-from mixtures.report_html import capital
+from mixtures.report.html import capital
 from mixtures.run.run import Run, read_run
 from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.mixture import Mixture

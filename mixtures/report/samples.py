@@ -3,9 +3,9 @@
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.report_html import Cell, Html, capital, data_table, element, folded, join, number
-from mixtures.report_page import Section
-from mixtures.report_svg import Whisker, figure, whisker_chart
+from mixtures.report.html import Cell, Html, capital, data_table, element, folded, join, number
+from mixtures.report.page import Section
+from mixtures.report.svg import Whisker, figure, whisker_chart
 from mixtures.run.run import Run
 from mixtures.samples.documents import CHARACTERS, Reader, open_reader, printable, ranking
 from mixtures.samples.scores import Scores, read_scores

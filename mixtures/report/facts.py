@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.errors import UserError
-from mixtures.report_html import Cell, Html, data_table, element, facts_table, folded, join, number, prose
-from mixtures.report_page import Section
+from mixtures.report.html import Cell, Html, data_table, element, facts_table, folded, join, number, prose
+from mixtures.report.page import Section
 from mixtures.run.run import CorpusRecord, Run
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import tokens_text

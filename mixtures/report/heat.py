@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mixtures.report_html import Html, element
-from mixtures.report_svg import LETTER, svg
+from mixtures.report.html import Html, element
+from mixtures.report.svg import LETTER, svg
 from mixtures.text import shorten
 
 ABOVE_BELOW = ("more", "less")
