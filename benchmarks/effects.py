@@ -25,9 +25,9 @@ from step_cost import where
 
 import doge
 from mixtures.run.trajectory import read_trajectory
-from proxies.batches import step_indices
 from proxies.config import load_settings
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus.batches import step_indices
+from proxies.corpus.corpus import CorpusData, prepare
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model
 from proxies.run import optimization

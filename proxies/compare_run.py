@@ -32,7 +32,7 @@ from proxies.compare_records import (
 )
 from proxies.compare_settings import CompareSettings
 from proxies.config import environment
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
 from proxies.preflight import require_divisible, require_group, require_same_corpus

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import doge
 from mixtures.stream.tokens import as_rows
-from proxies.batches import evaluated_rows
-from proxies.corpus import CorpusData
+from proxies.corpus.batches import evaluated_rows
+from proxies.corpus.corpus import CorpusData
 from proxies.step import Place
 
 TOKENS = 4096  # of one forward pass
@@ -28,7 +28,7 @@ def held_out_losses(
 ) -> list[dict[str, Any]]:
     """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens given.
 
-    Reads `rows` held-out rows of each, or all there are (`proxies.batches.evaluated_rows`); rank r takes every processes-th.
+    Reads `rows` held-out rows of each, or all there are (`proxies.corpus.corpus.batches.evaluated_rows`); rank r takes every processes-th.
     """
     losses = held_out_row_losses(model, corpus, rows=rows, place=place)
     found = records(losses, corpus, step=step, tokens=tokens)

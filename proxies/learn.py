@@ -9,7 +9,7 @@ from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, write_diagnos
 from mixtures.export import export_mixture
 from mixtures.plots.run import plot_run
 from mixtures.schedule.show import summary
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.replicates import write_run_replicates

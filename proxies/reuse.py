@@ -14,9 +14,9 @@ from mixtures.errors import UserError
 from mixtures.run.run import REUSED
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import WIDTH, shorten
-from proxies.cache import content_hash
-from proxies.corpus import CorpusData
-from proxies.pool import make_pool
+from proxies.corpus.cache import content_hash
+from proxies.corpus.corpus import CorpusData
+from proxies.corpus.pool import make_pool
 from proxies.settings import Settings
 
 SUMS = ("documents", "tokens", "bytes", "rows", "held_out_documents", "held_out_tokens", "held_out_bytes", "held_out_rows")

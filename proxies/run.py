@@ -18,7 +18,7 @@ from mixtures.files import write_atomic
 from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
 from proxies import checkpoints
 from proxies.config import dump, environment
-from proxies.corpus import CorpusData
+from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, parameter_count

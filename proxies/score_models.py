@@ -13,7 +13,7 @@ from mixtures.errors import UserError
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import Checkpoint
 from proxies import checkpoints
-from proxies.corpus import CorpusData
+from proxies.corpus.corpus import CorpusData
 from proxies.models import build_model
 from proxies.settings import Settings
 

@@ -29,7 +29,7 @@ from mixtures.samples.scores import (
 from mixtures.samples.text import report
 from mixtures.text import tokens_text
 from proxies.config import differences, environment, load_settings
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare
 from proxies.models import parameter_count
 from proxies.preflight import require_group, require_same_corpus
 from proxies.score_models import choose_checkpoints, load_models

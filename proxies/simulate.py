@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 from mixtures.text import WIDTH, epochs_text, tokens_text
-from proxies.corpus import CorpusData
+from proxies.corpus.corpus import CorpusData
 from proxies.settings import Settings
 
 

@@ -12,9 +12,9 @@ import doge
 from doge.grouped import Autocast
 from mixtures.errors import UserError
 from mixtures.samples.weights import effective_sample_size, presence_temperature
-from proxies.batches import evaluated_part, step_rows
-from proxies.corpus import CorpusData
-from proxies.pool import Pool
+from proxies.corpus.batches import evaluated_part, step_rows
+from proxies.corpus.corpus import CorpusData
+from proxies.corpus.pool import Pool
 from proxies.settings import Settings
 
 

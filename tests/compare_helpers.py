@@ -24,7 +24,7 @@ from mixtures.samples.scores import (
 from proxies.compare import main
 from proxies.compare_settings import CompareSettings
 from proxies.config import load
-from proxies.corpus import prepare
+from proxies.corpus.corpus import prepare
 
 FIXED = {"uniform": {"fixed": "uniform"}, "natural": {"fixed": "natural"}}
 

@@ -9,7 +9,7 @@ import numpy as np
 from sample_helpers import write_scores
 
 from mixtures.files import write_atomic
-from proxies.tokenizer import raw_bytes
+from proxies.corpus.tokenizer import raw_bytes
 
 FEW = ("self_influence_all", "nll_mean")  # what `write_scores` would make up; drawn in less time than all
 

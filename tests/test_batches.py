@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxies.batches import epoch_order, epochs_used, evaluated_part, evaluated_rows, step_indices, step_rows
+from proxies.corpus.batches import (
+    epoch_order,
+    epochs_used,
+    evaluated_part,
+    evaluated_rows,
+    step_indices,
+    step_rows,
+)
 
 examples = settings(derandomize=True, deadline=None, max_examples=60)
 sizes = st.integers(1, 40)

@@ -5,9 +5,9 @@ import importlib.util
 import pytest
 
 from mixtures.errors import UserError
-from proxies import builtin
+from proxies.corpus import builtin
+from proxies.corpus.sources import documents
 from proxies.settings import Source
-from proxies.sources import documents
 
 
 @pytest.fixture(autouse=True)

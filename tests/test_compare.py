@@ -15,7 +15,7 @@ from proxies import base, train
 from proxies.compare_records import read_bases
 from proxies.compare_settings import CompareSettings
 from proxies.config import load
-from proxies.corpus import prepare
+from proxies.corpus.corpus import prepare
 from proxies.models import build_model
 from proxies.run import optimization
 

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from mixtures.errors import UserError
-from proxies import cache, corpus
-from proxies import tokenizer as tokenizers
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus import cache, corpus
+from proxies.corpus import tokenizer as tokenizers
+from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.sources import documents
 from proxies.settings import Settings, Source
-from proxies.sources import documents
 
 SHARED = Path("/work/shared/corpora")
 

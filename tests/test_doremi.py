@@ -20,9 +20,9 @@ from mixtures import Mixture
 from mixtures.__main__ import main as mixtures_main
 from mixtures.errors import UserError
 from mixtures.run.trajectory import read_evaluation, read_trajectory
-from proxies.batches import step_rows
 from proxies.config import load_settings
-from proxies.corpus import prepare
+from proxies.corpus.batches import step_rows
+from proxies.corpus.corpus import prepare
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.models import build_model
 from proxies.run import optimization

@@ -23,10 +23,10 @@ from mixtures.run.trajectory import read_evaluation, read_trajectory
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.show import show, summary
-from proxies.batches import step_rows
 from proxies.config import load_settings
-from proxies.corpus import prepare
-from proxies.pool import WINDOW, WINDOW_ROWS, make_pool
+from proxies.corpus.batches import step_rows
+from proxies.corpus.corpus import prepare
+from proxies.corpus.pool import WINDOW, WINDOW_ROWS, make_pool
 from proxies.preflight import require_same_corpus
 from proxies.reuse import reuse
 from proxies.run import prior_of

@@ -19,7 +19,7 @@ from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import part_path, read_scores
 from proxies import score_plan, score_run
 from proxies.config import flags, load_settings
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare
 from proxies.score import main
 from proxies.score_settings import INFORMATION, ScoreSettings, parse
 

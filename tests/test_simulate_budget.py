@@ -18,7 +18,7 @@ from mixtures.export import export_mixture
 from mixtures.run.run import Run, read_run
 from mixtures.run.trajectory import read_trajectory
 from proxies.config import load_settings
-from proxies.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare
 from proxies.settings import Settings
 from proxies.simulate import describe_cut, simulate
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixtures.errors import UserError
+from proxies.corpus.sources import Document, describe, documents, expand
 from proxies.settings import Source
-from proxies.sources import Document, describe, documents, expand
 
 TEXTS = ["first text", 'second, with "quotes" and\na new line', "third: héllo — ∀x"]
 

@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mixtures.errors import UserError
-from proxies import tokenizer as tokenizers
+from proxies.corpus import tokenizer as tokenizers
 from proxies.settings import Tokenizer as Block
 
 TEXTS = [f"the cat number {i} sat on the mat and looked at dog {i % 7}\n" for i in range(300)]

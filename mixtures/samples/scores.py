@@ -3,7 +3,7 @@
 The parts of a domain follow each other in the order of the run's domains, their samples by start. A part is there whole or not
 at all; `meta.complete` says that all of them are. Columns:
 
-domain, document    names; a document's id leads to its source (proxies/sources.py: file:line, file:row, ...)
+domain, document    names; a document's id leads to its source (proxies/corpus/sources.py: file:line, file:row, ...)
 row                 number of a row in its document, from 0; null where whole documents were scored
 start, tokens       the sample's span of the domain's train.bin; spans never overlap
 SCORE               float64, one column a score, named in meta.scores

@@ -1,4 +1,4 @@
-"""From text to rows: every domain tokenized once, kept on disk (`proxies/cache.py`), memory-mapped by every process."""
+"""From text to rows: every domain tokenized once, kept on disk (`proxies/corpus/cache.py`), memory-mapped by every process."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mixtures.errors import UserError
-from proxies import cache
-from proxies import tokenizer as tokenizers
-from proxies.pool import Pool
+from proxies.corpus import cache
+from proxies.corpus import tokenizer as tokenizers
+from proxies.corpus.pool import Pool
+from proxies.corpus.sources import documents
+from proxies.corpus.tokenizer import Tokenizer
 from proxies.settings import Corpus, Settings, Source
-from proxies.sources import documents
-from proxies.tokenizer import Tokenizer
 
 BPE_CHARACTERS = 40_000_000  # text that a BPE is trained on, all domains together,
 BPE_DOMAIN_CHARACTERS = 2_000_000  # and of one domain at most

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixtures.stream.apportion import Turns
-from proxies.batches import epoch_order, step_rows
+from proxies.corpus.batches import epoch_order, step_rows
 
 WINDOW = 64  # rows that are shuffled together, at least; and
 WINDOW_ROWS = 8  # of every domain on average
@@ -22,7 +22,7 @@ WINDOW_ROWS = 8  # of every domain on average
 class Pool:
     """The rows of K domains as one. turns (steps, N): which domain a row of a step comes from; places (steps, N): its how many-th.
 
-    Every domain is read in its own order, without replacement, as it would be alone (`proxies.batches`).
+    Every domain is read in its own order, without replacement, as it would be alone (`proxies.corpus.corpus.batches`).
     """
 
     tokens: dict[str, np.ndarray]  # name: flat token ids
