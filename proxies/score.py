@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from proxies.command import command
-from proxies.score_settings import ScoreSettings, parse
+from proxies.scoring.settings import ScoreSettings, parse
 
 USAGE = (
     "usage: accelerate launch -m proxies.score RUN_DIR [--scores self_influence information word_embedding] [--scopes all first_block]\n"
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _score(words: list[str]) -> None:
     settings = parse(words)
-    from proxies.score_run import score  # torch and transformers are loaded only for a scoring that will start
+    from proxies.scoring.run import score  # torch and transformers are loaded only for a scoring that will start
 
     score(settings)
 

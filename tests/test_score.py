@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import part_path, read_scores
-from proxies import score_plan, score_run
 from proxies.config import flags, load_settings
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.score import main
-from proxies.score_settings import INFORMATION, ScoreSettings, parse
+from proxies.scoring import run
+from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
 
 COLUMNS = ("self_influence_all", "self_influence_first_block", *INFORMATION, "word_embedding")
 DOMAINS = ("vowels", "consonants", "digits")

@@ -14,7 +14,7 @@ from torch import nn
 
 import doge
 from doge.grouped import Autocast
-from proxies.score_plan import Rows
+from proxies.scoring.plan import Rows
 
 COUNTED = 100_000_000  # tokens of a domain, from its beginning, that word frequencies are counted from
 

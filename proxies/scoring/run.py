@@ -32,10 +32,10 @@ from proxies.config import differences, environment, load_settings
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.models import parameter_count
 from proxies.preflight import require_group, require_same_corpus
-from proxies.score_models import choose_checkpoints, load_models
-from proxies.score_plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
-from proxies.score_rows import Scorer, combine, score_rows, unigram_surprisal
-from proxies.score_settings import ScoreSettings
+from proxies.scoring.models import choose_checkpoints, load_models
+from proxies.scoring.plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
+from proxies.scoring.rows import Scorer, combine, score_rows, unigram_surprisal
+from proxies.scoring.settings import ScoreSettings
 from proxies.settings import Settings
 
 WAIT = timedelta(days=7)  # processes wait for each other's last shard
