@@ -33,7 +33,7 @@ import doge
 from doge.grouped import Use, grouped_backward
 from doge.rules import Sum
 from mixtures.stream.tokens import as_rows
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.batches import evaluated_part, step_rows
 from proxies.corpus.corpus import CorpusData, prepare

@@ -22,7 +22,7 @@ from mixtures.samples.scores import (
     write_part,
 )
 from proxies.compare import main
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.corpus import prepare
 

@@ -11,9 +11,10 @@ from compare_helpers import FIXED, compare, results, write_comparison, write_lan
 from train_helpers import MODEL, config_of, launch, write_domain, write_run
 
 from mixtures import Mixture, MixtureStream
-from proxies import base, train
-from proxies.compare_records import read_bases
-from proxies.compare_settings import CompareSettings
+from proxies import train
+from proxies.comparison import base
+from proxies.comparison.records import read_bases
+from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.corpus import prepare
 from proxies.models import build_model

@@ -11,9 +11,9 @@ from compare_helpers import FIXED, compare, message, results, stamps, write_comp
 from train_helpers import REPOSITORY, clean_environment, kill_at, write_domain
 
 from mixtures import Mixture
-from proxies import base
-from proxies.compare_records import locked, save_base
-from proxies.compare_settings import CompareSettings
+from proxies.comparison import base
+from proxies.comparison.records import locked, save_base
+from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.step import Stepper
 
@@ -30,7 +30,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         started.append((arguments[2].provenance.method, seed))
         return train_base(*arguments, seed=seed, **names)
 
-    monkeypatch.setattr("proxies.compare_run.train_base", noted)
+    monkeypatch.setattr("proxies.comparison.run.train_base", noted)
     return started
 
 
@@ -69,7 +69,7 @@ def test_an_interrupted_base_is_trained_again_and_the_finished_ones_are_kept(
 ) -> None:
     path = write_comparison(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("proxies.compare_run.save_base", _interrupt_at("natural"))
+        patch.setattr("proxies.comparison.run.save_base", _interrupt_at("natural"))
         with pytest.raises(KeyboardInterrupt):
             compare(path)
     assert not (tmp_path / "comparison/bases/natural").exists()
@@ -150,7 +150,7 @@ def test_a_full_disk_says_that_finished_bases_are_kept(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("proxies.compare_records._write_table", full)
+    monkeypatch.setattr("proxies.comparison.records._write_table", full)
     said = message(capsys, write_comparison(tmp_path))
     for part in ("base run of uniform, seed 0", "No space left", "the same command again"):
         assert part in said

@@ -11,8 +11,8 @@ from train_helpers import config_of, launch
 
 from mixtures import Mixture, MixtureStream
 from mixtures.schedule.manifest import read_manifest
-from proxies.compare_records import read_bases
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.records import read_bases
+from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

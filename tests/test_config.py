@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mixtures.errors import UserError
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, flags, help_text, load, load_settings
 from proxies.settings import Settings
 

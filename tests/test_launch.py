@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.settings import Settings
 

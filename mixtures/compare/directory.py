@@ -1,4 +1,4 @@
-"""A comparison's directory read as a whole; proxies/compare_records.py writes it and says what is in it."""
+"""A comparison's directory read as a whole; proxies/comparison/records.py writes it and says what is in it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from mixtures.run.run import CorpusRecord, read_run
 from mixtures.samples.rule import attach_samples
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain
-from proxies.compare_settings import CompareSettings, Contender, Samples
+from proxies.comparison.settings import CompareSettings, Contender, Samples
 
 
 def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> Mixture:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import doge
 from mixtures import Mixture, MixtureStream
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.settings import CompareSettings
 from proxies.corpus.corpus import CorpusData
 from proxies.evaluate import held_out_row_losses, records
 from proxies.models import build_model, parameter_count

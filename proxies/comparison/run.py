@@ -17,10 +17,10 @@ from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.text import tokens_text
-from proxies.base import train_base
-from proxies.compare_costs import FREE, NOTE, base_cost, learning_cost
-from proxies.compare_mixtures import make_mixture, require_scores, sample_notes
-from proxies.compare_records import (
+from proxies.comparison.base import train_base
+from proxies.comparison.contenders import make_mixture, require_scores, sample_notes
+from proxies.comparison.costs import FREE, NOTE, base_cost, learning_cost
+from proxies.comparison.records import (
     is_finished,
     locked,
     read_bases,
@@ -30,7 +30,7 @@ from proxies.compare_records import (
     take_directory,
     write_results,
 )
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.settings import CompareSettings
 from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn

@@ -25,8 +25,8 @@ from mixtures import Mixture
 from mixtures.compare.directory import base_path, read_bases
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from proxies.base import BaseRun
-from proxies.compare_settings import CompareSettings
+from proxies.comparison.base import BaseRun
+from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, load
 
 SHARED = ("corpus.", "model.", "train.")  # settings that all results of a directory have in common

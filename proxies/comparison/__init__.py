@@ -1,0 +1,1 @@
+"""Base models trained on several mixtures."""
