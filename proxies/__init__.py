@@ -1,0 +1,1 @@
+"""Proxy models in training."""
