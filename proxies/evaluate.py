@@ -28,7 +28,7 @@ def held_out_losses(
 ) -> list[dict[str, Any]]:
     """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens given.
 
-    Reads `rows` held-out rows of each, or all there are (`proxies.corpus.corpus.batches.evaluated_rows`); rank r takes every processes-th.
+    Reads `rows` held-out rows of each, or all there are (`proxies.corpus.batches.evaluated_rows`); rank r takes every processes-th.
     """
     losses = held_out_row_losses(model, corpus, rows=rows, place=place)
     found = records(losses, corpus, step=step, tokens=tokens)

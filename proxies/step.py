@@ -118,7 +118,7 @@ class Outcome:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The trajectory's columns by kind (`mixtures.run.run.trajectory.step_row`)."""
+        """The trajectory's columns by kind (`mixtures.run.trajectory.step_row`)."""
         arrays = {"weight": self.decision.weights, "alignment": self.decision.alignment, "loss": self.losses}
         if self.gram is not None:
             arrays |= {"norm": self.gram.norms, "gram": self.gram.products}

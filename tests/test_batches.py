@@ -73,7 +73,7 @@ def test_every_order_of_a_small_domain_is_as_likely() -> None:
 
 def test_the_order_is_the_same_in_another_process_and_on_another_day() -> None:
     assert epoch_order(0, "wiki_en", 2, 10).tolist() == PINNED
-    code = "from proxies.batches import epoch_order; print(epoch_order(0, 'wiki_en', 2, 10).tolist())"
+    code = "from proxies.corpus.batches import epoch_order; print(epoch_order(0, 'wiki_en', 2, 10).tolist())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(PINNED)
 

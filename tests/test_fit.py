@@ -5,6 +5,7 @@ from fit_helpers import DOMAINS, frames, law, planted, swarm_shares
 from scipy import stats
 from sklearn.linear_model import Ridge
 
+import mixtures.fit.regressions
 import mixtures.fit.surrogate
 from mixtures.errors import UserError
 from mixtures.fit.hull import INSIDE, reach, violation
@@ -80,7 +81,7 @@ def test_ridge_is_its_closed_form_at_the_alpha_with_the_least_leave_one_out_erro
         models = [Ridge(alpha=alpha).fit(scaled[kept], values[kept]) for kept in rest]
         return float(np.mean([(model.predict(scaled[~kept])[0] - values[~kept][0]) ** 2 for model, kept in zip(models, rest, strict=True)]))
 
-    best = min(mixtures.fit.surrogate.regressions.ALPHAS, key=error)
+    best = min(mixtures.fit.regressions.ALPHAS, key=error)
     slow = Ridge(alpha=best).fit(scaled, values).predict(scaled)
     assert np.allclose(fit_ridge(shares, values[:, None], 0)(shares)[:, 0], slow, atol=1e-9)
 
@@ -139,7 +140,7 @@ def test_auto_takes_the_best_rank_correlation_and_the_simpler_of_equals(
     monkeypatch: pytest.MonkeyPatch, spearman: tuple[float, ...], chosen: str
 ) -> None:
     scores = {name: Score(value, (0, 1), 0.5, 0.1) for name, value in zip(SURROGATES, spearman, strict=True)}
-    monkeypatch.setattr(mixtures.fit, "cross_validate", lambda *_, **__: {MEAN: Score(0, (0, 0), 0, 1), **scores})
+    monkeypatch.setattr(mixtures.fit.surrogate, "cross_validate", lambda *_, **__: {MEAN: Score(0, (0, 0), 0, 1), **scores})
     shares = swarm_shares(np.random.default_rng(0), count=12)
     assert fitted(shares, law(shares)[:, :1])[0].model == chosen
 

@@ -20,7 +20,8 @@ from mixtures.samples.scores import part_path, read_scores
 from proxies.config import flags, load_settings
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.score import main
-from proxies.scoring import run
+from proxies.scoring import plan as score_plan
+from proxies.scoring import run as score_run
 from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
 
 COLUMNS = ("self_influence_all", "self_influence_first_block", *INFORMATION, "word_embedding")

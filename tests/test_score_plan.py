@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.errors import UserError
+from proxies.scoring import plan as score_plan
 from proxies.scoring.plan import Choice, count, cut, make_plan, rows_of, shards_of
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)

@@ -253,7 +253,7 @@ def test_a_full_disk_while_writing_records_says_so(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = write_run(tmp_path)
-    monkeypatch.setattr("mixtures.run.run.trajectory.TrajectoryWriter.flush", full)
+    monkeypatch.setattr("mixtures.run.trajectory.TrajectoryWriter.flush", full)
     assert "records of" in message(capsys, path)
 
 

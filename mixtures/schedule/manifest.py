@@ -25,7 +25,7 @@ from mixtures.samples.weights import effective_sample_size
 from mixtures.schedule.records import Domain
 
 FORMAT = 1
-KEY = b"mixtures.schedule.manifest"  # in the schema's metadata
+KEY = b"mixtures.manifest"  # in the schema's metadata
 MODES = ("filter", "multiplicity", "sampling_weight", "loss_weight")
 WHOLE = ("filter", "multiplicity")
 HASH_DIGITS = 16  # of the hash, at the end of a file's name

@@ -4,7 +4,7 @@ Everything is in log-odds, log(w / (1 - w)), where noise is about the same for s
 D domains, R runs that differ by their seed. Two sources say how much a run's weights vary:
 - *seeds*: the spread between the runs. It holds all noise, but two or three runs say little about one domain, so every domain's variance
   is drawn to what the domains have in common (moderated variances: Smyth 2004, doi 10.2202/1544-6115.1027).
-- *replicates*: every run's weights had its steps been drawn again in blocks (`mixtures.run.run.replicates`). They say how the noise differs
+- *replicates*: every run's weights had its steps been drawn again in blocks (`mixtures.run.replicates`). They say how the noise differs
   between domains, and are all there is with one run; what only another seed would change they cannot see. With several runs the spread
   between the runs sets their level.
 """

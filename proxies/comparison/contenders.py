@@ -11,6 +11,7 @@ from mixtures.imports.tables import fixed_mixture, read_shares
 from mixtures.reading import read_json
 from mixtures.run.run import CorpusRecord, read_run
 from mixtures.samples.rule import attach_samples
+from mixtures.schedule import shares as fixed
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain
 from proxies.comparison.settings import CompareSettings, Contender, Samples

@@ -1,6 +1,6 @@
 """Several domains read as one group: whose row is next is laid out beforehand, by shares, for a whole run.
 
-Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.stream.apportion`), never a whole row away from
+Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.apportion`), never a whole row away from
 their shares, and that order is shuffled inside windows. Without the shuffle the halves would hold the same domains step after step,
 and the product of the halves' gradients would not be that of the mixed gradient with itself.
 """
@@ -22,7 +22,7 @@ WINDOW_ROWS = 8  # of every domain on average
 class Pool:
     """The rows of K domains as one. turns (steps, N): which domain a row of a step comes from; places (steps, N): its how many-th.
 
-    Every domain is read in its own order, without replacement, as it would be alone (`proxies.corpus.corpus.batches`).
+    Every domain is read in its own order, without replacement, as it would be alone (`proxies.corpus.batches`).
     """
 
     tokens: dict[str, np.ndarray]  # name: flat token ids
