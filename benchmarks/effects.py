@@ -25,14 +25,12 @@ from step_cost import where
 
 import doge
 from mixtures.run.trajectory import read_trajectory
-from proxies.config import load_settings
 from proxies.corpus.batches import step_indices
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.evaluate import held_out_losses
-from proxies.models import build_model
-from proxies.run import optimization
-from proxies.settings import Settings
-from proxies.step import Place
+from proxies.models import build_model, optimization
+from proxies.place import Place
+from proxies.settings import Settings, load_settings
 
 ODDS = 2.5
 EVALUATED = 100  # held-out rows a domain, or all there are

@@ -37,8 +37,7 @@ from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.batches import evaluated_part, step_rows
 from proxies.corpus.corpus import CorpusData, prepare
-from proxies.models import build_model
-from proxies.run import optimization
+from proxies.models import build_model, optimization
 from proxies.settings import Train
 
 WINDOWS = 16

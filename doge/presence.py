@@ -177,3 +177,8 @@ def weighted(use: Use, weights: Float[Tensor, " R"]) -> Use:
     if use.name == "weight" and use.rule in (linear, conv1d) and use.x.numel() < use.b.numel():
         return replace(use, x=scaled(use.x))
     return replace(use, b=scaled(use.b))
+
+
+def presence_temperature(progress: float, *, temperature: float, switch_at: float) -> float:
+    """The signed temperature of PRESENCE's two stages: + (direct) before `switch_at` of the run, - (inverse) from there on."""
+    return temperature if progress < switch_at else -temperature

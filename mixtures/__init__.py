@@ -35,11 +35,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mixtures.version import VERSION
+
 if TYPE_CHECKING:
     from mixtures.schedule.mixture import Mixture
     from mixtures.stream.stream import MixtureStream
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Mixture", "MixtureStream"]
 
 

@@ -153,7 +153,7 @@ def _add_samples(export: argparse.ArgumentParser) -> None:
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
     """The flags of `convert`; an option that only some formats take is absent where it is not given."""
-    from mixtures.convert.table import OPTIONS, flag, read_option, whole
+    from mixtures.convert.options import OPTIONS, flag, read_option, whole
 
     convert.add_argument("mixture", nargs="?", metavar="mixture.json")
     convert.add_argument("--to", metavar="FORMAT", help="the trainer's format; --list names them")

@@ -15,7 +15,7 @@ def export(arguments: argparse.Namespace) -> str:
     from mixtures.export import export_mixture
     from mixtures.schedule.manifest import samples_directory
     from mixtures.schedule.show import show as table
-    from mixtures.words import parse_tokens, read_words
+    from mixtures.text import parse_tokens, read_words
 
     if arguments.output is None and len(arguments.runs) > 1:
         raise UserError(f"{len(arguments.runs)} runs and no output file; say where to write with -o mixture.json")
@@ -69,7 +69,7 @@ def check(arguments: argparse.Namespace) -> str:
 def convert(arguments: argparse.Namespace) -> str:
     """Write a mixture in the syntax of a trainer, in the trainer's own unit; export_report.json says what it will really do."""
     if arguments.list:
-        from mixtures.convert.listing import list_text
+        from mixtures.convert.docs import list_text
 
         return list_text()
     needed = {"mixture.json": "mixture", "--to FORMAT": "to", "-o DIR": "output"}
@@ -83,7 +83,8 @@ def convert(arguments: argparse.Namespace) -> str:
 
 def plot(arguments: argparse.Namespace) -> str:
     """Draw a run (weights, losses, matrix, mixture, its sample scores where it has some) or a mixture; documents.txt lists documents."""
-    from mixtures.plots.run import plot_mixture, plot_run
+    from mixtures.plots.mixture import plot_mixture
+    from mixtures.plots.run import plot_run
 
     source = Path(arguments.what)
     if source.is_dir():
@@ -126,7 +127,7 @@ def diagnose(arguments: argparse.Namespace) -> str:
     """Look at a run's records: has it settled, is its signal repeatable, what repeats too often; also into RUN_DIR/diagnosis.json."""
     from mixtures.diagnosis.diagnosis import diagnose as look
     from mixtures.diagnosis.diagnosis import diagnosis_text, write_diagnosis
-    from mixtures.words import parse_tokens, read_words
+    from mixtures.text import parse_tokens, read_words
 
     budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
     unique = read_words(arguments.unique_tokens, flag="--unique-tokens", read=parse_tokens)
@@ -151,7 +152,7 @@ def fit(arguments: argparse.Namespace) -> str:
     from mixtures.fit.surrogate import fit_surrogate
     from mixtures.fit.swarm import objective, read_like, read_swarm
     from mixtures.fit.text import optimum_text, surrogate_text
-    from mixtures.words import parse_tokens, read_words
+    from mixtures.text import parse_tokens, read_words
 
     swarm = read_swarm(arguments.tables)
     if arguments.like is not None:
@@ -191,8 +192,7 @@ def import_(arguments: argparse.Namespace) -> str:
     from mixtures.imports.schedule import Lengths, read_schedule
     from mixtures.schedule.mixture import Mixture
     from mixtures.schedule.show import show as show_mixture
-    from mixtures.text import table
-    from mixtures.words import parse_tokens, read_words
+    from mixtures.text import parse_tokens, read_words, table
 
     budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)
     like = None

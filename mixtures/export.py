@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import mixtures
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.run.learned import Average, Learned, Shrink, learn
@@ -28,6 +27,7 @@ from mixtures.schedule.records import (
     Sampling,
     Stage,
 )
+from mixtures.version import VERSION
 
 
 def export_mixture(
@@ -47,7 +47,8 @@ def export_mixture(
 
     stages: piecewise-constant averages over this many equal token spans of the proxy run, laid over the horizon.
     average: with one stage, over all steps or over the last half of the steps (tail).
-    shrink: auto draws the weights to the prior by what the intervals say (`mixtures.schedule.uncertainty`), before bounds; none leaves them.
+    shrink: auto draws the weights to the prior by what the intervals say (`mixtures.schedule.uncertainty`), before
+        bounds; none leaves them.
     token_budget: tokens of the large run; None: as many as the proxy run trained.
     max_epochs: most epochs of a domain over the whole schedule; min_share: least share of a domain in every stage. The
     weights are the closest to the learned ones that keep both (`mixtures.schedule.constrain`).
@@ -179,7 +180,7 @@ def _provenance(
         about["reused"] = reused.relative
     return Provenance(
         tool="mixtures",
-        tool_version=mixtures.__version__,
+        tool_version=VERSION,
         git_commit=runs[0].config.environment.get("git_commit"),
         method=runs[0].config.update.get("preset", "unknown"),
         objective=runs[0].objective,

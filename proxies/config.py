@@ -7,24 +7,29 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
 from mixtures.errors import UserError
-from proxies.settings import Settings
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+DomainName = Annotated[str, Field(pattern=NAME)]
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 PACKAGES = ("torch", "accelerate", "transformers", "datasets", "tokenizers", "numpy", "doge-mixtures")
 PATHS = {"run_dir", "run", "data_files", "validation", "file", "config", "cache_dir", "scores", "reuse"}  # settings that are always paths
 
 Kind = TypeVar("Kind", bound=BaseModel)
-
-
-def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a run; see `load`."""
-    return load(Settings, path, overrides)
 
 
 def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> Kind:
@@ -46,7 +51,7 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
     return kind.model_validate(resolved)
 
 
-def help_text(kind: type[BaseModel] = Settings) -> str:
+def help_text(kind: type[BaseModel]) -> str:
     """Every setting with its default and help, one line each: what `--help` prints."""
     defaults = {name: "required" if default is ... else f"default {default!r}" for name, default, _ in flags(kind)}
     return "\n".join(f"  --{name} ({defaults[name]}): {text}" for name, _, text in flags(kind))
@@ -208,3 +213,16 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{prefix}.{name}" if prefix else str(name))
     else:
         yield prefix, value
+
+
+class Frozen(BaseModel):
+    """A block of settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:
+    """For a validator: ValueError where not exactly one of these settings of a block is given."""
+    given = [name for name in names if getattr(block, name)]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names)}; found {', '.join(given) or 'none of them'}")

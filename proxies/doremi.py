@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 import doge
 from doge.doremi import excess_losses, reweight
+from proxies.place import Place
 from proxies.settings import Settings, Update
-from proxies.step import Group, Outcome, Place, descend, read_part, require_finite, seed_dropout
+from proxies.step import Group, Outcome, descend, read_part, require_finite, seed_dropout
 
 
 def reference_settings(settings: Settings) -> Settings:

@@ -12,7 +12,7 @@ import doge
 from mixtures.stream.tokens import as_rows
 from proxies.corpus.batches import evaluated_rows
 from proxies.corpus.corpus import CorpusData
-from proxies.step import Place
+from proxies.place import Place
 
 TOKENS = 4096  # of one forward pass
 

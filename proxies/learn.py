@@ -8,7 +8,7 @@ from torch import nn
 from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
 from mixtures.plots.run import plot_run
-from mixtures.schedule.show import summary
+from mixtures.run.summary import summary
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker

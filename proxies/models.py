@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from mixtures.errors import UserError
-from proxies.settings import Model
+from proxies.settings import Loop, Model
 
 
 def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, Any]:
@@ -100,3 +100,21 @@ def _check(config: PretrainedConfig, where: str, *, vocab_size: int, row_tokens:
 def parameter_count(model: nn.Module) -> int:
     """Trainable parameters, shared ones counted once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def optimization(model: nn.Module, train: Loop) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW (matrices decay, biases and norm gains do not) and its schedule: linear warm-up, cosine to min_lr."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=train.lr)
+    scheduler = transformers.get_scheduler(
+        "cosine_with_min_lr",
+        optimizer,
+        num_warmup_steps=train.warmup_steps,
+        num_training_steps=train.steps,
+        scheduler_specific_kwargs={"min_lr": train.min_lr},
+    )
+    return optimizer, scheduler

@@ -8,8 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from mixtures.errors import UserError
-from proxies.config import differences, load_settings
-from proxies.settings import Settings
+from proxies.config import differences
+from proxies.settings import Settings, load_settings
 
 
 def require_tracker(settings: Settings) -> None:

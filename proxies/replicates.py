@@ -5,9 +5,8 @@ from torch import Tensor
 
 from doge.stable import alignment_parts, replicates
 from doge.updates import lean_to_worst
-from mixtures.diagnosis.blocks import importance_of
 from mixtures.run.replicates import NAME, write_replicates
-from mixtures.run.run import Run, read_run
+from mixtures.run.run import Run, importance_of, read_run
 from proxies.settings import Settings
 
 

@@ -5,9 +5,8 @@ import time
 from typing import Literal
 
 import torch
-import transformers
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import doge
@@ -21,11 +20,12 @@ from proxies.config import dump, environment
 from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
-from proxies.models import build_model, parameter_count
+from proxies.models import build_model, optimization, parameter_count
+from proxies.place import Place, all_reduce
 from proxies.reuse import describe_reuse
-from proxies.settings import Loop, Settings
+from proxies.settings import Settings
 from proxies.simulate import describe_cut
-from proxies.step import Outcome, Place, Stepper, groups_of, halves_of, read_rows
+from proxies.step import Outcome, Stepper, groups_of, halves_of, read_rows
 
 
 class Run:
@@ -209,24 +209,6 @@ class Run:
             )
 
 
-def optimization(model: nn.Module, train: Loop) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW (matrices decay, biases and norm gains do not) and its schedule: linear warm-up, cosine to min_lr."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=train.lr)
-    scheduler = transformers.get_scheduler(
-        "cosine_with_min_lr",
-        optimizer,
-        num_warmup_steps=train.warmup_steps,
-        num_training_steps=train.steps,
-        scheduler_specific_kwargs={"min_lr": train.min_lr},
-    )
-    return optimizer, scheduler
-
-
 def prior_of(kind: Literal["uniform", "natural"], corpus: CorpusData) -> Tensor:
     """Weights (D,) to start from: all alike, or by the domains' token counts."""
     if kind == "natural":
@@ -234,9 +216,3 @@ def prior_of(kind: Literal["uniform", "natural"], corpus: CorpusData) -> Tensor:
         return tokens / tokens.sum()
     counts = torch.tensor([len(corpus.members(name)) for name in corpus.domains], dtype=torch.float64)
     return counts / counts.sum()
-
-
-def all_reduce(tensor: Tensor) -> Tensor:
-    """The sum over processes, in place, the same bits in each."""
-    torch.distributed.all_reduce(tensor)
-    return tensor

@@ -1,6 +1,5 @@
 """One update of proxy and weights: rows of every group, one backward pass, the rule, the optimizer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import doge
-from doge.grouped import Autocast
+from doge.presence import presence_temperature
 from mixtures.errors import UserError
-from mixtures.samples.weights import effective_sample_size, presence_temperature
+from mixtures.schedule.manifest import effective_sample_size
 from proxies.corpus.batches import evaluated_part, step_rows
 from proxies.corpus.corpus import CorpusData
 from proxies.corpus.pool import Pool
+from proxies.place import Place
 from proxies.settings import Settings
 
 
@@ -92,17 +92,6 @@ def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
             first = groups if start >= rows // 2 else 0
             parts.append(doge.MicroBatch(part.reshape(-1, row_tokens), first, groups, size / rows, start))
     return parts
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a step runs: this process (number `rank` of `processes`), its device, and `reduce`, the sum over processes (None: one)."""
-
-    rank: int
-    processes: int
-    device: torch.device
-    reduce: Callable[[Tensor], Tensor] | None
-    autocast: Autocast
 
 
 @dataclass(frozen=True)

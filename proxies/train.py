@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from mixtures.errors import UserError
 from proxies.command import command
-from proxies.config import load_settings
-from proxies.settings import Settings
+from proxies.settings import Settings, load_settings
 
 USAGE = "usage: accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]"
 

@@ -12,9 +12,9 @@ from mixtures_helpers import make_run, write_corpus
 
 from mixtures.compare.comparison import Comparison, summarize
 from mixtures.export import export_mixture
-from mixtures.imports.tables import fixed_mixture
 from mixtures.run.run import read_corpus
 from mixtures.schedule.records import Domain
+from mixtures.schedule.shares import fixed_mixture
 
 MIXTURES = ("uniform", "natural", "unimax", "doremi", "paper", "official", "stable", "temperature")
 END = 1000

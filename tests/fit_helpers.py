@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mixtures.imports.tables import fixed_mixture
 from mixtures.schedule.records import Domain, Tokenizer
+from mixtures.schedule.shares import fixed_mixture
 
 DOMAINS = 7
 

@@ -6,8 +6,8 @@ import pytest
 
 from mixtures.errors import UserError
 from proxies.corpus import builtin
+from proxies.corpus.settings import Source
 from proxies.corpus.sources import documents
-from proxies.settings import Source
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,7 @@ from proxies.comparison.records import read_bases
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.corpus import prepare
-from proxies.models import build_model
-from proxies.run import optimization
+from proxies.models import build_model, optimization
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

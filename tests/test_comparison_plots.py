@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from mixtures.compare.comparison import Comparison
-from mixtures.plots.comparison import choose_mixture_looks, curves_figure, domains_figure, plot_comparison
+from mixtures.plots.comparison import curves_figure, domains_figure, plot_comparison
+from mixtures.plots.looks import choose_mixture_looks
 
 PNG = b"\x89PNG"
 

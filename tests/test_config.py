@@ -7,8 +7,8 @@ import yaml
 
 from mixtures.errors import UserError
 from proxies.comparison.settings import CompareSettings
-from proxies.config import differences, dump, flags, help_text, load, load_settings
-from proxies.settings import Settings
+from proxies.config import differences, dump, flags, help_text, load
+from proxies.settings import Settings, load_settings
 
 GOOD = {
     "run_dir": "runs/x",

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.convert import simulate
+from mixtures.convert.job import Draw
 from mixtures.convert.lengths import Text
-from mixtures.convert.output import Draw
 from mixtures.errors import UserError
 
 NAMES = ("web", "code", "math")

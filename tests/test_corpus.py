@@ -15,8 +15,9 @@ from mixtures.errors import UserError
 from proxies.corpus import cache, corpus
 from proxies.corpus import tokenizer as tokenizers
 from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.settings import Source
 from proxies.corpus.sources import documents
-from proxies.settings import Settings, Source
+from proxies.settings import Settings
 
 SHARED = Path("/work/shared/corpora")
 

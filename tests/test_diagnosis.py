@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mixtures.__main__ import main
 from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, read_diagnosis, write_diagnosis
+from mixtures.diagnosis.finding import Finding
 from mixtures.diagnosis.gradients import split_half
-from mixtures.diagnosis.weights import Finding
 from mixtures.errors import UserError
 from mixtures.run.parts import list_parts
 from mixtures.run.trajectory import EvaluationWriter

@@ -20,14 +20,13 @@ from mixtures import Mixture
 from mixtures.__main__ import main as mixtures_main
 from mixtures.errors import UserError
 from mixtures.run.trajectory import read_evaluation, read_trajectory
-from proxies.config import load_settings
 from proxies.corpus.batches import step_rows
 from proxies.corpus.corpus import prepare
 from proxies.doremi import DoremiStepper, reference_settings
-from proxies.models import build_model
-from proxies.run import optimization
-from proxies.settings import Settings
-from proxies.step import Group, Outcome, Place, Stepper
+from proxies.models import build_model, optimization
+from proxies.place import Place
+from proxies.settings import Settings, load_settings
+from proxies.step import Group, Outcome, Stepper
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 DOREMI = {"preset": "doremi"}

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mixtures.diagnosis.blocks import gram_blocks, importance_of, interval_factor, mean_noise
+from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
 from mixtures.diagnosis.matrix import HelpMatrix, clustered_order, cosines_of, help_matrix
 from mixtures.plots.matrix import matrix_figure
-from mixtures.plots.run import STYLE, plot_run
-from mixtures.run.run import REUSED, Reused, read_run
+from mixtures.plots.run import plot_run
+from mixtures.plots.style import STYLE
+from mixtures.run.run import REUSED, Reused, importance_of, read_run
 from mixtures.run.trajectory import read_trajectory
 
 

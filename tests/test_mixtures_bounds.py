@@ -15,7 +15,7 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.schedule.check import check
 from mixtures.schedule.show import show
-from mixtures.words import parse_tokens, read_words
+from mixtures.text import parse_tokens, read_words
 
 LEARNED = np.tile([0.5, 0.3, 0.2], (20, 1))  # wiki_en 4,000 tokens, wiki_de 7,000, forum 10,000
 

@@ -11,8 +11,9 @@ from mixtures_helpers import NAMES, make_run
 
 from mixtures import Mixture
 from mixtures.__main__ import main
+from mixtures.run.summary import summary
 from mixtures.schedule.check import check
-from mixtures.schedule.show import show, summary
+from mixtures.schedule.show import show
 from mixtures.text import shorten, table, tokens_text
 
 

@@ -15,7 +15,7 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.run.average import running_mean, span_average, stage_averages, tail_average
 from mixtures.run.trajectory import read_trajectory
-from mixtures.words import parse_tokens
+from mixtures.text import parse_tokens
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 

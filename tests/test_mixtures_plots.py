@@ -12,8 +12,9 @@ from mixtures_helpers import NAMES, make_run
 
 from mixtures.__main__ import main
 from mixtures.export import export_mixture
-from mixtures.plots.looks import ALL_NAMED, GREY, PALETTE, choose_looks, spread
+from mixtures.plots.looks import ALL_NAMED, GREY, PALETTE, choose_looks
 from mixtures.plots.run import losses_figure, plot_run, weights_figure
+from mixtures.plots.style import spread
 from mixtures.run.run import read_run
 
 PNG = b"\x89PNG"

@@ -13,9 +13,9 @@ from train_helpers import alone_and_in_two_processes, kill_at, message, run, sam
 import doge
 from mixtures.errors import UserError
 from mixtures.run.trajectory import read_trajectory
-from proxies.config import dump, load_settings
+from proxies.config import dump
 from proxies.preflight import require_divisible
-from proxies.settings import Settings
+from proxies.settings import Settings, load_settings
 from proxies.step import Stepper
 
 PRESENCE = {"switch_at": 0.5, "temperature": 2.0, "scope": "all", "unit_rows": 1}

@@ -19,17 +19,18 @@ from mixtures.export import export_mixture
 from mixtures.run.learned import Learned
 from mixtures.run.reused import unfolded
 from mixtures.run.run import read_run
+from mixtures.run.summary import summary
 from mixtures.run.trajectory import read_evaluation, read_trajectory
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
-from mixtures.schedule.show import show, summary
-from proxies.config import load_settings
+from mixtures.schedule.show import show
 from proxies.corpus.batches import step_rows
 from proxies.corpus.corpus import prepare
 from proxies.corpus.pool import WINDOW, WINDOW_ROWS, make_pool
 from proxies.preflight import require_same_corpus
 from proxies.reuse import reuse
 from proxies.run import prior_of
+from proxies.settings import load_settings
 from proxies.step import Stepper, groups_of
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

@@ -9,18 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from doge.presence import presence_temperature
 from mixtures.errors import UserError
-from mixtures.samples.weights import (
-    effective_sample_size,
-    keep_mask,
-    linear_upper,
-    multiplicities,
-    presence_temperature,
-    ranks,
-    shuffled,
-    softmax_weights,
-    zscore,
-)
+from mixtures.samples.weights import keep_mask, linear_upper, ranks, shuffled, softmax_weights, zscore
+from mixtures.schedule.manifest import effective_sample_size, multiplicities
 
 SIZE = st.shared(st.integers(1, 60), key="documents")
 SCORES = SIZE.flatmap(lambda n: arrays(np.float64, n, elements=st.floats(-1e6, 1e6, allow_subnormal=False)))

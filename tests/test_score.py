@@ -17,12 +17,13 @@ from transformers import AutoModelForCausalLM
 
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import part_path, read_scores
-from proxies.config import flags, load_settings
+from proxies.config import flags
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.score import main
 from proxies.scoring import plan as score_plan
 from proxies.scoring import run as score_run
 from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
+from proxies.settings import load_settings
 
 COLUMNS = ("self_influence_all", "self_influence_first_block", *INFORMATION, "word_embedding")
 DOMAINS = ("vowels", "consonants", "digits")

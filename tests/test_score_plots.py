@@ -31,8 +31,7 @@ from mixtures.samples.summary import (
     sample_sizes,
     summarise,
 )
-from mixtures.samples.weights import effective_sample_size
-from mixtures.schedule.manifest import Manifest
+from mixtures.schedule.manifest import Manifest, effective_sample_size
 
 PNG = b"\x89PNG"
 FILES = ["scores.png", "score_length.png", "score_length_rho.png", "sample_size.png"]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mixtures import Mixture
 from mixtures.errors import UserError
-from mixtures.imports.tables import fixed_mixture, read_shares
+from mixtures.imports.tables import read_shares
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Domain, Tokenizer
-from mixtures.schedule.shares import uniform, unimax
+from mixtures.schedule.shares import fixed_mixture, uniform, unimax
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 TOKENIZER = Tokenizer(name="bpe", vocab_size=4096, fingerprint="sha256:x")

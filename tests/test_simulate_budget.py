@@ -17,9 +17,8 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.run.run import Run, read_run
 from mixtures.run.trajectory import read_trajectory
-from proxies.config import load_settings
 from proxies.corpus.corpus import CorpusData, prepare
-from proxies.settings import Settings
+from proxies.settings import Settings, load_settings
 from proxies.simulate import describe_cut, simulate
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixtures.errors import UserError
+from proxies.corpus.settings import Source
 from proxies.corpus.sources import Document, describe, documents, expand
-from proxies.settings import Source
 
 TEXTS = ["first text", 'second, with "quotes" and\na new line', "third: héllo — ∀x"]
 

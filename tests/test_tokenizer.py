@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mixtures.errors import UserError
 from proxies.corpus import tokenizer as tokenizers
-from proxies.settings import Tokenizer as Block
+from proxies.corpus.settings import Tokenizer as Block
 
 TEXTS = [f"the cat number {i} sat on the mat and looked at dog {i % 7}\n" for i in range(300)]
 

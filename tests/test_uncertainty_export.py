@@ -13,9 +13,10 @@ from mixtures.export import export_mixture
 from mixtures.plots.shares import mixture_panels, whiskers_figure
 from mixtures.run.replicates import read_replicates, write_replicates
 from mixtures.run.run import read_run
+from mixtures.run.summary import summary
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
-from mixtures.schedule.show import show, summary
+from mixtures.schedule.show import show
 
 GOAL = (0.8, 0.0, -0.8)
 

@@ -21,6 +21,8 @@ from mixtures.compare.statistics import (
 from mixtures.compare.tables import RUN, Runs, read_runs
 from mixtures.errors import UserError
 
+SETTLED = 0.5  # differences before this part may leave the axis of differences
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -211,3 +213,21 @@ def _check_names(
             faults.append(f"{what} lack the mixture(s) {', '.join(missing)}; give one for every mixture in the results")
     if faults:
         raise UserError("\n".join(faults))
+
+
+def curve_table(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens (P,), losses (M, S, P)): NaN where a run has no value. Tokens at which no run has one are left out."""
+    frame = comparison.curves
+    seeds = sorted(frame["seed"].unique())
+    table = frame.pivot(index=["mixture", "seed"], columns="tokens", values="loss").sort_index(axis=1)
+    if comparison.curves["loss"].notna().any():  # a run that diverged between two evaluations ends there, with NaN
+        table = table.dropna(axis=1, how="all")
+    runs = [(outcome.name, seed) for outcome in comparison.outcomes for seed in seeds]
+    losses = table.reindex(runs).to_numpy(dtype=np.float64)
+    return table.columns.to_numpy(), losses.reshape(len(comparison.outcomes), len(seeds), -1)
+
+
+def late(tokens: np.ndarray, part: float) -> np.ndarray:
+    """The evaluations after `part` of the tokens, where these are more than a few; otherwise all."""
+    late = tokens >= part * tokens[-1]
+    return late if late.sum() > 3 else np.ones_like(late)

@@ -10,8 +10,8 @@ import pandas as pd
 
 from mixtures.compare.comparison import Comparison, summarize
 from mixtures.errors import UserError
-from mixtures.reading import read_json
-from mixtures.run.run import CorpusRecord, natural_shares, read_corpus, read_yaml
+from mixtures.files import read_json, read_yaml
+from mixtures.run.run import CorpusRecord, natural_shares, read_corpus
 from mixtures.schedule.mixture import Mixture
 
 KEYS = ("mixtures", "seeds", "baseline", "objective")  # that are read of config.yaml

@@ -6,7 +6,7 @@ from textwrap import fill
 
 from mixtures.compare.comparison import Comparison, Outcome
 from mixtures.compare.statistics import Difference
-from mixtures.text import shorten, table, tokens_text
+from mixtures.text import counted, shorten, table, tokens_text
 
 WIDTH = 100  # of the sentences
 NAME_WIDTH = 22
@@ -127,11 +127,6 @@ def percent(value: float) -> str:
 def _wrapped(texts: Sequence[str]) -> str:
     """Lines of at most WIDTH; a number stays with its percent sign."""
     return "\n".join(fill(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent="  ") for text in texts).replace("\xa0%", " %")
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

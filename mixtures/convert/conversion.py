@@ -5,17 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mixtures.convert.job import Job, Span
+from mixtures.convert.job import Job, Output, Span, Unit
 from mixtures.convert.lengths import read_manifests, read_texts, select
-from mixtures.convert.output import Output
 from mixtures.convert.paths import read_paths
 from mixtures.convert.report import FILE, Report, build, file_text
 from mixtures.convert.steps import Batches, made_batches, read_batches
-from mixtures.convert.table import Format, Unit
+from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 from mixtures.schedule.mixture import Mixture
-from mixtures.words import read_words
+from mixtures.text import read_words
 
 
 def convert(

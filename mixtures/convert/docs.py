@@ -1,4 +1,4 @@
-"""docs/trainers.md from the table of formats: `python -m mixtures.convert.docs docs/trainers.md`; a test compares."""
+"""The table of formats as text, and docs/trainers.md from it: `python -m mixtures.convert.docs docs/trainers.md`; a test compares."""
 
 import sys
 from collections.abc import Sequence
@@ -6,9 +6,12 @@ from importlib import import_module
 from importlib.resources import files
 
 from mixtures.convert.formats import MODULES, all_formats
-from mixtures.convert.listing import HEADER, cells
-from mixtures.convert.table import OPTIONS, Format, flag
+from mixtures.convert.options import OPTIONS, flag
+from mixtures.convert.table import Format
 from mixtures.files import write_atomic
+from mixtures.text import table
+
+HEADER = ("format", "unit", "stages", "zero weights", "sum to 1", "at the end", "caps", "samples")
 
 WORDS = files("mixtures.convert.formats") / "templates" / "trainers.md"
 TABLE, FORMATS = "<!-- table -->\n", "<!-- formats -->\n"
@@ -42,6 +45,20 @@ def _characters(splits_on: str) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cells(form: Format) -> list[str]:
+    """A format's line, in the order of HEADER."""
+    unit = f"{form.unit} (--packed: sequence)" if form.packable else form.unit
+    summing = "must" if form.sums_to_one else "any"
+    return [form.name, unit, form.stages, form.zero_weights, summing, form.exhausted, form.caps, ", ".join(form.samples) or "refused"]
+
+
+def list_text() -> str:
+    """What `mixtures convert --list` prints."""
+    forms = all_formats()
+    readers = [f"{form.name}: {form.trainers}; tested: {form.tested}" for form in forms]
+    return "\n".join([table(HEADER, [cells(form) for form in forms]), "", *readers])
 
 
 if __name__ == "__main__":

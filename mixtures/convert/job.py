@@ -1,16 +1,19 @@
 """What a format's writer is given: the mixture, as the trainer is to follow it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixtures.convert.lengths import Selection, Text
 from mixtures.convert.steps import Batches, Slot, slots
-from mixtures.convert.table import Unit
 from mixtures.errors import UserError
 from mixtures.schedule.mixture import Mixture
+
+Content = str | bytes | Callable[[Path], None]  # text, bytes, or what writes the file
+
+Unit = Literal["token", "sequence", "document"]
 
 NEEDS = {
     "sequence_length": "--sequence-length TOKENS (of a row)",
@@ -143,3 +146,34 @@ class Job:
         for name, number in last.items():
             parts[number][name] = (parts[number][name][0], 1.0)
         return parts
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the trainer's own code will give in one stage, after its rounding.
+
+    shares: of units (tokens, sequences, documents: the job's unit), sum 1, of the domains that it names. start, tokens: since the
+    beginning of the schedule, as the trainer will do it (a boundary moved to a step). random: units are drawn one by one with
+    these probabilities, so that the shares of a run scatter around them. loss: shares of the loss, where the trainer weighs the loss
+    of a domain instead of drawing more of it; None: as the units.
+    """
+
+    shares: Mapping[str, float]
+    start: int
+    tokens: int
+    random: bool = False
+    loss: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """files: {path in the directory: content}. use: how to launch with it. notes: what was changed or could not be carried over.
+
+    remedy: the setting that would do where rounding takes a share too far from what was asked.
+    """
+
+    files: Mapping[str, Content]
+    draws: Sequence[Draw]
+    use: str
+    notes: Sequence[str] = ()
+    remedy: str = ""

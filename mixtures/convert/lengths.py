@@ -12,8 +12,7 @@ from typing import Literal
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.samples.weights import multiplicities
-from mixtures.schedule.manifest import WHOLE, Manifest, open_manifest
+from mixtures.schedule.manifest import WHOLE, Manifest, multiplicities, open_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.convert import simulate
-from mixtures.convert.job import Job
-from mixtures.convert.output import Output
+from mixtures.convert.job import Job, Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.files import sha256_file

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw
+from mixtures.convert.job import Draw, Job
 from mixtures.schedule.records import Domain
 
 RUNS = 400  # simulated, for a 95 % range

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mixtures.errors import UserError
-from mixtures.words import parse_tokens
+from mixtures.text import parse_tokens
 
 MOST_MOVED = 0.005  # of the shorter of the two stages, for a boundary that a trainer wants at a multiple
 

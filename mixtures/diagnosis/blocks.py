@@ -7,7 +7,6 @@ the noise alone (of the steps' rows; not of the choice of the corpus).
 import numpy as np
 from scipy import stats
 
-from mixtures.run.run import REUSED, Run
 from mixtures.run.trajectory import Trajectory
 
 BLOCKS = 100
@@ -54,18 +53,3 @@ def mean_noise(blocks: np.ndarray) -> np.ndarray:
 def interval_factor(blocks: int, *, claims: int = 1) -> float:
     """Standard errors to either side of a mean over `blocks` that 95 % intervals take, all of `claims` at once (Bonferroni)."""
     return float(stats.t.ppf(1 - 0.025 / claims, max(blocks // 2, 1)))
-
-
-def importance_of(run: Run) -> np.ndarray:
-    """(G,) what every group counts in the run's objective, before any lean to the worst."""
-    domains, objective = run.trajectory.domains, run.objective
-    if isinstance(objective, str):
-        named = dict(zip(domains, run.uniform * len(run.mixed), strict=True))
-    else:
-        held = {domain.name for domain in run.corpus.reused.domains} if run.corpus.reused else set()
-        named = dict.fromkeys([REUSED, *objective], 0.0)
-        for name, value in objective.items():
-            named[REUSED if name in held else name] += value
-    if run.config.update.get("held_out"):
-        named = {f"{name}@held_out" if name in domains else name: value for name, value in named.items()}
-    return np.array([named.get(group, 0.0) for group in run.trajectory.groups])

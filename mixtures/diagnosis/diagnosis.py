@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mixtures.diagnosis.finding import Finding
 from mixtures.diagnosis.gradients import gram_findings
 from mixtures.diagnosis.repetition import memorised, repetition
-from mixtures.diagnosis.weights import Finding, clipped, effective_domains, floor, settled
+from mixtures.diagnosis.weights import clipped, effective_domains, floor, settled
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
-from mixtures.reading import list_faults, read_json
+from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.run.run import read_run
 from mixtures.schedule.bounds import Bound
 from mixtures.text import WIDTH

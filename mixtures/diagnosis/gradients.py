@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from mixtures.diagnosis.blocks import gram_blocks, importance_of, interval_factor, mean_noise
+from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
+from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.diagnosis.matrix import ALIKE, help_matrix, pairs_text
-from mixtures.diagnosis.weights import Finding, make_finding, names_text
-from mixtures.run.run import Run
+from mixtures.run.run import Run, importance_of
 
 RELIABLE = 0.5  # below, more than half of what tells domains apart is noise
 SPLITS = 200

@@ -17,7 +17,7 @@ from scipy import stats
 from mixtures.errors import UserError
 from mixtures.export import read_runs
 from mixtures.run.run import Run
-from mixtures.words import parse_tokens
+from mixtures.text import parse_tokens
 
 LEVEL = 0.05  # of the tests
 EXACT = 7  # domains up to which every permutation is tried; 9,999 random ones above

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.diagnosis.weights import Finding, make_finding, names_text
+from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.run.run import Run
 from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.bounds import Bound, by_name, check_bounds

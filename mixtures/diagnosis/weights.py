@@ -1,11 +1,8 @@
 """Findings about a run's weights and steps. Each function looks at one thing and says it as data and as a sentence."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
 import numpy as np
-from pydantic import BaseModel, ConfigDict, JsonValue
 
+from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.run.run import Run
 from mixtures.text import shorten
 
@@ -14,30 +11,6 @@ LATE = 0.5  # share of the steps after which settling is late
 MOST_CLIPPED = 0.5  # share of the steps
 FEW_DOMAINS = 0.25  # effective number of domains, as a share of all
 LEFT_OUT = 0.05  # weight at the end, as a share of the prior's
-NAMED = 6  # names in a sentence
-
-
-class Finding(BaseModel):
-    """One thing looked at. `unknown`: the run did not record what it needs; the sentence says what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    status: Literal["pass", "warn", "unknown"]
-    value: dict[str, JsonValue]
-    sentence: str
-
-
-def make_finding(name: str, sentence: str, *, warn: bool = False, value: Mapping[str, Any] | None = None) -> Finding:
-    """A finding; without a value its status is unknown."""
-    status: Literal["pass", "warn", "unknown"] = "unknown" if value is None else "warn" if warn else "pass"
-    return Finding(id=name, status=status, value=dict(value or {}), sentence=sentence)
-
-
-def names_text(names: Sequence[str]) -> str:
-    """`a, b and 3 more`."""
-    shown = [shorten(name) for name in names[:NAMED]]
-    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def settled(run: Run) -> Finding:

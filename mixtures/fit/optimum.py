@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-import mixtures
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.fit.hull import INSIDE, reach, violation
 from mixtures.fit.surrogate import Surrogate, best_mixture, distinct
 from mixtures.fit.swarm import Swarm
-from mixtures.imports.tables import fixed_mixture, matched_shares
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, constraint
 from mixtures.schedule.constrain import constrain
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain, Input, Provenance
+from mixtures.schedule.shares import fixed_mixture, matched_shares
 from mixtures.text import tokens_text
+from mixtures.version import VERSION
 
 LEAST = 8  # mixtures, and two more than domains
 UNIFORM, MEAN, SEEN = "uniform", "mean of the mixtures tried", "best mixture tried"
@@ -144,7 +144,7 @@ def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Lim
     asked = constraint(weights, weights, [tokens], names=names, max_epochs=limits.max_epochs, min_share=limits.min_share)
     provenance = Provenance(
         tool="mixtures",
-        tool_version=mixtures.__version__,
+        tool_version=VERSION,
         method="fit",
         constraints=(asked,) if limits.max_epochs or limits.min_share else (),
         proxy={"fit": _record(optimum, surrogate)},

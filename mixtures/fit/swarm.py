@@ -15,18 +15,10 @@ from mixtures.compare.directory import ComparisonRecord, read_bases, read_compar
 from mixtures.compare.tables import Runs, read_runs
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.imports.tables import (
-    PREFIX,
-    ROUNDING,
-    Row,
-    checked_shares,
-    csv_rows,
-    matched_shares,
-    read_rows,
-    some,
-)
+from mixtures.imports.tables import Row, csv_rows, read_rows, some
 from mixtures.schedule.mixture import Mixture
-from mixtures.schedule.records import EVERY
+from mixtures.schedule.shares import PREFIX, ROUNDING, checked_shares, matched_shares
+from mixtures.text import EVERY
 
 JOINED_BY = ("run_id", "run", "name", "index", "", "Unnamed: 0")  # the first of those that fit most lines
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixtures.errors import UserError
-from mixtures.imports.tables import DOREMI, PREFIX, ROUNDING, checked_shares, read_shares
-from mixtures.reading import read_json
-from mixtures.run.run import read_yaml
+from mixtures.files import read_json, read_yaml
+from mixtures.imports.tables import DOREMI, read_shares
+from mixtures.schedule.shares import PREFIX, ROUNDING, checked_shares
 
 Amounts = list[tuple[str, Any]]  # names as the file calls them, a name may come again
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mixtures
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.imports.schedule import Schedule
-from mixtures.imports.tables import check_caps
 from mixtures.schedule.bounds import Bound, by_name, check_bounds
 from mixtures.schedule.check import written_checks
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain, Horizon, Input, Provenance, Stage
+from mixtures.schedule.shares import check_caps
+from mixtures.version import VERSION
 
 
 def as_mixture(
@@ -49,7 +49,7 @@ def as_mixture(
         "sampling": like.sampling,
         "provenance": Provenance(
             tool="mixtures",
-            tool_version=mixtures.__version__,
+            tool_version=VERSION,
             method=f"import {schedule.record['format']}",
             proxy={"import": schedule.record | {"like": like.id}},
             inputs=tuple(Input(uri=Path(path).name, sha256=sha256_file(path)) for path in paths),

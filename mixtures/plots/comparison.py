@@ -11,18 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mixtures.compare.comparison import Comparison, Outcome
+from mixtures.compare.comparison import SETTLED, Comparison, Outcome, curve_table, late
 from mixtures.compare.statistics import Difference
 from mixtures.compare.text import signed
-from mixtures.plots.looks import PALETTE, REFERENCE, Look, draw_lines, name_lines
-from mixtures.plots.run import STYLE, save_png, token_axis
+from mixtures.plots.looks import PALETTE, REFERENCE, Look, choose_mixture_looks
+from mixtures.plots.style import STYLE, draw_lines, name_lines, save_png, token_axis
 from mixtures.text import shorten
 
-COLORS = PALETTE[:6]  # the seventh, black, is the baseline's
-STYLES = ("-", "--", ":", "-.")
 BETTER, WORSE, UNCLEAR = PALETTE[0], PALETTE[1], "#888888"
 WARM = 0.2  # losses before this part of training may leave the axis of losses
-SETTLED = 0.5  # differences before this part may leave the axis of differences
 
 
 def plot_comparison(comparison: Comparison, directory: str | Path) -> list[Path]:
@@ -92,24 +89,6 @@ def domains_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def choose_mixture_looks(count: int) -> list[Look]:
-    """A look for every mixture: the baseline (first) black, the others each their own colour and dashes."""
-    others = [Look(COLORS[turn % len(COLORS)], STYLES[turn // len(COLORS) % len(STYLES)], True) for turn in range(count - 1)]
-    return [Look("#000000", "-", True), *others]
-
-
-def curve_table(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens (P,), losses (M, S, P)): NaN where a run has no value. Tokens at which no run has one are left out."""
-    frame = comparison.curves
-    seeds = sorted(frame["seed"].unique())
-    table = frame.pivot(index=["mixture", "seed"], columns="tokens", values="loss").sort_index(axis=1)
-    if comparison.curves["loss"].notna().any():  # a run that diverged between two evaluations ends there, with NaN
-        table = table.dropna(axis=1, how="all")
-    runs = [(outcome.name, seed) for outcome in comparison.outcomes for seed in seeds]
-    losses = table.reindex(runs).to_numpy(dtype=np.float64)
-    return table.columns.to_numpy(), losses.reshape(len(comparison.outcomes), len(seeds), -1)
-
-
 def _draw_seeds(axes: Axes, tokens: np.ndarray, values: np.ndarray, looks: Sequence[Look]) -> None:
     """`values` (M, S, P): single seeds thin, their mean thick, up to where the first of them ends."""
     for runs, look in zip(values, looks, strict=True):
@@ -131,12 +110,6 @@ def _draw_intervals(axes: Axes, last: float, ends: Sequence[Difference | None], 
             axes.errorbar(last + place * step, end.value, yerr=reach, fmt="o", zorder=4, **style)
     axes.axvline(last, color=REFERENCE, linewidth=0.6, zorder=1)
     return last + (len(ends) + 1) * step
-
-
-def late(tokens: np.ndarray, part: float) -> np.ndarray:
-    """The evaluations after `part` of the tokens, where these are more than a few; otherwise all."""
-    late = tokens >= part * tokens[-1]
-    return late if late.sum() > 3 else np.ones_like(late)
 
 
 def _limits(values: np.ndarray, ends: Sequence[Difference | None]) -> tuple[float, float]:

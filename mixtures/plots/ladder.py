@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mixtures.diagnosis.ladder import Extrapolation, Ladder
-from mixtures.plots.looks import REFERENCE, choose_looks, draw_lines, name_lines
-from mixtures.plots.run import STYLE, save_png
+from mixtures.plots.looks import REFERENCE, choose_looks
+from mixtures.plots.style import STYLE, draw_lines, name_lines, save_png
 from mixtures.text import tokens_text
 
 

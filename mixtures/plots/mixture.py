@@ -10,13 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mixtures.plots.looks import PALETTE
-from mixtures.plots.run import MOST_BARS, PERCENT, STYLE, save_png
 from mixtures.plots.scores import draw_quantiles, quantile_handles
+from mixtures.plots.shares import bars_figure, mixture_panels, schedule_figure, whiskers_figure
+from mixtures.plots.style import MOST_BARS, PERCENT, STYLE, save_png
+from mixtures.run.run import natural_shares
 from mixtures.samples.summary import quantiles
-from mixtures.samples.weights import effective_sample_size
-from mixtures.schedule.manifest import Manifest, open_manifest
+from mixtures.schedule.manifest import Manifest, effective_sample_size, open_manifest
 from mixtures.schedule.mixture import Mixture
-from mixtures.text import shorten
+from mixtures.text import shorten, tokens_text
+
+MOST_PANELS = 5
 
 
 def plot_samples(path: str | Path, directory: str | Path) -> list[Path]:
@@ -84,3 +87,23 @@ def text_weights(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     if rest == 0:
         return manifest.weight, manifest.tokens
     return np.append(manifest.weight, 1.0), np.append(manifest.tokens, rest)
+
+
+def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:
+    """Write mixture.png of a mixture file into `directory`; the paths written. Raises UserError for a bad file."""
+    mixture = Mixture.load(path)
+    names = [domain.name for domain in mixture.domains]
+    natural = natural_shares([domain.unique_tokens for domain in mixture.domains])
+    shares = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
+    with matplotlib.rc_context(STYLE):
+        titles = [f"{stage.name}, from {tokens_text(stage.start_tokens)} tokens" for stage in mixture.stages]
+        titles = titles if len(shares) > 1 else [f"{tokens_text(mixture.horizon.total_tokens)} tokens"]
+        if len(shares) <= MOST_PANELS and (panels := mixture_panels(mixture, titles)):
+            record = mixture.provenance.uncertainty
+            prior = np.array([record.prior[name] if record else 1 / len(names) for name in names])
+            figure = whiskers_figure(panels, names, prior=prior, natural=natural)
+        elif len(shares) > MOST_PANELS:
+            figure = schedule_figure(shares, names, mixture)
+        else:
+            figure = bars_figure(shares, names, natural=natural, titles=titles)
+        return [save_png(figure, Path(directory) / "mixture.png")]

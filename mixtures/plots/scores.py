@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mixtures.plots.looks import GREY, LABEL_WIDTH, PALETTE, REFERENCE, Look, choose_looks, draw_lines
-from mixtures.plots.run import MOST_BARS, PERCENT, STYLE, save_png
+from mixtures.plots.looks import GREY, PALETTE, REFERENCE, Look, choose_looks
+from mixtures.plots.run import PERCENT
+from mixtures.plots.style import LABEL_WIDTH, MOST_BARS, STYLE, draw_lines, save_png
 from mixtures.run.run import read_run
 from mixtures.samples.scores import read_scores
 from mixtures.samples.summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixtures.plots.looks import PALETTE, PERCENT, REFERENCE
+from mixtures.plots.looks import PALETTE, REFERENCE, choose_looks
+from mixtures.plots.style import MOST_BARS, PERCENT, draw_lines, name_lines, new_figure, token_axis
 from mixtures.run.learned import learn
 from mixtures.run.run import Run
-from mixtures.schedule.mixture import Mixture
-from mixtures.schedule.show import learned_weights
+from mixtures.schedule.mixture import Mixture, learned_weights
 from mixtures.text import shorten
 
 MOST_ROWS = 60
@@ -109,3 +109,60 @@ def _draw(axes: Axes, panel: Panel, order: np.ndarray, *, prior: np.ndarray, nat
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
+
+
+def bars_figure(shares: np.ndarray, names: Sequence[str], *, natural: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Shares (stages, D) as horizontal bars, a panel a stage, largest on top, beside uniform and natural shares."""
+    order = np.argsort(-shares.mean(axis=0), kind="stable")
+    uniform = 1 / len(names)
+    labels = [shorten(names[column], 28) for column in order]
+    shares, natural = shares[:, order], natural[order]
+    if len(names) > MOST_BARS:
+        rest = len(names) - MOST_BARS + 1
+        labels = [*labels[:-rest], f"{rest} other domains, each"]
+        shares = np.column_stack([shares[:, :-rest], shares[:, -rest:].mean(axis=1)])
+        natural = np.append(natural[:-rest], natural[-rest:].mean())
+    figure = Figure(figsize=(max(6.4, 2 + 2.3 * len(shares)), 1.2 + 0.2 * len(labels) + 0.1), layout="constrained")
+    panels = figure.subplots(1, len(shares), sharey=True, sharex=True, squeeze=False)[0]
+    limit = 1.05 * max(shares.max(), natural.max(), uniform)
+    for axes, row, title in zip(panels, shares, titles, strict=True):
+        _bars(axes, row, natural, uniform=uniform, limit=limit)
+        axes.set_title(title, fontsize=9, loc="left")
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    panels[0].set_ylim(len(labels) - 0.4, -0.6)
+    figure.supxlabel("share of trained tokens", fontsize=9)
+    handles, texts = panels[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], texts[::-1], loc="outside upper center", ncols=3)
+    return figure
+
+
+def _bars(axes: Axes, shares: np.ndarray, natural: np.ndarray, *, uniform: float, limit: float) -> None:
+    """One panel; values in a column at its right edge, where no marker can be under them."""
+    places = np.arange(len(shares))
+    axes.barh(places, shares, height=0.72, color=PALETTE[5], label="learned")
+    axes.axvline(uniform, color=REFERENCE, linestyle=":", linewidth=1.1, label="uniform")
+    axes.plot(natural, places, "D", color="black", markersize=3.2, linestyle="", label="natural (tokens in the corpus)")
+    edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
+    for place, share in zip(places, shares, strict=True):
+        axes.annotate(f"{share:.1%}", (1, place), xytext=(27, 0), ha="right", va="center", **edge)
+    axes.set_xlim(0, limit)
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+
+
+def schedule_figure(shares: np.ndarray, names: Sequence[str], mixture: Mixture) -> Figure:
+    """Shares (stages, D) of many stages as steps over the tokens of the large run."""
+    looks, uniform = choose_looks(shares), 1 / len(names)
+    figure, axes = new_figure(7.2, 4.2)
+    starts = np.array([*(stage.start_tokens for stage in mixture.stages), mixture.horizon.end_tokens])
+    draw_lines(axes, starts, np.vstack([shares, shares[-1]]), looks, drawstyle="steps-post")
+    axes.axhline(uniform, color=REFERENCE, linewidth=0.9, linestyle=":")
+    axes.set_ylabel("share of trained tokens")
+    axes.set_xlim(starts[0], starts[-1])
+    token_axis(axes, starts[-1])
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set_ylim(0, max(1.05 * shares.max(), 1.3 * uniform))
+    name_lines(axes, shares[-1], names, looks, extra=[(uniform, "uniform")])
+    return figure

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mixtures.compare.comparison import Comparison
+from mixtures.compare.comparison import SETTLED, Comparison, curve_table, late
 from mixtures.compare.directory import ComparisonRecord, read_comparison
 from mixtures.compare.statistics import Difference
 from mixtures.compare.text import (
     COSTS,
-    counted,
     decimals,
     difference_cells,
     interval,
@@ -21,15 +20,14 @@ from mixtures.compare.text import (
     verdict,
     verdicts,
 )
-from mixtures.plots.comparison import SETTLED, choose_mixture_looks, curve_table, late
-from mixtures.reading import read_json
+from mixtures.files import read_json
+from mixtures.plots.looks import choose_mixture_looks
 from mixtures.report.facts import duration, environment_facts, fold_settings, replay_section, sources_table
 from mixtures.report.heat import heat_map
 from mixtures.report.html import (
     Cell,
     Html,
     bullets,
-    capital,
     data_table,
     element,
     facts_table,
@@ -40,7 +38,7 @@ from mixtures.report.html import (
 )
 from mixtures.report.page import Section
 from mixtures.report.svg import Line, Whisker, figure, line_chart, whisker_chart
-from mixtures.text import tokens_text
+from mixtures.text import capital, counted, tokens_text
 
 
 def comparison_sections(record: ComparisonRecord) -> list[Section]:

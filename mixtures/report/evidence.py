@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixtures.compare.text import counted
 from mixtures.diagnosis.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.diagnosis.matrix import HelpMatrix, help_matrix
 from mixtures.export import export_mixture
-from mixtures.report.html import capital
 from mixtures.run.run import Run, read_run
 from mixtures.run.trajectory import read_evaluation
-from mixtures.schedule.mixture import Mixture
-from mixtures.schedule.show import constraint_text, learned_weights
-from mixtures.uncertainty_text import departure_text, source_text
+from mixtures.schedule.mixture import Mixture, learned_weights
+from mixtures.schedule.show import constraint_text, departure_text, source_text
+from mixtures.text import capital, counted
 
 MOVED = 0.1  # a share within 10 % of its prior is called unmoved where there are no intervals
 NAMED = 5  # domains named in a sentence

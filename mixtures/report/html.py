@@ -29,11 +29,6 @@ def join(parts: Iterable[str], separator: str = "") -> Html:
     return Html(separator.join(part if isinstance(part, Html) else html.escape(part) for part in parts))
 
 
-def capital(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[:1].upper() + text[1:]
-
-
 def prose(sentence: str) -> Html:
     """A sentence; what stands between backticks is code."""
     pieces = sentence.split("`")

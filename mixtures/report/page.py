@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mixtures
 from mixtures.report.html import Html, element, join
+from mixtures.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section], *, folds: Seque
     body = [
         element("header", element("h1", title), element("p", subtitle, class_="quiet"), links),
         element("main", _section(sections[0], class_="verdict"), *map(_section, sections[1:]), element("article", *more) if more else ""),
-        element("footer", element("p", f"Made by `mixtures report`, version {mixtures.__version__}.", class_="quiet")),
+        element("footer", element("p", f"Made by `mixtures report`, version {VERSION}.", class_="quiet")),
         element("script", Html(script)),
     ]
     head = [

@@ -3,13 +3,14 @@
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.report.html import Cell, Html, capital, data_table, element, folded, join, number
+from mixtures.report.html import Cell, Html, data_table, element, folded, join, number
 from mixtures.report.page import Section
 from mixtures.report.svg import Whisker, figure, whisker_chart
 from mixtures.run.run import Run
 from mixtures.samples.documents import CHARACTERS, Reader, open_reader, printable, ranking
 from mixtures.samples.scores import Scores, read_scores
 from mixtures.samples.summary import Summary, summarise
+from mixtures.text import capital
 
 PREFERRED = "word_embedding"  # what `export --samples` goes by
 ENDS = 3  # documents at each end

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from mixtures.compare.text import counted
 from mixtures.report.evidence import Evidence, percent_share
 from mixtures.report.html import Cell, Html, data_table, join, number
 from mixtures.report.svg import Whisker, figure, whisker_chart
+from mixtures.schedule.mixture import learned_weights
 from mixtures.schedule.records import Stage
-from mixtures.schedule.show import learned_weights
-from mixtures.text import epochs_text, tokens_text
+from mixtures.text import counted, epochs_text, tokens_text
 
 PANELS = 4  # stages that get a chart each
 

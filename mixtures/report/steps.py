@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from mixtures.compare.text import counted
 from mixtures.diagnosis.matrix import HelpMatrix, Pair
 from mixtures.plots.looks import Look, choose_looks, smoothing_window
 from mixtures.report.evidence import NAMED, Evidence, held_out, percent_share
@@ -12,6 +11,7 @@ from mixtures.report.shares import tick_share
 from mixtures.report.svg import Line, figure, line_chart
 from mixtures.run.average import running_mean
 from mixtures.run.run import Run
+from mixtures.text import counted
 
 CELLS = 80  # groups that a heat map shows
 

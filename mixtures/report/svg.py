@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from mixtures.plots.looks import PALETTE, Look, spread
+from mixtures.plots.looks import PALETTE, Look
+from mixtures.plots.style import spread
 from mixtures.report.html import Html, element, scrolling
 from mixtures.text import shorten
 

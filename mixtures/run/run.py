@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixtures.errors import UserError
-from mixtures.reading import list_faults, read_json
+from mixtures.files import list_faults, read_json, read_yaml
 from mixtures.run.trajectory import Trajectory, read_trajectory
 from mixtures.schedule.records import Source, Tokenizer
 
@@ -237,9 +236,16 @@ def read_corpus(path: Path) -> CorpusRecord:
     return _validated(CorpusRecord, read_json(path), path)
 
 
-def read_yaml(path: Path) -> Any:
-    """Parsed YAML. Raises UserError where it does not parse."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} does not parse: {error}; restore it from a copy") from error
+def importance_of(run: Run) -> np.ndarray:
+    """(G,) what every group counts in the run's objective, before any lean to the worst."""
+    domains, objective = run.trajectory.domains, run.objective
+    if isinstance(objective, str):
+        named = dict(zip(domains, run.uniform * len(run.mixed), strict=True))
+    else:
+        held = {domain.name for domain in run.corpus.reused.domains} if run.corpus.reused else set()
+        named = dict.fromkeys([REUSED, *objective], 0.0)
+        for name, value in objective.items():
+            named[REUSED if name in held else name] += value
+    if run.config.update.get("held_out"):
+        named = {f"{name}@held_out" if name in domains else name: value for name, value in named.items()}
+    return np.array([named.get(group, 0.0) for group in run.trajectory.groups])

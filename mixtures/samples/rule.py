@@ -9,8 +9,7 @@ import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
 from mixtures.errors import UserError
-from mixtures.files import sha256_file
-from mixtures.reading import list_faults
+from mixtures.files import list_faults, sha256_file
 from mixtures.samples.scores import Scores, read_scores, scores_path
 from mixtures.samples.weights import (
     Direction,
@@ -18,14 +17,13 @@ from mixtures.samples.weights import (
     drop_fault,
     keep_mask,
     linear_upper,
-    multiplicities,
     ranks,
     shuffled,
     softmax_weights,
     temperature_fault,
 )
 from mixtures.schedule.check import written_checks
-from mixtures.schedule.manifest import Manifest, store_manifest
+from mixtures.schedule.manifest import Manifest, multiplicities, store_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Count, Domain, Input, Provenance, Record, SamplePolicy
 

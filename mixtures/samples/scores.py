@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, JsonValue, ValidationError
 
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
-from mixtures.reading import list_faults, read_json
+from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.schedule.records import Count, Name, Positive, Record
 
 FORMAT = 1

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from mixtures.samples.rule import SampleRule, rule_weights
 from mixtures.samples.scores import Scores
-from mixtures.samples.weights import effective_sample_size
+from mixtures.schedule.manifest import effective_sample_size
 
 QUANTILES = (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
 POINTS = 4_000  # documents drawn one by one, all domains together

@@ -91,27 +91,6 @@ def shuffled(scores: np.ndarray, *, seed: int | list[int]) -> np.ndarray:
     return np.random.default_rng(seed).permutation(scores)
 
 
-def effective_sample_size(weights: np.ndarray, tokens: np.ndarray) -> float:
-    """(sum n w)^2 / (sum n sum n w^2), above 0 to 1: the fraction of the tokens that equal weights would need (Kish)."""
-    tokens = tokens.astype(np.float64)
-    size = (tokens @ weights) ** 2 / (tokens.sum() * (tokens @ weights**2))
-    return min(1.0, float(size))
-
-
-def presence_temperature(progress: float, *, temperature: float, switch_at: float) -> float:
-    """The signed temperature of PRESENCE's two stages: + (direct) before `switch_at` of the run, - (inverse) from there on."""
-    return temperature if progress < switch_at else -temperature
-
-
-def multiplicities(weights: np.ndarray, *, offset: float) -> np.ndarray:
-    """How often every document is read in one epoch, int64 (S,): floor(w_i) or one more, and w_i on average over offsets in [0, 1).
-
-    Systematic sampling: the increments of floor(w_1 + ... + w_i + offset).
-    """
-    steps = np.floor(np.cumsum(weights) + offset).astype(np.int64)
-    return np.diff(steps, prepend=0)
-
-
 def temperature_fault(temperature: float) -> str:
     """What is wrong with a temperature; nothing where it is right."""
     if temperature == 0:

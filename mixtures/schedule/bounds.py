@@ -10,8 +10,8 @@ import numpy as np
 
 from mixtures.errors import UserError
 from mixtures.schedule.constrain import PRECISION, capacity, constrain, divergence, moved
-from mixtures.schedule.records import EVERY, Constraint, Domain
-from mixtures.text import tokens_text
+from mixtures.schedule.records import Constraint, Domain
+from mixtures.text import EVERY, tokens_text
 
 Bound = float | Mapping[str, float] | None
 MOST_LINES = 20

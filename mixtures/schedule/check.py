@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.reading import read_json
+from mixtures.files import read_json
 from mixtures.schedule.bounds import closest
 from mixtures.schedule.bounds import constraint as constraint_of
 from mixtures.schedule.manifest import open_manifest

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.samples.weights import effective_sample_size
 from mixtures.schedule.records import Domain
 
 FORMAT = 1
@@ -227,3 +226,19 @@ def _mismatches(manifest: Manifest, domain: Domain) -> Iterator[str]:
         yield f"it is for a text of {manifest.domain_tokens:,} tokens, the mixture's has {domain.unique_tokens:,}"
     elif None not in (manifest.fingerprint, domain.fingerprint) and manifest.fingerprint != domain.fingerprint:
         yield f"it is for the text {manifest.fingerprint}, the mixture's is {domain.fingerprint}"
+
+
+def effective_sample_size(weights: np.ndarray, tokens: np.ndarray) -> float:
+    """(sum n w)^2 / (sum n sum n w^2), above 0 to 1: the fraction of the tokens that equal weights would need (Kish)."""
+    tokens = tokens.astype(np.float64)
+    size = (tokens @ weights) ** 2 / (tokens.sum() * (tokens @ weights**2))
+    return min(1.0, float(size))
+
+
+def multiplicities(weights: np.ndarray, *, offset: float) -> np.ndarray:
+    """How often every document is read in one epoch, int64 (S,): floor(w_i) or one more, and w_i on average over offsets in [0, 1).
+
+    Systematic sampling: the increments of floor(w_1 + ... + w_i + offset).
+    """
+    steps = np.floor(np.cumsum(weights) + offset).astype(np.int64)
+    return np.diff(steps, prepend=0)

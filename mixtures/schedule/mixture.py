@@ -17,10 +17,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
-from mixtures.reading import list_faults, read_json
+from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.schedule.records import (
-    EVERY,
     Check,
     Domain,
     Expected,
@@ -33,6 +31,7 @@ from mixtures.schedule.records import (
     Tokenizer,
     Units,
 )
+from mixtures.text import EVERY
 
 KIND = "mixture-schedule"
 KNOWN_VERSIONS = ("1.0",)
@@ -234,3 +233,8 @@ def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
 if __name__ == "__main__":
     write_atomic(SCHEMA_FILE, schema_text())
     print(SCHEMA_FILE)
+
+
+def learned_weights(mixture: Mixture) -> tuple[dict[str, float], ...]:
+    """The learned weights, one entry a stage; empty where the weights are the learned ones."""
+    return tuple(weights for constraint in mixture.provenance.constraints for weights in constraint.learned)

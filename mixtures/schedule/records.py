@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
+from mixtures.text import EVERY
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -13,7 +15,6 @@ Epochs = Annotated[float, Field(gt=0)]
 LATER_KEYS = ("rule", "score", "scored_tokens", "effective_sample_size")  # of a sample policy
 LATER_PROVENANCE = ("uncertainty",)
 MANY_EPOCHS = 4.0  # up to here repeated text is about as good as new text (arXiv 2305.16264); beyond, a warning
-EVERY = "*"  # in bounds: every domain that is not named
 
 
 class Record(BaseModel):

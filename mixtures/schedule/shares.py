@@ -4,10 +4,20 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 from mixtures.errors import UserError
+from mixtures.schedule.check import written_checks
+from mixtures.schedule.mixture import TOLERANCE, Mixture
+from mixtures.schedule.records import Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
+from mixtures.version import VERSION
+
+ROUNDING = 1e-2  # how far written shares may sum from 1: programs round them to 3 or 4 decimals
+
+PREFIX = "train_"  # RegMix puts it before every training domain
 
 
 def uniform(tokens: Mapping[str, float]) -> dict[str, float]:
@@ -80,3 +90,86 @@ def _check_positive(name: str, value: float, meaning: str, *, finite: bool = Fal
 def _normalised(amounts: dict[str, float]) -> dict[str, float]:
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}
+
+
+def fixed_mixture(
+    shares: Mapping[str, float],
+    *,
+    tokenizer: Tokenizer,
+    domains: Sequence[Domain],
+    total_tokens: int,
+    method: str,
+    seed: int = 0,
+) -> Mixture:
+    """The Mixture that keeps `shares` over `total_tokens` tokens, with expected tokens and epochs and checks.
+
+    method: what the provenance says, such as `unimax`. Raises UserError for shares that do not sum to 1 (within 1e-9),
+    domains that do not match, and caps of the domains that do not hold.
+    """
+    where = f"fixed mixture {method!r}"
+    if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
+        raise UserError(f"{where}: domains {', '.join(twice)} given more than once; give every domain once")
+    if total_tokens < 1:
+        raise UserError(f"{where}: {total_tokens} tokens in total; give a positive number of tokens")
+    weights = matched_shares(checked_shares(shares, where=where, tolerance=TOLERANCE), [domain.name for domain in domains], where=where)
+    content: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "horizon": Horizon(total_tokens=total_tokens),
+        "domains": tuple(domains),
+        "stages": (Stage(name="fixed", start_tokens=0, weights=weights),),
+        "sampling": Sampling(seed=seed),
+        "provenance": Provenance(tool="mixtures", tool_version=VERSION, method=method),
+    }
+    mixture = Mixture(**content)
+    check_caps(mixture, where=where)
+    return Mixture(**content, expected=mixture.compute_expected(), checks=tuple(written_checks(mixture)))
+
+
+def checked_shares(values: Mapping[str, Any], *, where: str, tolerance: float) -> dict[str, float]:
+    """The values as shares that sum to 1. Raises UserError naming every one that is no share, or how far off the sum is."""
+    if faults := [f"  - {name}: {fault}" for name, value in values.items() if (fault := _fault(value))]:
+        raise UserError(f"{where}: these are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1")
+    total = math.fsum(values.values())
+    if not abs(total - 1) <= tolerance + 1e-12:
+        raise UserError(
+            f"{where}: the shares of {len(values)} domains sum to {total:.10g}, off by {total - 1:+.3g}; allowed is {tolerance:g}: "
+            "add the domain that is missing, take out what is no domain, or divide by the sum"
+        )
+    return {name: float(value) / total for name, value in values.items()}
+
+
+def _fault(value: Any) -> str:
+    """What keeps a value from being a share; empty for one."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
+        return f"{value!r} is no number"
+    if value != value:
+        return "NaN"
+    if value < 0:
+        return f"{value} is negative"
+    return f"{value} is above 1" if value > 1 + ROUNDING else ""
+
+
+def matched_shares(shares: dict[str, float], names: Sequence[str], *, where: str) -> dict[str, float]:
+    """The shares in the order of `names`. Raises UserError with both lists where they are not for these domains."""
+    bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
+    if shares.keys() != set(names) == bare.keys() and len(bare) == len(shares):
+        shares = bare
+    extra, missing = [name for name in shares if name not in names], [name for name in names if name not in shares]
+    if extra or missing:
+        raise UserError(
+            f"{where}: the domains do not match:\n  - only there: {', '.join(extra) or 'none'}\n  - missing there: "
+            f"{', '.join(missing) or 'none'}\ngive every domain its share under its own name, 0 allowed, and no other"
+        )
+    return {name: shares[name] for name in names}
+
+
+def check_caps(mixture: Mixture, *, where: str, remedy: str = "lower these shares or the budget, or raise the caps") -> None:
+    """Raise UserError listing every domain that the schedule takes more of than its cap allows."""
+    over = [
+        f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most {domain.max_epochs:g}"
+        for row, domain in zip(mixture.compute_expected(), mixture.domains, strict=True)
+        if domain.over_cap(row.epochs)
+    ]
+    if over:
+        raise UserError(f"{where}: caps do not hold:\n" + "\n".join(over) + f"\n{remedy}")

@@ -1,67 +1,14 @@
 """Text tables for the terminal: of a mixture, and of a run at its end. At most 100 columns wide."""
 
-from pathlib import Path
 from textwrap import fill
 
-from mixtures.run.run import read_run
-from mixtures.run.trajectory import read_evaluation
-from mixtures.schedule.mixture import Mixture
-from mixtures.schedule.records import EVERY, Constraint, Domain, Expected, SamplePolicy
-from mixtures.text import WIDTH, epochs_text, shorten, table, tokens_text
-from mixtures.uncertainty_text import departure_text, interval_text, source_text
+from mixtures.schedule.mixture import Mixture, learned_weights
+from mixtures.schedule.records import Constraint, Domain, Expected, SamplePolicy, Uncertainty
+from mixtures.text import EVERY, WIDTH, epochs_text, shorten, table, tokens_text
 
 STAGES_A_TABLE = 3
 BOUNDS_NAMED = 5
 INTERVAL = "95 % interval"
-
-
-def summary(run_dir: str | Path) -> str:
-    """What a run learned, one line a domain (largest weight first), then its targets.
-
-    The weight is the average over all steps; losses are held-out ones at the first and last evaluation, or, for a run
-    without two of them, training losses at the first and last step. Raises UserError for a damaged run.
-    """
-    from mixtures.run.learned import learn  # scipy: not for every table
-
-    run = read_run(run_dir)
-    trajectory = run.trajectory
-    learned = learn([run], run.trajectory.domains)
-    intervals = learned.intervals[0]
-    start, end, kind = _losses(run_dir)
-    if not start:
-        start = dict(zip(trajectory.groups, trajectory.losses[0], strict=True))
-        end, kind = dict(zip(trajectory.groups, trajectory.losses[-1], strict=True)), "training loss"
-    average = trajectory.average
-    weights = dict(zip(trajectory.domains, average, strict=True))
-    uniform = dict(zip(trajectory.domains, run.uniform, strict=True))
-    rows = []
-    for domain in sorted(run.corpus.domains, key=lambda domain: -weights.get(domain.name, -1)):
-        weight = weights.get(domain.name)
-        shares = ["target", "-"] if weight is None else [f"{weight:.4f}", f"{uniform[domain.name]:.4f}"]
-        if intervals is not None:
-            shares.insert(1, "-" if weight is None else interval_text(intervals[domain.name]))
-        losses = [f"{value[domain.name]:.4f}" if domain.name in value else "-" for value in (start, end)]
-        rows.append([domain.name, tokens_text(domain.tokens), *shares, *losses])
-    header = ["domain", "tokens", "learned weight", "uniform weight", "loss start", "loss end"]
-    if intervals is not None:
-        header[2:4] = ["learned", INTERVAL, "uniform"]
-    notes = [f"learned weight: average over {len(trajectory.steps)} steps; loss: {kind}, nats per token"]
-    if learned.record is not None:
-        notes += [fill(f"intervals: {source_text(learned.record)}", WIDTH), fill(f"mixture: {departure_text(learned.record)}", WIDTH)]
-    if (reused := run.corpus.reused) is not None:
-        text = f"reused: {len(reused.relative)} domain(s) as one, their relative weights those of another mixture; mixture.json has all "
-        notes.append(fill(f"{text}{len(run.mixed)} domains", WIDTH))
-    return "\n".join([table(header, rows), *notes])
-
-
-def _losses(run_dir: str | Path) -> tuple[dict[str, float], dict[str, float], str]:
-    """({domain: loss} at the first and at the last evaluation, what it is); empty where there are no two."""
-    evaluation = read_evaluation(run_dir)
-    if evaluation["step"].nunique() < 2:
-        return {}, {}, ""
-    first, last = evaluation["step"].min(), evaluation["step"].max()
-    ends = [evaluation[evaluation["step"] == step].set_index("domain")["loss"].to_dict() for step in (first, last)]
-    return ends[0], ends[1], f"held out, steps {first} and {last}"
 
 
 def show(mixture: Mixture) -> str:
@@ -123,11 +70,6 @@ def constraint_text(constraint: Constraint) -> str:
     distance = "infinite" if constraint.kl is None else f"{constraint.kl:.3g} nats"
     effect = f"this moved {constraint.moved:.2%} of the tokens (KL to the learned weights {distance})"
     return f"{'; '.join(asked)}; {effect if constraint.learned else 'the learned weights keep this as they are'}"
-
-
-def learned_weights(mixture: Mixture) -> tuple[dict[str, float], ...]:
-    """The learned weights, one entry a stage; empty where the weights are the learned ones."""
-    return tuple(weights for constraint in mixture.provenance.constraints for weights in constraint.learned)
 
 
 def _most_first(mixture: Mixture) -> list[tuple[Domain, Expected]]:
@@ -200,3 +142,31 @@ def _samples(mixture: Mixture) -> str:
         kept = [str(documents), str(domain.unique_documents)] if documents is not None else ["-", "-"]
         rows.append([domain.name, *shares, *tokens, *kept])
     return table(["samples of", "scored", "effective", "one pass", "of tokens", "kept", "of documents"], rows)
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """`0.1021-0.1530`."""
+    return f"{interval[0]:.4f}-{interval[1]:.4f}"
+
+
+def source_text(record: Uncertainty) -> str:
+    """Where the intervals come from, and what they do not hold."""
+    steps = f"{record.replicates} draws of the steps in blocks"
+    if record.runs == 1:
+        return f"95 %, from {steps}; another seed may differ by more, give several runs to hold that too"
+    return f"95 %, from the spread of {record.runs} runs" + (f" and {steps}" if record.replicates else "")
+
+
+def departure_text(record: Uncertainty) -> str:
+    """Do the runs support a departure from the prior, and how far was it shrunk?"""
+    kind = "uniform prior" if max(record.prior.values()) - min(record.prior.values()) < 1e-9 else "prior"
+    signals = ", ".join(f"{signal:.3g}" for signal in record.signal)
+    needed = ", ".join(f"{needed:.3g}" for needed in sorted(set(record.needed)))
+    found = f"signal to noise {signals} ({needed} needed)"
+    if not record.mean:
+        return f"not shrunk; {found} against the {kind}"
+    if not any(record.factor):
+        return f"{found}: this supports no departure from the {kind}, the weights are the prior"
+    factors = ", ".join(f"{factor:.3g}" for factor in record.factor)
+    stages = "" if len(record.factor) == 1 else " stage by stage" + (", 0: the prior itself" if 0 in record.factor else "")
+    return f"{found}: log-ratios to the {kind} multiplied by {factors}{stages}"

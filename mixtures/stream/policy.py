@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.samples.weights import multiplicities
-from mixtures.schedule.manifest import WHOLE, Manifest, open_manifest
+from mixtures.schedule.manifest import WHOLE, Manifest, multiplicities, open_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.stream.tokens import Tokens
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.reading import read_json
+from mixtures.files import read_json
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain
 

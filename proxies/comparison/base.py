@@ -13,9 +13,8 @@ from mixtures import Mixture, MixtureStream
 from proxies.comparison.settings import CompareSettings
 from proxies.corpus.corpus import CorpusData
 from proxies.evaluate import held_out_row_losses, records
-from proxies.models import build_model, parameter_count
-from proxies.run import optimization
-from proxies.step import Place
+from proxies.models import build_model, optimization, parameter_count
+from proxies.place import Place
 
 OnStep = Callable[[int, float, float], None]  # step (from 1), its loss, tokens per second
 

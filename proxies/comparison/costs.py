@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from mixtures.run.run import Run, read_run
-from proxies.config import load_settings
 from proxies.models import build_model, parameter_count
-from proxies.settings import Settings
+from proxies.settings import Settings, load_settings
 
 Cost = dict[str, float]  # seconds, flops
 FREE: Cost = {"seconds": 0.0, "flops": 0.0}

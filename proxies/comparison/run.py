@@ -35,9 +35,8 @@ from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
+from proxies.place import Place, all_reduce
 from proxies.preflight import require_divisible, require_group, require_same_corpus
-from proxies.run import all_reduce
-from proxies.step import Place
 
 Value = TypeVar("Value")
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mixtures.samples.rule import SampleRule
-from proxies.settings import Corpus, DomainName, Frozen, Loop, Model, Objective, Settings, Train, Update, exactly_one
+from proxies.config import DomainName, Frozen, exactly_one
+from proxies.corpus.settings import Corpus
+from proxies.settings import Loop, Model, Objective, Settings, Train, Update
 
 MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}
 

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 from mixtures.stream.tokens import token_dtype
+from proxies.corpus.settings import Source
 from proxies.corpus.sources import Document, describe, documents
 from proxies.corpus.tokenizer import Tokenizer
-from proxies.settings import Source
 
 FORMAT = 1  # another number: everything is built again
 SPLITS = ("train", "held_out")

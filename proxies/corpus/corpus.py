@@ -12,9 +12,10 @@ from mixtures.errors import UserError
 from proxies.corpus import cache
 from proxies.corpus import tokenizer as tokenizers
 from proxies.corpus.pool import Pool
+from proxies.corpus.settings import Corpus, Source
 from proxies.corpus.sources import documents
 from proxies.corpus.tokenizer import Tokenizer
-from proxies.settings import Corpus, Settings, Source
+from proxies.settings import Settings
 
 BPE_CHARACTERS = 40_000_000  # text that a BPE is trained on, all domains together,
 BPE_DOMAIN_CHARACTERS = 2_000_000  # and of one domain at most

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.errors import UserError
-from proxies.settings import Source
+from proxies.corpus.settings import Source
 
 
 def open_dataset(source: Source) -> Any:

@@ -1,7 +1,7 @@
 """Several domains read as one group: whose row is next is laid out beforehand, by shares, for a whole run.
 
-Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.apportion`), never a whole row away from
-their shares, and that order is shuffled inside windows. Without the shuffle the halves would hold the same domains step after step,
+Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.apportion`), never a whole row away
+from their shares, and that order is shuffled inside windows. Without the shuffle the halves would hold the same domains step after step,
 and the product of the halves' gradients would not be that of the mixed gradient with itself.
 """
 

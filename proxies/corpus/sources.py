@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from proxies.corpus import builtin, hub
-from proxies.settings import Source
+from proxies.corpus.settings import Source
 
 Which = Literal["train", "validation"]
 

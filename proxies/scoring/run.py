@@ -28,7 +28,7 @@ from mixtures.samples.scores import (
 )
 from mixtures.samples.text import report
 from mixtures.text import tokens_text
-from proxies.config import differences, environment, load_settings
+from proxies.config import differences, environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.models import parameter_count
 from proxies.preflight import require_group, require_same_corpus
@@ -36,7 +36,7 @@ from proxies.scoring.models import choose_checkpoints, load_models
 from proxies.scoring.plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
 from proxies.scoring.rows import Scorer, combine, score_rows, unigram_surprisal
 from proxies.scoring.settings import ScoreSettings
-from proxies.settings import Settings
+from proxies.settings import Settings, load_settings
 
 WAIT = timedelta(days=7)  # processes wait for each other's last shard
 

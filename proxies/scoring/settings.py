@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from mixtures.errors import UserError
-from mixtures.reading import list_faults
-from proxies.settings import Frozen
+from mixtures.files import list_faults
+from proxies.config import Frozen
 
 Score = Literal["self_influence", "information", "word_embedding"]
 Step = Annotated[str, StringConstraints(pattern=r"^(last|all|\d+)$")]

@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw, Output
+from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 

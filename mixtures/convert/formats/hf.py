@@ -9,9 +9,8 @@ from importlib.resources import files
 
 import numpy as np
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw, Output
-from mixtures.convert.selected import selected_rows
+from mixtures.convert.job import Draw, Job, Output
+from mixtures.convert.rows import selected_rows
 from mixtures.convert.table import Format
 
 PLAN, LOADER = "hf_mixture.json", "hf_loader.py"

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from mixtures.convert.formats.levanter_blocks import Plan, choose, counts, excess, remedy, scatter
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw, Output
+from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError

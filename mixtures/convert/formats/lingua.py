@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Content, Draw, Output
+from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError

@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 from importlib.resources import files
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw, Output
+from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.simulate import cap_to_hold
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format

@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Output
+from mixtures.convert.job import Job, Output
 from mixtures.convert.rows import Slices, as_draws, reader_of, row_slices
 from mixtures.convert.table import Format
 from mixtures.errors import UserError

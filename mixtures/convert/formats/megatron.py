@@ -18,8 +18,7 @@ from mixtures.convert.formats.megatron_views import (
     stage_file,
     steps_before,
 )
-from mixtures.convert.job import Job
-from mixtures.convert.output import Content, Draw, Output
+from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError

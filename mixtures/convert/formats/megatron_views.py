@@ -16,8 +16,7 @@ import numpy as np
 
 from mixtures.convert.formats.megatron_idx import Index, read_index
 from mixtures.convert.formats.megatron_samples import times_read
-from mixtures.convert.job import Job, Span
-from mixtures.convert.output import Content
+from mixtures.convert.job import Content, Job, Span
 from mixtures.errors import UserError
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from mixtures.convert.job import Job, Span
-from mixtures.convert.output import Draw, Output
+from mixtures.convert.job import Draw, Job, Output, Span
 from mixtures.convert.steps import Batches, Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError

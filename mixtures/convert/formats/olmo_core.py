@@ -15,8 +15,7 @@ from importlib.resources import files
 import numpy as np
 import yaml
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Content, Draw, Output
+from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.simulate import RELATIVE, cap_to_hold, whole_parts
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format

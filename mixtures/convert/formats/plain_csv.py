@@ -3,8 +3,7 @@
 import csv
 import io
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw, Output
+from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.table import Format
 
 FILE = "weights.csv"

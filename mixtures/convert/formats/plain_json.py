@@ -2,8 +2,7 @@
 
 import json
 
-from mixtures.convert.job import Job
-from mixtures.convert.output import Draw, Output
+from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.table import Format
 
 FILE = "weights.json"

@@ -14,8 +14,7 @@ import numpy as np
 import yaml
 
 from mixtures.convert.formats.streaming_views import INDEX, Shard, border, read_shards, view
-from mixtures.convert.job import Job
-from mixtures.convert.output import Content, Draw, Output
+from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.convert.output import Content
+from mixtures.convert.job import Content
 
 INDEX = "index.json"
 

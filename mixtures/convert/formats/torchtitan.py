@@ -10,9 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 from mixtures.convert.formats.grain import given_shares, kept_weights
-from mixtures.convert.job import Job, Span
-from mixtures.convert.output import Draw, Output
-from mixtures.convert.selected import selected_rows
+from mixtures.convert.job import Draw, Job, Output, Span
+from mixtures.convert.rows import selected_rows
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 

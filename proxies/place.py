@@ -1,0 +1,26 @@
+"""Where a step runs: one process of several, its device, sums over processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from doge.grouped import Autocast
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over processes, in place, the same bits in each."""
+    torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step runs: this process (number `rank` of `processes`), its device, and `reduce`, the sum over processes (None: one)."""
+
+    rank: int
+    processes: int
+    device: torch.device
+    reduce: Callable[[Tensor], Tensor] | None
+    autocast: Autocast
