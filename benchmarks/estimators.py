@@ -31,7 +31,7 @@ from step_cost import where
 from mixtures import Mixture
 from mixtures.compare.directory import read_bases
 from mixtures.compare.statistics import distinct_mixtures, paired_difference
-from mixtures.compare.tables import Runs, read_runs
+from mixtures.compare.tables import Runs, read_results
 from mixtures.fit.surrogate import best_mixture, fit_surrogate
 from mixtures.text import table
 
@@ -275,7 +275,7 @@ def report(folder: Path) -> dict[str, Any]:
         if not (path / "bases").is_dir():
             continue
         results, rows, _ = read_bases(path)
-        runs = read_runs(results, rows, baseline="uniform")
+        runs = read_results(results, rows, baseline="uniform")
         weights = {name: Mixture.load(path / "mixtures" / f"{name}.json").average_weights() for name in runs.mixtures}
         found[setting] = {"seeds": runs.seeds, "weights": weights}
         goals = objectives(setting, list(next(iter(weights.values()))))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from doge.gram import Gram, GramSum, Workspace, block_limit
 from doge.grouped import Autocast, Use, grouped_backward
-from doge.presence import Place, Presence, SampleWeights
+from doge.presence import Presence, SampleWeights, UnitRange
 from doge.rules import Sum
 
 
@@ -43,13 +43,13 @@ class MicroBatch:
         """Rows of every group in the whole step."""
         return round(len(self.rows) / self.count / self.share)
 
-    def place(self, *, groups: int, unit_rows: int) -> Place:
+    def place(self, *, groups: int, unit_rows: int) -> UnitRange:
         """Where its units, of `unit_rows` adjacent rows, lie among those of the G groups. Raises ValueError where it cuts units."""
         halves = self.count // groups
         rows = len(self.rows) // self.count
         if self.start % unit_rows or rows % unit_rows:
             raise ValueError(f"{rows} rows of a half-group, from row {self.start} on, are not whole units of {unit_rows} rows")
-        return Place(slice(self.start // unit_rows, (self.start + halves * rows) // unit_rows), halves)
+        return UnitRange(slice(self.start // unit_rows, (self.start + halves * rows) // unit_rows), halves)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Presence:
 
 
 @dataclass(frozen=True)
-class Place:
+class UnitRange:
     """Where the units of a micro-batch's rows lie in a step: it holds the `units` of every group, half-major in `halves` halves."""
 
     units: slice
@@ -95,7 +95,7 @@ class SampleWeights:
         assert self.weights is not None
         return self.weights[: self.presence.domains].cpu()
 
-    def measure(self, parts: Iterable[tuple[Tensor, Place]], *, autocast: Autocast = nullcontext) -> None:
+    def measure(self, parts: Iterable[tuple[Tensor, UnitRange]], *, autocast: Autocast = nullcontext) -> None:
         """Decide the weights from a forward and backward pass over every micro-batch's rows, which forms no gradient.
 
         Costs about two thirds of a plain step. Dropout acts in the weighted passes as it did here.
@@ -115,7 +115,7 @@ class SampleWeights:
             row_losses(self.model, rows, autocast=autocast).sum().backward()
         return norms
 
-    def _keep(self, place: Place, norms: Float[Tensor, " X"]) -> None:
+    def _keep(self, place: UnitRange, norms: Float[Tensor, " X"]) -> None:
         self.norms[:, place.units] = place.by_group(norms, self.groups)
 
     def _decide(self) -> None:
@@ -128,7 +128,7 @@ class SampleWeights:
         self,
         rows: Int[Tensor, "R T"],
         *,
-        place: Place,
+        place: UnitRange,
         groups: int,
         on_parameter: OnParameter,
         scale: float = 1.0,

@@ -14,7 +14,7 @@ def export(arguments: argparse.Namespace) -> str:
     """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample weights, where given."""
     from mixtures.export import export_mixture
     from mixtures.schedule.manifest import samples_directory
-    from mixtures.schedule.show import show as table
+    from mixtures.schedule.show import mixture_text as table
     from mixtures.text import parse_tokens, read_words
 
     if arguments.output is None and len(arguments.runs) > 1:
@@ -54,16 +54,16 @@ def _rule(arguments: argparse.Namespace) -> "SampleRule | None":
 def show(arguments: argparse.Namespace) -> str:
     """Print what a mixture holds: shares, tokens and epochs of every domain."""
     from mixtures.schedule.mixture import Mixture
-    from mixtures.schedule.show import show as table
+    from mixtures.schedule.show import mixture_text as table
 
     return table(Mixture.load(arguments.mixture))
 
 
 def check(arguments: argparse.Namespace) -> str:
     """Recompute id, sums and expected epochs; exit 2 and say what drifted where something did."""
-    from mixtures.schedule.check import report as recompute
+    from mixtures.schedule.check import check_text
 
-    return recompute(arguments.mixture)
+    return check_text(arguments.mixture)
 
 
 def convert(arguments: argparse.Namespace) -> str:
@@ -109,7 +109,7 @@ def ladder(arguments: argparse.Namespace) -> str:
     import json
 
     from mixtures.diagnosis.ladder import extrapolate, parse_size, read_ladder
-    from mixtures.diagnosis.ladder_text import report as text_of
+    from mixtures.diagnosis.ladder_text import ladder_text as text_of
     from mixtures.files import write_atomic
     from mixtures.plots.ladder import plot_ladder
 
@@ -191,7 +191,7 @@ def import_(arguments: argparse.Namespace) -> str:
     from mixtures.imports.mixture import as_mixture
     from mixtures.imports.schedule import Lengths, read_schedule
     from mixtures.schedule.mixture import Mixture
-    from mixtures.schedule.show import show as show_mixture
+    from mixtures.schedule.show import mixture_text as show_mixture
     from mixtures.text import parse_tokens, read_words, table
 
     budget = None if arguments.token_budget is None else parse_tokens(arguments.token_budget)

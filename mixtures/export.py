@@ -8,10 +8,10 @@ from typing import Any
 
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.run.learned import Average, Learned, Shrink, learn
+from mixtures.run.learned import Average, Learned, Shrink, average_runs
 from mixtures.run.replicates import NAME as REPLICATES
 from mixtures.run.reused import unfolded
-from mixtures.run.run import CorpusDomain, Run, read_run
+from mixtures.run.run import CorpusDomain, RunRecord, read_run
 from mixtures.samples.rule import SampleRule, sample_domains, with_samples
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, hold
 from mixtures.schedule.check import written_checks
@@ -61,7 +61,7 @@ def export_mixture(
     """
     runs = read_runs(run_dirs)
     names = runs[0].trajectory.domains
-    names, learned = unfolded(runs[0].corpus, names, learn(runs, names, stages=stages, average=average, shrink=shrink))
+    names, learned = unfolded(runs[0].corpus, names, average_runs(runs, names, stages=stages, average=average, shrink=shrink))
     total = _total_tokens(runs, token_budget)
     if stages > total:
         raise UserError(f"{stages} stages do not fit into {total:,} tokens; give fewer stages")
@@ -95,7 +95,7 @@ def export_mixture(
     return mixture if samples is None else mixture.placed(Path(samples_dir).absolute().parent)
 
 
-def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+def read_runs(run_dirs: Sequence[str | Path]) -> list[RunRecord]:
     """Runs that learned the same thing. Raises UserError, listing all differences, where they do not belong together."""
     places = [Path(run_dir).resolve() for run_dir in run_dirs]
     if twice := sorted({str(place) for place in places if places.count(place) > 1}):
@@ -109,7 +109,7 @@ def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
     return runs
 
 
-def _differences(one: Run, other: Run) -> Iterator[str]:
+def _differences(one: RunRecord, other: RunRecord) -> Iterator[str]:
     """Everything that keeps two runs from being averaged, one line each."""
     first, second = {d.name: d for d in one.domains}, {d.name: d for d in other.domains}
     for run, extra in ((one, first.keys() - second.keys()), (other, second.keys() - first.keys())):
@@ -130,7 +130,7 @@ def _differences(one: Run, other: Run) -> Iterator[str]:
             yield f"  - update.{key}: {a} in {one.path}, {b} in {other.path}"
 
 
-def _total_tokens(runs: list[Run], token_budget: int | None) -> int:
+def _total_tokens(runs: list[RunRecord], token_budget: int | None) -> int:
     if token_budget is not None:
         if token_budget < 1:
             raise UserError(f"token budget {token_budget}: give a positive number of tokens")
@@ -142,7 +142,7 @@ def _total_tokens(runs: list[Run], token_budget: int | None) -> int:
     return next(iter(trained.values()))
 
 
-def _domain(runs: list[Run], name: str, *, cap: float, count: float | None, large: bool) -> Domain:
+def _domain(runs: list[RunRecord], name: str, *, cap: float, count: float | None, large: bool) -> Domain:
     """The domain as the run that read most of it saw it, for a large run without a cut; where there is a count, other text of its name."""
     found = _found(runs, name).uncut if large else _found(runs, name)
     read = {"unique_documents": found.documents, "complete": found.complete, "fingerprint": found.fingerprint, "sources": found.sources}
@@ -155,18 +155,18 @@ def _domain(runs: list[Run], name: str, *, cap: float, count: float | None, larg
     )
 
 
-def _scored(runs: list[Run]) -> Path:
+def _scored(runs: list[RunRecord]) -> Path:
     """The first run that has scores; the first of all where none has, for the message."""
     return next((run.path for run in runs if (run.path / "scores").is_dir()), runs[0].path)
 
 
-def _found(runs: list[Run], name: str) -> CorpusDomain:
+def _found(runs: list[RunRecord], name: str) -> CorpusDomain:
     """The record of the run that read most of a domain."""
     return max((domain for run in runs for domain in run.mixed if domain.name == name), key=lambda domain: domain.tokens)
 
 
 def _provenance(
-    runs: list[Run], average: Average | None, learned: Learned, constraints: tuple[Constraint, ...], counts: Collection[str]
+    runs: list[RunRecord], average: Average | None, learned: Learned, constraints: tuple[Constraint, ...], counts: Collection[str]
 ) -> Provenance:
     files = [
         (run, path)
@@ -194,7 +194,7 @@ def _provenance(
     )
 
 
-def _proxy(run: Run) -> dict[str, Any]:
+def _proxy(run: RunRecord) -> dict[str, Any]:
     environment = run.config.environment
     return {
         "run": run.path.resolve().name,
@@ -208,7 +208,7 @@ def _proxy(run: Run) -> dict[str, Any]:
     }
 
 
-def _checks(runs: list[Run], mixture: Mixture, expected: tuple[Expected, ...]) -> Iterator[Check]:
+def _checks(runs: list[RunRecord], mixture: Mixture, expected: tuple[Expected, ...]) -> Iterator[Check]:
     """What a reader of the file should know."""
     yield from written_checks(mixture)
     short = [

@@ -9,7 +9,7 @@ import doge
 from doge.doremi import excess_losses, reweight
 from proxies.place import Place
 from proxies.settings import Settings, Update
-from proxies.step import Group, Outcome, descend, read_part, require_finite, seed_dropout
+from proxies.step import Group, StepOutcome, descend, read_part, require_finite, seed_dropout
 
 
 def reference_settings(settings: Settings) -> Settings:
@@ -44,7 +44,7 @@ class DoremiStepper:
     state: doge.State
     reference: nn.Module | None = None
 
-    def __call__(self, step: int, lr: float) -> Outcome:
+    def __call__(self, step: int, lr: float) -> StepOutcome:
         """Do step number `step` (from 0). `lr` is not read: the weights' own step is `update.eta`."""
         names, constants = [group.name for group in self.groups], self.settings.constants
         mine = read_part(self.settings, self.groups, self.place, step=step, halves=1)
@@ -56,7 +56,7 @@ class DoremiStepper:
         self.state = replace(self.state, weights=weights)
         self._backward(mine, weights, graph, step)
         norm = descend(self.model, self.optimizer, max_grad_norm=self.settings.train.max_grad_norm, step=step)
-        return Outcome(losses, doge.Decision(weights, weights, excess), norm)
+        return StepOutcome(losses, doge.Decision(weights, weights, excess), norm)
 
     def _measure(self, mine: list[doge.MicroBatch], step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean loss and excess loss of every domain over the global batch, (D,) float64 on the CPU, and, of a single micro-batch,

@@ -14,7 +14,7 @@ from proxies.doremi import DoremiStepper, reference_settings
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.replicates import write_run_replicates
 from proxies.reuse import reuse
-from proxies.run import Run
+from proxies.run import ProxyRun
 from proxies.settings import Settings
 from proxies.simulate import simulate
 
@@ -41,7 +41,7 @@ def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False)
         corpus = reuse(simulate(prepare(settings, progress=accelerator.is_main_process), settings), settings)
     if resume:
         require_same_corpus(settings, corpus.record)
-    run = Run(settings, corpus, accelerator)
+    run = ProxyRun(settings, corpus, accelerator)
     run.open(resume=resume)
     if isinstance(run.stepper, DoremiStepper) and run.start < settings.train.steps:
         run.stepper.reference = train_reference(settings, corpus, accelerator)
@@ -58,7 +58,7 @@ def train_reference(settings: Settings, corpus: CorpusData, accelerator: Acceler
     require_directory(own, resume=started)
     if accelerator.is_main_process:
         print(f"reference: first, the same model on the prior ({settings.constants.prior}), in {own.run_path}", flush=True)
-    run = Run(own, corpus, accelerator)
+    run = ProxyRun(own, corpus, accelerator)
     run.open(resume=started)
     run.loop()
     return run.model.eval().requires_grad_(False)

@@ -6,7 +6,7 @@ from torch import Tensor
 from doge.stable import alignment_parts, replicates
 from doge.updates import lean_to_worst
 from mixtures.run.replicates import NAME, write_replicates
-from mixtures.run.run import Run, importance_of, read_run
+from mixtures.run.run import RunRecord, importance_of, read_run
 from proxies.settings import Settings
 
 
@@ -30,7 +30,7 @@ def write_run_replicates(settings: Settings) -> None:
     write_replicates(run.path / NAME, run.trajectory.domains, found.numpy())
 
 
-def step_parts(run: Run, *, worst: bool, sharpness: float) -> Tensor:
+def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:
     """(S, 3, D) `alignment_parts` of every single step with the unbiased diagonal; the run's own record holds the mean so far.
 
     `worst`: each step with its own lean, where the run leans the whole mean. One part of the record is in memory at a time.

@@ -25,10 +25,10 @@ from proxies.place import Place, all_reduce
 from proxies.reuse import describe_reuse
 from proxies.settings import Settings
 from proxies.simulate import describe_cut
-from proxies.step import Outcome, Stepper, groups_of, halves_of, read_rows
+from proxies.step import StepOutcome, Stepper, groups_of, halves_of, read_rows
 
 
-class Run:
+class ProxyRun:
     """A run in progress: what the loop touches besides the step's mathematics."""
 
     def __init__(self, settings: Settings, corpus: CorpusData, accelerator: Accelerator) -> None:
@@ -126,7 +126,7 @@ class Run:
                 if last or (step + 1) % train.save_every == 0:
                     self._save(step + 1)
 
-    def _record(self, step: int, lr: float, outcome: Outcome, seconds: float, bar: tqdm) -> None:
+    def _record(self, step: int, lr: float, outcome: StepOutcome, seconds: float, bar: tqdm) -> None:
         if not self.main:
             return
         self.trajectory.append(

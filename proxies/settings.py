@@ -17,7 +17,7 @@ from pydantic import (
 from doge.scopes import WORDS
 from doge.updates import PRESETS, Constants, Preset
 from proxies.config import DomainName, Frozen, Share, exactly_one, load
-from proxies.corpus.settings import Corpus
+from proxies.corpus.settings import CorpusSettings
 
 Importance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -120,7 +120,7 @@ class Update(Frozen):
         return self
 
 
-class Presence(Frozen):
+class PresenceSettings(Frozen):
     """Sample weights from each step's gradient norms: large ones count more at first, then less (arXiv 2311.00913)."""
 
     switch_at: Share = Field(0.1, description="share of the steps that large gradient norms count more in; then small ones do")
@@ -145,19 +145,19 @@ def _online(value: Any) -> Any:
 
 
 Online = Annotated[
-    dict[Literal["presence"], Presence],
+    dict[Literal["presence"], PresenceSettings],
     BeforeValidator(_online),
     PlainSerializer(lambda value: {name: block.model_dump() for name, block in value.items()} or "none"),
 ]
 
 
-class Samples(Frozen):
+class SampleSettings(Frozen):
     """Sample weights inside domains."""
 
     online: Online = Field("none", validate_default=True, description="sample weights while the proxy trains: none or presence")
 
     @property
-    def presence(self) -> Presence | None:
+    def presence(self) -> PresenceSettings | None:
         """The settings of online PRESENCE weights; None where there are none."""
         return self.online.get("presence")
 
@@ -167,11 +167,11 @@ class Settings(Frozen):
 
     run_dir: str = Field(description="directory of the run's records; relative to the YAML file")
     seed: int = Field(0, ge=0, description="of initial weights, data order and shuffling")
-    corpus: Corpus = Field(description="the text")
+    corpus: CorpusSettings = Field(description="the text")
     model: Model = Field(description="the proxy")
     train: Train = Field(Train(), description="the loop")
     update: Update = Field(Update(), description="the rule")
-    samples: Samples = Field(Samples(), description="sample weights")
+    samples: SampleSettings = Field(SampleSettings(), description="sample weights")
     reuse: str = Field("", description="mixture.json: domains with the text that it names keep their relative weights, others are learned")
 
     @model_validator(mode="after")

@@ -95,7 +95,7 @@ def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before clipping, the
     gram, None where the rule takes no products, and the sample weights (D, U), None where samples are not weighted."""
 
@@ -135,7 +135,7 @@ class Stepper:
     prior: Tensor
     state: doge.State
 
-    def __call__(self, step: int, lr: float) -> Outcome:
+    def __call__(self, step: int, lr: float) -> StepOutcome:
         """Do step number `step` (from 0)."""
         train, constants = self.settings.train, self.settings.constants
         mine = read_part(self.settings, self.groups, self.place, step=step, halves=self.gradients.halves)
@@ -172,7 +172,7 @@ class Stepper:
             presence=self._presence(step),
         )
         norm = descend(self.model, self.optimizer, max_grad_norm=train.max_grad_norm, step=step)
-        return Outcome(found.losses, decisions[0], norm, found.gram, found.sample_weights)
+        return StepOutcome(found.losses, decisions[0], norm, found.gram, found.sample_weights)
 
     def _presence(self, step: int) -> doge.Presence | None:
         """How this step weighs the samples inside domains; None: not at all."""

@@ -7,7 +7,7 @@ from typing import Any
 from stream_helpers import ROW, make_mixture
 
 from mixtures.convert.job import Job, Span
-from mixtures.convert.lengths import Text
+from mixtures.convert.lengths import DocumentLengths
 
 
 def make_job(
@@ -18,7 +18,7 @@ def make_job(
     mixture = make_mixture(*stages, rows=rows, starts=[n * span for n in range(len(stages))])
     names: Sequence[str] = list(stages[0])
     sizes = {name: (means or {}).get(name, 10.0) for name in names}
-    texts = {name: Text(1000 / mean if mean else None, mean, 0.0, 1000.0, "a test") for name, mean in sizes.items()}
+    texts = {name: DocumentLengths(1000 / mean if mean else None, mean, 0.0, 1000.0, "a test") for name, mean in sizes.items()}
     spans = tuple(Span(f"s{n}", n * span, span, dict(weights)) for n, weights in enumerate(stages))
     rest: dict[str, Any] = {
         "paths": {},

@@ -6,7 +6,7 @@ import pytest
 
 from mixtures.errors import UserError
 from proxies.corpus import builtin
-from proxies.corpus.settings import Source
+from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import documents
 
 
@@ -65,11 +65,11 @@ def test_a_missing_package_leaves_a_domain_empty_and_says_so(monkeypatch: pytest
     assert builtin.texts("docstrings") == ()
     for name in ("cpp_headers", "generated_ops", "docstrings", "legal"):
         with pytest.raises(UserError, match=f"builtin:{name} holds no documents"):
-            list(documents(Source(builtin=name)))
-    assert list(documents(Source(builtin="noise_records")))
+            list(documents(SourceSettings(builtin=name)))
+    assert list(documents(SourceSettings(builtin="noise_records")))
 
 
 def test_documents_lead_back_to_the_file_and_line() -> None:
-    place = next(documents(Source(builtin="python"))).id
+    place = next(documents(SourceSettings(builtin="python"))).id
     assert place.startswith("builtin:python3.")
     assert place.rsplit(":", 1)[1].isdigit()

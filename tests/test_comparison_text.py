@@ -7,7 +7,7 @@ import pytest
 from comparison_helpers import MIXTURES, change, drop, make_tables, of_run, summarized
 
 from mixtures.compare.statistics import Difference
-from mixtures.compare.text import compare_words, decimals, overall, percent, report, signed, verdict
+from mixtures.compare.text import compare_words, comparison_text, decimals, overall, percent, signed, verdict
 
 
 def difference(value: float, low: float, high: float) -> Difference:
@@ -92,12 +92,12 @@ def test_a_cost_is_said_only_where_there_is_one() -> None:
     cost = "Learning it took 20 % of a base run's FLOPs and 25 % of its time."
     assert verdict(comparison.outcome("natural"), comparison).endswith(cost)
     assert "Learning" not in verdict(comparison.outcome("unimax"), comparison)
-    assert "A learned mixture was learned once" in plain(report(comparison))
-    assert "learned once" not in plain(report(summarized(make_tables())))
+    assert "A learned mixture was learned once" in plain(comparison_text(comparison))
+    assert "learned once" not in plain(comparison_text(summarized(make_tables())))
 
 
 def test_the_report_says_sizes_method_and_what_the_intervals_are_not() -> None:
-    text = plain(report(summarized(make_tables())))
+    text = plain(comparison_text(summarized(make_tables())))
     assert "mean over 3 domains alike" in text
     assert "at step 1,000 (512 k tokens), means over 2 seeds (0, 1) and 12 held-out rows a domain" in text
     assert "with 2 degrees of freedom), by Welch and Satterthwaite. With so few degrees they are rough: add seeds." in text
@@ -105,25 +105,25 @@ def test_the_report_says_sizes_method_and_what_the_intervals_are_not() -> None:
 
 
 def test_one_seed_is_said_to_say_nothing_about_others() -> None:
-    text = plain(report(summarized(make_tables(seeds=[0]))))
+    text = plain(comparison_text(summarized(make_tables(seeds=[0]))))
     assert "means over 1 seed (0)" in text
     assert "with one seed the comparison says nothing about other seeds" in text
     assert "degrees of freedom" not in text
 
 
 def test_diverged_runs_stand_in_the_report() -> None:
-    text = plain(report(summarized(change(make_tables(), of_run("natural", 1), lambda losses: np.nan))))
+    text = plain(comparison_text(summarized(change(make_tables(), of_run("natural", 1), lambda losses: np.nan))))
     assert "natural: diverged (loss not finite) with 1 of 2 seeds: 1; no average and no interval; difference of the others: " in text
-    text = plain(report(summarized(change(make_tables(), of_run("uniform", 1), lambda losses: np.nan))))
+    text = plain(comparison_text(summarized(change(make_tables(), of_run("uniform", 1), lambda losses: np.nan))))
     assert "uniform: diverged (loss not finite) with 1 of 2 seeds: 1, left out of every difference." in text
-    everything = plain(report(summarized(change(make_tables(), lambda f: f["seed"] >= 0, lambda losses: np.nan))))
+    everything = plain(comparison_text(summarized(change(make_tables(), lambda f: f["seed"] >= 0, lambda losses: np.nan))))
     assert "no mixture could be compared with uniform; diverged: uniform, natural, unimax" in everything
 
 
 def test_unequal_seeds_stand_in_the_report() -> None:
-    text = plain(report(summarized(drop(make_tables(seeds=(0, 1, 2)), of_run("natural", 0)))))
+    text = plain(comparison_text(summarized(drop(make_tables(seeds=(0, 1, 2)), of_run("natural", 0)))))
     assert "Not every mixture has every seed (natural 1, 2): a difference is over the seeds shared with uniform." in text
-    text = plain(report(summarized(drop(drop(make_tables(), of_run("uniform", 1)), of_run("natural", 0)))))
+    text = plain(comparison_text(summarized(drop(drop(make_tables(), of_run("uniform", 1)), of_run("natural", 0)))))
     assert "natural: not compared, no seed that finished is shared with uniform; run it with the same seeds." in text
 
 
@@ -131,4 +131,4 @@ def test_unequal_seeds_stand_in_the_report() -> None:
 def test_the_report_fits_120_columns(mixtures: int, domains: int) -> None:
     names = [f"{name}_with_a_name_that_is_long_{number}" for number, name in enumerate(MIXTURES[:mixtures])]
     tables = make_tables(mixtures=names, domains=[f"domain_of_some_length_and_more_{number}" for number in range(domains)])
-    assert max(map(len, report(summarized(tables)).splitlines())) <= 120
+    assert max(map(len, comparison_text(summarized(tables)).splitlines())) <= 120

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mixtures.convert import simulate
 from mixtures.convert.job import Draw
-from mixtures.convert.lengths import Text
+from mixtures.convert.lengths import DocumentLengths
 from mixtures.errors import UserError
 
 NAMES = ("web", "code", "math")
@@ -80,7 +80,7 @@ def test_stages_read_disjoint_parts_sized_by_what_they_take(stages):
 
 def test_the_range_of_random_draws_is_that_of_drawing_documents_one_by_one():
     lengths = {"web": np.array([30.0, 90.0]), "code": np.array([100.0, 900.0])}
-    texts = {name: Text(None, values.mean(), values.std(), 1e4, "a test") for name, values in lengths.items()}
+    texts = {name: DocumentLengths(None, values.mean(), values.std(), 1e4, "a test") for name, values in lengths.items()}
     job = make_job({"web": 0.5, "code": 0.5}, texts=texts)
     draw = Draw(job.unit_shares(job.spans[0]), 0, 40_000, random=True)
     found = simulate.share_ranges(job, draw)

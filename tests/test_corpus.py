@@ -15,7 +15,7 @@ from mixtures.errors import UserError
 from proxies.corpus import cache, corpus
 from proxies.corpus import tokenizer as tokenizers
 from proxies.corpus.corpus import CorpusData, prepare
-from proxies.corpus.settings import Source
+from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import documents
 from proxies.settings import Settings
 
@@ -108,7 +108,7 @@ def test_the_table_of_documents_leads_from_tokens_back_to_the_text(tmp_path: Pat
     data = prepare(settings(tmp_path, files))
     loaded = tokenizers.from_file(data.tokenizer_path)
     table = pd.read_parquet(data.documents["dogs"])
-    texts = dict(documents(Source(data_files=files["dogs"])))
+    texts = dict(documents(SourceSettings(data_files=files["dogs"])))
     assert len(table) == len(texts)
     for row in table.itertuples():
         tokens = {"train": data.tokens, "held_out": data.held_out}[row.split]["dogs"][row.start : row.start + row.tokens]
@@ -143,7 +143,7 @@ def test_held_out_text_is_chosen_by_content_alone(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a.jsonl", shared), write(tmp_path / "b.jsonl", sentences("other") + shared[::-1])
     data = prepare(settings(tmp_path, {"one": one, "two": two}))
     for name in ("one", "two"):
-        texts = dict(documents(Source(data_files=one if name == "one" else two)))
+        texts = dict(documents(SourceSettings(data_files=one if name == "one" else two)))
         table = pd.read_parquet(data.documents[name])
         held_out = {texts[each] for each in table.id[table.split == "held_out"]}
         assert held_out & set(shared) == {text for text in shared if cache.is_held_out(text, 0.25)}

@@ -26,7 +26,7 @@ from proxies.doremi import DoremiStepper, reference_settings
 from proxies.models import build_model, optimization
 from proxies.place import Place
 from proxies.settings import Settings, load_settings
-from proxies.step import Group, Outcome, Stepper
+from proxies.step import Group, StepOutcome, Stepper
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 DOREMI = {"preset": "doremi"}
@@ -223,7 +223,7 @@ def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(tmp
     met: list[list[Tensor]] = []
     step = DoremiStepper.__call__
 
-    def watched(self: DoremiStepper, number: int, lr: float) -> Outcome:
+    def watched(self: DoremiStepper, number: int, lr: float) -> StepOutcome:
         assert self.reference is not None
         assert not self.reference.training
         met.append([p.clone() for p in self.reference.parameters()])

@@ -14,7 +14,7 @@ from trainers import toy
 
 from mixtures import Mixture
 from mixtures.convert import convert
-from mixtures.convert.formats.megatron_views import counted
+from mixtures.convert.formats.megatron_views import count_sequences
 from mixtures.errors import UserError
 
 STAND_IN = """#!/usr/bin/env bash
@@ -62,9 +62,9 @@ def test_counted_takes_the_part_furthest_behind(start: int) -> None:
         behind = [share * max(number, 1) - count for share, count in zip(shares, taken, strict=True)]
         taken[behind.index(max(behind))] += 1
         given.append(behind.index(max(behind)))
-    assert counted(shares, start=start, stop=100) == [given[start:].count(part) for part in range(4)]
-    assert counted(shares, start=10, stop=10**9) == pytest.approx([share * (10**9 - 10) for share in shares])
-    assert counted([1 - 1e-9, 1e-9], start=0, stop=1000) == [999, 1]  # the smallest share gives the second sequence
+    assert count_sequences(shares, start=start, stop=100) == [given[start:].count(part) for part in range(4)]
+    assert count_sequences(shares, start=10, stop=10**9) == pytest.approx([share * (10**9 - 10) for share in shares])
+    assert count_sequences([1 - 1e-9, 1e-9], start=0, stop=1000) == [999, 1]  # the smallest share gives the second sequence
 
 
 def test_a_share_of_less_than_a_sequence_is_refused(tmp_path: Path, data: Path) -> None:

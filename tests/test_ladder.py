@@ -22,7 +22,7 @@ from mixtures.diagnosis.ladder import (
     read_ladder,
     refusals,
 )
-from mixtures.diagnosis.ladder_text import report
+from mixtures.diagnosis.ladder_text import ladder_text
 from mixtures.errors import UserError
 from mixtures.plots.ladder import ladder_figure
 from mixtures.run.run import read_run
@@ -125,7 +125,7 @@ def test_several_seeds_of_a_size_are_averaged_and_counted_in_the_scatter(tmp_pat
     assert ladder.log_ratios.shape == (6, 9)
     pair = ladder.log_ratios[ladder.parameters == SIZES[0]]
     np.testing.assert_allclose(ladder.by_size[0], pair.mean(0))
-    assert "1.00 M (2)" in report(ladder)
+    assert "1.00 M (2)" in ladder_text(ladder)
 
 
 def refused(ladder: Ladder, size: int) -> str:
@@ -151,7 +151,7 @@ def test_scatter_larger_than_the_trend_is_refused_with_both(tmp_path: Path) -> N
     said = refused(ladder, 50_000_000)
     assert "do not follow the size: trend" in said
     assert "scatter around it" in said
-    assert "take their mean" in report(ladder)
+    assert "take their mean" in ladder_text(ladder)
 
 
 def test_sizes_that_disagree_are_named(tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_sizes_that_disagree_are_named(tmp_path: Path) -> None:
     runs = [sized(tmp_path / str(size), parameters=size, weights=shares(draw.normal(size=9))) for size in SIZES]
     ladder = read_ladder(runs)
     assert "sizes 1,000,000 and 5,000,000 do not agree beyond chance: rank correlation" in refused(ladder, 30_000_000)
-    assert "No agreement beyond chance on the order of the domains: 1.00 M and 5.00 M" in report(ladder)
+    assert "No agreement beyond chance on the order of the domains: 1.00 M and 5.00 M" in ladder_text(ladder)
 
 
 def test_three_domains_are_too_few_to_agree_beyond_chance(tmp_path: Path) -> None:
-    assert "3 domains are too few for that" in report(read_ladder(trending(tmp_path, domains=3)))
+    assert "3 domains are too few for that" in ladder_text(read_ladder(trending(tmp_path, domains=3)))
 
 
 def test_one_size_is_no_ladder(tmp_path: Path) -> None:

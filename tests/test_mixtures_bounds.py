@@ -14,7 +14,7 @@ from mixtures.__main__ import main
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.schedule.check import check
-from mixtures.schedule.show import show
+from mixtures.schedule.show import mixture_text
 from mixtures.text import parse_tokens, read_words
 
 LEARNED = np.tile([0.5, 0.3, 0.2], (20, 1))  # wiki_en 4,000 tokens, wiki_de 7,000, forum 10,000
@@ -70,7 +70,7 @@ def test_a_domain_may_be_without_the_cap_of_all_others(run: Path) -> None:
     assert (forum.max_epochs, forum.on_exhausted) == (None, "repeat")
     assert mixture.provenance.constraints[0].max_epochs == {"*": 4, "forum": None}
     np.testing.assert_allclose(shares(mixture), [[0.16, 0.28, 0.56]], rtol=1e-12)
-    assert "epochs at most 4 (forum any)" in show(mixture)
+    assert "epochs at most 4 (forum any)" in mixture_text(mixture)
 
 
 def test_a_number_alone_is_for_all_domains(run: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_cap_counts_all_stages_together(tmp_path: Path) -> None:
     assert max(epochs(mixture).values()) == pytest.approx(4, rel=1e-9)
     assert all(value <= 4 * (1 + 1e-9) for value in epochs(mixture).values())
     assert len(mixture.provenance.constraints[0].learned) == 4
-    assert "min share" not in show(mixture)
+    assert "min share" not in mixture_text(mixture)
 
 
 def test_a_least_share_holds_in_every_stage(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_least_share_holds_in_every_stage(tmp_path: Path) -> None:
     mixture = export_mixture([run], stages=4, min_share={"*": 0.3, "forum": 0.2})
     assert (shares(mixture) >= np.array([0.3, 0.3, 0.2]) * (1 - 1e-12)).all()
     assert {domain.max_epochs for domain in mixture.domains} == {None}
-    assert "share of every stage at least 0.3 (forum 0.2)" in show(mixture)
-    assert "min share" in show(mixture)
+    assert "share of every stage at least 0.3 (forum 0.2)" in mixture_text(mixture)
+    assert "min share" in mixture_text(mixture)
 
 
 def test_bounds_that_are_kept_anyway_leave_the_weights_bit_for_bit(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_bounds_that_are_kept_anyway_leave_the_weights_bit_for_bit(tmp_path: Pat
     assert free.provenance.constraints == ()
     assert (bound.provenance.constraints[0].learned, bound.provenance.constraints[0].moved) == ((), 0)
     assert bound.provenance.constraints[0].kl == 0
-    assert "the learned weights keep this as they are" in " ".join(show(bound).split())
-    assert "share  learned" not in show(bound)
+    assert "the learned weights keep this as they are" in " ".join(mixture_text(bound).split())
+    assert "share  learned" not in mixture_text(bound)
 
 
 def test_a_zero_that_a_least_share_lifts_is_infinitely_far_and_said_so(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_zero_that_a_least_share_lifts_is_infinitely_far_and_said_so(tmp_path:
     mixture = export_mixture([run], min_share=0.1)
     np.testing.assert_allclose(shares(mixture), [[0.54, 0.36, 0.1]], rtol=1e-12)
     assert mixture.provenance.constraints[0].kl is None
-    assert "KL to the learned weights infinite" in " ".join(show(mixture).split())
+    assert "KL to the learned weights infinite" in " ".join(mixture_text(mixture).split())
     path = tmp_path / "mixture.json"
     mixture.save(path)
     assert Mixture.load(path) == mixture
@@ -283,7 +283,7 @@ def test_words_become_bounds() -> None:
 
 
 def test_show_says_what_a_single_stage_gave_up(run: Path) -> None:
-    lines = show(export_mixture([run], token_budget=50_000, max_epochs={"*": 4, "wiki_de": 2}, min_share=0.1)).splitlines()
+    lines = mixture_text(export_mixture([run], token_budget=50_000, max_epochs={"*": 4, "wiki_de": 2}, min_share=0.1)).splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("domain"))
     assert lines[first].split() == ["domain", "share", "learned", "tokens", "epochs", "cap", "held", "by"]
     cells = [line.split() for line in lines[first + 2 : first + 5]]
@@ -293,7 +293,7 @@ def test_show_says_what_a_single_stage_gave_up(run: Path) -> None:
 
 
 def test_show_has_tokens_and_epochs_of_every_domain_in_every_stage(run: Path) -> None:
-    text = show(export_mixture([run], stages=5, token_budget=40_000))
+    text = mixture_text(export_mixture([run], stages=5, token_budget=40_000))
     assert "the whole schedule, 40.0 k tokens" in text
     for start in ("0", "8.00 k", "16.0 k", "24.0 k", "32.0 k"):
         assert re.search(rf"- from {start} -", text), start
@@ -309,8 +309,8 @@ def test_tables_of_bounds_stay_within_a_hundred_columns(tmp_path: Path, stages: 
     run = make_run(tmp_path / "run", domains=names)
     caps = {"*": 1234567.25} | {name: 1000.5 + number for number, name in enumerate(names[:30])}
     mixture = export_mixture([run], stages=stages, token_budget=3 * 10**8, max_epochs=caps, min_share=0.0001)
-    assert max(len(line) for line in show(mixture).splitlines()) <= 100
-    assert "25 more" in show(mixture)
+    assert max(len(line) for line in mixture_text(mixture).splitlines()) <= 100
+    assert "25 more" in mixture_text(mixture)
 
 
 def failed(path: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.run.summary import summary
 from mixtures.schedule.check import check
-from mixtures.schedule.show import show
+from mixtures.schedule.show import mixture_text
 from mixtures.text import shorten, table, tokens_text
 
 
@@ -213,7 +213,7 @@ def test_tables_stay_within_a_hundred_columns(tmp_path: Path, stages: int) -> No
     targets = [f"target_{number:02d}" for number in range(12)]
     names = [f"{'a_very_long_name_' * 7}{number}" for number in range(40)]
     run = make_run(tmp_path / "run", domains=names, targets=targets, tokens_per_step=10**9)
-    for text in (summary(run), show(export_mixture([run], stages=stages))):
+    for text in (summary(run), mixture_text(export_mixture([run], stages=stages))):
         assert max(len(line) for line in text.splitlines()) <= 100
 
 

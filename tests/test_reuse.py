@@ -23,7 +23,7 @@ from mixtures.run.summary import summary
 from mixtures.run.trajectory import read_evaluation, read_trajectory
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
-from mixtures.schedule.show import show
+from mixtures.schedule.show import mixture_text
 from proxies.corpus.batches import step_rows
 from proxies.corpus.corpus import prepare
 from proxies.corpus.pool import WINDOW, WINDOW_ROWS, make_pool
@@ -115,7 +115,9 @@ def test_an_added_domain_is_learned_and_the_others_keep_their_relative_weights(
     for part in ("reused: 3 domain(s) keep their relative weights, as one: vowels, consonants, digits", "learned: mixed (new)",
                  "cost: 2 groups a step in the place of 4", "2 domains x 4 rows", "mixture.json has all 4 domains"):  # fmt: skip
         assert part in " ".join(printed.split())
-    assert f"reused: 3 domain(s) keep the relative weights of {mixture.provenance.parent_schedule}" in " ".join(show(mixture).split())
+    assert f"reused: 3 domain(s) keep the relative weights of {mixture.provenance.parent_schedule}" in " ".join(
+        mixture_text(mixture).split()
+    )
 
 
 def test_a_step_trains_on_one_group_for_all_reused_domains(tmp_path: Path, learned: Path) -> None:

@@ -19,7 +19,7 @@ from mixtures.export import export_mixture
 from mixtures.samples.rule import make_rule
 from mixtures.schedule.check import check
 from mixtures.schedule.manifest import open_manifest, write_manifest
-from mixtures.schedule.show import show
+from mixtures.schedule.show import mixture_text
 
 SCORE = "self_influence_all"
 SOFTMAX = ["--samples", "softmax", "--score", SCORE]
@@ -221,14 +221,14 @@ def test_check_finds_a_manifest_that_was_replaced(run: Path, capsys: pytest.Capt
 def test_show_prints_rule_effective_size_and_what_is_kept_by_domain(run: Path, tmp_path: Path) -> None:
     rule = make_rule(rule="filter", score=SCORE, drop_top=0.2)
     mixture = export_mixture([run], samples=rule, samples_dir=tmp_path / "m.samples")
-    lines = show(mixture).splitlines()
+    lines = mixture_text(mixture).splitlines()
     row = next(
         line.split() for line in lines[[line.startswith("samples of") for line in lines].index(True) :] if line.startswith("wiki_en")
     )
     policy = mixture.domains[0].sample_policy
     assert policy is not None
     assert row[1:3] == ["100.0%", f"{policy.effective_sample_size:.3f}"]
-    assert "rule filter" in show(mixture)
+    assert "rule filter" in mixture_text(mixture)
     assert row[-2:] == [str(policy.kept_documents), "112"]
     assert max(map(len, lines)) <= 100
 

@@ -15,7 +15,7 @@ from train_helpers import ALPHABETS, message, run, same, write_domain, write_run
 
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
-from mixtures.run.run import Run, read_run
+from mixtures.run.run import RunRecord, read_run
 from mixtures.run.trajectory import read_trajectory
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.settings import Settings, load_settings
@@ -169,7 +169,7 @@ def test_tokens_are_read_as_elsewhere(tmp_path: Path, tokens: Any) -> None:
     assert (block.tokens, block.unique_tokens) == (64_000, {"vowels": 2_000_000})
 
 
-def ran(tmp_path: Path) -> tuple[Path, Run]:
+def ran(tmp_path: Path) -> tuple[Path, RunRecord]:
     path = budgeted(tmp_path, "300B", {"vowels": "100B", "consonants": "50B", "digits": "30B"}, steps=8)
     assert run(path) == 0
     return path, read_run(tmp_path / "run")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixtures.errors import UserError
-from proxies.corpus.settings import Source
+from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import Document, describe, documents, expand
 
 TEXTS = ["first text", 'second, with "quotes" and\na new line', "third: héllo — ∀x"]
@@ -43,7 +43,7 @@ def write(path: Path, kind: str, texts: list[str], compression: str = "") -> str
 
 
 def read(files: str | list[str], **more: str) -> list[Document]:
-    return list(documents(Source(data_files=files, **more)))
+    return list(documents(SourceSettings(data_files=files, **more)))
 
 
 def fault(files: str | list[str], **more: str) -> str:
@@ -98,7 +98,7 @@ def test_globs_go_down_directories(tmp_path: Path) -> None:
 
 
 def test_training_and_validation_text_are_read_apart(tmp_path: Path) -> None:
-    source = Source(
+    source = SourceSettings(
         data_files=write(tmp_path / "t.txt", "txt", ["train"]),
         validation=write(tmp_path / "v.txt", "txt", ["held out"]),
     )
@@ -118,14 +118,14 @@ def test_empty_and_null_texts_and_blank_lines_are_left_out(tmp_path: Path) -> No
 
 def test_documents_come_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(content("jsonl", TEXTS) * 5000 + b"broken")
-    stream = documents(Source(data_files=str(tmp_path / "a.jsonl")))
+    stream = documents(SourceSettings(data_files=str(tmp_path / "a.jsonl")))
     assert next(stream).text == TEXTS[0]
     stream.close()
 
 
 def test_the_description_changes_with_the_content_and_not_with_the_date(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    source = Source(data_files=str(path))
+    source = SourceSettings(data_files=str(path))
     write(path, "txt", ["x"])
     first = describe(source)
     assert first[0]["format"] == "txt"
@@ -245,7 +245,7 @@ def test_a_domain_without_text_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_builtin_lists_the_known() -> None:
     for act in (describe, lambda source: list(documents(source))):
         with pytest.raises(UserError, match="unknown builtin 'pyton'; allowed: python, cpp_headers, docstrings"):
-            act(Source(builtin="pyton"))
+            act(SourceSettings(builtin="pyton"))
 
 
 # Datasets
@@ -268,15 +268,15 @@ def test_a_local_dataset_directory_is_read_streamed_or_not(tmp_path: Path, strea
     root.mkdir()
     write(root / "train.jsonl", "jsonl", TEXTS)
     write(root / "test.jsonl", "jsonl", ["other"])
-    source = Source(dataset=str(root), streaming=streaming)
+    source = SourceSettings(dataset=str(root), streaming=streaming)
     assert list(documents(source)) == [(f"{root}:train:{row}", text) for row, text in enumerate(TEXTS, 1)]
-    assert [text for _, text in documents(Source(dataset=str(root), split="test", streaming=streaming))] == ["other"]
+    assert [text for _, text in documents(SourceSettings(dataset=str(root), split="test", streaming=streaming))] == ["other"]
     before = describe(source)
     write(root / "train.jsonl", "jsonl", TEXTS[:1])
     assert before[0]["format"] == "hf"
     assert describe(source) != before
     with pytest.raises(UserError, match="no column 'body'; its columns: text, n"):
-        list(documents(Source(dataset=str(root), streaming=streaming, text="body")))
+        list(documents(SourceSettings(dataset=str(root), streaming=streaming, text="body")))
 
 
 @pytest.mark.usefixtures("offline")
@@ -284,15 +284,15 @@ def test_a_dataset_saved_to_disk_is_read(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "one")
-    assert [text for _, text in documents(Source(dataset=str(tmp_path / "one")))] == TEXTS
+    assert [text for _, text in documents(SourceSettings(dataset=str(tmp_path / "one")))] == TEXTS
     datasets.DatasetDict({"dev": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(tmp_path / "many")
-    assert [text for _, text in documents(Source(dataset=str(tmp_path / "many"), split="dev"))] == TEXTS
+    assert [text for _, text in documents(SourceSettings(dataset=str(tmp_path / "many"), split="dev"))] == TEXTS
 
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_dataset_that_is_not_found_is_named(streaming: bool) -> None:
-    source = Source(dataset="nobody/nothing", streaming=streaming)
+    source = SourceSettings(dataset="nobody/nothing", streaming=streaming)
     for act in (describe, lambda source: list(documents(source))):
         with pytest.raises(UserError, match=r"dataset 'nobody/nothing'.*the Hugging Face hub"):
             act(source)
@@ -302,6 +302,6 @@ def test_a_dataset_that_is_not_found_is_named(streaming: bool) -> None:
 def test_a_split_or_configuration_that_a_dataset_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", "jsonl", TEXTS)
     with pytest.raises(UserError, match=r"split 'dev'.*\['train'\]"):
-        list(documents(Source(dataset=str(tmp_path), split="dev")))
+        list(documents(SourceSettings(dataset=str(tmp_path), split="dev")))
     with pytest.raises(UserError, match=r"name de,.*Available: \['default'\]"):
-        list(documents(Source(dataset=str(tmp_path), name="de")))
+        list(documents(SourceSettings(dataset=str(tmp_path), name="de")))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as Backend
+from tokenizers import TokenizerSettings as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mixtures.errors import UserError
 from proxies.corpus import tokenizer as tokenizers
-from proxies.corpus.settings import Tokenizer as Block
+from proxies.corpus.settings import TokenizerSettings as Block
 
 TEXTS = [f"the cat number {i} sat on the mat and looked at dog {i % 7}\n" for i in range(300)]
 

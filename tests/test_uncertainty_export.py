@@ -16,7 +16,7 @@ from mixtures.run.run import read_run
 from mixtures.run.summary import summary
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
-from mixtures.schedule.show import show
+from mixtures.schedule.show import mixture_text
 
 GOAL = (0.8, 0.0, -0.8)
 
@@ -119,7 +119,7 @@ def test_weights_that_the_runs_do_not_support_are_the_prior_and_show_says_so(tmp
     mixture = export_mixture(runs)
     np.testing.assert_allclose(list(mixture.stages[0].weights.values()), start, atol=1e-15)
     named = "uniform prior" if prior == "uniform" else "prior"
-    assert f"supports no departure from the {named}, the weights are the prior" in " ".join(show(mixture).split())
+    assert f"supports no departure from the {named}, the weights are the prior" in " ".join(mixture_text(mixture).split())
     assert results(mixture, tmp_path / "mixture.json")["intervals"][0] == "pass"
 
 
@@ -128,12 +128,12 @@ def test_a_run_with_replicates_has_intervals_of_its_own_and_one_without_is_expor
     before = export_mixture([run])
     assert before.stages[0].weights_ci95 is None
     assert "uncertainty" not in before.model_dump(mode="json")["provenance"]
-    assert "interval" not in show(before) + summary(run)
+    assert "interval" not in mixture_text(before) + summary(run)
     after = export_mixture([add_replicates(run)])
     assert intervals_of(after)
     assert record_of(after).replicates == 200
     assert after.provenance.inputs[-1].uri == "run-0/replicates.parquet"
-    assert "another seed may differ by more" in " ".join(show(after).split())
+    assert "another seed may differ by more" in " ".join(mixture_text(after).split())
     text = summary(run)
     assert "95 % interval" in text
     assert "signal to noise" in text
@@ -149,7 +149,7 @@ def test_replicates_are_of_the_whole_run_and_say_nothing_about_stages_or_a_tail(
     assert len(record_of(staged).factor) == 2
     assert not [entry for entry in staged.provenance.inputs if "replicates" in entry.uri]
     assert results(staged, tmp_path / "mixture.json")["intervals"][0] == "pass"
-    assert max(len(line) for line in show(staged).splitlines()) <= 100
+    assert max(len(line) for line in mixture_text(staged).splitlines()) <= 100
 
 
 def test_bounds_hold_after_shrinkage_and_intervals_stay_those_of_the_learned_weights(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_bounds_hold_after_shrinkage_and_intervals_stay_those_of_the_learned_wei
     assert held.provenance.constraints[0].learned == (free.stages[0].weights,)
     assert held.stages[0].weights["wiki_en"] < intervals_of(held)["wiki_en"][0]
     assert results(held, tmp_path / "mixture.json")["intervals"][0] == "pass"
-    assert "of the learned weights, before these were held" in " ".join(show(held).split())
+    assert "of the learned weights, before these were held" in " ".join(mixture_text(held).split())
 
 
 def rewritten(mixture: Mixture, path: Path, edit: Any) -> dict[str, tuple[str, str]]:

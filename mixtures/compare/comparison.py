@@ -18,7 +18,7 @@ from mixtures.compare.statistics import (
     paired_difference,
     residual_variance,
 )
-from mixtures.compare.tables import RUN, Runs, read_runs
+from mixtures.compare.tables import RUN, Runs, read_results
 from mixtures.errors import UserError
 
 SETTLED = 0.5  # differences before this part may leave the axis of differences
@@ -93,7 +93,7 @@ def summarize(
     difference; where it is the baseline, the seed is left out of the pairs. Raises UserError for tables that are not
     comparable and names that are not in them.
     """
-    runs = read_runs(results, rows, baseline=baseline)
+    runs = read_results(results, rows, baseline=baseline)
     _check_names(runs, importance=importance, natural=natural, costs=costs, weights=weights)
     objective, shares = _normalized(importance, runs.domains, "importance"), _normalized(natural, runs.domains, "natural")
     whole = [0, *(index for index in range(1, len(runs.mixtures)) if not runs.diverged[index].any())]

@@ -35,7 +35,7 @@ class Runs:
         return np.asarray(np.isfinite(self.losses).all(axis=2))
 
 
-def read_runs(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) -> Runs:
+def read_results(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) -> Runs:
     """Runs from the long tables `results` and `rows` (columns RESULTS and ROWS; more are ignored).
 
     A run whose last losses are not all finite has diverged. Raises UserError, listing all offenders, for missing columns,

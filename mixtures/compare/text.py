@@ -13,7 +13,7 @@ NAME_WIDTH = 22
 COSTS = "FLOPs, time: what learning the mixture took, in percent of one base run"
 
 
-def report(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """Tables of losses and of differences, verdicts, and notes, for the terminal and summary.txt."""
     tables = table(*loss_cells(comparison)), f"{table(*difference_cells(comparison))}\n{COSTS}"
     return "\n\n".join([*tables, _wrapped(verdicts(comparison)), _wrapped(notes(comparison))])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mixtures.convert.lengths import Selection, Text
+from mixtures.convert.lengths import DocumentLengths, Selection
 from mixtures.convert.steps import Batches, Slot, slots
 from mixtures.errors import UserError
 from mixtures.schedule.mixture import Mixture
@@ -48,7 +48,7 @@ class Job:
     mixture: Mixture
     spans: tuple[Span, ...]
     paths: Mapping[str, tuple[str, ...]]
-    texts: Mapping[str, Text]
+    texts: Mapping[str, DocumentLengths]
     unit: Unit
     document_limit: int | None
     sequence_length: int | None

@@ -18,7 +18,7 @@ from mixtures.schedule.records import Domain
 
 
 @dataclass(frozen=True)
-class Text:
+class DocumentLengths:
     """A domain's documents as they are trained on: after tokenizer, separators, truncation and sample policy.
 
     documents: of one pass; mean_tokens, sd_tokens: trained tokens a document and their spread (0 where only the mean is known); None: not
@@ -110,7 +110,7 @@ def read_texts(
     means: Mapping[str, float],
     cache: str | Path | None,
     most_tokens: int | None,
-) -> dict[str, Text]:
+) -> dict[str, DocumentLengths]:
     """{name: what is known of its documents}. means: tokens a document by name; most_tokens: where the trainer cuts a document off.
 
     Raises UserError where a cut is asked for and the lengths of the documents are not known.
@@ -122,7 +122,7 @@ def read_texts(
         table = tables.get(name) or _listed(domain, manifest)
         if name in means:
             kept = manifest.pass_tokens if manifest else domain.unique_tokens
-            texts[name] = Text(kept / means[name], means[name], 0.0, kept, "--document-tokens")
+            texts[name] = DocumentLengths(kept / means[name], means[name], 0.0, kept, "--document-tokens")
         elif table is not None:
             origin = f"documents of {cache}" if name in tables else "its manifest"
             texts[name] = _measured(*table, manifest, most_tokens, unique_tokens=domain.unique_tokens, origin=origin)
@@ -162,7 +162,7 @@ def _listed(domain: Domain, manifest: Manifest | None) -> tuple[np.ndarray, np.n
 
 def _measured(
     start: np.ndarray, tokens: np.ndarray, manifest: Manifest | None, most_tokens: int | None, *, unique_tokens: int, origin: str
-) -> Text:
+) -> DocumentLengths:
     grown = unique_tokens / int(tokens.sum())  # the large run may have more text than was measured
     lengths = tokens if most_tokens is None else np.minimum(tokens, most_tokens)
     times = np.ones(len(tokens))
@@ -171,13 +171,13 @@ def _measured(
     documents = times.sum()
     mean = float(times @ lengths / documents)
     spread = float(np.sqrt(times @ (lengths - mean) ** 2 / documents))
-    return Text(float(documents) * grown, mean, spread, float(times @ lengths) * grown, origin)
+    return DocumentLengths(float(documents) * grown, mean, spread, float(times @ lengths) * grown, origin)
 
 
-def _counted(domain: Domain, manifest: Manifest | None) -> Text:
+def _counted(domain: Domain, manifest: Manifest | None) -> DocumentLengths:
     tokens, documents = float(domain.unique_tokens), domain.unique_documents
     if manifest is not None:
         tokens = float(manifest.pass_tokens)
         documents = None if documents is None else documents + int(manifest.weight.sum()) - len(manifest.weight)
     mean = tokens / documents if documents else None
-    return Text(documents, mean, 0.0, tokens, "the mixture's tokens and documents")
+    return DocumentLengths(documents, mean, 0.0, tokens, "the mixture's tokens and documents")

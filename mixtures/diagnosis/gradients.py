@@ -7,7 +7,7 @@ import numpy as np
 from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.diagnosis.matrix import ALIKE, help_matrix, pairs_text
-from mixtures.run.run import Run, importance_of
+from mixtures.run.run import RunRecord, importance_of
 
 RELIABLE = 0.5  # below, more than half of what tells domains apart is noise
 SPLITS = 200
@@ -17,7 +17,7 @@ NO_GRAM = "The run recorded no gradient products (preset doremi takes none)"
 BIASED = "The run has no unbiased self products (train.rows_per_domain is odd), and its objective counts them"
 
 
-def gram_findings(run: Run) -> tuple[Finding, Finding, Finding]:
+def gram_findings(run: RunRecord) -> tuple[Finding, Finding, Finding]:
     """reliability, negative, pairs."""
     blocks = gram_blocks(run.trajectory)
     if not len(blocks):
@@ -29,7 +29,7 @@ def gram_findings(run: Run) -> tuple[Finding, Finding, Finding]:
     return reliability(run, blocks, importance), negative(run, blocks, importance), pairs(run, blocks)
 
 
-def reliability(run: Run, blocks: np.ndarray, importance: np.ndarray) -> Finding:
+def reliability(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
     """Split-half reliability of the domains' alignments, for the objective and for each of its members."""
     count = len(run.trajectory.domains)
     if len(blocks) < 2 or count < 3:
@@ -67,7 +67,7 @@ def split_half(alignments: np.ndarray) -> float:
     return 2 * agreement / (1 + agreement) if agreement > 0 else 0.0
 
 
-def negative(run: Run, blocks: np.ndarray, importance: np.ndarray) -> Finding:
+def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
     """Domains whose mean alignment is below 0: a step on them raises the objective's loss."""
     names = run.trajectory.domains
     alignments = blocks[:, : len(names)] @ importance
@@ -88,7 +88,7 @@ def negative(run: Run, blocks: np.ndarray, importance: np.ndarray) -> Finding:
     return make_finding("negative", told + ".", warn=bool(certain), value=value)
 
 
-def pairs(run: Run, blocks: np.ndarray) -> Finding:
+def pairs(run: RunRecord, blocks: np.ndarray) -> Finding:
     """The most alike and the most opposed domains of the matrix."""
     matrix = help_matrix(run, blocks=blocks)
     assert matrix is not None, "there are blocks of the gram"

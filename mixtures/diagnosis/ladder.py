@@ -16,7 +16,7 @@ from scipy import stats
 
 from mixtures.errors import UserError
 from mixtures.export import read_runs
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 from mixtures.text import parse_tokens
 
 LEVEL = 0.05  # of the tests
@@ -27,7 +27,7 @@ FEWEST_SIZES = 3  # two lie on a line whatever they are
 
 
 @dataclass(frozen=True)
-class Pair:
+class SizePair:
     """Two sizes (parameters), the rank correlation of their log-ratios, and its one-sided p-value; NaN and 1 where one is constant."""
 
     small: int
@@ -49,7 +49,7 @@ class Ladder:
     parameters: np.ndarray  # (R,) ascending
     log_ratios: np.ndarray  # (R, D)
     prior: np.ndarray  # (D,) of the largest run
-    pairs: tuple[Pair, ...]  # neighbouring sizes, then the smallest and the largest
+    pairs: tuple[SizePair, ...]  # neighbouring sizes, then the smallest and the largest
 
     @property
     def sizes(self) -> np.ndarray:
@@ -114,11 +114,11 @@ def read_ladder(run_dirs: Sequence[str | Path]) -> Ladder:
     steps = list(itertools.pairwise(range(len(by_size))))
     ends = [(0, len(by_size) - 1)] if len(by_size) > 2 else []
     sizes = np.unique(parameters).tolist()
-    pairs = [Pair(sizes[a], sizes[b], *rank_agreement(by_size[a], by_size[b])) for a, b in [*steps, *ends]]
+    pairs = [SizePair(sizes[a], sizes[b], *rank_agreement(by_size[a], by_size[b])) for a, b in [*steps, *ends]]
     return Ladder(names, parameters, log_ratios, _in_order(runs[-1], runs[-1].prior, names), tuple(pairs))
 
 
-def _log_ratios(run: Run, names: Sequence[str]) -> np.ndarray:
+def _log_ratios(run: RunRecord, names: Sequence[str]) -> np.ndarray:
     """(D,) log of average weight over prior, domains in the order of `names`."""
     trajectory = run.trajectory
     average = trajectory.average
@@ -130,7 +130,7 @@ def _log_ratios(run: Run, names: Sequence[str]) -> np.ndarray:
     return _in_order(run, np.log(average / run.prior), names)
 
 
-def _in_order(run: Run, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def _in_order(run: RunRecord, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return values[[run.trajectory.domains.index(name) for name in names]]
 
 

@@ -17,7 +17,7 @@ from mixtures.diagnosis.ladder import (
 from mixtures.text import WIDTH, table, tokens_text
 
 
-def report(ladder: Ladder, beyond: Extrapolation | None = None) -> str:
+def ladder_text(ladder: Ladder, beyond: Extrapolation | None = None) -> str:
     """Everything that a person reads, `beyond` being the weights of a size that was not run."""
     trend = fit_trend(ladder)
     blocks = [_weights(ladder, trend, beyond), _pairs(ladder), fill(verdict(ladder, trend), WIDTH)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 
 ALIKE = 0.5  # cosine from which two domains are called alike: a quarter of either's squared gradient is the other's
 MOST_PAIRS = 5
@@ -39,7 +39,7 @@ class HelpMatrix:
     unbiased: bool = True  # False: the run measured no self products, its diagonal holds noise, and cosines are too near 0
 
 
-def help_matrix(run: Run, *, blocks: np.ndarray | None = None) -> HelpMatrix | None:
+def help_matrix(run: RunRecord, *, blocks: np.ndarray | None = None) -> HelpMatrix | None:
     """The matrix of a run (`mixtures.run.run.read_run`); None for one that recorded no gram (DoReMi).
 
     `blocks`: the run's `gram_blocks`, where they were read already.

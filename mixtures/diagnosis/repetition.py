@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.bounds import Bound, by_name, check_bounds
 from mixtures.schedule.records import MANY_EPOCHS
@@ -18,7 +18,7 @@ FAR = 5.0  # median absolute deviations (as standard deviations) of a gap that i
 LEAST_GAP = 0.1  # nats that it is above them at least
 
 
-def repetition(run: Run, *, token_budget: float | None, unique_tokens: Bound) -> Finding:
+def repetition(run: RunRecord, *, token_budget: float | None, unique_tokens: Bound) -> Finding:
     """Epochs of every domain in the proxy, and with a budget in the base: a domain should repeat as often in both."""
     names = [domain.name for domain in run.domains]
     check_bounds(names, max_epochs=None, min_share=None, unique_tokens=unique_tokens)
@@ -49,7 +49,7 @@ def repetition(run: Run, *, token_budget: float | None, unique_tokens: Bound) ->
     return make_finding("repetition", told + ".", warn=bool(chosen), value=value | {"mismatched": chosen})
 
 
-def memorised(run: Run) -> Finding:
+def memorised(run: RunRecord) -> Finding:
     """Domains whose held-out loss rises while their training loss falls, or whose gap between the two is far above the others'.
 
     Only domains that the proxy read more than once: elsewhere a gap says that the held-out text is of another kind.
@@ -87,13 +87,13 @@ def memorised(run: Run) -> Finding:
     return make_finding("memorised", "No repeated domain's held-out loss rises or lies far above its training loss.", value=value)
 
 
-def proxy_epochs(run: Run) -> np.ndarray:
+def proxy_epochs(run: RunRecord) -> np.ndarray:
     """(D,) how often the run read each domain's text: every step draws equally many rows of each, whatever the weights."""
     tokens = np.array([domain.tokens for domain in run.domains], dtype=np.float64)
     return run.trajectory.tokens[-1] / len(tokens) / tokens
 
 
-def _around(run: Run, step: int, width: int) -> np.ndarray:
+def _around(run: RunRecord, step: int, width: int) -> np.ndarray:
     """(D,) mean training loss over the `width` steps up to `step`; of the first steps for step 0."""
     losses = run.trajectory.losses[:, : len(run.trajectory.domains)]
     return losses[max(0, step - width) : max(step, 1)].mean(axis=0)

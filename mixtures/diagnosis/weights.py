@@ -3,7 +3,7 @@
 import numpy as np
 
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 from mixtures.text import shorten
 
 SETTLED = 0.1  # relative distance from its end within which the running average stays once it has settled
@@ -13,7 +13,7 @@ FEW_DOMAINS = 0.25  # effective number of domains, as a share of all
 LEFT_OUT = 0.05  # weight at the end, as a share of the prior's
 
 
-def settled(run: Run) -> Finding:
+def settled(run: RunRecord) -> Finding:
     """First step from which on the running average of the weights stays within 10 % of its end, in every domain."""
     trajectory = run.trajectory
     before = np.concatenate([[0], trajectory.tokens[:-1]])
@@ -31,7 +31,7 @@ def settled(run: Run) -> Finding:
     return make_finding("settled", told + ".", warn=late, value={"step": step, "steps": steps, "last": last})
 
 
-def effective_domains(run: Run) -> Finding:
+def effective_domains(run: RunRecord) -> Finding:
     """exp of the entropy of the average weights: how many equal domains are as spread out."""
     weights, names = run.trajectory.average, run.trajectory.domains
     positive = weights[weights > 0]
@@ -44,7 +44,7 @@ def effective_domains(run: Run) -> Finding:
     return make_finding("effective_domains", told + ".", warn=few, value=value)
 
 
-def clipped(run: Run) -> Finding:
+def clipped(run: RunRecord) -> Finding:
     """Share of the steps whose combined gradient was longer than train.max_grad_norm."""
     bound, norms = run.config.train.get("max_grad_norm"), run.trajectory.frame["gradient_norm"].to_numpy(dtype=np.float64)
     norms = norms[np.isfinite(norms)]
@@ -57,7 +57,7 @@ def clipped(run: Run) -> Finding:
     return make_finding("clipped", told + ".", warn=much, value={"share": share, "max_grad_norm": bound, "median": float(np.median(norms))})
 
 
-def floor(run: Run) -> Finding:
+def floor(run: RunRecord) -> Finding:
     """Domains that end (mean of the last tenth of the steps) with a twentieth of their prior weight or less, or at `update.floor`."""
     weights, names, prior = run.trajectory.weights, run.trajectory.domains, run.prior
     end = weights[-max(1, len(weights) // 10) :].mean(axis=0)

@@ -44,7 +44,7 @@ class Optimum:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Bounds:
     """What the optimum is held to; shares (D,)."""
 
     lower: np.ndarray
@@ -57,7 +57,7 @@ class Limits:
 
 def limits(
     swarm: Swarm, *, max_epochs: Bound = None, min_share: Bound = None, unique_tokens: Bound = None, token_budget: int | None = None
-) -> Limits:
+) -> Bounds:
     """Bounds as in an export. Unique tokens and budget that are not given are those of `swarm.like`.
 
     Raises UserError listing every fault, among them caps of domains whose tokens nobody knows.
@@ -82,7 +82,7 @@ def limits(
         faults += [f"{name}: its least share {low:.4g} is more than its cap holds, {high:.4g}"] if low > high else []
     if faults:
         raise UserError("\n".join(faults) + "\nrelax these bounds")
-    return Limits(lower, upper, tokens, max_epochs, min_share, counts)
+    return Bounds(lower, upper, tokens, max_epochs, min_share, counts)
 
 
 def require_enough(swarm: Swarm) -> None:
@@ -106,7 +106,7 @@ def require_support(surrogate: Surrogate) -> None:
         )
 
 
-def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Limits) -> Optimum:
+def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Optimum:
     """The optimum inside the limits, beside uniform, the mean of the swarm and the best mixture tried.
 
     Raises UserError where no combination of what was tried keeps the limits.
@@ -132,7 +132,7 @@ def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Limits) -> Optimum:
     )
 
 
-def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Limits) -> Mixture:
+def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Mixture:
     """The optimum as a whole mixture of the text of `swarm.like`. Raises UserError where that has other domains."""
     assert swarm.like is not None
     names = list(matched_shares(optimum.shares, [domain.name for domain in swarm.like.domains], where="--like"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mixtures.compare.directory import ComparisonRecord, read_bases, read_comparison
-from mixtures.compare.tables import Runs, read_runs
+from mixtures.compare.tables import Runs, read_results
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.imports.tables import Row, csv_rows, read_rows, some
@@ -136,7 +136,7 @@ def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
 def _from_comparison(path: Path) -> Swarm:
     """The mixtures of a comparison with their held-out losses, means over the seeds that all of them have."""
     record = read_comparison(path)
-    runs = read_runs(*read_bases(path, list(record.mixtures))[:2], baseline=record.config["baseline"])
+    runs = read_results(*read_bases(path, list(record.mixtures))[:2], baseline=record.config["baseline"])
     weighted = [name for name, mixture in record.mixtures.items() if any(domain.sample_policy for domain in mixture.domains)]
     diverged = [runs.mixtures[place] for place in np.flatnonzero(runs.diverged.any(axis=1))]
     kept = [place for place, name in enumerate(runs.mixtures) if name not in (*weighted, *diverged)]

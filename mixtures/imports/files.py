@@ -25,7 +25,7 @@ Amounts = list[tuple[str, Any]]  # names as the file calls them, a name may come
 
 
 @dataclass(frozen=True)
-class Found:
+class TrainerFile:
     """One file. stages: (first step, {name: share, sum 1}), the first at 0; names are those of the file. by_tokens: these are no steps,
     but tokens. unit: what a share is a share of, where the file says it."""
 
@@ -42,32 +42,32 @@ class Found:
 class Reader:
     """A format. unit: what a share is a share of, where the file does not say it; rows of a fixed length are tokens."""
 
-    read: Callable[[Path, str | None], Found]
+    read: Callable[[Path, str | None], TrainerFile]
     unit: Literal["token", "document"] = "token"
     rows: bool = False  # holds several mixtures, of which --row chooses one
 
 
-def _doremi(path: Path, row: str | None) -> Found:
+def _doremi(path: Path, row: str | None) -> TrainerFile:
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get(DOREMI), dict):
         raise UserError(f'{path} is no domain config of DoReMi: it has no "{DOREMI}": {{name: share}}')
     where = f"{path}, {DOREMI}"
-    return Found(where, ((0, checked_shares(record[DOREMI], where=where, tolerance=ROUNDING)),))
+    return TrainerFile(where, ((0, checked_shares(record[DOREMI], where=where, tolerance=ROUNDING)),))
 
 
-def _ratios(path: Path, row: str | None) -> Found:
-    return Found(str(path), ((0, read_shares(path, row=row)),))
+def _ratios(path: Path, row: str | None) -> TrainerFile:
+    return TrainerFile(str(path), ((0, read_shares(path, row=row)),))
 
 
-def _regmix(path: Path, row: str | None) -> Found:
+def _regmix(path: Path, row: str | None) -> TrainerFile:
     found = _ratios(path, row)
     shares = found.stages[0][1]
     bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
     prefixed = all(name.startswith(PREFIX) for name in shares)
-    return Found(found.where, ((0, bare),)) if prefixed else found
+    return TrainerFile(found.where, ((0, bare),)) if prefixed else found
 
 
-def _megatron(path: Path, row: str | None) -> Found:
+def _megatron(path: Path, row: str | None) -> TrainerFile:
     text = _text(path)
     record = read_json(path) if text.lstrip()[:1] in ("{", "[") else text
     notes: tuple[str, ...] = ()
@@ -86,10 +86,12 @@ def _megatron(path: Path, row: str | None) -> Found:
             f"{path} has {len(words)} fields that are not weights and prefixes in turn ({_some(words)}): Megatron then takes every domain "
             "by its size, which the file does not say; give weights, as 0.7 data/web 0.3 data/code"
         )
-    return Found(str(path), ((0, _normalised([(str(prefix), float(weight)) for prefix, weight in pairs], where=str(path))),), notes=notes)
+    return TrainerFile(
+        str(path), ((0, _normalised([(str(prefix), float(weight)) for prefix, weight in pairs], where=str(path))),), notes=notes
+    )
 
 
-def _levanter(path: Path, row: str | None) -> Found:
+def _levanter(path: Path, row: str | None) -> TrainerFile:
     _text(path)  # says that it is not there
     record = read_yaml(path)
     data = record.get("data", record) if isinstance(record, dict) else None
@@ -106,7 +108,7 @@ def _levanter(path: Path, row: str | None) -> Found:
     stages = tuple((start, _normalised(list(amounts.items()), where=f"{where} from step {start}")) for start, amounts in weights)
     trainer, model = (record.get(name) if isinstance(record.get(name), dict) else {} for name in ("trainer", "model"))
     lengths = [record.get("train_seq_len"), *(model.get(name) for name in ("max_seq_len", "seq_len"))]
-    return Found(
+    return TrainerFile(
         where,
         stages,
         sequence_length=next((length for length in lengths if isinstance(length, int)), None),
@@ -114,7 +116,7 @@ def _levanter(path: Path, row: str | None) -> Found:
     )
 
 
-def _hf(path: Path, row: str | None) -> Found:
+def _hf(path: Path, row: str | None) -> TrainerFile:
     record = read_json(path)
     if isinstance(record, dict) and isinstance(record.get("stages"), list):
         return _ours(record, path, unit="row", shares="probabilities")
@@ -127,10 +129,10 @@ def _hf(path: Path, row: str | None) -> Found:
             f'{path} holds no probabilities; give {{name: probability}}, or {{"datasets": [name, ...], "probabilities": [p, ...]}}, '
             "every name once and as many numbers as names"
         )
-    return Found(str(path), ((0, checked_shares(shares, where=str(path), tolerance=ROUNDING)),))
+    return TrainerFile(str(path), ((0, checked_shares(shares, where=str(path), tolerance=ROUNDING)),))
 
 
-def _json(path: Path, row: str | None) -> Found:
+def _json(path: Path, row: str | None) -> TrainerFile:
     record = read_json(path)
     if isinstance(record, dict) and isinstance(record.get("stages"), list):
         if row is not None:
@@ -139,7 +141,7 @@ def _json(path: Path, row: str | None) -> Found:
     return _ratios(path, row)
 
 
-def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> Found:
+def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> TrainerFile:
     """What `convert` wrote: a list of stages with start_tokens and shares, and the unit of these."""
     stages = []
     try:
@@ -147,7 +149,7 @@ def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> F
             where = f"{path}, stage {number + 1}"
             stages.append((int(stage["start_tokens"]), checked_shares(stage[shares], where=where, tolerance=ROUNDING)))
         _check_starts([start for start, _ in stages], where=str(path))
-        return Found(str(path), tuple(stages), by_tokens=True, unit=str(record[unit]))
+        return TrainerFile(str(path), tuple(stages), by_tokens=True, unit=str(record[unit]))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not as `convert` wrote it ({type(error).__name__}: {error}); convert the mixture again") from error
 
@@ -163,7 +165,7 @@ READERS = {
 }
 
 
-def read_found(path: str | Path, *, source: str, row: str | None = None) -> Found:
+def read_found(path: str | Path, *, source: str, row: str | None = None) -> TrainerFile:
     """What the file `path` of the format `source` says.
 
     row: which mixture of a file with several. Raises UserError for an unknown format (all named), a row where there are none,

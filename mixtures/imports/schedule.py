@@ -12,7 +12,7 @@ from typing import Any
 from mixtures.convert.lengths import read_texts
 from mixtures.convert.steps import Batches, made_batches, read_batches
 from mixtures.errors import UserError
-from mixtures.imports.files import READERS, Found, read_found
+from mixtures.imports.files import READERS, TrainerFile, read_found
 from mixtures.schedule.manifest import open_manifest
 from mixtures.schedule.mixture import Mixture
 
@@ -90,7 +90,7 @@ def read_schedule(
     return Schedule(tuple(zip([0, *begins], [shares for _, shares in stages], strict=True)), tuple(notes), record)
 
 
-def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: Sequence[int]) -> list[Found]:
+def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: Sequence[int]) -> list[TrainerFile]:
     if len(paths) != len(starts) + 1 or any(later <= earlier for earlier, later in itertools.pairwise([0, *starts])):
         raise UserError(
             f"{len(paths)} file(s), --starts {' '.join(map(str, starts)) or 'not given'}: give one file, or say after how many tokens each "
@@ -102,7 +102,7 @@ def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: 
     return files
 
 
-def _begins(found: Found, like: Mixture | None, *, sequence_length: int | None, batch_size: Sequence[str]) -> list[int]:
+def _begins(found: TrainerFile, like: Mixture | None, *, sequence_length: int | None, batch_size: Sequence[str]) -> list[int]:
     """Where the stages after the first begin, in tokens: by what was given, by the file, by the mixture, in this order."""
     if len(found.stages) == 1 or found.by_tokens:
         return [start for start, _ in found.stages[1:]]

@@ -16,7 +16,7 @@ from mixtures.plots.matrix import matrix_figure
 from mixtures.plots.shares import bars_figure, run_whiskers
 from mixtures.plots.style import PERCENT, STYLE, draw_lines, name_lines, new_figure, save_png
 from mixtures.run.average import running_mean
-from mixtures.run.run import Run, read_run
+from mixtures.run.run import RunRecord, read_run
 from mixtures.run.trajectory import read_evaluation
 
 
@@ -34,12 +34,12 @@ def plot_run(run_dir: str | Path, directory: str | Path) -> list[Path]:
         return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
 
 
-def _run_bars(run: Run) -> Figure:
+def _run_bars(run: RunRecord) -> Figure:
     names = run.trajectory.domains
     return bars_figure(run.trajectory.average[None], names, natural=run.natural, titles=["average over the run"])
 
 
-def weights_figure(run: Run) -> Figure:
+def weights_figure(run: RunRecord) -> Figure:
     """Weights over steps: running mean, the single steps faint behind it, and the uniform weight."""
     trajectory = run.trajectory
     weights, window = trajectory.weights, smoothing_window(len(trajectory.steps))
@@ -59,7 +59,7 @@ def weights_figure(run: Run) -> Figure:
     return figure
 
 
-def losses_figure(run: Run) -> Figure:
+def losses_figure(run: RunRecord) -> Figure:
     """Training loss of every domain and target over steps as a running mean; held-out losses as points."""
     trajectory, evaluation = run.trajectory, read_evaluation(run.path)
     names = [domain.name for domain in run.corpus.domains]

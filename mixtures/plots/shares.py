@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mixtures.plots.looks import PALETTE, REFERENCE, choose_looks
 from mixtures.plots.style import MOST_BARS, PERCENT, draw_lines, name_lines, new_figure, token_axis
-from mixtures.run.learned import learn
-from mixtures.run.run import Run
+from mixtures.run.learned import average_runs
+from mixtures.run.run import RunRecord
 from mixtures.schedule.mixture import Mixture, learned_weights
 from mixtures.text import shorten
 
@@ -44,9 +44,9 @@ def mixture_panels(mixture: Mixture, titles: Sequence[str]) -> list[Panel]:
     return panels
 
 
-def run_whiskers(run: Run) -> Figure | None:
+def run_whiskers(run: RunRecord) -> Figure | None:
     """The figure of a run's weights as its mixture has them; None where the run has no intervals."""
-    names, learned = run.trajectory.domains, learn([run], run.trajectory.domains)
+    names, learned = run.trajectory.domains, average_runs([run], run.trajectory.domains)
     if learned.record is None or learned.intervals[0] is None:
         return None
     weights = dict(zip(names, learned.weights[0], strict=True))

@@ -10,7 +10,7 @@ import pandas as pd
 from mixtures.diagnosis.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.diagnosis.matrix import HelpMatrix, help_matrix
 from mixtures.export import export_mixture
-from mixtures.run.run import Run, read_run
+from mixtures.run.run import RunRecord, read_run
 from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.mixture import Mixture, learned_weights
 from mixtures.schedule.show import constraint_text, departure_text, source_text
@@ -24,7 +24,7 @@ NAMED = 5  # domains named in a sentence
 class Evidence:
     """What is there about a run; D training domains."""
 
-    run: Run
+    run: RunRecord
     mixture: Mixture
     diagnosis: Diagnosis
     matrix: HelpMatrix | None

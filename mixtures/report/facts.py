@@ -7,14 +7,14 @@ from typing import Any
 from mixtures.errors import UserError
 from mixtures.report.html import Cell, Html, data_table, element, facts_table, folded, join, number, prose
 from mixtures.report.page import Section
-from mixtures.run.run import CorpusRecord, Run
+from mixtures.run.run import CorpusRecord, RunRecord
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import tokens_text
 
 VERSIONS = ("python", "torch", "accelerate", "transformers", "numpy", "doge-mixtures")
 
 
-def cost_section(run: Run) -> Section:
+def cost_section(run: RunRecord) -> Section:
     """Steps, tokens, time and arithmetic of a proxy run."""
     trajectory = run.trajectory
     tokens, groups = int(trajectory.tokens[-1]), len(trajectory.groups) / len(trajectory.domains)
@@ -42,20 +42,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _parameters(run: Run) -> int | None:
+def _parameters(run: RunRecord) -> int | None:
     try:
         return run.parameters
     except UserError:
         return None
 
 
-def _size(run: Run) -> str:
+def _size(run: RunRecord) -> str:
     parameters = _parameters(run)
     name = next((str(value) for value in run.config.model.values() if value), "?")
     return name + ("" if parameters is None else f", {parameters / 1e6:.2f} M parameters")
 
 
-def provenance_section(run: Run, mixture: Mixture) -> Section:
+def provenance_section(run: RunRecord, mixture: Mixture) -> Section:
     """The run's settings, code and text, and the mixture made of it."""
     provenance = mixture.provenance
     facts = {

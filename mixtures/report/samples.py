@@ -6,7 +6,7 @@ from mixtures.errors import UserError
 from mixtures.report.html import Cell, Html, data_table, element, folded, join, number
 from mixtures.report.page import Section
 from mixtures.report.svg import Whisker, figure, whisker_chart
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 from mixtures.samples.documents import CHARACTERS, Reader, open_reader, printable, ranking
 from mixtures.samples.scores import Scores, read_scores
 from mixtures.samples.summary import Summary, summarise
@@ -16,7 +16,7 @@ PREFERRED = "word_embedding"  # what `export --samples` goes by
 ENDS = 3  # documents at each end
 
 
-def samples_section(run: Run) -> list[Section]:
+def samples_section(run: RunRecord) -> list[Section]:
     """The section about a run's scores; none where nothing was scored. Says what is wrong where they cannot be read."""
     if not (run.path / "scores").is_dir():
         return []
@@ -26,7 +26,7 @@ def samples_section(run: Run) -> list[Section]:
         return [Section("samples", "Samples", element("p", f"The scores cannot be shown: {error}"))]
 
 
-def _samples(run: Run) -> Html:
+def _samples(run: RunRecord) -> Html:
     scores = read_scores(run.path)
     summary = summarise(scores)
     main = PREFERRED if PREFERRED in summary.names else next(iter(summary.names))

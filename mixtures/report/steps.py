@@ -10,13 +10,13 @@ from mixtures.report.html import Html, bullets, data_table, element, join, numbe
 from mixtures.report.shares import tick_share
 from mixtures.report.svg import Line, figure, line_chart
 from mixtures.run.average import running_mean
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 from mixtures.text import counted
 
 CELLS = 80  # groups that a heat map shows
 
 
-def weights_part(run: Run) -> Html:
+def weights_part(run: RunRecord) -> Html:
     trajectory = run.trajectory
     window = smoothing_window(len(trajectory.steps))
     smooth = running_mean(trajectory.weights, window=window)

@@ -9,7 +9,7 @@ import numpy as np
 from mixtures.errors import UserError
 from mixtures.run.average import stage_averages, tail_average
 from mixtures.run.replicates import read_replicates
-from mixtures.run.run import Run
+from mixtures.run.run import RunRecord
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.uncertainty import Estimate, estimate, shrunk
 
@@ -26,7 +26,9 @@ class Learned:
     record: Uncertainty | None
 
 
-def learn(runs: Sequence[Run], names: Sequence[str], *, stages: int = 1, average: Average = "all", shrink: Shrink = "auto") -> Learned:
+def average_runs(
+    runs: Sequence[RunRecord], names: Sequence[str], *, stages: int = 1, average: Average = "all", shrink: Shrink = "auto"
+) -> Learned:
     """The plain mean over `runs` of their average weights, domains in the order of `names`, shrunk to the prior where that is asked.
 
     Intervals are of the mean before shrinkage, widened where that moved a weight out of its interval. Replicates are of a run's average
@@ -69,17 +71,17 @@ def _named(names: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     return dict(zip(names, shares.tolist(), strict=True))
 
 
-def _order(run: Run, names: Sequence[str]) -> list[int]:
+def _order(run: RunRecord, names: Sequence[str]) -> list[int]:
     return [run.trajectory.domains.index(name) for name in names]
 
 
-def _replicates(runs: Sequence[Run], names: Sequence[str]) -> list[np.ndarray]:
+def _replicates(runs: Sequence[RunRecord], names: Sequence[str]) -> list[np.ndarray]:
     """(B, D) of every run that has some."""
     found = [read_replicates(run.path, names) for run in runs]
     return [each for each in found if each is not None]
 
 
-def _stage_weights(run: Run, names: Sequence[str], stages: int, average: Average) -> np.ndarray:
+def _stage_weights(run: RunRecord, names: Sequence[str], stages: int, average: Average) -> np.ndarray:
     """(stages, D) of one run, domains in the order of `names`."""
     tokens = run.trajectory.tokens
     weights = run.trajectory.weights[:, _order(run, names)]

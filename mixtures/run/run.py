@@ -104,7 +104,7 @@ class CorpusRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A run's records; D training domains in the run's order."""
 
     path: Path
@@ -182,7 +182,7 @@ def natural_shares(tokens: list[int]) -> np.ndarray:
     return np.array(tokens, dtype=np.float64) / sum(tokens)
 
 
-def read_run(run_dir: str | Path) -> Run:
+def read_run(run_dir: str | Path) -> RunRecord:
     """The records of a run.
 
     Raises UserError, naming the file and what to do, for a directory that is none of a run, damaged records, and
@@ -195,7 +195,7 @@ def read_run(run_dir: str | Path) -> Run:
     if missing := [name for name in ("config.yaml", "corpus.json") if not (path / name).is_file()]:
         raise UserError(f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote")
     config = _validated(Config, read_yaml(path / "config.yaml"), path / "config.yaml")
-    run = Run(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
+    run = RunRecord(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
     names = tuple(domain.name for domain in run.domains)
     if names != run.trajectory.domains:
         raise UserError(
@@ -206,7 +206,7 @@ def read_run(run_dir: str | Path) -> Run:
     return run
 
 
-def _check_weights(run: Run) -> None:
+def _check_weights(run: RunRecord) -> None:
     weights, domains = run.trajectory.weights, run.trajectory.domains
     bad = ~(weights >= 0)  # also NaN
     if bad.any():
@@ -236,7 +236,7 @@ def read_corpus(path: Path) -> CorpusRecord:
     return _validated(CorpusRecord, read_json(path), path)
 
 
-def importance_of(run: Run) -> np.ndarray:
+def importance_of(run: RunRecord) -> np.ndarray:
     """(G,) what every group counts in the run's objective, before any lean to the worst."""
     domains, objective = run.trajectory.domains, run.objective
     if isinstance(objective, str):

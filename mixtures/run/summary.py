@@ -15,11 +15,11 @@ def summary(run_dir: str | Path) -> str:
     The weight is the average over all steps; losses are held-out ones at the first and last evaluation, or, for a run
     without two of them, training losses at the first and last step. Raises UserError for a damaged run.
     """
-    from mixtures.run.learned import learn  # scipy: not for every table
+    from mixtures.run.learned import average_runs  # scipy: not for every table
 
     run = read_run(run_dir)
     trajectory = run.trajectory
-    learned = learn([run], run.trajectory.domains)
+    learned = average_runs([run], run.trajectory.domains)
     intervals = learned.intervals[0]
     start, end, kind = _losses(run_dir)
     if not start:

@@ -13,7 +13,7 @@ SHOWN = {"nll_mean": "nll", "information_v3": "information", "word_embedding": "
 SCOPES_SHOWN = 3
 
 
-def report(run_dir: str | Path) -> str:
+def scores_text(run_dir: str | Path) -> str:
     """Per domain: documents, tokens, medians of the main scores, and Spearman's correlation of self-influence with length."""
     scores = read_scores(run_dir)
     influences = [name for name in scores.columns if name.startswith("self_influence_")][:SCOPES_SHOWN]

@@ -42,7 +42,7 @@ def written_checks(mixture: Mixture) -> Iterator[Check]:
     yield Check(id="epochs", status="warn" if often else "pass", detail=detail)
 
 
-def report(path: str | Path) -> str:
+def check_text(path: str | Path) -> str:
     """The checks as text, one a line. Raises UserError with the same text where one of them failed."""
     checks = check(path)
     text = "\n".join(f"{result.status:<5}{result.id}: {result.detail}" for result in checks)

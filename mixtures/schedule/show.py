@@ -11,7 +11,7 @@ BOUNDS_NAMED = 5
 INTERVAL = "95 % interval"
 
 
-def show(mixture: Mixture) -> str:
+def mixture_text(mixture: Mixture) -> str:
     """The mixture as text: what it is, then shares, tokens and epochs of every domain, most tokens first.
 
     Where weights were moved to keep caps and least shares, the learned share stands beside. Several stages: the whole

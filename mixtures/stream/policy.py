@@ -26,7 +26,7 @@ TOLERANCE = 1e-6  # of the token-weighted mean of sampling weights, which is 1
 
 
 @dataclass(frozen=True)
-class Text:
+class EpochText:
     """A text put together from K spans of an array: first tokens there (K,), and ends in this text (K,), both int64."""
 
     starts: np.ndarray
@@ -45,7 +45,7 @@ class Text:
         return ids[at[:, None] + np.arange(row_tokens) + shift]
 
 
-def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain_tokens: int) -> Text:
+def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain_tokens: int) -> EpochText:
     """The text of documents (S,) read `counts` (S,) times, pass by pass, and of all else once."""
     starts, times = np.zeros(2 * len(start) + 1, dtype=np.int64), np.ones(2 * len(start) + 1, dtype=np.int64)
     starts[1::2], starts[2::2], times[1::2] = start, start + tokens, counts
@@ -57,7 +57,7 @@ def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain
     starts, ends = starts[ends > starts], ends[ends > starts]
     borders = starts[1:] != ends[:-1]  # spans that follow each other are one
     starts, ends = starts[np.append(True, borders)], ends[np.append(borders, True)]
-    return Text(starts, np.cumsum(ends - starts))
+    return EpochText(starts, np.cumsum(ends - starts))
 
 
 class Policy:
@@ -74,7 +74,7 @@ class Policy:
         digest = hashlib.sha256(f"{seed}\0{manifest.domain}\0offset".encode()).digest()
         self._offset = int.from_bytes(digest[:6], "big") / 2**48
         self._ends: list[int] = []  # rows up to the end of every epoch so far
-        self._at_hand: tuple[int, Text] | None = None
+        self._at_hand: tuple[int, EpochText] | None = None
 
     def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For the k-th rows of the domain, k in `ordinals` (N,): epoch, place inside it, rows of that epoch; int64 (N,) each."""
@@ -96,7 +96,7 @@ class Policy:
             out[here] = self.text(epoch).rows(ids, places[here], row_tokens=self._row_tokens)
         return out
 
-    def text(self, epoch: int) -> Text:
+    def text(self, epoch: int) -> EpochText:
         """What the epoch is made of."""
         epoch = 0 if self._fixed else epoch
         if self._at_hand is None or self._at_hand[0] != epoch:

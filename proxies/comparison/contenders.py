@@ -15,7 +15,7 @@ from mixtures.schedule import shares as fixed
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain
 from mixtures.schedule.shares import fixed_mixture
-from proxies.comparison.settings import CompareSettings, Contender, Samples
+from proxies.comparison.settings import CompareSettings, Contender, ContenderSamples
 
 
 def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> Mixture:
@@ -85,7 +85,7 @@ def _fixed(contender: Contender, corpus: CorpusRecord, budget: int) -> Mixture:
     return fixed_mixture(shares, tokenizer=corpus.tokenizer, domains=domains, total_tokens=budget, method=method)
 
 
-def _with_samples(samples: Samples | None, mixture: Mixture, directory: Path) -> Mixture:
+def _with_samples(samples: ContenderSamples | None, mixture: Mixture, directory: Path) -> Mixture:
     return mixture if samples is None else attach_samples(mixture, samples.scores, samples.rule_alone, directory)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.run.run import Run, read_run
+from mixtures.run.run import RunRecord, read_run
 from proxies.models import build_model, parameter_count
 from proxies.settings import Settings, load_settings
 
@@ -47,12 +47,12 @@ def base_cost(facts: Iterable[Mapping[str, Any]]) -> Cost:
     return {"seconds": float(np.mean(seconds)), "flops": float(np.mean(flops))}
 
 
-def _group_tokens(run: Run) -> float:
+def _group_tokens(run: RunRecord) -> float:
     """Tokens of all groups over the run; `tokens` of the trajectory are those of the training domains."""
     trajectory = run.trajectory
     return float(trajectory.tokens[-1]) * len(trajectory.groups) / len(trajectory.domains)
 
 
-def _parameters(settings: Settings, run: Run) -> int:
+def _parameters(settings: Settings, run: RunRecord) -> int:
     sizes = {"vocab_size": run.corpus.tokenizer.vocab_size, "row_tokens": run.corpus.row_tokens}
     return parameter_count(build_model(settings.model, **sizes, eos_id=0, seed=0))

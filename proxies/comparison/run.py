@@ -114,7 +114,7 @@ def train_missing(settings: CompareSettings, corpus: CorpusData, mixtures: dict[
 def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
     from mixtures.compare.directory import read_comparison
-    from mixtures.compare.text import WIDTH, report
+    from mixtures.compare.text import WIDTH, comparison_text
     from mixtures.plots.comparison import plot_comparison
 
     path, names = settings.run_path, list(settings.mixtures)
@@ -124,7 +124,7 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
     record = read_comparison(path, names)
     notes = [NOTE, *_unread(corpus), *sample_notes(settings, record.mixtures)]
-    text = "\n".join([report(record.comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
+    text = "\n".join([comparison_text(record.comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
     write_atomic(path / "summary.txt", text)
     plots = plot_comparison(record.comparison, path / "plots")
     print(f"\n{text}\nresults: {path / 'results.parquet'}\nplots:   {', '.join(map(str, plots))}", flush=True)

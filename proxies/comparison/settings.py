@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mixtures.samples.rule import SampleRule
 from proxies.config import DomainName, Frozen, exactly_one
-from proxies.corpus.settings import Corpus
+from proxies.corpus.settings import CorpusSettings
 from proxies.settings import Loop, Model, Objective, Settings, Train, Update
 
 MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}
@@ -30,7 +30,7 @@ class Proxy(Frozen):
     train: Train = Field(Train(), description="the proxies' loop")
 
 
-class Samples(SampleRule):
+class ContenderSamples(SampleRule):
     """Sample weights inside the domains of a mixture: a rule, and the scores that it works on."""
 
     scores: str = Field(min_length=1, description="a run directory with the scores that `proxies.score` wrote")
@@ -54,7 +54,7 @@ class Contender(Frozen):
     train: dict[str, Any] = Field({}, description="with learn: settings of its loop in place of those of proxy.train")
     run: str = Field("", description="a finished run directory of proxies.train")
     average: Literal["all", "tail"] = Field("all", description="with learn or run: weights averaged over all steps, or the last half")
-    samples: Samples | None = Field(None, description="sample weights inside the domains; left out: every document alike")
+    samples: ContenderSamples | None = Field(None, description="sample weights inside the domains; left out: every document alike")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
@@ -83,7 +83,7 @@ class CompareSettings(Frozen):
         (0, 1), min_length=1, description="one base run of every mixture for each: initial weights and row order"
     )
     baseline: str = Field("uniform", description="the mixture that the others are compared with")
-    corpus: Corpus = Field(description="the text")
+    corpus: CorpusSettings = Field(description="the text")
     model: Model = Field(description="the base model")
     train: BaseTrain = Field(BaseTrain(), description="its loop")
     objective: Objective = Field("auto", description="what mixtures are learned for and judged by; as a run's update.objective")

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 from mixtures.stream.tokens import token_dtype
-from proxies.corpus.settings import Source
+from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import Document, describe, documents
-from proxies.corpus.tokenizer import Tokenizer
+from proxies.corpus.tokenizer import TextEncoder
 
 FORMAT = 1  # another number: everything is built again
 SPLITS = ("train", "held_out")
@@ -33,7 +33,7 @@ TABLE_ROWS = 8_192  # documents listed at once
 TABLE = pa.schema([("id", "string"), ("split", "string"), ("start", "int64"), ("tokens", "int64"), ("bytes", "int64")])
 
 
-def reading(source: Source, *, held_out: float, draws: int) -> dict[str, Any]:
+def reading(source: SourceSettings, *, held_out: float, draws: int) -> dict[str, Any]:
     """All that decides the documents of a domain and their split.
 
     `draws` (tokens) is where a streamed source without max_tokens stops.
@@ -61,7 +61,7 @@ def content_hash(content: Any) -> str:
 
 
 def open_domain(
-    cache: Path, name: str, source: Source, tokenizer: Tokenizer, inputs: dict[str, Any], bar: tqdm
+    cache: Path, name: str, source: SourceSettings, tokenizer: TextEncoder, inputs: dict[str, Any], bar: tqdm
 ) -> tuple[Path, dict[str, Any]]:
     """The cache directory of a domain and its meta.json; built where it is missing or damaged.
 
@@ -85,7 +85,7 @@ def open_domain(
     return path, meta
 
 
-def open_tokens(path: Path, split: str, tokenizer: Tokenizer) -> np.ndarray:
+def open_tokens(path: Path, split: str, tokenizer: TextEncoder) -> np.ndarray:
     """The token ids of a split (uint16 or uint32), a read-only memory map of a cache directory."""
     return np.memmap(path / f"{split}.bin", token_dtype(tokenizer.vocab_size), mode="r")
 
@@ -100,7 +100,7 @@ def unwritable(cache: Path, error: OSError) -> UserError:
 class _Writer:
     """The files of a cache directory while they grow, and what they hold so far."""
 
-    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, directory: Path, tokenizer: TextEncoder) -> None:
         self.counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
         self.content = hashlib.sha256()  # of the text and its split
         self._end = np.array([tokenizer.eos_id])
@@ -137,7 +137,7 @@ class _Writer:
                 self._flush()
 
 
-def _build(path: Path, source: Source, tokenizer: Tokenizer, inputs: dict[str, Any], bar: tqdm) -> None:
+def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: dict[str, Any], bar: tqdm) -> None:
     """Tokenize a domain into the cache directory `path`, a batch at a time."""
     limit = inputs["limit"]
     complete = True
@@ -164,7 +164,7 @@ def _build(path: Path, source: Source, tokenizer: Tokenizer, inputs: dict[str, A
         (directory / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _tokenized(texts: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[Document, np.ndarray]]:
+def _tokenized(texts: Iterable[Document], tokenizer: TextEncoder) -> Iterator[tuple[Document, np.ndarray]]:
     """Documents with their token ids, read ahead by about `BATCH_CHARACTERS`."""
     batch: list[Document] = []
     size = 0

@@ -12,9 +12,9 @@ from mixtures.errors import UserError
 from proxies.corpus import cache
 from proxies.corpus import tokenizer as tokenizers
 from proxies.corpus.pool import Pool
-from proxies.corpus.settings import Corpus, Source
+from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.corpus.sources import documents
-from proxies.corpus.tokenizer import Tokenizer
+from proxies.corpus.tokenizer import TextEncoder
 from proxies.settings import Settings
 
 BPE_CHARACTERS = 40_000_000  # text that a BPE is trained on, all domains together,
@@ -75,7 +75,7 @@ def prepare(settings: Settings, *, progress: bool = False, draws: dict[str, int]
     with tqdm(unit="B", unit_scale=True, delay=0.5, disable=not progress) as bar:
         tokenizer, tokenizer_path = _tokenizer(corpus, inputs, directory, bar)
 
-        def opened(name: str, source: Source) -> tuple[Path, dict[str, Any]]:
+        def opened(name: str, source: SourceSettings) -> tuple[Path, dict[str, Any]]:
             path, meta = cache.open_domain(directory, name, source, tokenizer, inputs[name], bar)
             _refuse_short(meta, corpus)
             return path, meta
@@ -100,7 +100,7 @@ def prepare(settings: Settings, *, progress: bool = False, draws: dict[str, int]
     )
 
 
-def _tokenizer(corpus: Corpus, inputs: dict[str, Any], directory: Path, bar: tqdm) -> tuple[Tokenizer, Path]:
+def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, bar: tqdm) -> tuple[TextEncoder, Path]:
     """The tokenizer of the settings and its tokenizer.json in the cache; a BPE is trained where it is not there yet."""
     size = corpus.tokenizer.train_bpe
     if size:
@@ -122,11 +122,11 @@ def _tokenizer(corpus: Corpus, inputs: dict[str, Any], directory: Path, bar: tqd
     return tokenizer, path
 
 
-def _train_bpe(corpus: Corpus, inputs: dict[str, Any], size: int) -> Tokenizer:
+def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int) -> TextEncoder:
     """A BPE from equally much training text of every training domain: its beginning, up to 2 million characters."""
     most = min(BPE_DOMAIN_CHARACTERS, BPE_CHARACTERS // len(corpus.domains))
 
-    def beginning(name: str, source: Source) -> list[str]:
+    def beginning(name: str, source: SourceSettings) -> list[str]:
         if name not in corpus.domains:
             return []
         return list(tokenizers.head(_training_texts(source, inputs[name]["held_out"]), most))
@@ -135,11 +135,11 @@ def _train_bpe(corpus: Corpus, inputs: dict[str, Any], size: int) -> Tokenizer:
     return tokenizers.train_bpe(tokenizers.equal_text([heads[name] for name in corpus.domains]), size)
 
 
-def _training_texts(source: Source, held_out: float | None) -> Iterator[str]:
+def _training_texts(source: SourceSettings, held_out: float | None) -> Iterator[str]:
     return (document.text for document in documents(source) if not cache.is_held_out(document.text, held_out))
 
 
-def _each(corpus: Corpus, act: Callable[[str, Source], Result]) -> dict[str, Result]:
+def _each(corpus: CorpusSettings, act: Callable[[str, SourceSettings], Result]) -> dict[str, Result]:
     """What `act` gives for every domain and target; raises one UserError with the faults of all of them."""
     results, faults = {}, []
     for name, source in corpus.sources.items():
@@ -153,7 +153,7 @@ def _each(corpus: Corpus, act: Callable[[str, Source], Result]) -> dict[str, Res
     return results
 
 
-def _refuse_short(meta: dict[str, Any], corpus: Corpus) -> None:
+def _refuse_short(meta: dict[str, Any], corpus: CorpusSettings) -> None:
     """UserError where a domain's training or held-out text does not fill one row."""
     remedies = {
         "train": "add text to the domain, or shorten corpus.row_tokens",
@@ -170,7 +170,7 @@ def _refuse_short(meta: dict[str, Any], corpus: Corpus) -> None:
         raise UserError("\n".join(faults))
 
 
-def _entry(name: str, meta: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+def _entry(name: str, meta: dict[str, Any], corpus: CorpusSettings) -> dict[str, Any]:
     """What corpus.json says of a domain or target; tokens count each document's end-of-text token, bytes do not."""
     train, held_out = meta["train"], meta["held_out"]
     return {

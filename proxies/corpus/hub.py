@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.errors import UserError
-from proxies.corpus.settings import Source
+from proxies.corpus.settings import SourceSettings
 
 
-def open_dataset(source: Source) -> Any:
+def open_dataset(source: SourceSettings) -> Any:
     """The split that a source names: a `datasets.Dataset`, or, streamed, an `IterableDataset`.
 
     Raises UserError where there is none.
@@ -27,7 +27,7 @@ def open_dataset(source: Source) -> Any:
         ) from error
 
 
-def identity(source: Source) -> str:
+def identity(source: SourceSettings) -> str:
     """What tells one content of a hub dataset from another: its fingerprint or, streamed, its revision.
 
     Raises UserError where the hub does not have it or cannot be reached.

@@ -14,7 +14,7 @@ from proxies.config import DomainName, Frozen, exactly_one
 TokenCount = Annotated[int, BeforeValidator(lambda value: parse_tokens(value) if isinstance(value, str) else value), Field(gt=0)]
 
 
-class Source(Frozen):
+class SourceSettings(Frozen):
     """Where the text of one domain comes from: files, a dataset, or text already on the machine."""
 
     data_files: str | list[str] = Field("", description="file, glob, or list of them: .parquet, .jsonl, .csv, .txt (also .gz, .zst)")
@@ -32,12 +32,12 @@ class Source(Frozen):
     )
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "Source":
+    def _one_kind(self) -> "SourceSettings":
         exactly_one(self, ("data_files", "dataset", "builtin"))
         return self
 
 
-class Tokenizer(Frozen):
+class TokenizerSettings(Frozen):
     """How text becomes tokens: exactly one of the four."""
 
     train_bpe: int = Field(0, ge=0, description="train a byte-level BPE of this vocabulary size on the corpus (tokens)")
@@ -46,7 +46,7 @@ class Tokenizer(Frozen):
     bytes: bool = Field(False, description="raw bytes: 256 tokens and an end-of-text token")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "Tokenizer":
+    def _one_kind(self) -> "TokenizerSettings":
         exactly_one(self, ("train_bpe", "file", "pretrained", "bytes"))
         if self.train_bpe and self.train_bpe < 300:
             raise ValueError(f"train_bpe is {self.train_bpe}; a byte-level vocabulary needs at least 300 tokens")
@@ -74,19 +74,19 @@ class SimulateBudget(Frozen):
         return self
 
 
-class Corpus(Frozen):
+class CorpusSettings(Frozen):
     """The text: domains to train on, targets to evaluate on, and how it becomes rows."""
 
-    tokenizer: Tokenizer = Field(description="how text becomes tokens")
+    tokenizer: TokenizerSettings = Field(description="how text becomes tokens")
     row_tokens: int = Field(128, ge=2, description="length of a row (tokens)")
-    domains: dict[DomainName, Source] = Field(description="training domains, name: source")
-    targets: dict[DomainName, Source] = Field({}, description="domains that are only evaluated, name: source")
+    domains: dict[DomainName, SourceSettings] = Field(description="training domains, name: source")
+    targets: dict[DomainName, SourceSettings] = Field({}, description="domains that are only evaluated, name: source")
     held_out: float = Field(0.05, gt=0, lt=1, description="share of documents held out by hash where no validation is given")
     cache_dir: str = Field("", description="directory of the token cache; empty: `cache` beside the run directory")
     simulate_budget: SimulateBudget = Field(SimulateBudget(), description="repeat domains as a large run would")
 
     @model_validator(mode="after")
-    def _names(self) -> "Corpus":
+    def _names(self) -> "CorpusSettings":
         if len(self.domains) < 2:
             raise ValueError(f"domains holds {len(self.domains)}: a mixture needs at least two training domains; add another")
         if both := sorted(set(self.domains) & set(self.targets)):
@@ -98,6 +98,6 @@ class Corpus(Frozen):
         return self
 
     @property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, SourceSettings]:
         """Name: source of the training domains, then of the targets: the order of the run."""
         return {**self.domains, **self.targets}

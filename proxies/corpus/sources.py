@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from proxies.corpus import builtin, hub
-from proxies.corpus.settings import Source
+from proxies.corpus.settings import SourceSettings
 
 Which = Literal["train", "validation"]
 
@@ -33,7 +33,7 @@ class Document(NamedTuple):
     text: str
 
 
-def documents(source: Source, which: Which = "train") -> Iterator[Document]:
+def documents(source: SourceSettings, which: Which = "train") -> Iterator[Document]:
     """The documents of a source in a fixed order; empty texts (also null ones) are left out.
 
     `which` chooses the training text or the source's `validation` files. Raises UserError for a source that cannot be
@@ -52,7 +52,7 @@ def documents(source: Source, which: Which = "train") -> Iterator[Document]:
         raise UserError(f"{_name(source, which)} {what}; give text, or leave this domain out")
 
 
-def describe(source: Source, which: Which = "train") -> list[dict[str, str]]:
+def describe(source: SourceSettings, which: Which = "train") -> list[dict[str, str]]:
     """What is read, without reading the documents: [{format, uri, sha256}], one entry a file, in reading order.
 
     The hash is of the file's bytes (of a dataset on the hub: its revision or fingerprint): it changes with the content.
@@ -97,7 +97,7 @@ def file_format(path: str) -> tuple[str, str]:
     return parts[-1], compression
 
 
-def _read(source: Source, which: Which) -> Iterator[Document]:
+def _read(source: SourceSettings, which: Which) -> Iterator[Document]:
     if which == "train" and source.builtin:
         yield from (Document(f"builtin:{place}", text) for place, text in builtin.texts(source.builtin))
     elif which == "train" and source.dataset:
@@ -172,7 +172,7 @@ def _read_txt(path: str, stream: pa.NativeFile, column: str) -> Iterator[Documen
     yield Document(path, stream.read().decode("utf-8-sig"))
 
 
-def _read_dataset(source: Source) -> Iterator[Document]:
+def _read_dataset(source: SourceSettings) -> Iterator[Document]:
     dataset = hub.open_dataset(source)
     name = _name(source, "train")
     if dataset.column_names is not None:  # unknown for some streams: then the first record tells
@@ -221,7 +221,7 @@ def _missing(pattern: str) -> str:
     return f"{pattern}: {what}; {parent} holds {', '.join(alike) or 'nothing'}{more}; check the path"
 
 
-def _name(source: Source, which: Which) -> str:
+def _name(source: SourceSettings, which: Which) -> str:
     """How messages and ids call a source."""
     if which == "train" and source.builtin:
         return f"builtin:{source.builtin}"

@@ -15,14 +15,14 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from proxies.corpus import settings
+from proxies.corpus.settings import TokenizerSettings
 
 END_OF_TEXT = "<|endoftext|>"
 KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TextEncoder:
     """A tokenizer and its end-of-text token; build it with the functions below."""
 
     name: str
@@ -64,7 +64,7 @@ class Tokenizer:
         }
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> TextEncoder:
     """A byte-level BPE of `vocab_size` tokens (fewer where no pair is left to merge), determined by the text."""
     backend = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -93,7 +93,7 @@ def equal_text(domains: Sequence[Sequence[str]]) -> Iterator[str]:
     return itertools.chain.from_iterable(head(itertools.cycle(texts), most) for texts in domains)
 
 
-def raw_bytes() -> Tokenizer:
+def raw_bytes() -> TextEncoder:
     """Each byte of the UTF-8 text is a token (id: its value), 256 is the end of text."""
     printable = [
         *range(33, 127),
@@ -107,7 +107,7 @@ def raw_bytes() -> Tokenizer:
     return _finish("bytes", backend, None)
 
 
-def from_file(path: str | Path, name: str = "") -> Tokenizer:
+def from_file(path: str | Path, name: str = "") -> TextEncoder:
     """The tokenizer of a tokenizer.json. Raises UserError if it is none or has no end-of-text token."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -120,7 +120,7 @@ def from_file(path: str | Path, name: str = "") -> Tokenizer:
     return _finish(name or str(path), backend, None)
 
 
-def from_pretrained(name: str) -> Tokenizer:
+def from_pretrained(name: str) -> TextEncoder:
     """The tokenizer of a model that transformers can load, by name or directory.
 
     Raises UserError where there is none, where it has no tokenizer.json form, and where it has no end-of-text token.
@@ -140,7 +140,7 @@ def from_pretrained(name: str) -> Tokenizer:
     return _finish(name, Backend.from_str(backend.to_str()), loaded.eos_token)
 
 
-def load(block: settings.Tokenizer) -> Tokenizer:
+def load(block: TokenizerSettings) -> TextEncoder:
     """The tokenizer that the settings name; `train_bpe` needs the corpus and is not for here."""
     assert not block.train_bpe
     if block.bytes:
@@ -155,7 +155,7 @@ def _byte_level(model: models.Model) -> Backend:
     return backend
 
 
-def _finish(name: str, backend: Backend, end: str | None) -> Tokenizer:
+def _finish(name: str, backend: Backend, end: str | None) -> TextEncoder:
     """A tokenizer that encodes whole documents: a file's rules for cutting, padding and special tokens are off."""
     backend.no_truncation()
     backend.no_padding()
@@ -168,4 +168,4 @@ def _finish(name: str, backend: Backend, end: str | None) -> Tokenizer:
             f"known ones: {', '.join(KNOWN_ENDS)}; add one as a special token to its tokenizer.json, "
             "or use `train_bpe` or `bytes`"
         )
-    return Tokenizer(name, backend, eos_id)
+    return TextEncoder(name, backend, eos_id)

@@ -21,14 +21,14 @@ VOLATILE = {"_name_or_path", "transformers_version", "architectures", "dtype"}  
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredCheckpoint:
     """A checkpoint's directory, and what is recorded of it."""
 
     path: Path
     record: Checkpoint
 
 
-def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[Found]:
+def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheckpoint]:
     """The checkpoints that `wanted` names (last, all, steps), oldest first, with their steps' learning rates.
 
     Raises UserError for a run without checkpoints and for steps that have none, listing those that have.
@@ -49,10 +49,12 @@ def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[Found]:
     lrs = dict(zip(frame["step"], frame["lr"], strict=True))
     if lost := [step for step in sorted(steps) if step not in lrs]:
         raise UserError(f"the trajectory of {run_dir} ends before step {lost[0]}, of which it has a checkpoint; restore it from a copy")
-    return [Found(there[step], Checkpoint(step=step, lr=lrs[step])) for step in sorted(steps)]
+    return [ScoredCheckpoint(there[step], Checkpoint(step=step, lr=lrs[step])) for step in sorted(steps)]
 
 
-def load_models(settings: Settings, corpus: CorpusData, found: Sequence[Found], *, device: torch.device) -> list[PreTrainedModel]:
+def load_models(
+    settings: Settings, corpus: CorpusData, found: Sequence[ScoredCheckpoint], *, device: torch.device
+) -> list[PreTrainedModel]:
     """Their models on the device, in evaluation mode, float32. Raises UserError for one that is damaged or not the run's model."""
     expected = build_model(
         settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=corpus.row_tokens, seed=settings.seed

@@ -26,7 +26,7 @@ from mixtures.samples.scores import (
     write_meta,
     write_part,
 )
-from mixtures.samples.text import report
+from mixtures.samples.text import scores_text
 from mixtures.text import tokens_text
 from proxies.config import differences, environment
 from proxies.corpus.corpus import CorpusData, prepare
@@ -81,7 +81,7 @@ def score(settings: ScoreSettings) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _write(lambda: write_meta(work.run_dir, work.meta.model_copy(update={"complete": True})))
-        print(f"\n{report(work.run_dir)}\n\nscores: {scores_path(work.run_dir)}", flush=True)
+        print(f"\n{scores_text(work.run_dir)}\n\nscores: {scores_path(work.run_dir)}", flush=True)
     accelerator.end_training()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from mixtures.convert.formats.megatron_views import (
-    Part,
+    BlendPart,
     domain_shares,
     plan_reading,
     read_again,
@@ -67,12 +67,12 @@ def _by_text(job: Job) -> Job:
     return replace(job, spans=tuple(spans))
 
 
-def _sampled(parts: Sequence[Part]) -> dict[str, float]:
+def _sampled(parts: Sequence[BlendPart]) -> dict[str, float]:
     """{domain: its share of the blend}, all of its prefixes together."""
     return {name: math.fsum(part.share for part in parts if part.domain == name) for name in dict.fromkeys(part.domain for part in parts)}
 
 
-def _weighed(parts: Sequence[Part], drawn: Mapping[str, float], objective: Mapping[str, float]) -> dict[str, float]:
+def _weighed(parts: Sequence[BlendPart], drawn: Mapping[str, float], objective: Mapping[str, float]) -> dict[str, float]:
     """Shares of the loss: what is drawn of a domain, times its multiplier, which Automodel computes from the shares in the YAML."""
     sampled = _sampled(parts)
     weighed = {name: drawn[name] * objective[name] / sampled[name] for name in objective}
@@ -91,7 +91,7 @@ def _batch(job: Job) -> int | None:
     return job.batches.constant
 
 
-def _blocks(job: Job, parts: Sequence[Part], objective: Mapping[str, float], slot: Slot | None, batch: int | None) -> dict[str, Any]:
+def _blocks(job: Job, parts: Sequence[BlendPart], objective: Mapping[str, float], slot: Slot | None, batch: int | None) -> dict[str, Any]:
     """The recipe's blocks of one stage; max_steps counts from the beginning of the run."""
     dataset: dict[str, Any] = {
         "_target_": DATASET,
@@ -108,7 +108,7 @@ def _blocks(job: Job, parts: Sequence[Part], objective: Mapping[str, float], slo
     return blocks
 
 
-def _domains(parts: Sequence[Part], objective: Mapping[str, float]) -> list[dict[str, Any]]:
+def _domains(parts: Sequence[BlendPart], objective: Mapping[str, float]) -> list[dict[str, Any]]:
     """An entry a prefix, in the blend's order, under the domain's name, numbered where it has several prefixes."""
     sampled = _sampled(parts)
     prefixes, seen, entries = Counter(part.domain for part in parts), Counter[str](), []

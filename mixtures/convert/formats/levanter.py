@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mixtures.convert.formats.levanter_blocks import Plan, choose, counts, excess, remedy, scatter
+from mixtures.convert.formats.levanter_blocks import BlockPlan, choose, counts, excess, remedy, scatter
 from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
@@ -59,7 +59,7 @@ def write(job: Job) -> Output:
     )
 
 
-def _end_note(job: Job, plan: Plan) -> list[str]:
+def _end_note(job: Job, plan: BlockPlan) -> list[str]:
     if not excess(job, plan):
         return []
     most = max(scatter(job, plan).values())

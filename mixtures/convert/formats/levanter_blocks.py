@@ -18,7 +18,7 @@ MOST = 2**16 - 1
 PREFERRED = (2048, 4096, 8192, 16384, 32768)  # Levanter's own default first; in binary fractions nothing is lost to floats
 
 
-class Plan(NamedTuple):
+class BlockPlan(NamedTuple):
     """Sequences in a block, the stages in steps, and the weights to write for each."""
 
     block: int
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     weights: list[Mapping[str, float]]
 
 
-def choose(job: Job) -> Plan:
+def choose(job: Job) -> BlockPlan:
     """The first block size that the stages allow, that keeps every share, and whose last, unfinished block matters least.
 
     The mixture's own numbers where Levanter's rounding leaves them alone, else numbers that are whole sequences of a block. The finest
@@ -36,7 +36,7 @@ def choose(job: Job) -> Plan:
     if not allowed:
         job.slots(multiple=job.options["block_size"])  # refuses, and says the nearest
     plans = [
-        Plan(block, slots, [write_as(span.weights, block) for span in job.spans])
+        BlockPlan(block, slots, [write_as(span.weights, block) for span in job.spans])
         for write_as, (block, slots) in itertools.product((_unchanged, _whole), allowed.items())
     ]
     kept = [plan for plan in plans if _keeps(job, plan)]
@@ -52,7 +52,7 @@ def counts(weights: Mapping[str, float], block: int) -> dict[str, int]:
     return given
 
 
-def scatter(job: Job, plan: Plan) -> dict[str, float]:
+def scatter(job: Job, plan: BlockPlan) -> dict[str, float]:
     """{name: by how much its share of the last stage may be off}: 2 sd of what the part of the run's last block that is read may hold."""
     if job.sequence_length is None:
         return {}
@@ -62,13 +62,13 @@ def scatter(job: Job, plan: Plan) -> dict[str, float]:
     return {name: 2 * math.sqrt(rest * share * (1 - share) * (1 - rest / plan.block)) / sequences for name, share in shares.items()}
 
 
-def excess(job: Job, plan: Plan) -> float:
+def excess(job: Job, plan: BlockPlan) -> float:
     """By how much the scatter is more than rounding may be; 0 where it is not."""
     weights = job.spans[-1].weights
     return max([0.0, *(moved - max(RELATIVE * weights[name], ABSOLUTE) for name, moved in scatter(job, plan).items())])
 
 
-def remedy(job: Job, plan: Plan) -> str:
+def remedy(job: Job, plan: BlockPlan) -> str:
     """What would do where no block is fine enough."""
     raised = "raise the small shares: `mixtures export ... --min-share`"
     if len(job.spans) == 1 or plan.block >= PREFERRED[-1] or job.sequence_length is None:
@@ -107,7 +107,7 @@ def _slots(job: Job, block: int) -> list[Slot] | None:
         return None
 
 
-def _keeps(job: Job, plan: Plan) -> bool:
+def _keeps(job: Job, plan: BlockPlan) -> bool:
     """Does every share stay where it was asked, but for rounding that is allowed?"""
     return not any(
         off(span.weights[name], count / plan.block)

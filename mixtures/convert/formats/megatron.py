@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from mixtures.convert.formats.megatron_views import (
-    Part,
+    BlendPart,
     domain_shares,
     plan_reading,
     read_again,
@@ -57,7 +57,7 @@ def _sequences(job: Job) -> int:
     return max(1, job.spans[0].tokens // job.sequence_length) if job.sequence_length else 10**9
 
 
-def _surplus(parts: Sequence[Sequence[Part]], sequences: Sequence[int]) -> str:
+def _surplus(parts: Sequence[Sequence[BlendPart]], sequences: Sequence[int]) -> str:
     """The flag for a run of few sequences and many prefixes, empty for others.
 
     Megatron rounds the sequences of every prefix up, which makes the blend longer, and a large prefix then gives more than the 0.5 % that

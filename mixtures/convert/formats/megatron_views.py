@@ -21,7 +21,7 @@ from mixtures.errors import UserError
 
 
 @dataclass(frozen=True)
-class Part:
+class BlendPart:
     """A prefix in a stage's blend, with its share of the stage's sequences; a domain has one for each of its prefixes."""
 
     domain: str
@@ -35,7 +35,7 @@ class Reading:
     several stages read from their beginning, as no views can be written."""
 
     restarting: frozenset[str]
-    parts: list[list[Part]] = field(default_factory=list)
+    parts: list[list[BlendPart]] = field(default_factory=list)
     files: dict[str, Content] = field(default_factory=dict)
 
 
@@ -54,10 +54,10 @@ def plan_reading(job: Job) -> Reading:
     times = {name: times_read(job, name, parts) for name, parts in indexes.items()}
     reading = Reading(frozenset(needed - local))
     for number, (span, ranges) in enumerate(zip(job.spans, job.ranges(), strict=True)):
-        parts: list[Part] = []
+        parts: list[BlendPart] = []
         for name, share in job.unit_shares(span).items():
             if name not in indexes:
-                parts.append(Part(name, job.paths[name][0], _short(share)))
+                parts.append(BlendPart(name, job.paths[name][0], _short(share)))
                 continue
             chosen = [_documents(count, ranges[name], seed=[job.seed, place]) for place, count in enumerate(times[name])]
             sizes = [int(index.document_tokens[own].sum()) for index, own in zip(indexes[name], chosen, strict=True)]
@@ -108,14 +108,14 @@ def _link(path: Path, *, target: str) -> None:
     path.symlink_to(target)
 
 
-def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: Sequence[int]) -> list[Part]:
+def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: Sequence[int]) -> list[BlendPart]:
     """A domain's share, divided over its prefixes as their tokens are; a prefix of which the stage reads nothing is left out."""
     if not sum(sizes):
         raise UserError(
             f"stage {span.name!r}: no document of {name} is left for it, so few are there for the stages to share; give --stages average, "
             "or take the domain out of a stage"
         )
-    return [Part(name, prefix, _short(share * size / sum(sizes))) for prefix, size in zip(prefixes, sizes, strict=True) if size]
+    return [BlendPart(name, prefix, _short(share * size / sum(sizes))) for prefix, size in zip(prefixes, sizes, strict=True) if size]
 
 
 def _short(share: float) -> float:
@@ -151,7 +151,7 @@ def read_again(job: Job, restarting: frozenset[str]) -> list[str]:
     return notes
 
 
-def counted(shares: Sequence[float], *, start: int, stop: int, most: int = 100_000) -> list[float]:
+def count_sequences(shares: Sequence[float], *, start: int, stop: int, most: int = 100_000) -> list[float]:
     """How many of the sequences start <= i < stop each part gives: Megatron's blend takes the part furthest behind its share.
 
     Past `most` sequences the shares themselves, which that stays within a few sequences of.
@@ -169,10 +169,10 @@ def counted(shares: Sequence[float], *, start: int, stop: int, most: int = 100_0
     return (taken - before).tolist()
 
 
-def domain_shares(parts: Sequence[Part], *, start: int, stop: int) -> Mapping[str, float]:
+def domain_shares(parts: Sequence[BlendPart], *, start: int, stop: int) -> Mapping[str, float]:
     """{domain: share of a stage's sequences start <= i < stop} that the blend of these parts gives."""
     shares = dict.fromkeys((part.domain for part in parts), 0.0)
-    counts = counted([part.share for part in parts], start=start, stop=stop)
+    counts = count_sequences([part.share for part in parts], start=start, stop=stop)
     for part, count in zip(parts, counts, strict=True):
         shares[part.domain] += count / sum(counts)
     return shares
