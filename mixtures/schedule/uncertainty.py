@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit, fdtri, logit, stdtrit
 
 LEVEL = 0.95
-POOLED = 4  # degrees of freedom that the domains' common variance counts as; measured: tests/test_uncertainty.py
+POOLED = 4  # degrees of freedom that the domains' common variance counts as; measured: tests/mixtures/schedule/test_uncertainty.py
 REPLICATED = 6  # those that replicates count as
 LEAST_VARIANCE = 0.1  # of the domains' mean, where a domain's replicates vary less than that
 LEAST_SHARE = 1e-6  # a smaller share counts as this one: the log-odds of 0 are not finite

@@ -3,7 +3,7 @@
 Each mutant is one edit of a copy of `mixtures`. The edit is made where all formats begin, so that what was asked, the report and the
 conversion's own checks are wrong together, and only a comparison with what the trainer gives can tell. It leaves a mark when it runs:
 a test file that never reaches it (steps, in a format that counts none) is no witness and gets a `-`. Run `run.py` first: it makes the
-virtual environments. Formats without a trainer here (tests/test_format_*.py) run in this Python. Standard library only.
+virtual environments. Formats without a trainer here (tests/mixtures/convert/formats) run in this Python. Standard library only.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from run import HERE, OFFLINE, choose, environments
 
 ROOT = HERE.parents[1]
+FORMATS = "tests/mixtures/convert/formats"
 MARK = "MUTANT_MARK"  # environment variable: the file that a mutant writes when it runs
 REACHED = f"__import__('pathlib').Path(__import__('os').environ['{MARK}']).touch()"
 
@@ -91,10 +92,10 @@ def witnesses(names: Sequence[str], venvs: Path) -> Iterator[tuple[str, Path]]:
         if not python.is_file():
             raise SystemExit(f"error: {python} is not there; run tests/trainers/run.py first")
         yield from ((f"tests/trainers/{test}", python) for test in environment.tests)
-    for path in sorted((ROOT / "tests").glob("test_format_*.py")):
-        tried = (HERE / path.name.replace("format_", "")).exists()
+    for path in sorted((ROOT / FORMATS).glob("test_*.py")):
+        tried = (HERE / path.name).exists()
         if not tried and (not names or any(name in path.name for name in names)):
-            yield f"tests/{path.name}", Path(sys.executable)
+            yield f"{FORMATS}/{path.name}", Path(sys.executable)
 
 
 def see(mutant: Mutant, test: str, python: Path) -> str:

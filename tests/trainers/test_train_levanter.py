@@ -41,7 +41,7 @@ def test_a_model_sees_both_stages_in_their_shares(data: Path, tmp_path: Path) ->
     record["trainer"] |= {"tracker": {"type": "noop"}, "require_accelerator": False, "ray": {"auto_start_cluster": False}}
     record["trainer"] |= {"checkpointer": {"base_path": str(tmp_path / "checkpoints")}, "log_dir": str(tmp_path / "logs")}
     (tmp_path / "whole.yaml").write_text(yaml.safe_dump(record))
-    words = [sys.executable, Path(__file__).with_name("levanter_train.py"), tmp_path / "whole.yaml", tmp_path / "seen.npy"]
+    words = [sys.executable, Path(__file__).parent / "support" / "levanter_train.py", tmp_path / "whole.yaml", tmp_path / "seen.npy"]
     done = subprocess.run(words, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
     assert (tmp_path / "seen.npy").is_file(), done.stderr[-3000:]
     seen = np.load(tmp_path / "seen.npy")

@@ -1,0 +1,1 @@
+"""One folder for each package, mirroring its tree; helpers stand beside the tests that use them."""

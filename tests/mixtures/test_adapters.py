@@ -1,0 +1,68 @@
+"""The stream as a torch and as a datasets IterableDataset."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mixtures import MixtureStream
+from mixtures.adapters import TorchRows, hf_dataset
+from tests.mixtures.stream.helpers import ROW, make_mixture, make_sources
+
+SHARES = {"web": 0.7, "code": 0.2, "maths": 0.1}
+BATCH = 4
+
+
+def torch_rows(*, rank: int = 0, world: int = 1) -> TorchRows:
+    stream = MixtureStream(
+        make_mixture(SHARES, rows=102), make_sources({"web": 60, "code": 30, "maths": 12}), row_tokens=ROW, rank=rank, world=world
+    )
+    return TorchRows(stream, batch_rows=BATCH)
+
+
+def batches(rows: TorchRows, workers: int) -> list[torch.Tensor]:
+    return [batch["input_ids"] for batch in DataLoader(rows, batch_size=BATCH, num_workers=workers)]
+
+
+def test_batches_are_the_same_for_every_number_of_workers() -> None:
+    rows = torch_rows()
+    expected = rows.stream.copy().take(102)
+    for workers in (0, 1, 2):
+        found = batches(rows, workers)
+        assert [len(batch) for batch in found] == [4] * 25 + [2]
+        assert (torch.cat(found).numpy() == expected).all()
+
+
+@pytest.mark.parametrize(("workers", "later"), [(0, 2), (2, 0), (2, 1)])
+def test_resuming_is_exact_at_another_number_of_workers_and_ranks(workers: int, later: int) -> None:
+    everything = torch_rows().stream.take(102)
+    rows = torch_rows()
+    loader = iter(DataLoader(rows, batch_size=BATCH, num_workers=workers))
+    for _ in range(7):
+        next(loader)
+        rows.advance()
+    state = copy.deepcopy(rows.state_dict())
+    parts = []
+    for rank in range(2):
+        resumed = torch_rows(rank=rank, world=2)
+        resumed.load_state_dict(state)
+        parts.append(torch.cat(batches(resumed, later)).numpy())
+    assert (np.stack(parts, axis=1).reshape(-1, ROW) == everything[7 * BATCH :]).all()
+
+
+def test_labels_are_the_rows_themselves() -> None:
+    row = next(iter(torch_rows()))
+    assert row["labels"] is row["input_ids"]
+    assert row["input_ids"].dtype == torch.int64
+
+
+def test_the_datasets_adapter_gives_the_ranks_rows_from_where_the_stream_stands() -> None:
+    stream = torch_rows(rank=1, world=2).stream
+    stream.skip(5)
+    expected = stream.copy().take(100)
+    dataset = hf_dataset(stream).with_format("numpy")
+    found = np.stack([row["input_ids"] for row in dataset])
+    assert (found == expected).all()
+    assert (np.stack([row["input_ids"] for row in dataset]) == expected).all()  # the stream did not move

@@ -1,0 +1,177 @@
+"""proxies.compare again on the same directory: only what is missing, and never results of different settings together."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixtures import Mixture
+from proxies.comparison import base
+from proxies.comparison.records import locked, save_base
+from proxies.comparison.settings import CompareSettings
+from proxies.config import load
+from proxies.step import Stepper
+from tests.proxies.comparison.helpers import FIXED, compare, message, results, stamps, write_comparison
+from tests.proxies.helpers import REPOSITORY, clean_environment, kill_at, write_domain
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(method of the mixture, seed) of every base run that is started."""
+    started: list[tuple[str, int]] = []
+    train_base = base.train_base
+
+    def noted(*arguments: Any, seed: int, **names: Any) -> base.BaseRun:
+        started.append((arguments[2].provenance.method, seed))
+        return train_base(*arguments, seed=seed, **names)
+
+    monkeypatch.setattr("proxies.comparison.run.train_base", noted)
+    return started
+
+
+def test_a_rerun_does_nothing_and_a_new_seed_or_mixture_only_itself(tmp_path: Path, trained: list) -> None:
+    path = write_comparison(tmp_path, mixtures={**FIXED, "stable": {"learn": {"preset": "stable"}}})
+    assert compare(path) == 0
+    before, first = stamps(tmp_path / "comparison"), results(tmp_path)
+    assert trained == [("uniform", 0), ("natural", 0), ("stable", 0)]
+    assert compare(path) == 0
+    assert stamps(tmp_path / "comparison") == before
+    assert results(tmp_path).equals(first)
+    trained.clear()
+    assert compare(path, "--seeds", "[0, 3]") == 0
+    assert trained == [("uniform", 3), ("natural", 3), ("stable", 3)]
+    trained.clear()
+    assert compare(path, "--seeds", "[0, 3]", "--mixtures.warm.fixed", "temperature", "--mixtures.warm.temperature", "2") == 0
+    assert trained == [("temperature", 0), ("temperature", 3)]
+    assert before.items() <= stamps(tmp_path / "comparison").items()
+    kept = load(CompareSettings, tmp_path / "comparison/config.yaml")
+    assert (kept.seeds, list(kept.mixtures)) == ((0, 3), ["uniform", "natural", "stable", "warm"])
+
+
+def test_seeds_of_two_commands_come_together(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path)
+    assert compare(path, "--seeds", "0") == 0
+    assert compare(path, "--seeds", "1") == 0
+    assert compare(path, "--seeds", "[0, 1]", "--run_dir", tmp_path / "whole") == 0
+    order = ["mixture", "seed", "step", "domain"]
+    parts, whole = (results(tmp_path, name).sort_values(order, ignore_index=True) for name in ("comparison", "whole"))
+    assert parts.equals(whole)
+    assert "2 seeds (0, 1)" in " ".join((tmp_path / "comparison/summary.txt").read_text().split())
+
+
+def test_an_interrupted_base_is_trained_again_and_the_finished_ones_are_kept(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_comparison(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("proxies.comparison.run.save_base", _interrupt_at("natural"))
+        with pytest.raises(KeyboardInterrupt):
+            compare(path)
+    assert not (tmp_path / "comparison/bases/natural").exists()
+    trained.clear()
+    assert compare(path) == 0
+    assert trained == [("natural", 0)]
+
+
+def _interrupt_at(name: str) -> Any:
+    def save(run_path: Path, mixture: str, *arguments: Any) -> None:
+        if mixture == name:
+            raise KeyboardInterrupt
+        save_base(run_path, mixture, *arguments)
+
+    return save
+
+
+def test_a_learned_run_that_stopped_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_comparison(tmp_path, mixtures={**FIXED, "stable": {"learn": {"preset": "stable"}}})
+    kill_at(monkeypatch, Stepper, 5, lambda: compare(path))
+    assert compare(path) == 0
+    assert compare(path, "--run_dir", tmp_path / "whole") == 0
+    weights = [Mixture.load(tmp_path / name / "mixtures/stable.json").weights_at(0) for name in ("comparison", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_a_lock_keeps_a_second_command_from_learning_the_same_mixture(tmp_path: Path) -> None:
+    with locked(tmp_path / "x.lock") as held:
+        assert held
+        with locked(tmp_path / "x.lock", wait=False) as also:
+            assert not also
+    with locked(tmp_path / "x.lock", wait=False) as free:
+        assert free
+
+
+def test_changed_settings_are_refused_with_the_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_comparison(tmp_path, mixtures={**FIXED, "stable": {"learn": {"preset": "stable"}}})
+    assert compare(path) == 0
+    before = stamps(tmp_path / "comparison")
+    for flags, part in (
+        (("--train.lr", "0.02"), "train.lr: 0.01 -> 0.02"),
+        (("--corpus.held_out", "0.4"), "corpus.held_out: 0.3 -> 0.4"),
+        (("--mixtures.natural.fixed", "uniform"), "mixtures.natural.fixed: 'natural' -> 'uniform'"),
+        (("--mixtures.stable.learn.tau", "2"), "mixtures.stable.learn.tau: None -> 2.0"),
+        (("--proxy.train.steps", "7"), "mixtures.stable.train.steps: 6 -> 7"),
+        (("--objective.digits", "1"), "mixtures.stable.update.objective"),
+    ):
+        if flags[0].startswith("--objective"):
+            path.write_text(path.read_text() + "objective: {digits: 1}\n")
+        said = message(capsys, path, *flags)
+        assert part in said
+        assert "results of different settings are not compared" in said
+        assert "new run_dir" in said
+    assert stamps(tmp_path / "comparison") == before
+
+
+def test_a_mixture_whose_shares_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shares = tmp_path / "shares.json"
+    shares.write_text(json.dumps({"vowels": 0.5, "consonants": 0.25, "digits": 0.25}))
+    path = write_comparison(tmp_path, mixtures={**FIXED, "mine": {"file": "shares.json"}})
+    assert compare(path) == 0
+    shares.write_text(json.dumps({"vowels": 0.25, "consonants": 0.25, "digits": 0.5}))
+    said = message(capsys, path)
+    for part in ("mixtures.mine is no longer what", "vowels: 0.5 -> 0.25", "digits: 0.25 -> 0.5", "new name"):
+        assert part in said
+
+
+def test_changed_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_comparison(tmp_path)
+    assert compare(path) == 0
+    write_domain(tmp_path / "digits.jsonl", "0123456789 ", seed=1)
+    assert "digits changed since the run started" in message(capsys, path)
+
+
+def test_a_full_disk_says_that_finished_bases_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("proxies.comparison.records._write_table", full)
+    said = message(capsys, write_comparison(tmp_path))
+    for part in ("base run of uniform, seed 0", "No space left", "the same command again"):
+        assert part in said
+
+
+def test_two_commands_at_once_with_different_seeds_share_what_is_learned(tmp_path: Path) -> None:
+    mixtures = {**FIXED, "stable": {"learn": {"preset": "stable"}}, "paper": {"learn": {"preset": "paper"}}}
+    path = write_comparison(tmp_path, mixtures=mixtures, proxy={"train": {"steps": 30, "rows_per_domain": 4, "evaluate_rows": 4}})
+    environment = {**clean_environment(), "ACCELERATE_USE_CPU": "true"}
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-m", "proxies.compare", str(path), "--seeds", str(seed)],
+            cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    said = [command.communicate(timeout=240) for command in commands]
+    assert [command.returncode for command in commands] == [0, 0], said
+    assert sum(out.count(f"learning {name}") for out, _ in said for name in ("stable", "paper")) == 2
+    assert compare(path, "--seeds", "[0, 1]", "--run_dir", tmp_path / "whole") == 0
+    assert compare(path, "--seeds", "[0, 1]") == 0
+    order = ["mixture", "seed", "step", "domain"]
+    parts, whole = (results(tmp_path, name).sort_values(order, ignore_index=True) for name in ("comparison", "whole"))
+    assert parts.equals(whole)

@@ -1,0 +1,141 @@
+"""Tokenizers: every kind gives the same interface, text survives, training repeats itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from mixtures.errors import UserError
+from proxies.corpus import tokenizer as tokenizers
+from proxies.corpus.settings import TokenizerSettings as Block
+
+TEXTS = [f"the cat number {i} sat on the mat and looked at dog {i % 7}\n" for i in range(300)]
+
+
+def word_level(*special: str) -> Backend:
+    """A small tokenizer.json that cuts to 3 tokens, pads, and adds its special tokens around every text."""
+    words = ["[UNK]", *special, "the", "cat", "sat"]
+    backend = Backend(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(list(special))
+    backend.enable_truncation(3)
+    backend.enable_padding(length=8)
+    return backend
+
+
+def test_training_twice_on_the_same_text_gives_the_same_tokenizer() -> None:
+    first, second = tokenizers.train_bpe(TEXTS, 400), tokenizers.train_bpe(iter(TEXTS), 400)
+    assert first.fingerprint == second.fingerprint
+    assert first.vocab_size == 400
+    assert first.name == "bpe-400"
+    assert tokenizers.train_bpe([text[::-1] for text in TEXTS], 400).fingerprint != first.fingerprint
+
+
+def test_a_trained_tokenizer_survives_saving(tmp_path: Path) -> None:
+    trained = tokenizers.train_bpe(TEXTS, 400)
+    trained.save(tmp_path / "tokenizer.json")
+    loaded = tokenizers.load(Block(file=str(tmp_path / "tokenizer.json")))
+    assert loaded.fingerprint == trained.fingerprint
+    assert loaded.eos_id == trained.eos_id
+    np.testing.assert_array_equal(loaded.encode(TEXTS[:1])[0], trained.encode(TEXTS[:1])[0])
+
+
+def test_the_fingerprint_ignores_the_layout_of_the_file(tmp_path: Path) -> None:
+    trained = tokenizers.train_bpe(TEXTS, 400)
+    content = json.loads(trained.backend.to_str())
+    (tmp_path / "a.json").write_text(json.dumps(dict(reversed(content.items())), indent=3))
+    assert tokenizers.from_file(tmp_path / "a.json").fingerprint == trained.fingerprint
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.text())
+def test_raw_bytes_are_the_bytes_of_the_text(text: str) -> None:
+    raw = tokenizers.raw_bytes()
+    assert raw.encode([text])[0].tolist() == list(text.encode())
+    assert raw.decode(raw.encode([text])[0]) == text
+
+
+def test_raw_bytes_have_257_tokens() -> None:
+    raw = tokenizers.load(Block(bytes=True))
+    assert (raw.vocab_size, raw.eos_id, raw.separators_per_document) == (257, 256, 1)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.text())
+def test_a_trained_tokenizer_loses_no_text(text: str) -> None:
+    trained = TRAINED
+    assert trained.decode(trained.encode([text])[0]) == text
+
+
+TRAINED = tokenizers.train_bpe(TEXTS, 300)
+
+
+def test_text_that_spells_the_separator_stays_text() -> None:
+    for each in (TRAINED, tokenizers.raw_bytes()):
+        ids = each.encode(["end <|endoftext|> and on"])[0]
+        assert each.eos_id not in ids
+        assert each.decode(ids) == "end <|endoftext|> and on"
+
+
+def test_equal_text_repeats_shorter_domains_up_to_the_longest() -> None:
+    long, short = ["abcdef", "ghij"], ["xyz"]
+    assert "".join(tokenizers.equal_text([long, short])) == "abcdefghij" + "xyzxyzxyzx"
+
+
+def test_head_takes_the_first_characters_and_reads_no_further() -> None:
+    def texts():
+        yield "abc"
+        yield "def"
+        raise AssertionError("read on")
+
+    assert list(tokenizers.head(texts(), 5)) == ["abc", "de"]
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "</s>", "<eos>"])
+def test_a_file_with_a_known_end_of_text_is_accepted_and_documents_stay_whole(end: str, tmp_path: Path) -> None:
+    word_level(end).save(str(tmp_path / "t.json"))
+    loaded = tokenizers.from_file(tmp_path / "t.json")
+    assert loaded.eos_id == 1
+    assert loaded.vocab_size == 5
+    assert loaded.encode(["the cat sat the cat"])[0].tolist() == [2, 3, 4, 2, 3]  # not cut to 3, not padded to 8
+
+
+def test_a_tokenizer_without_end_of_text_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    word_level("[CLS]").save(str(tmp_path / "t.json"))
+    with pytest.raises(UserError, match=r"no end-of-text token.*<\|endoftext\|>, </s>.*train_bpe"):
+        tokenizers.from_file(tmp_path / "t.json")
+
+
+def test_a_pretrained_directory_brings_its_own_end_of_text(tmp_path: Path) -> None:
+    PreTrainedTokenizerFast(tokenizer_object=word_level("<done>"), eos_token="<done>").save_pretrained(tmp_path)
+    loaded = tokenizers.load(Block(pretrained=str(tmp_path)))
+    assert loaded.eos_id == 1
+    assert loaded.encode(["the cat sat the cat"])[0].tolist() == [2, 3, 4, 2, 3]
+
+
+def test_a_pretrained_directory_without_end_of_text_is_refused(tmp_path: Path) -> None:
+    PreTrainedTokenizerFast(tokenizer_object=word_level("<pad>")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no end-of-text token"):
+        tokenizers.from_pretrained(str(tmp_path))
+
+
+def test_a_directory_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no tokenizer '{tmp_path}'.*give a directory or a name"):
+        tokenizers.from_pretrained(str(tmp_path))
+
+
+def test_a_missing_tokenizer_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"t\.json cannot be read"):
+        tokenizers.from_file(tmp_path / "t.json")
+
+
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(UserError, match=r"t\.json is not a tokenizer\.json"):
+        tokenizers.from_file(tmp_path / "t.json")
