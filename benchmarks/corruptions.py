@@ -1,7 +1,7 @@
 """Five corruptions of real text, and training text in which a known share of the documents has one of them.
 
-All functions from text to text are pure; the same seed gives the same text. A corrupted document is about as long as it was, so that
-its length does not give it away.
+All functions from text to text are pure; the same seed gives the same text. A corrupted document is about as long as it
+was, so that its length does not give it away.
 """
 
 import json
@@ -54,16 +54,20 @@ def mix_in(text: str, stranger: str, *, seed: int) -> str:
 
 
 def repeat_boilerplate(text: str, passage: str) -> str:
-    """The passage after every piece of the text that is as long as it, to the length of the text: half of it is boilerplate."""
+    """The passage after every piece of the text that is as long as it, to the length of the text: half of it is
+    boilerplate.
+    """
     size = len(passage)
     pieces = [text[start : start + size] + passage for start in range(0, len(text) // 2 + size, size)]
     return "".join(pieces)[: len(text)]
 
 
 def break_encoding(text: str, *, seed: int, every: int = 40, longest: int = 6) -> str:
-    """UTF-8 read as Latin-1 and written as UTF-8 again; then runs of bytes cut out, and what is no character any more replaced.
+    """UTF-8 read as Latin-1 and written as UTF-8 again; then runs of bytes cut out, and what is no character any more
+    replaced.
 
-    A cut comes about every so many bytes, up to `longest` bytes are lost, and half a character (U+FFFD once it is read) marks the place.
+    A cut comes about every so many bytes, up to `longest` bytes are lost, and half a character (U+FFFD once it is read)
+    marks the place.
     """
     generator = np.random.default_rng(seed)
     data = text.encode().decode("latin-1").encode()
@@ -101,7 +105,9 @@ def cut(text: str, *, longest: int = LONGEST) -> Iterator[str]:
 
 
 def read_documents(path: Path) -> tuple[list[str], list[str]]:
-    """(documents, donors) of a domain's parquet file: pieces drawn with seed 0, the documents in the order of the file."""
+    """(documents, donors) of a domain's parquet file: pieces drawn with seed 0, the documents in the order of the
+    file.
+    """
     texts = pq.read_table(path, columns=["text"]).column("text").to_pylist()
     pieces = [piece for text in texts for piece in cut(text) if len(piece) >= SHORTEST]
     order = np.random.default_rng(0).permutation(len(pieces)).tolist()
@@ -111,7 +117,9 @@ def read_documents(path: Path) -> tuple[list[str], list[str]]:
     return [pieces[number] for number in sorted(np.array(rest)[kept].tolist())], [pieces[number] for number in donors]
 
 
-def plant(documents: Sequence[str], *, passages: Sequence[str], strangers: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+def plant(
+    documents: Sequence[str], *, passages: Sequence[str], strangers: Sequence[str], seed: int
+) -> tuple[list[str], list[str]]:
     """(texts, labels): SHARE of the documents, drawn at random, corrupted, each corruption as often as the others."""
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(len(documents))[: round(SHARE * len(documents))]
@@ -125,7 +133,9 @@ def plant(documents: Sequence[str], *, passages: Sequence[str], strangers: Seque
 
 
 def write_texts(sources: dict[str, Path], folder: Path, *, seeds: Sequence[int]) -> None:
-    """FOLDER/clean/DOMAIN.jsonl, and FOLDER/corrupted-SEED/DOMAIN.jsonl with labels.parquet (domain, line from 1, corruption) beside."""
+    """FOLDER/clean/DOMAIN.jsonl, and FOLDER/corrupted-SEED/DOMAIN.jsonl with labels.parquet (domain, line from 1,
+    corruption) beside.
+    """
     found = {name: read_documents(path) for name, path in sources.items()}
     for name, (documents, _) in found.items():
         _write_jsonl(folder / "clean" / f"{name}.jsonl", documents)

@@ -1,11 +1,12 @@
 """What pushing a domain really does to the objective, beside what the proxy's alignments say.
 
-    python benchmarks/effects.py launch/demo.yaml runs/demo -o benchmarks/results/effects_demo.json [--steps 300] [--processes 2]
+    python benchmarks/effects.py launch/demo.yaml runs/demo -o benchmarks/results/effects_demo.json [--steps 300]
+    [--processes 2]
 
-One plain run at uniform shares and one for every domain with its odds times 2.5 (the others share the rest alike): rows are
-resampled, the loss is the plain mean, initial weights and the order of every domain's rows are the same in all. The gain of a
-domain is the importance-weighted held-out loss of the uniform run minus that of its run. One seed, one size: a check of the
-order, no proof.
+One plain run at uniform shares and one for every domain with its odds times 2.5 (the others share the rest alike): rows
+are resampled, the loss is the plain mean, initial weights and the order of every domain's rows are the same in all. The
+gain of a domain is the importance-weighted held-out loss of the uniform run minus that of its run. One seed, one size:
+a check of the order, no proof.
 """
 
 import argparse
@@ -53,7 +54,16 @@ def main() -> None:
         return
 
     def alone(push: str) -> dict[str, float]:
-        command = [sys.executable, __file__, str(arguments.yaml), str(arguments.run), "-o", "-", "--steps", str(arguments.steps)]
+        command = [
+            sys.executable,
+            __file__,
+            str(arguments.yaml),
+            str(arguments.run),
+            "-o",
+            "-",
+            "--steps",
+            str(arguments.steps),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run([*command, "--push", push], env=environment, capture_output=True, text=True, check=True)
         losses = json.loads(done.stdout.splitlines()[-1])
@@ -64,7 +74,10 @@ def main() -> None:
         pushes = ("uniform", *corpus.domains)
         losses = dict(zip(pushes, pool.map(alone, pushes), strict=True))
     importance = settings.importance
-    value = {push: sum(importance[n] * loss[n] for n in importance) / sum(importance.values()) for push, loss in losses.items()}
+    value = {
+        push: sum(importance[n] * loss[n] for n in importance) / sum(importance.values())
+        for push, loss in losses.items()
+    }
     gains = {name: value["uniform"] - value[name] for name in corpus.domains}
     result = {
         "command": " ".join(["python", *sys.argv]),
@@ -83,13 +96,19 @@ def main() -> None:
 def plain_run(settings: Settings, corpus: CorpusData, *, push: str, steps: int) -> dict[str, float]:
     """Held-out loss of every domain (nats per token) after plain training at shares with `push`'s odds raised."""
     torch.set_num_threads(1)
-    domains, length, rows_a_step = corpus.domains, corpus.row_tokens, len(corpus.domains) * settings.train.rows_per_domain
+    domains, length, rows_a_step = (
+        corpus.domains,
+        corpus.row_tokens,
+        len(corpus.domains) * settings.train.rows_per_domain,
+    )
     shares = np.full(len(domains), 1 / len(domains))
     if push != "uniform":
         odds = ODDS / (len(domains) - 1)
         shares[:] = (1 - odds / (1 + odds)) / (len(domains) - 1)
         shares[domains.index(push)] = odds / (1 + odds)
-    model = build_model(settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=length, seed=settings.seed)
+    model = build_model(
+        settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=length, seed=settings.seed
+    )
     train = settings.train.model_copy(update={"steps": steps})
     optimizer, scheduler = optimization(model, train)
     drawn = np.zeros(len(domains), dtype=int)
@@ -99,7 +118,11 @@ def plain_run(settings: Settings, corpus: CorpusData, *, push: str, steps: int) 
             domain = int(np.argmax(shares * (drawn.sum() + 1) - drawn))  # the one furthest behind its share
             tokens = corpus.tokens[domains[domain]]
             number = step_indices(
-                len(tokens) // length, seed=settings.seed, domain=domains[domain], step=int(drawn[domain]), rows_per_step=1
+                len(tokens) // length,
+                seed=settings.seed,
+                domain=domains[domain],
+                step=int(drawn[domain]),
+                rows_per_step=1,
             )[0]
             rows.append(tokens[number * length : (number + 1) * length].astype(np.int64))
             drawn[domain] += 1

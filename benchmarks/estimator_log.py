@@ -1,22 +1,26 @@
-"""A proxy that keeps everything from which the estimators of the study are computed: products of every kind, later models, forks.
+"""A proxy that keeps everything from which the estimators of the study are computed: products of every kind, later
+models, forks.
 
-    python benchmarks/estimator_log.py runs/estimators/balanced-swarm.yaml -o runs/estimators/log-balanced-0.npz [--seed 0] [--steps 400]
+    python benchmarks/estimator_log.py runs/estimators/balanced-swarm.yaml -o runs/estimators/log-balanced-0.npz [--seed
+    0] [--steps 400]
 
-The proxy trains on all domains alike. Groups of a step: the D training domains and M targets (rows in two halves), and D groups of
-held-out rows that the base runs are not evaluated on. Kept, float64 (S steps):
+The proxy trains on all domains alike. Groups of a step: the D training domains and M targets (rows in two halves), and
+D groups of held-out rows that the base runs are not evaluated on. Kept, float64 (S steps):
 
-    lr (S,); KIND (S, 2(D+M)+D, 2(D+M)+D): products of the gradients of first halves, second halves, held-out groups, the second one
-    in a geometry: raw, plain; adam, divided by sqrt(v) + eps; damped, by sqrt(v) + a tenth of its mean over the parameter; fisher, by v + a
-    tenth of its mean; kfac and kfac_half, multiplied by the inverse of the Kronecker factors of the
-    gradients' second moment, and by its root
-    ahead_KIND (W, W, D, D+M): lr-weighted sum of domain j's gradients over window w of the steps, with the held-out gradient of
-    i at the end of window w' (zero for w' < w)
-    forks (C, H, D, D+M): at C checkpoints, for H horizons, held-out loss of i with domain j's odds raised minus that without
-    losses (W, D+M): held-out loss at the end of every window
+    lr (S,); KIND (S, 2(D+M)+D, 2(D+M)+D): products of the gradients of first halves, second halves, held-out groups,
+    the second one
+    in a geometry: raw, plain; adam, divided by sqrt(v) + eps; damped, by sqrt(v) + a tenth of its mean over the
+    parameter; fisher, by v + a tenth of its mean; kfac and kfac_half, multiplied by the inverse of the Kronecker
+    factors of the gradients' second moment, and by its root
+    ahead_KIND (W, W, D, D+M): lr-weighted sum of domain j's gradients over window w of the steps, with the held-out
+    gradient of i at the end of window w' (zero for w' < w)
+    forks (C, H, D, D+M): at C checkpoints, for H horizons, held-out loss of i with domain j's odds raised minus that
+    without losses (W, D+M): held-out loss at the end of every window
     rows_trained: rows that the run and its forks trained on
 
-A fork takes the same rows as its unpushed twin, weighted: only the weights differ. All held-out losses here are over 32 rows a domain,
-of the part that the base runs are not evaluated on (targets: of their training text, which nothing trains on).
+A fork takes the same rows as its unpushed twin, weighted: only the weights differ. All held-out losses here are over 32
+rows a domain, of the part that the base runs are not evaluated on (targets: of their training text, which nothing
+trains on).
 """
 
 import argparse
@@ -59,7 +63,9 @@ class Study:
         train = Train(steps=steps, lr=lr, min_lr=lr / 10, warmup_steps=30)
         self.optimizer, self.scheduler = optimization(self.model, train)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.offsets = dict(zip(self.parameters, np.cumsum([0, *(p.numel() for p in self.parameters)]).tolist(), strict=False))
+        self.offsets = dict(
+            zip(self.parameters, np.cumsum([0, *(p.numel() for p in self.parameters)]).tolist(), strict=False)
+        )
         self.size = sum(p.numel() for p in self.parameters)
         self.left = {name: self._held_out(name) for name in self.domains}
         self.left |= {name: corpus.tokens[name] for name in self.targets}
@@ -71,12 +77,21 @@ class Study:
         return left if len(left) >= self.length else held_out
 
     def rows(self, step: int, *, held_out: bool) -> Tensor:
-        """The rows of a step, group-major: domains (and targets) from their training text, or the domains' held-out rows."""
+        """The rows of a step, group-major: domains (and targets) from their training text, or the domains' held-out
+        rows.
+        """
         names = self.domains if held_out else [*self.domains, *self.targets]
         texts = self.left if held_out else self.corpus.tokens
         kind = "held_out" if held_out else "train"
         parts = [
-            step_rows(texts[n], seed=self.seed, domain=f"{n}@{kind}", step=step, rows_per_step=2 * HALF, row_tokens=self.length)
+            step_rows(
+                texts[n],
+                seed=self.seed,
+                domain=f"{n}@{kind}",
+                step=step,
+                rows_per_step=2 * HALF,
+                row_tokens=self.length,
+            )
             for n in names
         ]
         return torch.from_numpy(np.concatenate(parts))
@@ -131,7 +146,9 @@ class Study:
         return torch.stack(losses)
 
     def fork(self, step: int, weights: np.ndarray) -> Tensor:
-        """(H, D+M) held-out losses at each horizon after going on from here with these weights; the proxy is as before afterwards."""
+        """(H, D+M) held-out losses at each horizon after going on from here with these weights; the proxy is as before
+        afterwards.
+        """
         kept = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict(), self.scheduler.state_dict()))
         factors = torch.from_numpy(weights).float()
         found = []
@@ -152,12 +169,15 @@ class Study:
 
 
 class Kronecker:
-    """Factors of the second moment of the gradients (p, d) of every matrix: L (p, p), or its diagonal where p is large, and R (d, d)."""
+    """Factors of the second moment of the gradients (p, d) of every matrix: L (p, p), or its diagonal where p is large,
+    and R (d, d).
+    """
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self.factors = [
-            (torch.zeros(p.shape[0], *p.shape[:1] * (p.shape[0] <= 512)), torch.zeros(p.shape[-1], p.shape[-1])) for p in study.parameters
+            (torch.zeros(p.shape[0], *p.shape[:1] * (p.shape[0] <= 512)), torch.zeros(p.shape[-1], p.shape[-1]))
+            for p in study.parameters
         ]
         self.count = 0
 
@@ -165,9 +185,13 @@ class Kronecker:
         """Take gradients (G, P) into the running means."""
         self.count += 1
         keep = min(0.95, 1 - 1 / self.count)
-        for (left, right), parameter, part in zip(self.factors, self.study.parameters, self.parts(gradients), strict=True):
+        for (left, right), parameter, part in zip(
+            self.factors, self.study.parameters, self.parts(gradients), strict=True
+        ):
             if parameter.ndim < 2:
-                left.mul_(keep).add_(torch.diag_embed(part.square().mean(0)) if left.ndim == 2 else part.square().mean(0), alpha=1 - keep)
+                left.mul_(keep).add_(
+                    torch.diag_embed(part.square().mean(0)) if left.ndim == 2 else part.square().mean(0), alpha=1 - keep
+                )
                 continue
             now = torch.einsum("gpd,gqd->pq", part, part) if left.ndim == 2 else part.square().sum((0, 2))
             left.mul_(keep).add_(now / len(part), alpha=1 - keep)
@@ -176,7 +200,9 @@ class Kronecker:
     def parts(self, gradients: Tensor) -> list[Tensor]:
         """The gradients (G, P) of every parameter, (G, *shape)."""
         sizes = [p.numel() for p in self.study.parameters]
-        return [part.unflatten(1, p.shape) for part, p in zip(gradients.split(sizes, 1), self.study.parameters, strict=True)]
+        return [
+            part.unflatten(1, p.shape) for part, p in zip(gradients.split(sizes, 1), self.study.parameters, strict=True)
+        ]
 
     def roots(self) -> None:
         """Take the factors' inverses from their eigenvalues, damped with a tenth of their mean."""
@@ -217,10 +243,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = load(CompareSettings, arguments.yaml)
-    study = Study(settings, prepare(settings.text_run()), seed=arguments.seed, steps=arguments.steps, lr=settings.train.lr)
+    study = Study(
+        settings, prepare(settings.text_run()), seed=arguments.seed, steps=arguments.steps, lr=settings.train.lr
+    )
     began = time.time()
     kept = log(study, forks=not arguments.no_forks)
-    np.savez_compressed(arguments.output, domains=study.domains, targets=study.targets, seconds=time.time() - began, **kept)
+    np.savez_compressed(
+        arguments.output, domains=study.domains, targets=study.targets, seconds=time.time() - began, **kept
+    )
 
 
 def log(study: Study, *, forks: bool) -> dict[str, np.ndarray]:
@@ -243,7 +273,9 @@ def log(study: Study, *, forks: bool) -> dict[str, np.ndarray]:
             differences.append(torch.stack([losses - base for losses in pushed], dim=1).numpy())
             trained += (domains + 1) * max(HORIZONS) * domains * 2 * HALF
         rate = float(study.scheduler.get_last_lr()[0])
-        halves = study.gradients(study.rows(step, held_out=False), 2 * groups)  # group-major: both halves of a group are neighbours
+        halves = study.gradients(
+            study.rows(step, held_out=False), 2 * groups
+        )  # group-major: both halves of a group are neighbours
         held_out = study.gradients(study.rows(step, held_out=True), domains)
         factors.add(halves)
         if step % window == 0 or step in (1, 3, 8):
@@ -268,17 +300,28 @@ def log(study: Study, *, forks: bool) -> dict[str, np.ndarray]:
         trained += domains * 2 * HALF
         rates.append(rate)
         if (step + 1) % window == 0:
-            later = torch.stack([study.gradients(study.rows(100_000 + step * 4 + k, held_out=True), domains) for k in range(4)]).mean(0)
+            later = torch.stack(
+                [study.gradients(study.rows(100_000 + step * 4 + k, held_out=True), domains) for k in range(4)]
+            ).mean(0)
             if study.targets:
-                more = [study.gradients(study.rows(100_000 + step * 4 + k, held_out=False), 2 * groups) for k in range(2)]
+                more = [
+                    study.gradients(study.rows(100_000 + step * 4 + k, held_out=False), 2 * groups) for k in range(2)
+                ]
                 later = torch.cat([later, torch.stack(more).mean(0).unflatten(0, (groups, 2)).mean(1)[domains:]])
             for kind, total in sums.items():
                 for before in range(place + 1):
                     ahead[kind][before, place] = (total[before] @ later.T).double().numpy()
             losses.append(study.measured().numpy())
             print(f"step {step + 1}: mean held-out loss {losses[-1][:domains].mean():.4f}", flush=True)
-    kept = {f"{kind}": np.array(values) for kind, values in products.items()} | {f"ahead_{kind}": values for kind, values in ahead.items()}
-    return kept | {"lr": np.array(rates), "losses": np.array(losses), "forks": np.array(differences), "rows_trained": np.array(trained)}
+    kept = {f"{kind}": np.array(values) for kind, values in products.items()} | {
+        f"ahead_{kind}": values for kind, values in ahead.items()
+    }
+    return kept | {
+        "lr": np.array(rates),
+        "losses": np.array(losses),
+        "forks": np.array(differences),
+        "rows_trained": np.array(trained),
+    }
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""The study's settings with known headroom: text, base runs, swarms of mixtures. `prepare` writes one YAML of proxies.compare for each.
+"""The study's settings with known headroom: text, base runs, swarms of mixtures. `prepare` writes one YAML of
+proxies.compare for each.
 
     python benchmarks/estimator_settings.py [-o runs/estimators]
 
-balanced (A, and with its targets D): the 11 domains of ../shared/corpora, judged by all alike or by Catalan and Dutch Wikipedia.
-junk (B): nine real domains, words of stackexchange in random order, near-duplicates of 40 passages of law_en, random records; judged by
-the nine. skew (C): seven domains with natural shares 50/20/10/10/5/3/2 of 400,000 tokens, a third of what a base run trains on.
-noise-LR: uniform beside natural, five seeds, at several learning rates.
+balanced (A, and with its targets D): the 11 domains of ../shared/corpora, judged by all alike or by Catalan and Dutch
+Wikipedia. junk (B): nine real domains, words of stackexchange in random order, near-duplicates of 40 passages of
+law_en, random records; judged by the nine. skew (C): seven domains with natural shares 50/20/10/10/5/3/2 of 400,000
+tokens, a third of what a base run trains on. noise-LR: uniform beside natural, five seeds, at several learning rates.
 twins: a run of proxies.train on six domains of the same text, whose weights should stay alike.
-A swarm has every domain's odds times 2.5 (slopes), then mixtures drawn from Dirichlet distributions, around uniform and towards the
-corners in turn. Texts are written below the output directory, never into the project.
+A swarm has every domain's odds times 2.5 (slopes), then mixtures drawn from Dirichlet distributions, around uniform and
+towards the corners in turn. Texts are written below the output directory, never into the project.
 """
 
 import argparse
@@ -24,7 +25,18 @@ from corruptions import cut, shuffle_words
 
 HERE = Path(__file__).resolve().parent
 CORPORA = HERE.parent.parent / "shared" / "corpora"
-DOMAINS = ("wiki_en", "books_en", "code_py", "math_latex", "stackexchange", "gov_web", "law_en", "irc_noisy", "books_fr", "books_de")
+DOMAINS = (
+    "wiki_en",
+    "books_en",
+    "code_py",
+    "math_latex",
+    "stackexchange",
+    "gov_web",
+    "law_en",
+    "irc_noisy",
+    "books_fr",
+    "books_de",
+)
 DOMAINS += ("speeches_small",)
 TARGETS = ("ood_ca_wiki", "ood_nl_wiki")
 REAL = tuple(name for name in DOMAINS if name not in ("irc_noisy", "speeches_small"))
@@ -32,10 +44,32 @@ JUNK = ("shuffled_words", "near_duplicates", "random_records")
 SKEW = {"wiki_en": 50, "books_fr": 20, "books_de": 10, "code_py": 10, "math_latex": 5, "law_en": 3, "stackexchange": 2}
 SUPPLY = 400_000  # tokens of text in the setting skew
 ODDS = 2.5  # of a pushed domain in a swarm
-MODEL = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 172}
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 172,
+}
 MODEL |= {"tie_word_embeddings": True, "vocab_size": 1024, "max_position_embeddings": 1024, "use_cache": False}
-BASE = {"steps": 800, "batch_rows": 12, "lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 50, "evaluate_every": 800, "evaluate_rows": 64}
-PROXY = {"steps": 400, "rows_per_domain": 4, "lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 30, "evaluate_every": 400, "evaluate_rows": 64}
+BASE = {
+    "steps": 800,
+    "batch_rows": 12,
+    "lr": 1e-3,
+    "min_lr": 1e-4,
+    "warmup_steps": 50,
+    "evaluate_every": 800,
+    "evaluate_rows": 64,
+}
+PROXY = {
+    "steps": 400,
+    "rows_per_domain": 4,
+    "lr": 1e-3,
+    "min_lr": 1e-4,
+    "warmup_steps": 30,
+    "evaluate_every": 400,
+    "evaluate_rows": 64,
+}
 NOISE_RATES = (1e-3, 2e-3)
 
 
@@ -58,7 +92,10 @@ def main() -> None:
 
 def real(name: str) -> dict[str, Any]:
     """A domain of the corpora as a source."""
-    return {"data_files": str(CORPORA / "train" / f"{name}.parquet"), "validation": str(CORPORA / "validation" / f"{name}.parquet")}
+    return {
+        "data_files": str(CORPORA / "train" / f"{name}.parquet"),
+        "validation": str(CORPORA / "validation" / f"{name}.parquet"),
+    }
 
 
 def written(name: str, folder: Path) -> dict[str, Any]:
@@ -99,7 +136,14 @@ def settings_of(folder: Path, setting: str) -> dict[str, Any]:
 
 
 def write_comparison(
-    folder: Path, name: str, setting: str, *, mixtures: dict[str, Any], seeds: list[int], train: dict[str, Any] | None = None, **more: Any
+    folder: Path,
+    name: str,
+    setting: str,
+    *,
+    mixtures: dict[str, Any],
+    seeds: list[int],
+    train: dict[str, Any] | None = None,
+    **more: Any,
 ) -> None:
     """FOLDER/NAME.yaml, a comparison in the directory of the same name."""
     content = settings_of(folder, setting) | {"run_dir": str(folder / name), "seeds": seeds, "train": train or BASE}
@@ -113,7 +157,9 @@ def write_swarm(folder: Path, setting: str) -> None:
     table = folder / f"{setting}-swarm.csv"
     lines = [",".join(names), *(",".join(f"{share:.6f}" for share in mixture) for mixture in mixtures)]
     table.write_text("\n".join(lines) + "\n")
-    contenders = {"uniform": {"fixed": "uniform"}} | {f"m{row:02d}": {"file": str(table), "row": row} for row in range(len(mixtures))}
+    contenders = {"uniform": {"fixed": "uniform"}} | {
+        f"m{row:02d}": {"file": str(table), "row": row} for row in range(len(mixtures))
+    }
     write_comparison(folder, f"{setting}-swarm", setting, mixtures=contenders, seeds=[0])
 
 
@@ -138,27 +184,50 @@ def pushed_mixture(mixture: np.ndarray, domain: int, factor: float) -> np.ndarra
 
 def write_twins(folder: Path) -> None:
     """FOLDER/twins.yaml and its text: pieces of two real domains, dealt out to six."""
-    dealt = [text for name in ("stackexchange", "wiki_en") for text in pieces(CORPORA / "train" / f"{name}.parquet", characters=900_000)]
+    dealt = [
+        text
+        for name in ("stackexchange", "wiki_en")
+        for text in pieces(CORPORA / "train" / f"{name}.parquet", characters=900_000)
+    ]
     names = [f"twin_{number}" for number in range(6)]
     for number, name in enumerate(names):
         write_jsonl(folder / "text" / f"{name}.jsonl", dealt[number::6])
-    corpus = settings_of(folder, "balanced")["corpus"] | {"domains": {name: written(name, folder) for name in names}, "targets": {}}
-    run = {"run_dir": str(folder / "twins-0"), "corpus": corpus, "model": {"config": str(folder / "model.json")}, "train": PROXY}
+    corpus = settings_of(folder, "balanced")["corpus"] | {
+        "domains": {name: written(name, folder) for name in names},
+        "targets": {},
+    }
+    run = {
+        "run_dir": str(folder / "twins-0"),
+        "corpus": corpus,
+        "model": {"config": str(folder / "model.json")},
+        "train": PROXY,
+    }
     (folder / "twins.yaml").write_text(yaml.safe_dump(run, sort_keys=False))
 
 
 def write_junk(folder: Path) -> None:
     """The three junk domains as JSON lines, about as long as a real domain each."""
-    posts, laws = (pieces(CORPORA / "train" / f"{name}.parquet", characters=900_000) for name in ("stackexchange", "law_en"))
-    write_jsonl(folder / "shuffled_words.jsonl", [shuffle_words(text, seed=number) for number, text in enumerate(posts)])
+    posts, laws = (
+        pieces(CORPORA / "train" / f"{name}.parquet", characters=900_000) for name in ("stackexchange", "law_en")
+    )
+    write_jsonl(
+        folder / "shuffled_words.jsonl", [shuffle_words(text, seed=number) for number, text in enumerate(posts)]
+    )
     write_jsonl(folder / "near_duplicates.jsonl", near_duplicates(laws[:40], count=600, seed=0))
     write_jsonl(folder / "random_records.jsonl", random_records(count=700, seed=0))
 
 
 def pieces(path: Path, *, characters: int) -> list[str]:
     """Documents of at most 1,600 characters from the beginning of a parquet file."""
-    texts = [piece for text in pq.read_table(path, columns=["text"]).column("text").to_pylist() for piece in cut(text) if len(piece) > 300]
-    return [text for text, end in zip(texts, np.cumsum([len(text) for text in texts]), strict=True) if end <= characters]
+    texts = [
+        piece
+        for text in pq.read_table(path, columns=["text"]).column("text").to_pylist()
+        for piece in cut(text)
+        if len(piece) > 300
+    ]
+    return [
+        text for text, end in zip(texts, np.cumsum([len(text) for text in texts]), strict=True) if end <= characters
+    ]
 
 
 def near_duplicates(passages: list[str], *, count: int, seed: int) -> list[str]:

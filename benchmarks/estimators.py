@@ -4,15 +4,16 @@
     python benchmarks/estimators.py finals runs/estimators balanced
     python benchmarks/estimators.py report runs/estimators
 
-Needs SETTING-swarm (a comparison of proxies.compare) and log-SETTING-SEED.npz (estimator_log.py). Truth, per pair: the held-out loss
-of i in a base run with domain j's odds raised, minus that of the uniform one. An estimator is a matrix (D, D+M): what a step on j does
-for i.
-Columns of the table: correlation with the truth over all pairs, off the diagonal, for the objective (sum over its domains), for each
-target; and the surrogate's loss minus that of uniform (nats), of mixtures a proportional to exp(tau u) with a KL divergence from uniform
-of 0.05, 0.12 and 0.35, and with u scaled to mean |u| = 1 and tau as given.
+Needs SETTING-swarm (a comparison of proxies.compare) and log-SETTING-SEED.npz (estimator_log.py). Truth, per pair: the
+held-out loss of i in a base run with domain j's odds raised, minus that of the uniform one. An estimator is a matrix
+(D, D+M): what a step on j does for i.
+Columns of the table: correlation with the truth over all pairs, off the diagonal, for the objective (sum over its
+domains), for each target; and the surrogate's loss minus that of uniform (nats), of mixtures a proportional to exp(tau
+u) with a KL divergence from uniform of 0.05, 0.12 and 0.35, and with u scaled to mean |u| = 1 and tau as given.
 
-finals: the surrogates' optima as files, and final-SETTING.yaml, a comparison of uniform, natural, these, and `stable` learned for each
-objective, on seeds that the swarm did not use. report: what these comparisons say, into results/estimators.json.
+finals: the surrogates' optima as files, and final-SETTING.yaml, a comparison of uniform, natural, these, and `stable`
+learned for each objective, on seeds that the swarm did not use. report: what these comparisons say, into
+results/estimators.json.
 """
 
 import argparse
@@ -52,10 +53,14 @@ class Log:
         self.count, self.groups = len(self.domains), len(self.domains) + len(self.targets)
         self.lr = self.data["lr"]
 
-    def products(self, kind: str, *, self_term: str = "unbiased", held_out: bool = False, square: bool = False) -> np.ndarray:
+    def products(
+        self, kind: str, *, self_term: str = "unbiased", held_out: bool = False, square: bool = False
+    ) -> np.ndarray:
         """(S, D, D+M) products of every step; `square`: (S, D+M, D+M)."""
         every, groups = self.data[kind], self.groups
-        blocks = [[every[:, a * groups : (a + 1) * groups, b * groups : (b + 1) * groups] for b in (0, 1)] for a in (0, 1)]
+        blocks = [
+            [every[:, a * groups : (a + 1) * groups, b * groups : (b + 1) * groups] for b in (0, 1)] for a in (0, 1)
+        ]
         mean = (blocks[0][0] + blocks[0][1] + blocks[1][0] + blocks[1][1]) / 4
         place = np.arange(groups)
         if self_term != "published":
@@ -66,7 +71,9 @@ class Log:
             return mean
         mean = mean[:, : self.count]
         if held_out:
-            mean[:, :, : self.count] = (every[:, : self.count, 2 * groups :] + every[:, groups : groups + self.count, 2 * groups :]) / 2
+            mean[:, :, : self.count] = (
+                every[:, : self.count, 2 * groups :] + every[:, groups : groups + self.count, 2 * groups :]
+            ) / 2
         return mean
 
     def unbiased_squares(self, kind: str) -> np.ndarray:
@@ -78,7 +85,12 @@ class Log:
 def spans(steps: int) -> dict[str, np.ndarray]:
     """{name: (S,) what a step counts}."""
     number = np.arange(steps)
-    whole = {"all": number >= 0, "first quarter": number < steps // 4, "half": number < steps // 2, "late half": number >= steps // 2}
+    whole = {
+        "all": number >= 0,
+        "first quarter": number < steps // 4,
+        "half": number < steps // 2,
+        "late half": number >= steps // 2,
+    }
     return whole | {"window of 100": 0.99 ** (steps - 1 - number)}
 
 
@@ -101,7 +113,9 @@ def estimates(log: Log) -> dict[str, np.ndarray]:
         published = np.einsum("sii->si", log.products(kind, self_term="published", square=True))
         squares = np.maximum(running(log.unbiased_squares(kind), 25), 0.02 * running(published, 25))
         for span, counted in spans(len(log.lr)).items():
-            found[f"{kind}, objective normed, {span}"] = np.einsum("s,sji,si->ji", log.lr * counted, unbiased, squares**-0.5)
+            found[f"{kind}, objective normed, {span}"] = np.einsum(
+                "s,sji,si->ji", log.lr * counted, unbiased, squares**-0.5
+            )
             cosines = unbiased / np.sqrt(squares[:, : log.count, None] * squares[:, None, :])
             found[f"{kind}, cosines, {span}"] = np.einsum("s,sji->ji", log.lr * counted, cosines)
         ahead = log.data[f"ahead_{kind}"]
@@ -121,14 +135,18 @@ def estimates(log: Log) -> dict[str, np.ndarray]:
 def running(values: np.ndarray, window: int) -> np.ndarray:
     """(S, ...) mean over a window around every step."""
     kernel = np.ones(window)
-    return np.apply_along_axis(lambda v: np.convolve(v, kernel, "same") / np.convolve(np.ones_like(v), kernel, "same"), 0, values)
+    return np.apply_along_axis(
+        lambda v: np.convolve(v, kernel, "same") / np.convolve(np.ones_like(v), kernel, "same"), 0, values
+    )
 
 
 def read_swarm(folder: Path, setting: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(ratios (K, D), losses (K, D+M)) of the runs that are there, uniform first."""
     mixtures = pd.read_csv(folder / f"{setting}-swarm.csv")
     names = ["uniform", *(f"m{row:02d}" for row in range(len(mixtures)))]
-    ratios = pd.concat([pd.DataFrame([np.full(len(mixtures.columns), 1 / len(mixtures.columns))], columns=mixtures.columns), mixtures])
+    ratios = pd.concat(
+        [pd.DataFrame([np.full(len(mixtures.columns), 1 / len(mixtures.columns))], columns=mixtures.columns), mixtures]
+    )
     ratios.index = pd.Index(names)
     losses = {}
     for name in names:
@@ -139,7 +157,9 @@ def read_swarm(folder: Path, setting: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         for path in sorted((folder / f"{setting}-more" / "bases").glob("*/seed-1.parquet")):
             frame, name = pd.read_parquet(path), f"more {path.parent.name}"
             losses[name] = frame[frame["step"] == frame["step"].max()].set_index("domain")["loss"]
-            ratios.loc[name] = Mixture.load(folder / f"{setting}-more" / "mixtures" / f"{path.parent.name}.json").average_weights()
+            ratios.loc[name] = Mixture.load(
+                folder / f"{setting}-more" / "mixtures" / f"{path.parent.name}.json"
+            ).average_weights()
     table = pd.DataFrame(losses).T
     ratios = ratios.loc[table.index]
     return ratios / ratios.sum(axis=1).to_numpy()[:, None], table
@@ -178,21 +198,30 @@ def screen(folder: Path, setting: str, seeds: list[int]) -> pd.DataFrame:
     truth = -(losses.loc[pushed] - losses.loc["uniform"]).to_numpy()
     columns = list(losses.columns)
     goals = objectives(setting, domains)
-    surrogates = {name: fit_surrogate(ratios, losses, importance=goal, model="auto", seed=0) for name, goal in goals.items()}
+    surrogates = {
+        name: fit_surrogate(ratios, losses, importance=goal, model="auto", seed=0) for name, goal in goals.items()
+    }
     uniform = np.full(len(domains), 1 / len(domains))
     lines = []
     for name, surrogate in surrogates.items():
         best = best_mixture(surrogate, ratios)
         gain = float(surrogate.predict(best[None])[0] - surrogate.predict(uniform[None])[0])
         shares = ", ".join(f"{d} {w:.2f}" for d, w in zip(domains, best, strict=True) if w > 0.03)
-        lines.append(f"{name}: {surrogate.model}, spearman {surrogate.spearman:.2f}, rmse {surrogate.rmse:.4f}; best {gain:+.4f}: {shares}")
+        lines.append(
+            f"{name}: {surrogate.model}, spearman {surrogate.spearman:.2f}, rmse {surrogate.rmse:.4f}; best "
+            f"{gain:+.4f}: {shares}"
+        )
     print("\n".join(lines))
     results = []
     logs = [Log(folder / f"log-{setting}-{seed}.npz") for seed in seeds]
     every = [estimates(log) for log in logs]
     every = [one | {"truth": _filled(truth, pushes, len(domains))} for one in every]
     for name in dict.fromkeys(name for one in every for name in one):
-        values = [measure(one[name], truth, pushes, columns, goals, surrogates, uniform, domains) for one in every if name in one]
+        values = [
+            measure(one[name], truth, pushes, columns, goals, surrogates, uniform, domains)
+            for one in every
+            if name in one
+        ]
         results.append({"estimator": name} | {key: float(np.mean([v[key] for v in values])) for key in values[0]})
     return pd.DataFrame(results).set_index("estimator")
 
@@ -213,7 +242,9 @@ def measure(
     uniform: np.ndarray,
     domains: list[str],
 ) -> dict[str, float]:
-    """Agreement of an estimate (D, D+M) with the truth (pushed, D+M), and what mixtures made of it reach by the surrogate."""
+    """Agreement of an estimate (D, D+M) with the truth (pushed, D+M), and what mixtures made of it reach by the
+    surrogate.
+    """
     own = estimate[pushes] - estimate[pushes].mean(0)
     real = truth - truth.mean(0)
     square = [columns.index(name) for name in domains]
@@ -235,7 +266,9 @@ def measure(
         scaled = estimate @ weights / np.abs(estimate @ weights).mean()
         for tau in TAUS:
             raised = np.exp(tau * (scaled - scaled.max()))
-            change = surrogates[name].predict((raised / raised.sum())[None])[0] - surrogates[name].predict(uniform[None])[0]
+            change = (
+                surrogates[name].predict((raised / raised.sum())[None])[0] - surrogates[name].predict(uniform[None])[0]
+            )
             found[f"{name} tau {tau:g}"] = float(change)
     return found
 
@@ -261,12 +294,22 @@ def finals(folder: Path, setting: str) -> None:
         mixtures[f"best_{SHORT[name]}"] = {"file": str(path)}
         learn = {"preset": "stable"} | ({} if name == "objective" else {"objective": goal})
         mixtures[f"stable_{SHORT[name]}"] = {"learn": learn}
-    write_comparison(folder, f"final-{setting}", setting, mixtures=mixtures, seeds=FINAL_SEEDS, proxy={"seed": 11, "train": PROXY})
+    write_comparison(
+        folder, f"final-{setting}", setting, mixtures=mixtures, seeds=FINAL_SEEDS, proxy={"seed": 11, "train": PROXY}
+    )
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """For every objective: each mixture's loss minus those of uniform and natural, with intervals, and the share of the headroom."""
-    found: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), **where("cpu"), "base": BASE, "proxy": PROXY, "model": MODEL}
+    """For every objective: each mixture's loss minus those of uniform and natural, with intervals, and the share of the
+    headroom.
+    """
+    found: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        **where("cpu"),
+        "base": BASE,
+        "proxy": PROXY,
+        "model": MODEL,
+    }
     found["screen"] = {}
     for setting in SETTINGS:
         path = folder / f"final-{setting}"
@@ -285,7 +328,9 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def judged(runs: Runs, goal: dict[str, float], *, stable: str) -> dict[str, Any]:
-    """Differences of every mixture to uniform and natural in the mean loss over `goal`; headroom is that of the best one to uniform."""
+    """Differences of every mixture to uniform and natural in the mean loss over `goal`; headroom is that of the best
+    one to uniform.
+    """
     counts = np.array([goal.get(name, 0.0) for name in runs.domains])
     pool = distinct_mixtures(runs.rows, among=range(len(runs.mixtures)))
     lines: dict[str, Any] = {}
@@ -294,9 +339,15 @@ def judged(runs: Runs, goal: dict[str, float], *, stable: str) -> dict[str, Any]
         for reference in ("uniform", "natural"):
             if name != reference:
                 difference = paired_difference(
-                    runs.rows, counts / counts.sum(), mixture=number, reference=runs.mixtures.index(reference), pool=pool
+                    runs.rows,
+                    counts / counts.sum(),
+                    mixture=number,
+                    reference=runs.mixtures.index(reference),
+                    pool=pool,
                 )
-                line[f"against {reference}"] = [round(v, 5) for v in (difference.value, difference.low, difference.high)]
+                line[f"against {reference}"] = [
+                    round(v, 5) for v in (difference.value, difference.low, difference.high)
+                ]
         relative = runs.losses[number].mean(0) / runs.losses[0].mean(0) - 1
         trained = [place for place, domain in enumerate(runs.domains) if domain in goal]
         worst = max(trained, key=lambda place: relative[place])
@@ -319,12 +370,17 @@ def print_report(found: dict[str, Any]) -> None:
             for mixture, line in lines.items():
                 if isinstance(line, dict):
                     gaps = [
-                        "{:+.4f} ({:+.4f} to {:+.4f})".format(*line[f"against {other}"]) if f"against {other}" in line else "-"
+                        "{:+.4f} ({:+.4f} to {:+.4f})".format(*line[f"against {other}"])
+                        if f"against {other}" in line
+                        else "-"
                         for other in ("uniform", "natural")
                     ]
                     worst, change = line["worst of the objective"]
                     rows.append([mixture, f"{line['loss']:.4f}", *gaps, f"{worst} {change:+.1%}"])
-            print(f"\n{setting}, {name}: headroom {lines.get('headroom')}, stable reaches {lines.get('share of it')} of it")
+            print(
+                f"\n{setting}, {name}: headroom {lines.get('headroom')}, stable reaches {lines.get('share of it')} "
+                f"of it"
+            )
             print(table(["mixture", "loss", "against uniform", "against natural", "worst"], rows))
         weights = found[setting]["weights"]
         names = list(next(iter(weights.values())))
@@ -350,7 +406,10 @@ def main() -> None:
         return
     found = screen(arguments.folder, arguments.setting, arguments.seeds)
     found.to_csv(arguments.folder / f"screen-{arguments.setting}.csv")
-    rows = [[str(name), *(f"{value:+.3f}" for value in row)] for name, row in zip(found.index, found.to_numpy(), strict=True)]
+    rows = [
+        [str(name), *(f"{value:+.3f}" for value in row)]
+        for name, row in zip(found.index, found.to_numpy(), strict=True)
+    ]
     print(table(["estimator", *found.columns], rows))
 
 

@@ -1,19 +1,22 @@
-"""Which score finds corrupted documents? Five corruptions planted in real text, every score, several points of training.
+"""Which score finds corrupted documents? Five corruptions planted in real text, every score, several points of
+training.
 
     python benchmarks/noise_detection.py prepare [-o runs/noise] [--seeds 0 1 2]
     python benchmarks/noise_detection.py score   [-o runs/noise] [--runs seed-0 clean-0 seed-1 seed-2]
-    python benchmarks/noise_detection.py report  [-o runs/noise] [--seeds 0 1 2] [-r benchmarks/results/noise_detection.json]
+    python benchmarks/noise_detection.py report  [-o runs/noise] [--seeds 0 1 2] [-r
+    benchmarks/results/noise_detection.json]
 
-prepare: documents of at most 1,600 characters, 0.8 M characters of each of the 11 domains of ../shared/corpora; for every seed 20 % of
-each domain's documents corrupted (corruptions.py); a run's YAML for each, and two of proxies.compare (launch/compare_samples.yaml, and its
-twin on the same documents uncorrupted).
-score: a proxy of 300 steps on each, all its documents scored with the checkpoint of step 300, 800 rows of each domain (about 150
-documents) with those of steps 100 and 200 (not for clean-0). The same command again does only what is missing. The seed is that of the
-corruptions and of the proxy.
-report: AUROC and average precision of "a corrupted document has the higher score" inside every domain, corrupted ones against the clean
-ones; AUROC below 0.5: the corrupted ones have the lower scores. A mean over domains is one of the domains' values; that of a corruption
-takes its documents alone against the clean ones. Chance is 0.5, and for average precision the corrupted share: 0.2 for all, 0.048 for one.
-The score self_influence_all_residual is what is left of its logarithm after a line in the logarithm of the document's length.
+prepare: documents of at most 1,600 characters, 0.8 M characters of each of the 11 domains of ../shared/corpora; for
+every seed 20 % of each domain's documents corrupted (corruptions.py); a run's YAML for each, and two of proxies.compare
+(launch/compare_samples.yaml, and its twin on the same documents uncorrupted).
+score: a proxy of 300 steps on each, all its documents scored with the checkpoint of step 300, 800 rows of each domain
+(about 150 documents) with those of steps 100 and 200 (not for clean-0). The same command again does only what is
+missing. The seed is that of the corruptions and of the proxy.
+report: AUROC and average precision of "a corrupted document has the higher score" inside every domain, corrupted ones
+against the clean ones; AUROC below 0.5: the corrupted ones have the lower scores. A mean over domains is one of the
+domains' values; that of a corruption takes its documents alone against the clean ones. Chance is 0.5, and for average
+precision the corrupted share: 0.2 for all, 0.048 for one. The score self_influence_all_residual is what is left of its
+logarithm after a line in the logarithm of the document's length.
 """
 
 import argparse
@@ -39,7 +42,14 @@ TEMPLATE = HERE.parent / "launch" / "compare_samples.yaml"
 STEPS = (100, 200, 300)
 ROWS_BEFORE = 800  # of a domain that are scored at the steps before the last one
 SCOPES = ("all", "first_block", "blocks", "embedding", "head")
-TRAIN = {"steps": STEPS[-1], "rows_per_domain": 4, "lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 30, "save_every": STEPS[0]}
+TRAIN = {
+    "steps": STEPS[-1],
+    "rows_per_domain": 4,
+    "lr": 1e-3,
+    "min_lr": 1e-4,
+    "warmup_steps": 30,
+    "save_every": STEPS[0],
+}
 TRAIN |= {"keep_checkpoints": len(STEPS), "evaluate_every": STEPS[-1], "evaluate_rows": 32}
 SCORES = (*(f"self_influence_{scope}" for scope in SCOPES), "self_influence_all_residual", "word_embedding")
 SCORES += ("nll_mean", "nll_sum", "surprisal_mean", "information_v3")
@@ -49,10 +59,14 @@ def main() -> None:
     """The three commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("prepare", "score", "report"))
-    parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "runs" / "noise", help="directory of texts and runs")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=HERE.parent / "runs" / "noise", help="directory of texts and runs"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", nargs="+", default=["seed-0", "clean-0", "seed-1", "seed-2"])
-    parser.add_argument("--last-rows", type=int, help="score at most so many rows of a domain at the last step, too (default: all)")
+    parser.add_argument(
+        "--last-rows", type=int, help="score at most so many rows of a domain at the last step, too (default: all)"
+    )
     parser.add_argument("-r", "--result", type=Path, default=HERE / "results" / "noise_detection.json")
     arguments = parser.parse_args()
     folder = arguments.output.resolve()
@@ -76,14 +90,20 @@ def prepare(folder: Path, *, seeds: list[int]) -> None:
     write_texts(sources, folder / "text", seeds=seeds)
     for name in ("clean-0", *(f"seed-{seed}" for seed in seeds)):
         settings = comparison(folder, name)
-        run = {"run_dir": str(folder / name), "seed": int(name.split("-")[1]), **{key: settings[key] for key in ("corpus", "model")}}
+        run = {
+            "run_dir": str(folder / name),
+            "seed": int(name.split("-")[1]),
+            **{key: settings[key] for key in ("corpus", "model")},
+        }
         _write_yaml(folder / f"{name}.yaml", run | {"train": TRAIN})
         if name.endswith("-0"):
             _write_yaml(Path(f"{settings['run_dir']}.yaml"), settings)
 
 
 def comparison(folder: Path, run: str) -> dict[str, Any]:
-    """launch/compare_samples.yaml with absolute paths, its text and its scores those of a run (seed-SEED or clean-0)."""
+    """launch/compare_samples.yaml with absolute paths, its text and its scores those of a run (seed-SEED or
+    clean-0).
+    """
     kind, seed = run.split("-")
     text = (
         TEMPLATE.read_text()
@@ -91,8 +111,12 @@ def comparison(folder: Path, run: str) -> dict[str, Any]:
         .replace("../runs/noise", str(folder))
         .replace("../../shared", str(HERE.parents[1] / "shared"))
     )
-    text = text.replace("text/corrupted-0", "text/clean" if kind == "clean" else f"text/corrupted-{seed}").replace("seed-0", run)
-    settings: dict[str, Any] = yaml.safe_load(text.replace("compare_corrupted", "compare_clean") if kind == "clean" else text)
+    text = text.replace("text/corrupted-0", "text/clean" if kind == "clean" else f"text/corrupted-{seed}").replace(
+        "seed-0", run
+    )
+    settings: dict[str, Any] = yaml.safe_load(
+        text.replace("compare_corrupted", "compare_clean") if kind == "clean" else text
+    )
     return settings
 
 
@@ -116,7 +140,9 @@ def score(run: Path, step: int, *, last_rows: int | None) -> None:
 
 
 def measure(folder: Path, seed: int) -> list[dict[str, Any]]:
-    """One entry for every point of training and score of a seed: {seed, step, score, overall, by_domain, by_corruption}."""
+    """One entry for every point of training and score of a seed: {seed, step, score, overall, by_domain,
+    by_corruption}.
+    """
     labels = pd.read_parquet(folder / "text" / f"corrupted-{seed}" / "labels.parquet")
     entries = []
     for step in STEPS:
@@ -143,7 +169,9 @@ def detection(frames: dict[str, pd.DataFrame], score: str) -> dict[str, Any]:
     by_corruption = {}
     for corruption in CORRUPTIONS:
         parts = [frame[frame["corruption"].isin((CLEAN, corruption))] for frame in frames.values()]
-        by_corruption[corruption] = np.mean([judged(part[score], part["corruption"] != CLEAN) for part in parts], axis=0)
+        by_corruption[corruption] = np.mean(
+            [judged(part[score], part["corruption"] != CLEAN) for part in parts], axis=0
+        )
     found = {"overall": np.mean([*by_domain.values()], axis=0), "by_domain": by_domain, "by_corruption": by_corruption}
     return {key: _rounded(value) for key, value in found.items()}
 
@@ -154,7 +182,9 @@ def judged(scores: pd.Series, positive: pd.Series) -> tuple[float, float]:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that a positive one has the higher score than a negative one, ties counting half: Mann and Whitney's U, scaled."""
+    """Chance that a positive one has the higher score than a negative one, ties counting half: Mann and Whitney's U,
+    scaled.
+    """
     count = int(positive.sum())
     above = rankdata(scores)[positive].sum() - count * (count + 1) / 2
     return float(above / (count * (len(scores) - count)))
@@ -215,7 +245,11 @@ def write_result(path: Path, rows: list[dict[str, Any]], scores: Scores) -> None
 
 
 def _rounded(value: Any) -> Any:
-    return {key: _rounded(each) for key, each in value.items()} if isinstance(value, dict) else [round(float(each), 4) for each in value]
+    return (
+        {key: _rounded(each) for key, each in value.items()}
+        if isinstance(value, dict)
+        else [round(float(each), 4) for each in value]
+    )
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:

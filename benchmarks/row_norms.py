@@ -1,23 +1,28 @@
-"""What squared gradient norms by row cost (doge.self_influence), beside a plain forward and backward pass and other packages.
+"""What squared gradient norms by row cost (doge.self_influence), beside a plain forward and backward pass and other
+packages.
 
     python benchmarks/row_norms.py [-o benchmarks/results/row_norms.json] [--rounds 3] [--python VENV/bin/python]
     python benchmarks/row_norms.py --table benchmarks/results/row_norms.json
 
-A row is a sample, its loss the mean over its tokens, its score the squared norm of the gradient over all parameters of a Llama
-model with tied embeddings (sizes of step_cost.py). Random weights; tokens drawn with shares 1 / rank, so that words repeat in a row.
+A row is a sample, its loss the mean over its tokens, its score the squared norm of the gradient over all parameters of
+a Llama model with tied embeddings (sizes of step_cost.py). Random weights; tokens drawn with shares 1 / rank, so that
+words repeat in a row.
 
-    plain    forward and backward on the mean loss of the same rows; gradients are set to None before, which is not timed
+    plain    forward and backward on the mean loss of the same rows; gradients are set to None before, which is not
+    timed
     ours     doge.self_influence
-    others   row_norms_rivals.py: vmap(grad), the loop of one backward pass a row, and packages; what each is asked is said there
+    others   row_norms_rivals.py: vmap(grad), the loop of one backward pass a row, and packages; what each is asked is
+    said there
 
-Every case (size, tokens a row, rows) has a process of its own on one thread. In every round all run in turn; the number is the median
-over rounds of *processor* seconds a row, divided by plain's in the same round (time in which other programs have the processor does not
-count). A round before is not counted; its results give the errors: the largest |norm - exact| / exact over the first rows, exact by
-float64 backward passes, over all parameters and over those that the package covers. What is not exact, or slow, is timed in the
-first round only; dattri gets as many rows as one of its batches has.
+Every case (size, tokens a row, rows) has a process of its own on one thread. In every round all run in turn; the number
+is the median over rounds of *processor* seconds a row, divided by plain's in the same round (time in which other
+programs have the processor does not count). A round before is not counted; its results give the errors: the largest
+|norm - exact| / exact over the first rows, exact by float64 backward passes, over all parameters and over those that
+the package covers. What is not exact, or slow, is timed in the first round only; dattri gets as many rows as one of its
+batches has.
 
---python: a Python with torch, transformers and the packages (docs/row_norms.md says how to make one); those missing are left out. Memory
-of processes as in step_cost.py. About ten minutes.
+--python: a Python with torch, transformers and the packages (docs/row_norms.md says how to make one); those missing are
+left out. Memory of processes as in step_cost.py. About ten minutes.
 """
 
 import argparse
@@ -40,7 +45,11 @@ from step_cost import SIZES, quartiles, where
 TOKENS = {32: 64, 128: 16, 512: 4}  # {tokens a row: rows}
 MANY = 64  # rows of 128 tokens in the case without the others
 CHECKED = 2  # rows whose norms are compared with float64's
-COVERED = {"all": "all parameters", "untied": "all, both uses of the embedding apart", "linear": "linear layers and head"}
+COVERED = {
+    "all": "all parameters",
+    "untied": "all, both uses of the embedding apart",
+    "linear": "linear layers and head",
+}
 HERE = Path(__file__).resolve().parent
 
 
@@ -73,9 +82,17 @@ def main() -> None:
 
 def in_process(case: dict[str, Any], python: str) -> dict[str, Any]:
     """`measure(**case)` in a fresh process of another Python with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(HERE.parent),
+        "HF_HUB_OFFLINE": "1",
+    }
     environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
-    done = subprocess.run([python, __file__, "--case", json.dumps(case)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, __file__, "--case", json.dumps(case)], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"{case}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -114,10 +131,19 @@ def measure(*, size: str, length: int, rows: int, rivals: bool, rounds: int) -> 
         fact["ratio"] = round(statistics.median(ratios), 3)
         fact["quartiles"] = [round(q, 3) for q in quartiles(ratios)]
     parameters = sum(p.numel() for p in plain.parameters())
-    return {"size": size, "parameters": parameters, "row_tokens": length, "rows": rows, "kinds": facts, "where": here(facts)}
+    return {
+        "size": size,
+        "parameters": parameters,
+        "row_tokens": length,
+        "rows": rows,
+        "kinds": facts,
+        "where": here(facts),
+    }
 
 
-def prepare(size: str, length: int, plain: Any, batch: Any, rivals: bool) -> tuple[dict[str, Callable[[], Any]], dict[str, dict[str, Any]]]:
+def prepare(
+    size: str, length: int, plain: Any, batch: Any, rivals: bool
+) -> tuple[dict[str, Callable[[], Any]], dict[str, dict[str, Any]]]:
     """What each kind runs, and facts of each: rows, what it covers, whether it is timed once."""
     from row_norms_rivals import RIVALS, row_means
 
@@ -139,7 +165,12 @@ def prepare(size: str, length: int, plain: Any, batch: Any, rivals: bool) -> tup
             print(f"{name} is left out: {missing}", file=sys.stderr)
             continue
         kinds[name] = lambda norms=norms, part=part: norms(part)
-        facts[name] = {"covers": rival.covers, "rows": len(part), "once": rival.slow or rival.covers != "all", "package": rival.package}
+        facts[name] = {
+            "covers": rival.covers,
+            "rows": len(part),
+            "once": rival.slow or rival.covers != "all",
+            "package": rival.package,
+        }
     return kinds, facts
 
 
@@ -148,7 +179,13 @@ def build(size: str, attention: str = "sdpa", *, tied: bool = True) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = {"vocab_size": 4096, "max_position_embeddings": 1024, "use_cache": False, "attn_implementation": attention, **SIZES[size]}
+    config = {
+        "vocab_size": 4096,
+        "max_position_embeddings": 1024,
+        "use_cache": False,
+        "attn_implementation": attention,
+        **SIZES[size],
+    }
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **config))
     if tied:
@@ -159,7 +196,9 @@ def build(size: str, attention: str = "sdpa", *, tied: bool = True) -> Any:
 
 
 def reference(size: str, batch: Any) -> dict[str, Any]:
-    """float64 squared norms, one backward pass a row: over all parameters, with the embedding's uses apart, over linear layers and head."""
+    """float64 squared norms, one backward pass a row: over all parameters, with the embedding's uses apart, over linear
+    layers and head.
+    """
     import torch
     from row_norms_rivals import row_means
 
@@ -167,12 +206,16 @@ def reference(size: str, batch: Any) -> dict[str, Any]:
     found: dict[str, list[Any]] = {name: [] for name in COVERED}
     for row in batch.split(1):
         names, parameters = zip(*twin.named_parameters(), strict=True)
-        gradients = dict(zip(names, torch.autograd.grad(row_means(twin(input_ids=row).logits, row)[0], parameters), strict=True))
+        gradients = dict(
+            zip(names, torch.autograd.grad(row_means(twin(input_ids=row).logits, row)[0], parameters), strict=True)
+        )
         squares = {name: g.square().sum() for name, g in gradients.items()}
         head, lookup = gradients["lm_head.weight"], gradients["model.embed_tokens.weight"]
         found["untied"].append(sum(squares.values()))
         found["all"].append(found["untied"][-1] + 2 * (head * lookup).sum())
-        found["linear"].append(sum(square for name, square in squares.items() if gradients[name].ndim == 2 and "embed" not in name))
+        found["linear"].append(
+            sum(square for name, square in squares.items() if gradients[name].ndim == 2 and "embed" not in name)
+        )
     return {name: torch.stack(values) for name, values in found.items()}
 
 
@@ -192,11 +235,19 @@ def here(facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Markdown: ratios by case, then what each computes and its errors."""
     names = list(dict.fromkeys(name for case in result["cases"] for name in case["kinds"] if name != "plain"))
-    lines = [f"| parameters | tokens a row | rows | plain, ms a row | {' | '.join(names)} |", "|---" * (4 + len(names)) + "|"]
+    lines = [
+        f"| parameters | tokens a row | rows | plain, ms a row | {' | '.join(names)} |",
+        "|---" * (4 + len(names)) + "|",
+    ]
     for case in result["cases"]:
         kinds = case["kinds"]
         cells = [f"{kinds[name]['ratio']:.2f}" if name in kinds else "" for name in names]
-        begin = [f"{case['parameters'] / 1e6:.1f} M", str(case["row_tokens"]), str(case["rows"]), f"{kinds['plain']['ms_a_row']:.1f}"]
+        begin = [
+            f"{case['parameters'] / 1e6:.1f} M",
+            str(case["row_tokens"]),
+            str(case["rows"]),
+            f"{kinds['plain']['ms_a_row']:.1f}",
+        ]
         lines.append(f"| {' | '.join([*begin, *cells])} |")
     lines += ["", "| | version | computes | error | error of what it computes |", "|---|---|---|---|---|"]
     for name in names:

@@ -1,7 +1,8 @@
-"""Other packages' squared gradient norms a row, for row_norms.py: each asked for the whole model, exactly, as far as it goes.
+"""Other packages' squared gradient norms a row, for row_norms.py: each asked for the whole model, exactly, as far as it
+goes.
 
-A rival is a function (model, twin, length) -> (rows -> norms (R,)); `model` is its own copy, `twin` the same with untied embeddings,
-`length` the tokens of a row. Sizes of batches are from one trial of several (docs/row_norms.md).
+A rival is a function (model, twin, length) -> (rows -> norms (R,)); `model` is its own copy, `twin` the same with
+untied embeddings, `length` the tokens of a row. Sizes of batches are from one trial of several (docs/row_norms.md).
 """
 
 from collections.abc import Callable
@@ -20,7 +21,9 @@ FEW, PROJECTED = 2, 16  # rows that dattri takes, without its projection and wit
 
 @dataclass(frozen=True)
 class Rival:
-    """`covers`: what it computes, a key of row_norms.reference. `slow`: it gets one batch of rows. `only`: its one case."""
+    """`covers`: what it computes, a key of row_norms.reference. `slow`: it gets one batch of rows. `only`: its one
+    case.
+    """
 
     make: Callable[[nn.Module, nn.Module, int], Norms]
     covers: str = "all"
@@ -72,7 +75,9 @@ def vmap(model: nn.Module, twin: nn.Module, length: int) -> Norms:
 
 
 def opacus(model: nn.Module, twin: nn.Module, length: int, *, ghost: bool = False) -> Norms:
-    """Fast gradient clipping: every layer's row gradients are formed, and their norms kept. It adds up both uses of a tied parameter."""
+    """Fast gradient clipping: every layer's row gradients are formed, and their norms kept. It adds up both uses of a
+    tied parameter.
+    """
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
     wrapped = GradSampleModuleFastGradientClipping(
@@ -156,14 +161,18 @@ def captum(model: nn.Module, twin: nn.Module, length: int) -> Norms:
             return self.model(input_ids=rows).logits
 
     def norms(rows: Tensor) -> Tensor:
-        tracin = TracInCP(Logits(), TensorDataset(rows, rows), ["none"], lambda model, path: 1.0, loss_fn=row_means, batch_size=1)
+        tracin = TracInCP(
+            Logits(), TensorDataset(rows, rows), ["none"], lambda model, path: 1.0, loss_fn=row_means, batch_size=1
+        )
         return tracin.self_influence()
 
     return norms
 
 
 def dattri(model: nn.Module, twin: nn.Module, length: int, *, projected: bool = False) -> Norms:
-    """TracIn at one checkpoint, the default projection to 512 dimensions taken out (no argument does: None means the default)."""
+    """TracIn at one checkpoint, the default projection to 512 dimensions taken out (no argument does: None means the
+    default).
+    """
     from dattri.algorithm.tracin import TracInAttributor
     from dattri.task import AttributionTask
 

@@ -2,23 +2,28 @@
 
     python benchmarks/step_cost.py [-o benchmarks/results/step_cost.json] [--rounds 5] [--device cpu]
 
-For every case (model size, D domains, tokens a step) the kinds of step run interleaved on the same rows, in a process of
-their own on one thread; the result is the median over rounds of each kind's time divided by the plain step's of the same round.
+For every case (model size, D domains, tokens a step) the kinds of step run interleaved on the same rows, in a process
+of their own on one thread; the result is the median over rounds of each kind's time divided by the plain step's of the
+same round.
 
     plain    forward, backward, clipping, AdamW on the mean loss of all rows
     lagged   ours: gram with unbiased diagonal, weights of the step before
     adam     lagged, with the gram in Adam's geometry: preset stable
     exact    ours: gram with unbiased diagonal, weights of this step
-    loop     the published code's way: one forward and backward a domain, D gradients kept, products and combination from them
-    presence, presence_all    lagged, with the samples inside domains weighted by their gradient norms of the first block, of all layers
+    loop     the published code's way: one forward and backward a domain, D gradients kept, products and combination
+    from them
+    presence, presence_all    lagged, with the samples inside domains weighted by their gradient norms of the first
+    block, of all layers
 
-Rows per domain are two (the least that gives an unbiased diagonal), of tokens / (2 D) tokens. Extra memory is what each kind
-allocates beyond the plain step: for ours the workspace, counted exactly; for all, the peak resident size of a process that runs
-this kind alone, minus the plain one's (at the larger number of tokens only).
+Rows per domain are two (the least that gives an unbiased diagonal), of tokens / (2 D) tokens. Extra memory is what each
+kind
+allocates beyond the plain step: for ours the workspace, counted exactly; for all, the peak resident size of a process
+that runs this kind alone, minus the plain one's (at the larger number of tokens only).
 
-glibc hands every tensor above 32 MB back to the system and faults its pages in again at the next use, which on a virtual machine
-costs
-more than what is measured here, and most in the plain step; the processes run with that switched off (MALLOC_MMAP_MAX_=0).
+glibc hands every tensor above 32 MB back to the system and faults its pages in again at the next use, which on a
+virtual machine costs
+more than what is measured here, and most in the plain step; the processes run with that switched off
+(MALLOC_MMAP_MAX_=0).
 """
 
 import argparse
@@ -96,7 +101,11 @@ def measure(*, size: str, domains: int, tokens: int, device: str, kinds: list[st
             if device != "cpu":
                 torch.cuda.synchronize()
             seconds[kind].append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    peak = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if device == "cpu"
+        else torch.cuda.max_memory_allocated() / 2**20
+    )
     result = {"size": size, "domains": domains, **facts, "peak_mb": peak}
     held = {"exact" if keep else "lagged": space.entries * 4 / 2**20 for keep, space in engine.workspaces.items()}
     result["workspace_mb"] = {kind: round(megabytes, 1) for kind, megabytes in held.items()}
@@ -113,7 +122,9 @@ def quartiles(values: list[float]) -> list[float]:
     return [values[0], values[0]] if len(values) < 2 else statistics.quantiles(values, n=4)[::2]
 
 
-def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, Callable[[], None]], Any, dict[str, Any]]:
+def build(
+    size: str, domains: int, tokens: int, device: str
+) -> tuple[dict[str, Callable[[], None]], Any, dict[str, Any]]:
     """The kinds of step on one model and one batch, the engine of ours, and the case's facts."""
     import torch
     from torch.nn import functional as F
@@ -125,7 +136,9 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
 
     length = tokens // (2 * domains)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=4096, max_position_embeddings=1024, tie_word_embeddings=True, use_cache=False, **SIZES[size])
+    config = LlamaConfig(
+        vocab_size=4096, max_position_embeddings=1024, tie_word_embeddings=True, use_cache=False, **SIZES[size]
+    )
     model = LlamaForCausalLM(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     rows = torch.randint(4096, (2, domains, length), device=device)  # half-major: the halves' rows are adjacent
@@ -134,7 +147,9 @@ def build(size: str, domains: int, tokens: int, device: str) -> tuple[dict[str, 
 
     def loss(part: torch.Tensor) -> torch.Tensor:
         logits = model(input_ids=part).logits
-        return F.cross_entropy(logits.flatten(0, 1), F.pad(part[:, 1:], (0, 1), value=-100).flatten(), ignore_index=-100)
+        return F.cross_entropy(
+            logits.flatten(0, 1), F.pad(part[:, 1:], (0, 1), value=-100).flatten(), ignore_index=-100
+        )
 
     def finish() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,12 +208,21 @@ def where(device: str) -> dict[str, Any]:
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        model = next((line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
+        model = next(
+            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")),
+            model,
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
+    ).stdout.strip()
     return {
         "machine": model if device == "cpu" else torch.cuda.get_device_name(),
         "threads": 1,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -2,17 +2,19 @@
 
     python benchmarks/stream.py [-o benchmarks/results/stream.json] [--rounds 11] [--cpu 1] [--others VENV/bin/python]
 
-What is read: 2^26 random tokens, uniform over 50,000, in 11 or 300 domains of equal size, as flat uint16 files (134 MB) that stay
-in the page cache; shares between 1 and 5 to each other, drawn with seed 0. All readers (stream_readers.py) mix the same rows with
-the same shares and give int64.
+What is read: 2^26 random tokens, uniform over 50,000, in 11 or 300 domains of equal size, as flat uint16 files (134 MB)
+that stay in the page cache; shares between 1 and 5 to each other, drawn with seed 0. All readers (stream_readers.py)
+mix the same rows with the same shares and give int64.
 
-For every case (domains, row length, world size) each reader has a process of its own, one thread, bound to one processor. In every
-round each of them reads for some tenths of a second of *processor* time in turn while the others are stopped; the order is turned by
-one each round. Numbers are medians over rounds. Tokens per processor second leave out the time in which other programs had the
-processor; the ratio is of these, to `stream, take(256)` in the same round. Tokens per second are of the clock on the wall.
+For every case (domains, row length, world size) each reader has a process of its own, one thread, bound to one
+processor. In every round each of them reads for some tenths of a second of *processor* time in turn while the others
+are stopped; the order is turned by one each round. Numbers are medians over rounds. Tokens per processor second leave
+out the time in which other programs had the processor; the ratio is of these, to `stream, take(256)` in the same round.
+Tokens per second are of the clock on the wall.
 
-private_mb: private memory (anonymous and shared, not the page cache) after that many rows. share_error: largest |achieved - wanted|
-share after the first 10,000 rows (and the rest of a block). first_row_s: processor seconds to open everything and read one block.
+private_mb: private memory (anonymous and shared, not the page cache) after that many rows. share_error: largest
+|achieved - wanted| share after the first 10,000 rows (and the rest of a block). first_row_s: processor seconds to open
+everything and read one block.
 resume_at_row_1e6: see stream_readers.resume. A world of 1024 is rank 0's part alone, in tokens of that rank.
 --others: a Python that has mosaicml-streaming and grain; without it they are left out.
 """
@@ -41,7 +43,10 @@ ONE_WORLD = (
     "datasets iterable, 256 rows",
     "mosaicml-streaming",
 )  # the first reads every row on every rank, the second wants all ranks there
-FIRST = ("datasets map, rows", "mosaicml-streaming")  # write the copies in their own format, in a process that is not measured
+FIRST = (
+    "datasets map, rows",
+    "mosaicml-streaming",
+)  # write the copies in their own format, in a process that is not measured
 LICENCES = {"datasets": "Apache-2.0", "mosaicml-streaming": "Apache-2.0", "grain": "Apache-2.0"}
 REFERENCE = "stream, take(256)"
 HERE = Path(__file__).resolve().parent
@@ -60,7 +65,9 @@ class Reader:
             "PYTHONWARNINGS": "ignore",
         }
         command = ["taskset", "-c", str(cpu), python, str(HERE / "stream_readers.py"), name, str(case)]
-        self._process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.first_row_s = self._answer()["first_row_s"]
         os.kill(self._process.pid, signal.SIGSTOP)
 
@@ -91,12 +98,22 @@ def main() -> None:
     """Run every case and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "stream.json")
-    parser.add_argument("--rounds", type=int, default=11, help="after one that is not counted; half as many for a world of 1024")
+    parser.add_argument(
+        "--rounds", type=int, default=11, help="after one that is not counted; half as many for a world of 1024"
+    )
     parser.add_argument("--seconds", type=float, default=0.2, help="of processor time that a reader reads in a round")
-    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="the processor that all readers run on")
+    parser.add_argument(
+        "--cpu", type=int, default=max(os.sched_getaffinity(0)), help="the processor that all readers run on"
+    )
     parser.add_argument("--others", help="Python with mosaicml-streaming and grain")
     arguments = parser.parse_args()
-    result = {"command": " ".join(["python", *sys.argv]), **where(arguments.others), "rounds": arguments.rounds, "seed": SEED, "cases": []}
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        **where(arguments.others),
+        "rounds": arguments.rounds,
+        "seed": SEED,
+        "cases": [],
+    }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for domains, row_tokens, world in CASES:
         with tempfile.TemporaryDirectory(prefix="stream-") as folder:
@@ -105,7 +122,12 @@ def main() -> None:
             if arguments.others:
                 pythons |= dict.fromkeys(OTHERS, arguments.others)
             pythons = {name: python for name, python in pythons.items() if world == 1 or name not in ONE_WORLD}
-            measured = {"domains": domains, "row_tokens": row_tokens, "world": world, **measure(case, pythons, arguments)}
+            measured = {
+                "domains": domains,
+                "row_tokens": row_tokens,
+                "world": world,
+                **measure(case, pythons, arguments),
+            }
         result["cases"].append(measured)
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps(measured), flush=True)
@@ -138,7 +160,9 @@ def measure(case: Path, pythons: dict[str, str], arguments: argparse.Namespace) 
         with Reader(name, case, pythons[name], arguments.cpu):
             pass
     readers = {name: Reader(name, case, python, arguments.cpu) for name, python in pythons.items()}
-    found: dict[str, dict[str, Any]] = {name: {"first_row_s": round(reader.first_row_s, 3)} for name, reader in readers.items()}
+    found: dict[str, dict[str, Any]] = {
+        name: {"first_row_s": round(reader.first_row_s, 3)} for name, reader in readers.items()
+    }
     extra = {}
     try:
         if known["world"] == 1:
@@ -175,7 +199,11 @@ def summary(name: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, A
 
 def where(others: str | None) -> dict[str, Any]:
     """Machine, versions and licences of what is compared, commit and the measured files that differ from it."""
-    model = next(line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    model = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
     versions = {"python": platform.python_version()} | versions_of(sys.executable, ["numpy", "torch", "datasets"])
     if others:
         versions["others"] = versions_of(others, ["numpy", *OTHERS.values()])
@@ -192,7 +220,10 @@ def where(others: str | None) -> dict[str, Any]:
 
 def versions_of(python: str, packages: list[str]) -> dict[str, str]:
     """Installed versions in the environment of a Python."""
-    script = "import importlib.metadata, json, sys; print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))"
+    script = (
+        "import importlib.metadata, json, sys; print(json.dumps({name: importlib.metadata.version(name) for "
+        "name in sys.argv[1:]}))"
+    )
     return json.loads(said([python, "-c", script, *packages]))
 
 

@@ -1,9 +1,11 @@
-"""The readers that benchmarks/stream.py compares, each in a process of its own that answers orders on its standard input.
+"""The readers that benchmarks/stream.py compares, each in a process of its own that answers orders on its standard
+input.
 
     python benchmarks/stream_readers.py READER CASE.json
 
-Every reader gives blocks of rows of int64 token ids, (rows, row_tokens), without end, from the same tokens on disk: DIR/NAME.bin,
-flat uint16, of which the readers of other libraries have a copy in their own format. The first token of a row is its domain's number.
+Every reader gives blocks of rows of int64 token ids, (rows, row_tokens), without end, from the same tokens on disk:
+DIR/NAME.bin, flat uint16, of which the readers of other libraries have a copy in their own format. The first token of a
+row is its domain's number.
 """
 
 import importlib.util
@@ -24,15 +26,25 @@ VOCABULARY = 50_000
 
 
 class Case:
-    """What is read: `shares` of domains of `rows_each` rows of `row_tokens` tokens in `folder`, by rank 0 of `world`."""
+    """What is read: `shares` of domains of `rows_each` rows of `row_tokens` tokens in `folder`, by rank 0 of
+    `world`.
+    """
 
     def __init__(self, *, folder: str, shares: list[float], row_tokens: int, rows_each: int, world: int) -> None:
-        self.folder, self.shares, self.row_tokens, self.rows_each, self.world = Path(folder), shares, row_tokens, rows_each, world
+        self.folder, self.shares, self.row_tokens, self.rows_each, self.world = (
+            Path(folder),
+            shares,
+            row_tokens,
+            rows_each,
+            world,
+        )
         self.names = [f"d{number:03}" for number in range(len(shares))]
 
     def tokens(self, name: str) -> np.ndarray:
         """(rows_each, row_tokens) of a domain, a memory map."""
-        return np.memmap(self.folder / f"{name}.bin", dtype=np.uint16, mode="r").reshape(self.rows_each, self.row_tokens)
+        return np.memmap(self.folder / f"{name}.bin", dtype=np.uint16, mode="r").reshape(
+            self.rows_each, self.row_tokens
+        )
 
 
 def our_stream(case: Case) -> Any:
@@ -97,7 +109,9 @@ def datasets_map(case: Case, batch_rows: int | None) -> Iterator[np.ndarray]:
     import datasets
 
     parts = [part.shuffle(seed=number) for number, part in enumerate(saved_datasets(case))]
-    mixed = datasets.interleave_datasets(parts, probabilities=case.shares, seed=0, stopping_strategy="all_exhausted").with_format("numpy")
+    mixed = datasets.interleave_datasets(
+        parts, probabilities=case.shares, seed=0, stopping_strategy="all_exhausted"
+    ).with_format("numpy")
     if case.world > 1:
         mixed = mixed.shard(num_shards=case.world, index=0)
     while True:
@@ -108,7 +122,9 @@ def datasets_map(case: Case, batch_rows: int | None) -> Iterator[np.ndarray]:
 
 
 def datasets_iterable(case: Case) -> Iterator[np.ndarray]:
-    """`interleave_datasets` of iterable datasets, in stored order (a shuffle buffer costs more), repeated, 256 rows at a time."""
+    """`interleave_datasets` of iterable datasets, in stored order (a shuffle buffer costs more), repeated, 256 rows at
+    a time.
+    """
     import datasets
 
     parts = [part.to_iterable_dataset().repeat(None) for part in saved_datasets(case)]
@@ -118,7 +134,9 @@ def datasets_iterable(case: Case) -> Iterator[np.ndarray]:
 
 
 def mosaic(case: Case) -> Iterator[np.ndarray]:
-    """MosaicML streaming, local MDS shards, shuffled, one Stream a domain with its `proportion`, epochs of 2^20 samples."""
+    """MosaicML streaming, local MDS shards, shuffled, one Stream a domain with its `proportion`, epochs of 2^20
+    samples.
+    """
     package = types.ModuleType("streaming")  # streaming/__init__.py loads its vision part, which wants torchvision
     package.__path__ = list(importlib.util.find_spec("streaming").submodule_search_locations)  # type: ignore[union-attr,arg-type]
     sys.modules["streaming"] = package
@@ -129,7 +147,10 @@ def mosaic(case: Case) -> Iterator[np.ndarray]:
             with MDSWriter(out=str(path), columns={"ids": f"ndarray:uint16:{case.row_tokens}"}) as writer:
                 for row in case.tokens(name):
                     writer.write({"ids": np.asarray(row)})
-    streams = [Stream(local=str(case.folder / "mds" / name), proportion=share) for name, share in zip(case.names, case.shares, strict=True)]
+    streams = [
+        Stream(local=str(case.folder / "mds" / name), proportion=share)
+        for name, share in zip(case.names, case.shares, strict=True)
+    ]
     dataset = StreamingDataset(streams=streams, epoch_size=2**20, batch_size=LOADER_ROWS, shuffle=True, shuffle_seed=0)
     while True:
         for sample in dataset:
@@ -137,7 +158,9 @@ def mosaic(case: Case) -> Iterator[np.ndarray]:
 
 
 def grain(case: Case) -> Iterator[np.ndarray]:
-    """Grain, `MapDataset.mix` of shuffled, repeated domains over the memory maps, in this thread (16 threads were ten times slower)."""
+    """Grain, `MapDataset.mix` of shuffled, repeated domains over the memory maps, in this thread (16 threads were ten
+    times slower).
+    """
     import grain
 
     class Rows:
@@ -150,7 +173,10 @@ def grain(case: Case) -> Iterator[np.ndarray]:
         def __getitem__(self, row: int) -> np.ndarray:
             return self.tokens[row].astype(np.int64)
 
-    parts = [grain.MapDataset.source(Rows(case.tokens(name))).seed(number).shuffle().repeat() for number, name in enumerate(case.names)]
+    parts = [
+        grain.MapDataset.source(Rows(case.tokens(name))).seed(number).shuffle().repeat()
+        for number, name in enumerate(case.names)
+    ]
     mixed = grain.MapDataset.mix(parts, weights=case.shares)
     if case.world > 1:
         mixed = mixed[0 :: case.world]
@@ -171,7 +197,9 @@ READERS: dict[str, Callable[[Case], Iterator[np.ndarray]]] = {
 
 
 def speed(blocks: Iterator[np.ndarray], seconds: float, row_tokens: int, least: int) -> dict[str, float]:
-    """Tokens a second of wall clock and of processor time, over `seconds` of the latter and whole runs of `least` rows."""
+    """Tokens a second of wall clock and of processor time, over `seconds` of the latter and whole runs of `least`
+    rows.
+    """
     rows, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.process_time() - cpu < seconds:
         got = 0
@@ -203,7 +231,9 @@ def private_megabytes() -> float:
 
 
 def resume(case: Case, row: int) -> dict[str, float]:
-    """Processor seconds to the first row after `row` rows: from our state, by skipping without reading, by reading everything again."""
+    """Processor seconds to the first row after `row` rows: from our state, by skipping without reading, by reading
+    everything again.
+    """
     began = time.process_time()
     for _ in islice(stream_take(case), row // BLOCK + 1):
         pass
@@ -231,7 +261,9 @@ def main() -> None:
     blocks = chain([next(blocks)], blocks)
     print(json.dumps({"first_row_s": time.process_time() - began}), flush=True)
     answers = {
-        "speed": lambda seconds: speed(blocks, seconds, case.row_tokens, BLOCK if name == "stream, rows" else 1),  # it reads ahead
+        "speed": lambda seconds: speed(
+            blocks, seconds, case.row_tokens, BLOCK if name == "stream, rows" else 1
+        ),  # it reads ahead
         "beginning": lambda rows: beginning(blocks, rows, case),
         "resume": lambda row: resume(case, row),
     }

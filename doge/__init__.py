@@ -1,4 +1,5 @@
-"""The mathematics: gradient alignment between domains from one backward pass. torch only; no files, devices or settings.
+"""The mathematics: gradient alignment between domains from one backward pass. torch only; no files, devices or
+settings.
 
 rules.py      gradient of every group of rows, by layer type
 grouped.py    one backward pass over all groups

@@ -1,12 +1,13 @@
 """DoGE with one backward pass (arXiv 2310.15393, algorithm 1): the step, top to bottom.
 
-    g_j   gradient of domain j's mean token loss, from one backward pass over all domains' rows     (grouped.py, rules.py)
+    g_j   gradient of domain j's mean token loss, from one backward pass over all domains' rows     (grouped.py,
+    rules.py)
     W_j   = < g_j , sum_i importance_i g_i >, from the gram of all g                                (eq. 4; gram.py)
     a     = rule(W)                                                                                 (eq. 6; updates.py)
     theta <- theta - lr * sum_j a_j g_j, through the optimizer that reads the combined gradient     (eq. 5)
 
-The update of a does not see how rows were split: gradients of a group are summed over micro-batches and processes before any
-product is taken (a sum of grams would be another quantity).
+The update of a does not see how rows were split: gradients of a group are summed over micro-batches and processes
+before any product is taken (a sum of grams would be another quantity).
 """
 
 from collections.abc import Callable, Iterable
@@ -28,8 +29,9 @@ from doge.rules import Sum
 class MicroBatch:
     """Part of a step's rows: `rows` (H*n, T) group-major, its H groups are the half-groups first, ..., first + H - 1.
 
-    Half-group h*G + g holds half h of the rows of group g; without halves there are just the G groups. `share` is n over
-    the number of rows that the group has in the whole step; `start` is the number of the first of them in its group.
+    Half-group h*G + g holds half h of the rows of group g; without halves there are just the G groups. `share` is n
+    over the number of rows that the group has in the whole step; `start` is the number of the first of them in its
+    group.
     """
 
     rows: Int[Tensor, "R T"]
@@ -44,11 +46,15 @@ class MicroBatch:
         return round(len(self.rows) / self.count / self.share)
 
     def place(self, *, groups: int, unit_rows: int) -> UnitRange:
-        """Where its units, of `unit_rows` adjacent rows, lie among those of the G groups. Raises ValueError where it cuts units."""
+        """Where its units, of `unit_rows` adjacent rows, lie among those of the G groups. Raises ValueError where it
+        cuts units.
+        """
         halves = self.count // groups
         rows = len(self.rows) // self.count
         if self.start % unit_rows or rows % unit_rows:
-            raise ValueError(f"{rows} rows of a half-group, from row {self.start} on, are not whole units of {unit_rows} rows")
+            raise ValueError(
+                f"{rows} rows of a half-group, from row {self.start} on, are not whole units of {unit_rows} rows"
+            )
         return UnitRange(slice(self.start // unit_rows, (self.start + halves * rows) // unit_rows), halves)
 
 
@@ -56,7 +62,8 @@ class MicroBatch:
 class Step:
     """Outcome of the backward passes: losses (G,) nats per token and gram, over the global batch.
 
-    `sample_weights`: of the units of the domains' rows, in their order, where the samples were weighted; None where not.
+    `sample_weights`: of the units of the domains' rows, in their order, where the samples were weighted; None where
+    not.
     """
 
     losses: Float[Tensor, " G"]
@@ -65,12 +72,14 @@ class Step:
 
 
 class GroupGradients:
-    """The backward passes of one step: gram of all groups, combined gradient of the training domains in `parameter.grad`.
+    """The backward passes of one step: gram of all groups, combined gradient of the training domains in
+    `parameter.grad`.
 
-    Order *lagged*: the coefficients are known beforehand; each layer's gradients are combined and their memory used again.
-    Memory beyond a plain step: G gradients of the largest layer, 1 GB at most. Order *exact*: the coefficients come from this
-    step's gram, so all `halves * G * P` entries are kept; so they are with several micro-batches, whose sums must be complete
-    before the products. With W processes each sends `halves * G * P` entries a step.
+    Order *lagged*: the coefficients are known beforehand; each layer's gradients are combined and their memory used
+    again.
+    Memory beyond a plain step: G gradients of the largest layer, 1 GB at most. Order *exact*: the coefficients come
+    from this step's gram, so all `halves * G * P` entries are kept; so they are with several micro-batches, whose sums
+    must be complete before the products. With W processes each sends `halves * G * P` entries a step.
     """
 
     def __init__(self, model: nn.Module, *, groups: int, halves: int, autocast: Autocast = nullcontext) -> None:
@@ -95,8 +104,9 @@ class GroupGradients:
         `lagged`: coefficients known beforehand (order lagged); None: those that `decide` returns (order exact).
         `metric` weighs the products of a slice of a parameter's first axis (see `GramSum.add`); None: plain products.
         `reduce` sums a tensor over processes, in place or not; None for one process.
-        `presence` weighs the samples inside domains (presence.py): gram, halves and combined gradient are then those of the weighted
-        gradients, the losses are not weighted. The weights see all rows of a domain, so its halves are not independent through them.
+        `presence` weighs the samples inside domains (presence.py): gram, halves and combined gradient are then those of
+        the weighted gradients, the losses are not weighted. The weights see all rows of a domain, so its halves are not
+        independent through them.
         """
         micro_batches = list(micro_batches)
         slots = self.halves * self.groups
@@ -122,7 +132,9 @@ class GroupGradients:
         for batch in micro_batches:
             here = slice(batch.first, batch.first + batch.count)
 
-            def on_parameter(parameter: nn.Parameter, uses: list[Use], here: slice = here, whole: bool = batch.count == slots) -> None:
+            def on_parameter(
+                parameter: nn.Parameter, uses: list[Use], here: slice = here, whole: bool = batch.count == slots
+            ) -> None:
                 for part, block in workspace.parts(parameter):
                     fresh = parameter not in kept
                     if fresh and not whole:
@@ -138,7 +150,9 @@ class GroupGradients:
             if samples is None:
                 backward = partial(grouped_backward, self.model)
             else:
-                backward = partial(samples.backward, place=batch.place(groups=self.groups, unit_rows=samples.presence.unit_rows))
+                backward = partial(
+                    samples.backward, place=batch.place(groups=self.groups, unit_rows=samples.presence.unit_rows)
+                )
             losses[here] += batch.share * backward(
                 batch.rows,
                 groups=batch.count,
@@ -168,8 +182,12 @@ class GroupGradients:
         return samples
 
 
-def combine(parameter: nn.Parameter, part: slice, total: Float[Tensor, "G p"], coefficients: Float[Tensor, " D"]) -> None:
-    """parameter.grad[part] = sum_j coefficient_j g_j over the first D groups; the others only serve the objective (eq. 5)."""
+def combine(
+    parameter: nn.Parameter, part: slice, total: Float[Tensor, "G p"], coefficients: Float[Tensor, " D"]
+) -> None:
+    """parameter.grad[part] = sum_j coefficient_j g_j over the first D groups; the others only serve the objective (eq.
+    5).
+    """
     coefficients = coefficients.to(device=total.device, dtype=total.dtype)
     if parameter.grad is None:
         parameter.grad = torch.empty_like(parameter)

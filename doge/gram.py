@@ -19,8 +19,8 @@ class Gram:
     """Inner products of G groups' gradients (all float64, on the CPU).
 
     `products[i, j]` = <g_i, g_j>; its diagonal carries the noise of the rows: E|g|^2 = |g|^2 + tr(Sigma)/n.
-    `self_products[i]` estimates <g_i, g_i> without that noise, from the two halves of the group's rows; None without halves.
-    `norms[i]` = |g_i|, in plain geometry also when the products are in Adam's.
+    `self_products[i]` estimates <g_i, g_i> without that noise, from the two halves of the group's rows; None without
+    halves. `norms[i]` = |g_i|, in plain geometry also when the products are in Adam's.
     """
 
     products: Float[Tensor, "G G"]
@@ -44,7 +44,8 @@ class GramSum:
         self.halved = torch.zeros(groups, dtype=torch.float64, device=device) if halves == 2 else None
 
     def add(self, gradient: Tensor, *, metric: Tensor | None = None) -> Float[Tensor, "G p"]:
-        """Add gradients (halves, G, *shape) of (a part of) a parameter, of half-group losses that sum to the group's; returns g, (G, p).
+        """Add gradients (halves, G, *shape) of (a part of) a parameter, of half-group losses that sum to the group's;
+        returns g, (G, p).
 
         `metric`, of the same shape, weighs the products (Adam's geometry: 1 / (sqrt(v) + eps)). `gradient` is used up.
         """
@@ -52,12 +53,15 @@ class GramSum:
         metric = None if metric is None else metric.flatten()
         if self.halved is not None:
             a, b = gradient
-            self.halved += 4 * _dots(a if metric is None else a * metric, b)  # the mean gradients of the halves are 2a and 2b
+            self.halved += 4 * _dots(
+                a if metric is None else a * metric, b
+            )  # the mean gradients of the halves are 2a and 2b
             total = a.add_(b)
         else:
             total = gradient[0]
         if metric is None:
-            # BLAS is a quarter faster on a multiple of 8 rows: take some of the next half's along, and leave their products out
+            # BLAS is a quarter faster on a multiple of 8 rows: take some of the next half's along, and leave their
+            # products out
             wide = gradient.flatten(0, 1)[: -(-len(total) // 8) * 8]
             products = products_of(wide, wide)[: len(total), : len(total)]
         else:
@@ -100,8 +104,8 @@ def _dot(x: Float[Tensor, " p"], y: Float[Tensor, " p"]) -> Float[Tensor, ""]:
 class Workspace:
     """Memory for the groups' gradients, used again from parameter to parameter and from step to step.
 
-    keep=False: one block of at most `limit` entries; a parameter that needs more comes in parts. keep=True: groups * P entries,
-    every parameter its own block.
+    keep=False: one block of at most `limit` entries; a parameter that needs more comes in parts. keep=True: groups * P
+    entries, every parameter its own block.
     """
 
     def __init__(self, *, groups: int, keep: bool, limit: int) -> None:
@@ -148,15 +152,21 @@ def block_limit(model: nn.Module, groups: int) -> int:
 
 
 def domain_gram(
-    model: nn.Module, rows: Int[Tensor, "R T"], groups: int, scope: str = "all", *, lengths: Int[Tensor, " R"] | None = None
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    groups: int,
+    scope: str = "all",
+    *,
+    lengths: Int[Tensor, " R"] | None = None,
 ) -> Float[Tensor, "G G"]:
-    """Gram of the groups' gradients: float64 (G, G), entry <g_i, g_j> with g_i the gradient of group i's mean token loss.
+    """Gram of the groups' gradients: float64 (G, G), entry <g_i, g_j> with g_i the gradient of group i's mean token
+    loss.
 
-    `rows` are group-major: the first R/G rows are group 0. `scope`: the parameters that count (doge/scopes.py). `lengths`: real
-    tokens of every row, where rows are padded on the right; a group's loss is the mean over its rows' mean losses. One backward
-    pass, nothing left on the model (DoGE, arXiv 2310.15393, eq. 4 takes its row sums). Memory: `groups` gradients of the largest
-    layer, 1 GB at most. Raises NoRuleError for a trainable parameter in scope that no layer rule covers, ValueError for an unknown
-    scope.
+    `rows` are group-major: the first R/G rows are group 0. `scope`: the parameters that count (doge/scopes.py).
+    `lengths`: real tokens of every row, where rows are padded on the right; a group's loss is the mean over its rows'
+    mean losses. One backward pass, nothing left on the model (DoGE, arXiv 2310.15393, eq. 4 takes its row sums).
+    Memory: `groups` gradients of the largest layer, 1 GB at most. Raises NoRuleError for a trainable parameter in scope
+    that no layer rule covers, ValueError for an unknown scope.
     """
     parameters = scope_parameters(model, scope)
     workspace = Workspace(groups=groups, keep=False, limit=block_limit(model, groups))

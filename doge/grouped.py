@@ -1,8 +1,9 @@
 """One backward pass, every group's gradient.
 
-Forward hooks keep each ruled layer's input; a hook on its output hands input and output gradient to the layer's rule as soon
-as the backward pass reaches it. Ruled parameters have `requires_grad` off meanwhile (the embedding output starts the graph), so
-autograd never forms the ordinary weight gradients and the pass costs about what a plain backward pass costs.
+Forward hooks keep each ruled layer's input; a hook on its output hands input and output gradient to the layer's rule as
+soon as the backward pass reaches it. Ruled parameters have `requires_grad` off meanwhile (the embedding output starts
+the graph), so autograd never forms the ordinary weight gradients and the pass costs about what a plain backward pass
+costs.
 """
 
 import inspect
@@ -26,7 +27,9 @@ class NoRuleError(ValueError):
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a parameter in a pass: the layer's input `x` (R, ..., d) and the gradient `b` of its output (R, ..., p)."""
+    """One use of a parameter in a pass: the layer's input `x` (R, ..., d) and the gradient `b` of its output (R, ...,
+    p).
+    """
 
     rule: Rule
     module: nn.Module
@@ -35,7 +38,9 @@ class Use:
     b: Tensor
 
     def add(self, out: Sum, part: slice) -> None:
-        """Add the groups' gradients, of the slice `part` of the parameter's first axis, to `out` (G, *shape of the part)."""
+        """Add the groups' gradients, of the slice `part` of the parameter's first axis, to `out` (G, *shape of the
+        part).
+        """
         self.rule(self.module, self.name, self.x, self.b, out, part)
 
 
@@ -57,12 +62,13 @@ def grouped_backward(
 ) -> Float[Tensor, " G"]:
     """Run the model on `rows` (group-major: the R/G rows of a group are adjacent) and form every group's gradient.
 
-    `on_parameter(parameter, uses)` is called once for each parameter that the loss depends on, as soon as the backward pass came
-    back to its last use (tied embeddings have two); the sum over uses is the gradient of scale * loss (`Use.add`). Returns the
-    groups' mean token losses (nats), unscaled. `parameters`: those that count; None: all that are trainable. `lengths`: real tokens of
-    every row (`row_losses`).
+    `on_parameter(parameter, uses)` is called once for each parameter that the loss depends on, as soon as the backward
+    pass came back to its last use (tied embeddings have two); the sum over uses is the gradient of scale * loss
+    (`Use.add`). Returns the groups' mean token losses (nats), unscaled. `parameters`: those that count; None: all that
+    are trainable. `lengths`: real tokens of every row (`row_losses`).
 
-    Memory beyond a plain step: what `on_parameter` allocates, and the output gradient of a tied head until the pass ends.
+    Memory beyond a plain step: what `on_parameter` allocates, and the output gradient of a tied head until the pass
+    ends.
     Raises NoRuleError, ValueError for rows that do not split into groups.
     """
     if rows.ndim != 2 or rows.shape[0] % groups:
@@ -74,9 +80,14 @@ def grouped_backward(
 
 
 def row_losses(
-    model: nn.Module, rows: Int[Tensor, "R T"], *, lengths: Int[Tensor, " R"] | None = None, autocast: Autocast = nullcontext
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    *,
+    lengths: Int[Tensor, " R"] | None = None,
+    autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " R"]:
-    """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward pass.
+    """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward
+    pass.
 
     `lengths` as in `token_losses`; a row of one token predicts nothing and has loss 0.
     """
@@ -89,24 +100,36 @@ def mean_losses(losses: Float[Tensor, "R t"], lengths: Int[Tensor, " R"] | None)
 
 
 def token_losses(
-    model: nn.Module, rows: Int[Tensor, "R T"], *, lengths: Int[Tensor, " R"] | None = None, autocast: Autocast = nullcontext
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    *,
+    lengths: Int[Tensor, " R"] | None = None,
+    autocast: Autocast = nullcontext,
 ) -> Float[Tensor, "R T-1"]:
-    """Loss of every token but a row's first, given those before it, nats, in float32 or better; `autocast` as in `row_losses`.
+    """Loss of every token but a row's first, given those before it, nats, in float32 or better; `autocast` as in
+    `row_losses`.
 
-    `lengths`: how many tokens of a row are real, where others pad it on the right: the loss of these is zero, and no real token sees them.
+    `lengths`: how many tokens of a row are real, where others pad it on the right: the loss of these is zero, and no
+    real token sees them.
     """
     inputs: dict[str, Any] = {"input_ids": rows}
     accepted = inspect.signature(model.forward).parameters
-    if "position_ids" in accepted:  # else HF broadcasts one row of positions, whose gradient cannot be told apart by group
+    if (
+        "position_ids" in accepted
+    ):  # else HF broadcasts one row of positions, whose gradient cannot be told apart by group
         inputs["position_ids"] = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     with autocast():
         logits = model(**inputs).logits
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    labels = F.pad(rows[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; cheaper than a copy of the other logits
+    labels = F.pad(
+        rows[:, 1:], (0, 1), value=-100
+    )  # the last position predicts nothing; cheaper than a copy of the other logits
     if lengths is not None:
-        labels = labels.masked_fill(torch.arange(1, rows.shape[1] + 1, device=rows.device) >= lengths.to(rows.device)[:, None], -100)
+        labels = labels.masked_fill(
+            torch.arange(1, rows.shape[1] + 1, device=rows.device) >= lengths.to(rows.device)[:, None], -100
+        )
     nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
     return nll.view(rows.shape)[:, :-1]
 
@@ -126,7 +149,11 @@ def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParamete
         if not torch.is_grad_enabled():
             return None
         rule, parameters = rules[module]
-        x, factor = lookup(module, args, kwargs) if rule is embedding else (args[0] if args else next(iter(kwargs.values())), None)
+        x, factor = (
+            lookup(module, args, kwargs)
+            if rule is embedding
+            else (args[0] if args else next(iter(kwargs.values())), None)
+        )
         _require_rows(module, x, rows)
         uses.update(parameters.values())
         version = x._version
@@ -173,12 +200,15 @@ def find_rules(model: nn.Module, scope: Collection[nn.Parameter] | None = None) 
         if rule := find_rule(module):
             rules[module] = (rule, parameters)
         else:
-            missing += [f"  {path}.{name} {tuple(p.shape)}, in {type(module).__name__}" for name, p in parameters.items()]
+            missing += [
+                f"  {path}.{name} {tuple(p.shape)}, in {type(module).__name__}" for name, p in parameters.items()
+            ]
     if missing:
         raise NoRuleError(
             f"{len(missing)} trainable parameters sit in layers that no rule of doge/rules.py covers:\n"
             + "\n".join(missing)
-            + "\nEither write a rule for the layer (one function in doge/rules.py), or freeze it: parameter.requires_grad_(False)."
+            + "\nEither write a rule for the layer (one function in doge/rules.py), or freeze it: "
+            "parameter.requires_grad_(False)."
         )
     if not rules:
         raise NoRuleError("the model has no trainable parameter; unfreeze some: parameter.requires_grad_(True)")
@@ -188,7 +218,9 @@ def find_rules(model: nn.Module, scope: Collection[nn.Parameter] | None = None) 
 def _require_rows(module: nn.Module, x: Tensor, rows: Tensor) -> None:
     if x.shape[0] != rows.shape[0] and not (x.ndim == 2 and x.shape[0] == rows.numel()):
         raise NoRuleError(
-            f"{type(module).__name__} got an input of shape {tuple(x.shape)} for {rows.shape[0]} rows of {rows.shape[1]} tokens: its "
-            f"gradient cannot be told apart by row. Layers that mix or broadcast rows (mixture-of-experts, one shared row of "
+            f"{type(module).__name__} got an input of shape {tuple(x.shape)} for {rows.shape[0]} rows of "
+            f"{rows.shape[1]} tokens: its "
+            f"gradient cannot be told apart by row. Layers that mix or broadcast rows (mixture-of-experts, one "
+            f"shared row of "
             f"positions) are not supported; freeze the layer or pass its input expanded to every row."
         )

@@ -1,17 +1,22 @@
 """Sample weights inside domains while the model trains (PRESENCE, arXiv 2311.00913, online form; methods.md section 4).
 
-Inside each domain, over its U units of a step (a unit: `unit_rows` adjacent rows; the paper's are microbatches, here one row by default):
+Inside each domain, over its U units of a step (a unit: `unit_rows` adjacent rows; the paper's are microbatches, here
+one row by default):
 
     s_i  = |gradient of unit i's mean token loss|^2 over the parameters of `scope`          self-influence; row_norms.py
-    s   <- (s - mean) / sqrt(var + eps)                                                     eps = (1e-4 mean)^2: free of scale
-    w    = U * softmax(tau * s)                                                             mean 1: a domain's share stays its own
+    s   <- (s - mean) / sqrt(var + eps)                                                     eps = (1e-4 mean)^2: free of
+    scale
+    w    = U * softmax(tau * s)                                                             mean 1: a domain's share
+    stays its own
     g_j  = 1/N sum_i w_ji grad l_ji                                                         in place of the plain mean
 
-tau > 0 prefers large gradients ("direct", novelty), tau < 0 small ones ("inverse", stability); the paper takes +1, then -1 from 10 % of
-the steps on. Everything that a step makes of gradients is made of these g_j: gram, halves, combined gradient. Losses are not weighted.
+tau > 0 prefers large gradients ("direct", novelty), tau < 0 small ones ("inverse", stability); the paper takes +1, then
+-1 from 10 % of the steps on. Everything that a step makes of gradients is made of these g_j: gram, halves, combined
+gradient. Losses are not weighted.
 
-One micro-batch takes one backward pass: inputs and output gradients of all layers are held until the weights are known, then every
-parameter's gradients are formed, one parameter at a time. Several micro-batches take a pass for the norms first, then the weighted ones.
+One micro-batch takes one backward pass: inputs and output gradients of all layers are held until the weights are known,
+then every parameter's gradients are formed, one parameter at a time. Several micro-batches take a pass for the norms
+first, then the weighted ones.
 """
 
 from collections.abc import Callable, Iterable
@@ -46,7 +51,9 @@ class Presence:
 
 @dataclass(frozen=True)
 class UnitRange:
-    """Where the units of a micro-batch's rows lie in a step: it holds the `units` of every group, half-major in `halves` halves."""
+    """Where the units of a micro-batch's rows lie in a step: it holds the `units` of every group, half-major in
+    `halves` halves.
+    """
 
     units: slice
     halves: int
@@ -62,7 +69,8 @@ class UnitRange:
 
 
 def presence_weights(squared_norms: Float[Tensor, "G U"], *, temperature: float) -> Float[Tensor, "G U"]:
-    """w = U * softmax(temperature * s), s the z-scores of each group's squared norms (population variance): mean 1 in every group.
+    """w = U * softmax(temperature * s), s the z-scores of each group's squared norms (population variance): mean 1 in
+    every group.
 
     Equal norms give exactly 1. Two units always have s = -1, 1.
     """
@@ -74,16 +82,22 @@ def presence_weights(squared_norms: Float[Tensor, "G U"], *, temperature: float)
 
 
 class SampleWeights:
-    """The sample weights of one step: norms of all its units, the weights once these are known, the passes that use them.
+    """The sample weights of one step: norms of all its units, the weights once these are known, the passes that use
+    them.
 
-    State: `norms` (G, U), then `weights` (G, U). `rows` is what a group has in the whole step, `reduce` the sum over processes
-    (None: one). Raises ValueError for rows that do not make at least two whole units, and for an unknown scope.
+    State: `norms` (G, U), then `weights` (G, U). `rows` is what a group has in the whole step, `reduce` the sum over
+    processes (None: one). Raises ValueError for rows that do not make at least two whole units, and for an unknown
+    scope.
     """
 
-    def __init__(self, presence: Presence, model: nn.Module, *, groups: int, rows: int, reduce: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(
+        self, presence: Presence, model: nn.Module, *, groups: int, rows: int, reduce: Callable[[Tensor], Tensor] | None
+    ) -> None:
         units, rest = divmod(rows, presence.unit_rows)
         if rest or units < 2:
-            raise ValueError(f"{rows} rows of a group in units of {presence.unit_rows}: expected at least two whole units")
+            raise ValueError(
+                f"{rows} rows of a group in units of {presence.unit_rows}: expected at least two whole units"
+            )
         self.presence, self.model, self.groups, self.reduce = presence, model, groups, reduce
         self.scope = set(scope_parameters(model, presence.scope))
         self.norms = torch.zeros(groups, units, dtype=torch.float64, device=next(model.parameters()).device)
@@ -136,8 +150,10 @@ class SampleWeights:
     ) -> Float[Tensor, " G"]:
         """`grouped_backward` on weighted gradients; the returned losses are not weighted.
 
-        Before `measure` the rows are the whole of this process's step, and their norms come from this very pass. Memory beyond
-        `grouped_backward`: the input and the output gradient of every layer, all at once (but what layers share is held once).
+        Before `measure` the rows are the whole of this process's step, and their norms come from this very pass. Memory
+        beyond
+        `grouped_backward`: the input and the output gradient of every layer, all at once (but what layers share is held
+        once).
         """
         known = self.weights is not None
         held: dict[nn.Parameter, list[Use]] = {}
@@ -167,7 +183,8 @@ class SampleWeights:
 def weighted(use: Use, weights: Float[Tensor, " R"]) -> Use:
     """The use whose gradient is the sum over rows of weight times the row's gradient.
 
-    A product sum_t b_t x_t^T may take the weights on either side: on the smaller, which spares a copy of the logits' gradient.
+    A product sum_t b_t x_t^T may take the weights on either side: on the smaller, which spares a copy of the logits'
+    gradient.
     """
 
     def scaled(tensor: Tensor) -> Tensor:
@@ -180,5 +197,7 @@ def weighted(use: Use, weights: Float[Tensor, " R"]) -> Use:
 
 
 def presence_temperature(progress: float, *, temperature: float, switch_at: float) -> float:
-    """The signed temperature of PRESENCE's two stages: + (direct) before `switch_at` of the run, - (inverse) from there on."""
+    """The signed temperature of PRESENCE's two stages: + (direct) before `switch_at` of the run, - (inverse) from there
+    on.
+    """
     return temperature if progress < switch_at else -temperature

@@ -1,15 +1,19 @@
-"""Self-influence: the squared gradient norm of every row, from one backward pass, without any row's gradient ("ghost" norms).
+"""Self-influence: the squared gradient norm of every row, from one backward pass, without any row's gradient ("ghost"
+norms).
 
 A layer's input a (T, d) and output gradient b (T, p) of a row say everything about the row's gradient of the layer:
 
-    linear       |sum_t b_t a_t^T|^2 = sum_{t,s} (a_t . a_s)(b_t . b_s)    T^2 (d + p) products; or, where that is fewer, b^T a in
+    linear       |sum_t b_t a_t^T|^2 = sum_{t,s} (a_t . a_s)(b_t . b_s)    T^2 (d + p) products; or, where that is
+    fewer, b^T a in
                                                                            T d p, a block of rows at a time
     embedding    sum over the words of the row of |sum_{t: x_t = word} b_t|^2
-    tied         both uses and twice their product sum_{t,s} b_s[x_t] (b'_t . a_s), b' of the input, a and b of the output
+    tied         both uses and twice their product sum_{t,s} b_s[x_t] (b'_t . a_s), b' of the input, a and b of the
+    output
     the others   (norm gains, biases) are small: formed by their rule
 
-The ordinary weight gradients are never computed (doge/grouped.py), so the pass costs about as much as a plain backward pass, or
-less. Source: Goodfellow, arXiv 1510.01799; methods.md section 5. TracIn's self-influence (arXiv 2002.08484) at one checkpoint.
+The ordinary weight gradients are never computed (doge/grouped.py), so the pass costs about as much as a plain backward
+pass, or less. Source: Goodfellow, arXiv 1510.01799; methods.md section 5. TracIn's self-influence (arXiv 2002.08484) at
+one checkpoint.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,8 +36,8 @@ BLOCK = 2**18  # entries formed at once: they stay in the cache of a CPU core
 class RowScores:
     """What one pass says about R rows.
 
-    `token_losses` (R, T-1): loss of every token but the first, nats, zero at padding. `squared_norms`: {scope: float64 (R,)}, the squared
-    gradient norm of the mean of these, on the CPU.
+    `token_losses` (R, T-1): loss of every token but the first, nats, zero at padding. `squared_norms`: {scope: float64
+    (R,)}, the squared gradient norm of the mean of these, on the CPU.
     """
 
     token_losses: Float[Tensor, "R t"]
@@ -48,7 +52,9 @@ def self_influence(
     lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " R"]:
-    """Squared gradient norm of every row's mean token loss: float64 (R,), over the parameters of `scope` (`row_scores`)."""
+    """Squared gradient norm of every row's mean token loss: float64 (R,), over the parameters of `scope`
+    (`row_scores`).
+    """
     return row_scores(model, rows, scopes=[scope], lengths=lengths, autocast=autocast).squared_norms[scope]
 
 
@@ -62,13 +68,13 @@ def row_scores(
 ) -> RowScores:
     """Token losses and, for every scope (doge/scopes.py), squared gradient norms of the rows, from one backward pass.
 
-    The scope `word_embedding` is what the input embedding gets as input, also where it is tied to the output (TracIn-WE, arXiv
-    2202.11844, eq. 4 with both samples alike). `lengths`: real tokens of every row, padding follows on the right and counts for
-    nothing; a row of one token has no loss and norm 0. No scope: losses alone, without a backward pass. Dropout acts as in the
-    model's mode. Nothing is left on the model.
+    The scope `word_embedding` is what the input embedding gets as input, also where it is tied to the output
+    (TracIn-WE, arXiv 2202.11844, eq. 4 with both samples alike). `lengths`: real tokens of every row, padding follows
+    on the right and counts for nothing; a row of one token has no loss and norm 0. No scope: losses alone, without a
+    backward pass. Dropout acts as in the model's mode. Nothing is left on the model.
 
-    Memory beyond a forward and backward pass: 1 MB, and the output gradient of a tied head until the pass ends. Raises ValueError for an
-    unknown scope, NoRuleError for a layer in it that no rule covers.
+    Memory beyond a forward and backward pass: 1 MB, and the output gradient of a tied head until the pass ends. Raises
+    ValueError for an unknown scope, NoRuleError for a layer in it that no rule covers.
     """
     if rows.ndim != 2:
         raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T)")
@@ -84,7 +90,9 @@ def row_scores(
                 norms[scope] += squares
         if parameter in members.get(WORDS, ()):
             inputs = [use for use in uses if use.rule is embedding]
-            norms[WORDS] += squares if holding and len(inputs) == len(uses) else squared_norms(parameter, inputs, units=len(rows))
+            norms[WORDS] += (
+                squares if holding and len(inputs) == len(uses) else squared_norms(parameter, inputs, units=len(rows))
+            )
 
     if not scopes:
         with torch.no_grad():
@@ -96,7 +104,9 @@ def row_scores(
 
 
 def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Float[Tensor, " U"]:
-    """float64 (U,): squared norm of the parameter's gradient, the sum over its uses, of every unit of R/U adjacent rows."""
+    """float64 (U,): squared norm of the parameter's gradient, the sum over its uses, of every unit of R/U adjacent
+    rows.
+    """
     lookups = [use for use in uses if use.rule is embedding]
     products = [use for use in uses if use.rule in (linear, conv1d) and use.name == "weight"]
     if len(lookups) + len(products) < len(uses):
@@ -127,7 +137,11 @@ def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Floa
     length, dtype = len(parameter), torch.promote_types(parameter.dtype, torch.float32)
     size, step = max(1, BLOCK // parameter.numel()), max(1, BLOCK * length // parameter.numel())
     cut = [
-        replace(use, x=_by_unit(use.x, units) if use.rule is not embedding else use.x.reshape(units, -1), b=_by_unit(use.b, units))
+        replace(
+            use,
+            x=_by_unit(use.x, units) if use.rule is not embedding else use.x.reshape(units, -1),
+            b=_by_unit(use.b, units),
+        )
         for use in uses
     ]
     total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
@@ -179,7 +193,9 @@ def dots(x: Float[Tensor, "U ..."], y: Float[Tensor, "U ..."]) -> Float[Tensor, 
     if x.device.type == "cpu":
         return torch.stack(
             [
-                torch.stack([torch.dot(p, q) for p, q in zip(u.split(CHUNK), v.split(CHUNK), strict=True)]).sum(dtype=torch.float64)
+                torch.stack([torch.dot(p, q) for p, q in zip(u.split(CHUNK), v.split(CHUNK), strict=True)]).sum(
+                    dtype=torch.float64
+                )
                 for u, v in zip(x, y, strict=True)
             ]
         )
@@ -197,6 +213,8 @@ def _by_unit(x: Tensor, units: int) -> Tensor:
 
 
 def _joined(tensors: Sequence[Tensor], units: int) -> Tensor:
-    """The inputs (or output gradients) of all uses as those of one, (U, t, d): the gradient of their sum is of the same form."""
+    """The inputs (or output gradients) of all uses as those of one, (U, t, d): the gradient of their sum is of the same
+    form.
+    """
     parts = [_by_unit(tensor, units) for tensor in tensors]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

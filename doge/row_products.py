@@ -1,9 +1,9 @@
-"""Inner products of row gradients: with other rows' (influence between samples), with a given gradient (influence on a target), and
-word by word in the embedding (why).
+"""Inner products of row gradients: with other rows' (influence between samples), with a given gradient (influence on a
+target), and word by word in the embedding (why).
 
-A step down row j's gradient lowers row i's loss by lr * <g_i, g_j> to first order, so a *larger* product means a proponent, a negative
-one an opponent (TracIn, arXiv 2002.08484, eq. 1; the notebook published with TracIn-WE swaps the two). A copy of a row has the row's
-own squared norm as product with it.
+A step down row j's gradient lowers row i's loss by lr * <g_i, g_j> to first order, so a *larger* product means a
+proponent, a negative one an opponent (TracIn, arXiv 2002.08484, eq. 1; the notebook published with TracIn-WE swaps the
+two). A copy of a row has the row's own squared norm as product with it.
 """
 
 from collections.abc import Mapping
@@ -28,10 +28,11 @@ def row_products(
     *,
     lengths: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "R S"]:
-    """<g_i, g_j> of every row i and every other row j: float64 (R, S), gradients of mean token losses over the parameters of `scope`.
+    """<g_i, g_j> of every row i and every other row j: float64 (R, S), gradients of mean token losses over the
+    parameters of `scope`.
 
-    `lengths`: real tokens of the rows, then of the others, where they are padded on the right. One backward pass; memory (R + S)
-    gradients of the largest layer, 1 GB at most. Raises as `domain_gram`.
+    `lengths`: real tokens of the rows, then of the others, where they are padded on the right. One backward pass;
+    memory (R + S) gradients of the largest layer, 1 GB at most. Raises as `domain_gram`.
     """
     both = torch.cat([rows, others])
     return domain_gram(model, both, groups=len(both), scope=scope, lengths=lengths)[: len(rows), len(rows) :]
@@ -53,15 +54,22 @@ def mean_gradient(model: nn.Module, rows: Int[Tensor, "R T"], scope: str = "all"
 
 
 def products_with(
-    model: nn.Module, rows: Int[Tensor, "R T"], gradient: Mapping[str, Tensor], *, lengths: Int[Tensor, " R"] | None = None
+    model: nn.Module,
+    rows: Int[Tensor, "R T"],
+    gradient: Mapping[str, Tensor],
+    *,
+    lengths: Int[Tensor, " R"] | None = None,
 ) -> Float[Tensor, " R"]:
     """<g_i, v> of every row i and one `gradient` v, {parameter name: tensor of its shape}: float64 (R,).
 
-    Parameters that v does not name do not count. From one backward pass and one product a layer, without a row's gradient.
+    Parameters that v does not name do not count. From one backward pass and one product a layer, without a row's
+    gradient.
     Raises ValueError for names and shapes that are not the model's.
     """
     known = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if wrong := [f"{name} {tuple(v.shape)}" for name, v in gradient.items() if name not in known or v.shape != known[name].shape]:
+    if wrong := [
+        f"{name} {tuple(v.shape)}" for name, v in gradient.items() if name not in known or v.shape != known[name].shape
+    ]:
         allowed = ", ".join(f"{name} {tuple(p.shape)}" for name, p in known.items())
         raise ValueError(f"the gradient has {', '.join(wrong)}, which this model has not; allowed: {allowed}")
     given = {known[name]: value for name, value in gradient.items()}
@@ -76,7 +84,10 @@ def products_with(
 
 
 def _product(use: Use, parameter: nn.Parameter, v: Tensor, *, rows: int) -> Float[Tensor, " R"]:
-    """<gradient of one use, v> of every row: sum_t b_t^T V a_t in a linear layer, sum_t b_t . V[x_t] in an embedding."""
+    """<gradient of one use, v> of every row: sum_t b_t^T V a_t in a linear layer, sum_t b_t .
+
+    V[x_t] in an embedding.
+    """
     b = use.b.reshape(rows, -1, use.b.shape[-1])
     if use.rule is embedding:
         index, b = looked_up([use], rows)
@@ -91,7 +102,8 @@ def _product(use: Use, parameter: nn.Parameter, v: Tensor, *, rows: int) -> Floa
 
 @dataclass(frozen=True)
 class WordProducts:
-    """Products of embedding gradients by word: `words` (W,) token ids that occur on both sides, ascending; `products` float64 (R, S, W).
+    """Products of embedding gradients by word: `words` (W,) token ids that occur on both sides, ascending; `products`
+    float64 (R, S, W).
 
     The sum over W is the whole product, as only words that both rows hold contribute.
     """
@@ -108,11 +120,12 @@ def word_products(
     positions: int | None = None,
     lengths: Int[Tensor, " N"] | None = None,
 ) -> WordProducts:
-    """What every shared word contributes to the product of two rows' gradients of the input embedding (TracIn-WE, arXiv 2202.11844, eq. 4).
+    """What every shared word contributes to the product of two rows' gradients of the input embedding (TracIn-WE, arXiv
+    2202.11844, eq. 4).
 
-    Of a tied embedding only the use as input counts: from the output every word of the vocabulary gets a gradient. `positions`: of
-    every row only this many positions count, those with the largest gradient (TracIn-WE-Topk, 10 in the paper); None: all.
-    `lengths` as in `row_products`. Memory W (R + S) d numbers.
+    Of a tied embedding only the use as input counts: from the output every word of the vocabulary gets a gradient.
+    `positions`: of every row only this many positions count, those with the largest gradient (TracIn-WE-Topk, 10 in the
+    paper); None: all. `lengths` as in `row_products`. Memory W (R + S) d numbers.
     """
     layer = model.get_input_embeddings()  # type: ignore[operator]
     both = torch.cat([rows, others])
@@ -137,12 +150,16 @@ def word_products(
     return WordProducts(shared.cpu(), torch.bmm(sums[:, : len(rows)], sums[:, len(rows) :].mT).permute(1, 2, 0).cpu())
 
 
-def unpack(rows: Int[Tensor, "R T"], begins: Bool[Tensor, "R T"]) -> tuple[Int[Tensor, "S L"], Int[Tensor, " S"], Int[Tensor, " S"]]:
-    """Documents packed into rows, each in a row of its own, to be scored apart: rows (S, L) padded on the right with 0, their lengths (S,)
-    and the row that each came from (S,).
+def unpack(
+    rows: Int[Tensor, "R T"], begins: Bool[Tensor, "R T"]
+) -> tuple[Int[Tensor, "S L"], Int[Tensor, " S"], Int[Tensor, " S"]]:
+    """Documents packed into rows, each in a row of its own, to be scored apart: rows (S, L) padded on the right with 0,
+    their lengths (S,) and the row that each came from (S,).
 
-    `begins` is True where a document begins (a row's first token always does). Scores of these rows (`lengths`) are those of the
-    documents by themselves: in the packed row a later document's loss also reaches an earlier one's tokens through attention.
+    `begins` is True where a document begins (a row's first token always does). Scores of these rows (`lengths`) are
+    those of the
+    documents by themselves: in the packed row a later document's loss also reaches an earlier one's tokens through
+    attention.
     """
     begins = begins.clone()
     begins[:, 0] = True

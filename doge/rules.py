@@ -1,14 +1,14 @@
 """Layer rules: the gradient of every *group* of rows, from a layer's input and its output gradient.
 
-With loss = sum over groups of each group's own loss, and rows of a group adjacent, the output gradient of a layer splits by
-group as a reshape, and the gradient of group g is the ordinary weight gradient taken over that group's rows alone. One `bmm`
-over groups costs the same arithmetic as the ordinary product over all rows.
+With loss = sum over groups of each group's own loss, and rows of a group adjacent, the output gradient of a layer
+splits by group as a reshape, and the gradient of group g is the ordinary weight gradient taken over that group's rows
+alone. One `bmm` over groups costs the same arithmetic as the ordinary product over all rows.
 
-A rule is `(module, name, x, b, out, part) -> None`: it adds to the `Sum` `out` the groups' gradients of the module's parameter
-`name`, of the slice `part` of its first axis (large layers are formed in parts to bound memory). `x` is the layer's input
-(R, ..., d) and `b` the gradient of its output (R, ..., p). Rules are written for layer *types*; a layer is matched by its class
-when it keeps that class's `forward`, and by behaviour otherwise (`find_rule`), so that a model family of known layers needs
-nothing new.
+A rule is `(module, name, x, b, out, part) -> None`: it adds to the `Sum` `out` the groups' gradients of the module's
+parameter `name`, of the slice `part` of its first axis (large layers are formed in parts to bound memory). `x` is the
+layer's input (R, ..., d) and `b` the gradient of its output (R, ..., p). Rules are written for layer *types*; a layer
+is matched by its class when it keeps that class's `forward`, and by behaviour otherwise (`find_rule`), so that a model
+family of known layers needs nothing new.
 """
 
 import copy
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 
 class Sum:
-    """Gradients by group of (a part of) one parameter, (G, *shape); `fresh` while nothing was added (its memory is then undefined)."""
+    """Gradients by group of (a part of) one parameter, (G, *shape); `fresh` while nothing was added (its memory is then
+    undefined).
+    """
 
     def __init__(self, value: Tensor, *, fresh: bool) -> None:
         self.value = value
@@ -34,7 +36,9 @@ class Sum:
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Add left^T right of every group: left (G, n, p), right (G, n, d) -> (G, p, d)."""
-        if left.dtype != self.value.dtype:  # autocast: the product as a plain backward pass forms it, kept in full precision
+        if (
+            left.dtype != self.value.dtype
+        ):  # autocast: the product as a plain backward pass forms it, kept in full precision
             return self.add(torch.bmm(left.mT, right.to(left.dtype)))
         beta = 0 if self.fresh else 1  # beta = 0 ignores what was in the memory, NaN included
         torch.baddbmm(self.value, left.mT, right.to(left.dtype), beta=beta, out=self.value)
@@ -83,9 +87,11 @@ def embedding(module: nn.Module, name: str, index: Tensor, b: Tensor, out: Sum, 
 
 
 def gain(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice, *, one: float) -> None:
-    """y = unit(x) * (weight + 1 - one) (+ bias) over the last axis, the family of LayerNorm and RMSNorm: sum_t b_t * unit(x_t).
+    """y = unit(x) * (weight + 1 - one) (+ bias) over the last axis, the family of LayerNorm and RMSNorm: sum_t b_t *
+    unit(x_t).
 
-    `one` is the stored weight that multiplies by one. The layer's own arithmetic gives unit(x), as HF classes cast inside.
+    `one` is the stored weight that multiplies by one. The layer's own arithmetic gives unit(x), as HF classes cast
+    inside.
     """
     if name == "bias":
         return add_bias(b, out, part)
@@ -101,8 +107,8 @@ def add_bias(b: Tensor, out: Sum, part: slice) -> None:
 def lookup(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """Which table rows an embedding module looked up, (R, T), and the factor it multiplied them with.
 
-    A subclass may compute positions from a mask, add an offset (OPT) or scale the output (Gemma). Asking the module itself,
-    with the table replaced by row numbers and then by ones, answers for all of them.
+    A subclass may compute positions from a mask, add an offset (OPT) or scale the output (Gemma). Asking the module
+    itself, with the table replaced by row numbers and then by ones, answers for all of them.
     """
     if type(module).forward is nn.Embedding.forward:
         return args[0] if args else kwargs["input"], None

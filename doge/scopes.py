@@ -11,9 +11,10 @@ WORDS = "word_embedding"  # no set of parameters but one use of one: what the em
 def scope_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     """The trainable parameters of a scope.
 
-    all; first_block, blocks: the first of, or all layers in the largest nn.ModuleList (the transformer blocks of every Hugging Face
-    model); embedding, head: the input and the output embedding, one and the same parameter in a tied model; or a pattern of
-    parameter names (`*.mlp.*`). Raises ValueError for a scope without any, listing what is allowed.
+    all; first_block, blocks: the first of, or all layers in the largest nn.ModuleList (the transformer blocks of every
+    Hugging Face model); embedding, head: the input and the output embedding, one and the same parameter in a tied
+    model; or a pattern of parameter names (`*.mlp.*`). Raises ValueError for a scope without any, listing what is
+    allowed.
     """
     if scope == "all":
         found = list(model.parameters())
@@ -30,7 +31,8 @@ def scope_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     if not found:
         names = ", ".join(name for name, p in model.named_parameters() if p.requires_grad)
         raise ValueError(
-            f"scope {scope!r} has no trainable parameter of this model; allowed: {', '.join((*SCOPES, WORDS))}, or a pattern of its "
+            f"scope {scope!r} has no trainable parameter of this model; allowed: {', '.join((*SCOPES, WORDS))}, or a "
+            f"pattern of its "
             f"parameters' names: {names}"
         )
     return found

@@ -1,15 +1,17 @@
 """The default rule: mean alignment over the run, told from its noise, tied to a prior. Pure functions, float64.
 
-    M     = sum_t lr_t G_t / sum_t lr_t, G_t a step's gram with the unbiased diagonal                    (methods.md section 1)
-    u_j   = sum over domains i of importance_i M_ji + sum over targets k of importance_k M_jk m / M_jj, m the mean of the M_jj
+    M     = sum_t lr_t G_t / sum_t lr_t, G_t a step's gram with the unbiased diagonal                    (methods.md
+    section 1)
+    u_j   = sum over domains i of importance_i M_ji + sum over targets k of importance_k M_jk m / M_jj, m the mean of
+    the M_jj
     s     = share of the spread of u over domains that is signal, from two halves of the steps
     a     proportional to prior * exp( tau s u / mean|u| ), s lowered until KL(a | prior) <= reach * log D
 
-The alignment of the paper (arXiv 2310.15393, eq. 4) enters as a mean over the run, so noise averages out where the paper's mirror
-steps add it up; the learning rate weighs a step by how far the model went with it. For a target, which nothing trains on, it counts what
-a domain gives it *in proportion to its own progress* M_jj: a domain with long gradients would otherwise win by them, and what it
-gives is soon used up (measured in docs/estimator.md). Every function takes leading batch axes, so the bootstrap (`replicates`) runs
-through the same lines as the rule.
+The alignment of the paper (arXiv 2310.15393, eq. 4) enters as a mean over the run, so noise averages out where the
+paper's mirror steps add it up; the learning rate weighs a step by how far the model went with it. For a target, which
+nothing trains on, it counts what a domain gives it *in proportion to its own progress* M_jj: a domain with long
+gradients would otherwise win by them, and what it gives is soon used up (measured in docs/estimator.md). Every function
+takes leading batch axes, so the bootstrap (`replicates`) runs through the same lines as the rule.
 """
 
 import math
@@ -39,7 +41,12 @@ def alignments(parts: Float[Tensor, "*B 2 3 D"], shares: Float[Tensor, "*B 2"]) 
 
 
 def stable_weights(
-    halves: Float[Tensor, "*B 2 D"], shares: Float[Tensor, "*B 2"], prior: Float[Tensor, " D"], *, tau: float, reach: float
+    halves: Float[Tensor, "*B 2 D"],
+    shares: Float[Tensor, "*B 2"],
+    prior: Float[Tensor, " D"],
+    *,
+    tau: float,
+    reach: float,
 ) -> Float[Tensor, "*B D"]:
     """Weights (sum 1) from u of two halves of the steps, which have `shares` of the learning rates (sum 1).
 
@@ -55,8 +62,8 @@ def stable_weights(
 def signal_share(halves: Float[Tensor, "*B 2 D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B"]:
     """Share of the variance of the mean alignment over domains that is not noise, 0 to 1.
 
-    The two halves share the signal and not the noise: their product estimates the signal's variance, their mean's square that
-    of signal and noise together.
+    The two halves share the signal and not the noise: their product estimates the signal's variance, their mean's
+    square that of signal and noise together.
     """
     centred = halves - (halves @ prior).unsqueeze(-1)
     signal = (centred.prod(-2) * prior).sum(-1)
@@ -73,7 +80,8 @@ def anchored(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"]) -> Float
 
 
 def within_reach(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most: float) -> Float[Tensor, "*B D"]:
-    """`anchored`, with the scores scaled down where needed to keep KL(a | prior) <= most (nats): no alignment, however large or
+    """`anchored`, with the scores scaled down where needed to keep KL(a | prior) <= most (nats): no alignment, however
+    large or
     hostile, brings one-hot weights."""
     weights = anchored(scores, prior)
     whole = divergence(weights, prior).unsqueeze(-1) <= most
@@ -107,10 +115,10 @@ def replicates(
 ) -> Float[Tensor, "R D"]:
     """Average weights over the steps of `count` runs that drew these again, in blocks.
 
-    parts: `alignment_parts` of every step, with the unbiased diagonal. Of two neighbouring blocks one counts twice in a replicate and
-    the other not at all (half-samples: McCarthy 1969), so what differs between neighbours is noise, and a drift over the run is not.
-    What weights do to the model on the way stays as it was; weights are taken at the ends of the blocks. Time and memory R * D for
-    each block. Raises ValueError for fewer than four steps.
+    parts: `alignment_parts` of every step, with the unbiased diagonal. Of two neighbouring blocks one counts twice in a
+    replicate and the other not at all (half-samples: McCarthy 1969), so what differs between neighbours is noise, and a
+    drift over the run is not. What weights do to the model on the way stays as it was; weights are taken at the ends of
+    the blocks. Time and memory R * D for each block. Raises ValueError for fewer than four steps.
     """
     steps, domains = len(lrs), len(prior)
     pairs = min(blocks, steps // 2) // 2
@@ -120,7 +128,10 @@ def replicates(
     lengths = torch.bincount(block).tolist()
     first = torch.rand(count, pairs, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) < 0.5
     factors = 2.0 * torch.stack([first, ~first], -1).flatten(1).double()
-    sums, counted = torch.zeros(count, 2, *parts.shape[1:], dtype=torch.float64), torch.zeros(count, 2, dtype=torch.float64)
+    sums, counted = (
+        torch.zeros(count, 2, *parts.shape[1:], dtype=torch.float64),
+        torch.zeros(count, 2, dtype=torch.float64),
+    )
     average = torch.zeros(count, domains, dtype=torch.float64)
     for number, length in enumerate(lengths):
         here = torch.arange(steps)[block == number]

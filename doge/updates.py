@@ -1,8 +1,8 @@
 """From the gram of a step to domain weights: pure functions, float64, no state of their own.
 
-G groups: the D training domains first, then the groups that only serve the objective (targets, held-out rows). `importance`
-(G,) says what the mixture should be good for; gram[:D] @ importance is the alignment W (D,): to first order, what one step on a
-domain takes off the objective (DoGE, arXiv 2310.15393, eq. 4).
+G groups: the D training domains first, then the groups that only serve the objective (targets, held-out rows).
+`importance` (G,) says what the mixture should be good for; gram[:D] @ importance is the alignment W (D,): to first
+order, what one step on a domain takes off the objective (DoGE, arXiv 2310.15393, eq. 4).
 """
 
 from collections.abc import Iterable
@@ -75,7 +75,8 @@ class State:
 
 @dataclass(frozen=True)
 class Decision:
-    """A step's outcome: weights (sum 1), the factors its domain gradients are combined with, and the alignment behind them
+    """A step's outcome: weights (sum 1), the factors its domain gradients are combined with, and the alignment behind
+    them
     (DoReMi: the excess loss)."""
 
     weights: Float[Tensor, " D"]
@@ -114,7 +115,9 @@ def update(
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = mirror_step(state.weights, lr * alignment / constants.mu)
     elif constants.preset == "official":
-        weights, clip, alignment = official(gram, state.weights, importance, constants, lr=lr, max_grad_norm=max_grad_norm)
+        weights, clip, alignment = official(
+            gram, state.weights, importance, constants, lr=lr, max_grad_norm=max_grad_norm
+        )
     elif constants.preset == "stable":
         state = averaged(state, gram.unbiased, lr=lr, keep=constants.averaging)
         grams = state.gram_sums / state.lr_sums.clamp(min=1e-300)[:, None, None]
@@ -126,11 +129,15 @@ def update(
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = prior
     weights = (1 - constants.floor) * weights + constants.floor * prior
-    return replace(state, weights=weights, steps=state.steps + 1, first_losses=first), Decision(weights, weights * clip, alignment)
+    return replace(state, weights=weights, steps=state.steps + 1, first_losses=first), Decision(
+        weights, weights * clip, alignment
+    )
 
 
 def alignment_of(products: Float[Tensor, "G G"], importance: Float[Tensor, " G"], domains: int) -> Float[Tensor, " D"]:
-    """W_j = sum_i importance_i <g_j, g_i>: with all ones over the domains DoGE's universal objective, else its targets (eq. 4)."""
+    """W_j = sum_i importance_i <g_j, g_i>: with all ones over the domains DoGE's universal objective, else its targets
+    (eq. 4).
+    """
     return products[:domains] @ importance
 
 
@@ -148,8 +155,10 @@ def official(
     lr: float,
     max_grad_norm: float,
 ) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """What the released DoGE code computes: every group's gradient is clipped before the products, the alignment is divided by the
-    mean norm, scores below zero are cut off. Returns weights, the clip factors and the alignment (of clipped gradients)."""
+    """What the released DoGE code computes: every group's gradient is clipped before the products, the alignment is
+    divided by the mean norm, scores below zero are cut off. Returns weights, the clip factors and the alignment (of
+    clipped gradients).
+    """
     domains = len(weights)
     clip = (max_grad_norm / (gram.norms + 1e-6)).clamp(max=1)
     alignment = alignment_of(clip[:, None] * gram.products * clip, importance, domains)
@@ -161,11 +170,14 @@ def official(
 def averaged(state: State, gram: Float[Tensor, "G G"], *, lr: float, keep: float) -> State:
     """The state with a step's gram in the running sums; `keep` of what they held stays (1: the whole run)."""
     turn = torch.tensor([1.0, 0.0] if state.steps % 2 == 0 else [0.0, 1.0], dtype=torch.float64) * lr
-    return replace(state, gram_sums=keep * state.gram_sums + turn[:, None, None] * gram, lr_sums=keep * state.lr_sums + turn)
+    return replace(
+        state, gram_sums=keep * state.gram_sums + turn[:, None, None] * gram, lr_sums=keep * state.lr_sums + turn
+    )
 
 
 def lean_to_worst(importance: Float[Tensor, " G"], ratio: Float[Tensor, " G"], sharpness: float) -> Float[Tensor, " G"]:
-    """Importance moved to the groups whose loss, as a share of its first value (`ratio`), has come down least; the sum stays.
+    """Importance moved to the groups whose loss, as a share of its first value (`ratio`), has come down least; the sum
+    stays.
 
     A smooth maximum: a group behind by 1/sharpness counts e times as much. Sharpness 0 is the mean.
     """

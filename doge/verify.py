@@ -1,4 +1,5 @@
-"""The layer rules against autograd, on the model and rows at hand: a layer that calls its parameters in an unforeseen way shows up
+"""The layer rules against autograd, on the model and rows at hand: a layer that calls its parameters in an unforeseen
+way shows up
 here, by name, before a run is spent on it."""
 
 import torch
@@ -12,8 +13,9 @@ from doge.rules import Sum
 def verify(model: nn.Module, rows: Int[Tensor, "R T"], groups: int, *, tolerance: float = 1e-2) -> None:
     """Compare sum_g c_g * g_g from one grouped pass with autograd's gradient of sum_g c_g * loss_g, for unequal c.
 
-    Raises NoRuleError naming every parameter that differs by more than `tolerance` of its gradient's norm. Costs two backward
-    passes and `groups` gradients of one layer; runs without dropout, leaves no gradient and the model's mode as it was.
+    Raises NoRuleError naming every parameter that differs by more than `tolerance` of its gradient's norm. Costs two
+    backward passes and `groups` gradients of one layer; runs without dropout, leaves no gradient and the model's mode
+    as it was.
     """
     training = model.training
     model.eval()
@@ -21,7 +23,9 @@ def verify(model: nn.Module, rows: Int[Tensor, "R T"], groups: int, *, tolerance
     found: dict[nn.Parameter, Tensor] = {}
 
     def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
-        total = Sum(torch.zeros((groups, *parameter.shape), device=parameter.device, dtype=parameter.dtype), fresh=False)
+        total = Sum(
+            torch.zeros((groups, *parameter.shape), device=parameter.device, dtype=parameter.dtype), fresh=False
+        )
         for use in uses:
             use.add(total, slice(0, parameter.shape[0]))
         found[parameter] = torch.einsum("g,g...->...", factors.to(total.value.dtype), total.value)
@@ -43,5 +47,6 @@ def verify(model: nn.Module, rows: Int[Tensor, "R T"], groups: int, *, tolerance
         raise NoRuleError(
             "the layer rules do not give autograd's gradient for\n"
             + "\n".join(wrong)
-            + "\nThe model uses these parameters outside their layer's call. Freeze them, or write a rule for the layer that uses them."
+            + "\nThe model uses these parameters outside their layer's call. Freeze them, or write a rule for the "
+            "layer that uses them."
         )

@@ -11,13 +11,15 @@ from mixtures.stream.stream import MixtureStream
 
 
 class TorchRows(IterableDataset):
-    """The stream's rows for `DataLoader(rows, batch_size=batch_rows, num_workers=any)`: {"input_ids", "labels"}, int64 (T,).
+    """The stream's rows for `DataLoader(rows, batch_size=batch_rows, num_workers=any)`: {"input_ids", "labels"}, int64
+    (T,).
 
-    Every worker yields whole batches in turn, so the batches are the same for any number of workers; `batch_rows` must be
-    the loader's batch_size. Workers read ahead: this object itself stands where *training* is, and moves when the trainer
-    says so with `advance()` after each batch, so that `state_dict()` is exact whatever was read ahead. It continues at
-    another world size and worker count. Every new iterator of a loader starts where this object stands, but with
-    `persistent_workers=True`, which keep their first copy of it: leave that off. torchdata's StatefulDataLoader is not
+    Every worker yields whole batches in turn, so the batches are the same for any number of workers; `batch_rows` must
+    be the loader's batch_size. Workers read ahead: this object itself stands where *training* is, and moves when the
+    trainer says so with `advance()` after each batch, so that `state_dict()` is exact whatever was read ahead. It
+    continues at another world size and worker count. Every new iterator of a loader starts where this object stands,
+    but with `persistent_workers=True`, which keep their first copy of it: leave that off. torchdata's
+    StatefulDataLoader is not
     needed: it keeps one state a worker and cannot go on with another number of them.
     """
 
@@ -48,10 +50,11 @@ class TorchRows(IterableDataset):
 
 
 def hf_dataset(stream: MixtureStream) -> datasets.IterableDataset:
-    """The stream's rows of this rank as a `datasets.IterableDataset` with column input_ids, from where the stream stands.
+    """The stream's rows of this rank as a `datasets.IterableDataset` with column input_ids, from where the stream
+    stands.
 
-    One shard: a loader with several workers reads it in the first only. Its own `state_dict` replays what was read; to go on
-    at once, save the stream's state (`stream.skip` as training goes) and make the dataset from the stream again.
+    One shard: a loader with several workers reads it in the first only. Its own `state_dict` replays what was read; to
+    go on at once, save the stream's state (`stream.skip` as training goes) and make the dataset from the stream again.
     """
     features = datasets.Features({"input_ids": datasets.List(datasets.Value("int64"), length=stream.row_tokens)})
     return datasets.IterableDataset.from_generator(_examples, features=features, gen_kwargs={"stream": stream})

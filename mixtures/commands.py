@@ -1,4 +1,6 @@
-"""What the commands of `mixtures` do: arguments in, printed text out. What takes long to import is imported where it is needed."""
+"""What the commands of `mixtures` do: arguments in, printed text out. What takes long to import is imported where it is
+needed.
+"""
 
 import argparse
 from pathlib import Path
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def export(arguments: argparse.Namespace) -> str:
-    """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample weights, where given."""
+    """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample
+    weights, where given.
+    """
     from mixtures.export import export_mixture
     from mixtures.schedule.manifest import samples_directory
     from mixtures.schedule.show import mixture_text as table
@@ -67,7 +71,9 @@ def check(arguments: argparse.Namespace) -> str:
 
 
 def convert(arguments: argparse.Namespace) -> str:
-    """Write a mixture in the syntax of a trainer, in the trainer's own unit; export_report.json says what it will really do."""
+    """Write a mixture in the syntax of a trainer, in the trainer's own unit; export_report.json says what it will
+    really do.
+    """
     if arguments.list:
         from mixtures.convert.docs import list_text
 
@@ -82,7 +88,9 @@ def convert(arguments: argparse.Namespace) -> str:
 
 
 def plot(arguments: argparse.Namespace) -> str:
-    """Draw a run (weights, losses, matrix, mixture, its sample scores where it has some) or a mixture; documents.txt lists documents."""
+    """Draw a run (weights, losses, matrix, mixture, its sample scores where it has some) or a mixture; documents.txt
+    lists documents.
+    """
     from mixtures.plots.mixture import plot_mixture
     from mixtures.plots.run import plot_run
 
@@ -100,12 +108,17 @@ def plot(arguments: argparse.Namespace) -> str:
     else:
         from mixtures.plots.mixture import plot_samples
 
-        paths = [*plot_mixture(source, arguments.output or source.parent), *plot_samples(source, arguments.output or source.parent)]
+        paths = [
+            *plot_mixture(source, arguments.output or source.parent),
+            *plot_samples(source, arguments.output or source.parent),
+        ]
     return "\n".join(f"wrote {path}" for path in paths)
 
 
 def ladder(arguments: argparse.Namespace) -> str:
-    """Compare what runs of several proxy sizes learned: agreement, trend over the size, verdict; with --at the weights {name: share}."""
+    """Compare what runs of several proxy sizes learned: agreement, trend over the size, verdict; with --at the weights
+    {name: share}.
+    """
     import json
 
     from mixtures.diagnosis.ladder import extrapolate, parse_size, read_ladder
@@ -119,12 +132,16 @@ def ladder(arguments: argparse.Namespace) -> str:
     paths = [plot_ladder(ladder, output / "ladder.png", beyond)]
     if beyond is not None:
         paths.append(output / "ladder.json")
-        write_atomic(paths[-1], json.dumps(dict(zip(ladder.names, beyond.weights.tolist(), strict=True)), indent=1) + "\n")
+        write_atomic(
+            paths[-1], json.dumps(dict(zip(ladder.names, beyond.weights.tolist(), strict=True)), indent=1) + "\n"
+        )
     return "\n".join([text_of(ladder, beyond), "", *(f"wrote {path}" for path in paths)])
 
 
 def diagnose(arguments: argparse.Namespace) -> str:
-    """Look at a run's records: has it settled, is its signal repeatable, what repeats too often; also into RUN_DIR/diagnosis.json."""
+    """Look at a run's records: has it settled, is its signal repeatable, what repeats too often; also into
+    RUN_DIR/diagnosis.json.
+    """
     from mixtures.diagnosis.diagnosis import diagnose as look
     from mixtures.diagnosis.diagnosis import diagnosis_text, write_diagnosis
     from mixtures.text import parse_tokens, read_words
@@ -136,14 +153,18 @@ def diagnose(arguments: argparse.Namespace) -> str:
 
 
 def report(arguments: argparse.Namespace) -> str:
-    """Write one self-contained page to decide from: verdict, mixture, evidence, diagnosis, cost, and the command that does it again."""
+    """Write one self-contained page to decide from: verdict, mixture, evidence, diagnosis, cost, and the command that
+    does it again.
+    """
     from mixtures.report.report import write_report
 
     return f"wrote {write_report(arguments.what, arguments.output or Path(arguments.what) / 'report.html')}"
 
 
 def fit(arguments: argparse.Namespace) -> str:
-    """Regress measurements on the shares of a swarm's mixtures; print what that is worth, and the best mixture within what was tried."""
+    """Regress measurements on the shares of a swarm's mixtures; print what that is worth, and the best mixture within
+    what was tried.
+    """
     import json
     from dataclasses import replace
 
@@ -167,7 +188,9 @@ def fit(arguments: argparse.Namespace) -> str:
     )
     if not arguments.force:
         require_enough(swarm)
-    surrogate = fit_surrogate(swarm.ratios, swarm.metrics, importance=importance, model=arguments.model, seed=arguments.seed)
+    surrogate = fit_surrogate(
+        swarm.ratios, swarm.metrics, importance=importance, model=arguments.model, seed=arguments.seed
+    )
     print(surrogate_text(surrogate, swarm), flush=True)
     if not arguments.force:
         require_support(surrogate)
@@ -183,7 +206,9 @@ def fit(arguments: argparse.Namespace) -> str:
 
 
 def import_(arguments: argparse.Namespace) -> str:
-    """Read the mixture in the file of a trainer or a method as shares of trained tokens; with --like as a whole mixture with its stages."""
+    """Read the mixture in the file of a trainer or a method as shares of trained tokens; with --like as a whole mixture
+    with its stages.
+    """
     import json
 
     from mixtures.export import export_mixture
@@ -217,12 +242,17 @@ def import_(arguments: argparse.Namespace) -> str:
     if like is None:
         shares = schedule.only(arguments.files)
         if budget is not None or arguments.max_epochs:
-            raise UserError("--token-budget, --max-epochs: shares alone have neither tokens nor caps; give --like mixture.json or RUN_DIR")
+            raise UserError(
+                "--token-budget, --max-epochs: shares alone have neither tokens nor caps; give --like mixture.json "
+                "or RUN_DIR"
+            )
         write_atomic(arguments.output, json.dumps(shares, indent=1) + "\n")
         text = table(["domain", "share of tokens"], [[name, f"{share:.4%}"] for name, share in shares.items()])
     else:
         caps = read_words(arguments.max_epochs, flag="--max-epochs", read=float)
-        mixture = as_mixture(schedule, like, arguments.files, output=Path(arguments.output), token_budget=budget, max_epochs=caps)
+        mixture = as_mixture(
+            schedule, like, arguments.files, output=Path(arguments.output), token_budget=budget, max_epochs=caps
+        )
         mixture.save(arguments.output)
         text = show_mixture(mixture)
     return "\n".join([text, "", *schedule.notes, f"wrote {arguments.output}"])

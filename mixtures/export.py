@@ -43,7 +43,8 @@ def export_mixture(
     samples: SampleRule | None = None,
     samples_dir: str | Path = "mixture.samples",
 ) -> Mixture:
-    """The mixture that the runs learned, the plain mean over several runs, with a 95 % interval for every weight where there can be one.
+    """The mixture that the runs learned, the plain mean over several runs, with a 95 % interval for every weight where
+    there can be one.
 
     stages: piecewise-constant averages over this many equal token spans of the proxy run, laid over the horizon.
     average: with one stage, over all steps or over the last half of the steps (tail).
@@ -54,14 +55,17 @@ def export_mixture(
     weights are the closest to the learned ones that keep both (`mixtures.schedule.constrain`).
     unique_tokens: how much text the large run has, where it is not the text that the proxy run read; caps count it.
     These three: one number for all domains, or {name: number} with `*` for every domain that is not named.
-    samples: weights inside the domains by this rule, from the scores of the first run that has some; the manifests are written
-    into samples_dir, and the mixture's file belongs beside it. Epochs then count passes over what the rule keeps.
+    samples: weights inside the domains by this rule, from the scores of the first run that has some; the manifests are
+    written into samples_dir, and the mixture's file belongs beside it. Epochs then count passes over what the rule
+    keeps.
     Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages,
     bounds that are no bounds, and bounds that cannot be kept (with the arithmetic).
     """
     runs = read_runs(run_dirs)
     names = runs[0].trajectory.domains
-    names, learned = unfolded(runs[0].corpus, names, average_runs(runs, names, stages=stages, average=average, shrink=shrink))
+    names, learned = unfolded(
+        runs[0].corpus, names, average_runs(runs, names, stages=stages, average=average, shrink=shrink)
+    )
     total = _total_tokens(runs, token_budget)
     if stages > total:
         raise UserError(f"{stages} stages do not fit into {total:,} tokens; give fewer stages")
@@ -71,7 +75,9 @@ def export_mixture(
     large = token_budget is not None  # and not the proxy's own horizon, whose text corpus.simulate_budget may have cut
     simulated = {domain.name: domain.elsewhere for run in runs for domain in run.mixed if large and domain.elsewhere}
     caps, counts = by_name(max_epochs, names), simulated | by_name(unique_tokens, names)
-    domains = tuple(_domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names)
+    domains = tuple(
+        _domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names
+    )
     if samples is not None:
         domains = sample_domains(domains, _scored(runs), samples, samples_dir)
     weights, constraints = hold(learned.weights, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
@@ -81,7 +87,12 @@ def export_mixture(
         "horizon": Horizon(total_tokens=total),
         "domains": domains,
         "stages": tuple(
-            Stage(name=title, start_tokens=start, weights=dict(zip(names, row.tolist(), strict=True)), weights_ci95=interval)
+            Stage(
+                name=title,
+                start_tokens=start,
+                weights=dict(zip(names, row.tolist(), strict=True)),
+                weights_ci95=interval,
+            )
             for title, start, row, interval in zip(titles, starts, weights, learned.intervals, strict=True)
         ),
         "sampling": Sampling(seed=runs[0].config.seed),
@@ -96,7 +107,10 @@ def export_mixture(
 
 
 def read_runs(run_dirs: Sequence[str | Path]) -> list[RunRecord]:
-    """Runs that learned the same thing. Raises UserError, listing all differences, where they do not belong together."""
+    """Runs that learned the same thing.
+
+    Raises UserError, listing all differences, where they do not belong together.
+    """
     places = [Path(run_dir).resolve() for run_dir in run_dirs]
     if twice := sorted({str(place) for place in places if places.count(place) > 1}):
         raise UserError(f"{', '.join(twice)} is given twice; the mean needs different runs, give each once")
@@ -138,14 +152,23 @@ def _total_tokens(runs: list[RunRecord], token_budget: int | None) -> int:
     trained = {str(run.path): int(run.trajectory.tokens[-1]) for run in runs}
     if len(set(trained.values())) > 1:
         lines = "\n".join(f"  - {path}: {tokens:,}" for path, tokens in trained.items())
-        raise UserError(f"the runs trained different numbers of tokens:\n{lines}\nsay with --token-budget how many to plan for")
+        raise UserError(
+            f"the runs trained different numbers of tokens:\n{lines}\nsay with --token-budget how many to plan for"
+        )
     return next(iter(trained.values()))
 
 
 def _domain(runs: list[RunRecord], name: str, *, cap: float, count: float | None, large: bool) -> Domain:
-    """The domain as the run that read most of it saw it, for a large run without a cut; where there is a count, other text of its name."""
+    """The domain as the run that read most of it saw it, for a large run without a cut; where there is a count, other
+    text of its name.
+    """
     found = _found(runs, name).uncut if large else _found(runs, name)
-    read = {"unique_documents": found.documents, "complete": found.complete, "fingerprint": found.fingerprint, "sources": found.sources}
+    read = {
+        "unique_documents": found.documents,
+        "complete": found.complete,
+        "fingerprint": found.fingerprint,
+        "sources": found.sources,
+    }
     return Domain(
         name=name,
         unique_tokens=found.tokens if count is None else int(count),
@@ -162,11 +185,17 @@ def _scored(runs: list[RunRecord]) -> Path:
 
 def _found(runs: list[RunRecord], name: str) -> CorpusDomain:
     """The record of the run that read most of a domain."""
-    return max((domain for run in runs for domain in run.mixed if domain.name == name), key=lambda domain: domain.tokens)
+    return max(
+        (domain for run in runs for domain in run.mixed if domain.name == name), key=lambda domain: domain.tokens
+    )
 
 
 def _provenance(
-    runs: list[RunRecord], average: Average | None, learned: Learned, constraints: tuple[Constraint, ...], counts: Collection[str]
+    runs: list[RunRecord],
+    average: Average | None,
+    learned: Learned,
+    constraints: tuple[Constraint, ...],
+    counts: Collection[str],
 ) -> Provenance:
     files = [
         (run, path)
@@ -189,7 +218,10 @@ def _provenance(
         uncertainty=learned.record,
         proxy={"update": runs[0].config.update, "runs": [_proxy(run) for run in runs]} | about,
         seeds=tuple(run.config.seed for run in runs),
-        inputs=tuple(Input(uri=f"{run.path.resolve().name}/{path.relative_to(run.path)}", sha256=sha256_file(path)) for run, path in files),
+        inputs=tuple(
+            Input(uri=f"{run.path.resolve().name}/{path.relative_to(run.path)}", sha256=sha256_file(path))
+            for run, path in files
+        ),
         parent_schedule=reused.mixture if reused else None,
     )
 
@@ -219,9 +251,13 @@ def _checks(runs: list[RunRecord], mixture: Mixture, expected: tuple[Expected, .
     yield Check(id="runs_finished", status="warn" if short else "pass", detail="; ".join(short))
     seeds = [run.config.seed for run in runs]
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        detail = f"several runs have seed {', '.join(map(str, twice))}: their spread says less than that of different seeds"
+        detail = (
+            f"several runs have seed {', '.join(map(str, twice))}: their spread says less than that of different seeds"
+        )
         yield Check(id="seeds", status="warn", detail=detail)
-    if held := [domain for domain, row in zip(mixture.domains, expected, strict=True) if domain.held_at_cap(row.epochs)]:
+    if held := [
+        domain for domain, row in zip(mixture.domains, expected, strict=True) if domain.held_at_cap(row.epochs)
+    ]:
         partly = [domain.name for domain in held if not domain.complete]
         detail = f"held at their caps: {', '.join(domain.name for domain in held)}"
         if partly:

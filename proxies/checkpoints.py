@@ -1,7 +1,8 @@
 """Checkpoints: everything that the next step depends on, there whole or not at all (one rename).
 
-Rows are a function of (seed, step), and so are dropout's random numbers; a checkpoint therefore needs no data cursor and no random
-state beside the step's number. With P parameters it takes 12 P bytes (weights and Adam's two moments in float32).
+Rows are a function of (seed, step), and so are dropout's random numbers; a checkpoint therefore needs no data cursor
+and no random state beside the step's number. With P parameters it takes 12 P bytes (weights and Adam's two moments in
+float32).
 """
 
 import shutil
@@ -48,8 +49,8 @@ def save(
 ) -> Path:
     """Write `checkpoints/step-SSSSSSSS` and remove all but the newest `keep`.
 
-    The model is saved as Hugging Face does (`from_pretrained` reads it). Raises UserError where the disk is full or refuses; the older
-    checkpoints are untouched then.
+    The model is saved as Hugging Face does (`from_pretrained` reads it). Raises UserError where the disk is full or
+    refuses; the older checkpoints are untouched then.
     """
     path = run_dir / "checkpoints" / f"step-{step:08d}"
     if path.exists():  # the one that this run was resumed from
@@ -74,16 +75,24 @@ def save(
     return path
 
 
-def load(path: Path, *, model: PreTrainedModel, optimizer: HasState, scheduler: HasState, device: torch.device) -> tuple[int, doge.State]:
-    """Put a checkpoint into model, optimizer and scheduler; returns its step and the rule's state. UserError if it is damaged."""
+def load(
+    path: Path, *, model: PreTrainedModel, optimizer: HasState, scheduler: HasState, device: torch.device
+) -> tuple[int, doge.State]:
+    """Put a checkpoint into model, optimizer and scheduler; returns its step and the rule's state. UserError if it is
+    damaged.
+    """
     try:
         state = torch.load(path / STATE, map_location=device, weights_only=True)
         weights = type(model).from_pretrained(path, dtype=torch.float32).state_dict()
         model.load_state_dict(weights)
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        rule: dict[str, Any] = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state["rule"].items()}
+        rule: dict[str, Any] = {
+            name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state["rule"].items()
+        }
         step, rule_state = int(state["step"]), doge.State(**rule)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove that directory and --resume from the checkpoint before it") from error
+        raise UserError(
+            f"{path} cannot be read ({error}); remove that directory and --resume from the checkpoint before it"
+        ) from error
     return step, rule_state

@@ -1,7 +1,9 @@
-"""`accelerate launch -m proxies.compare COMPARE.yaml [--section.key value ...]`: is a mixture better than not bothering?
+"""`accelerate launch -m proxies.compare COMPARE.yaml [--section.key value ...]`: is a mixture better than not
+bothering?
 
-Base models that see the same number of tokens, start from the same weights per seed and are measured on the same held-out rows,
-each on the rows of its mixture. The same command again does only what is missing (proxies/comparison/records.py has the directory).
+Base models that see the same number of tokens, start from the same weights per seed and are measured on the same
+held-out rows, each on the rows of its mixture. The same command again does only what is missing
+(proxies/comparison/records.py has the directory).
 """
 
 import sys
@@ -23,7 +25,9 @@ def main(arguments: Sequence[str]) -> int:
 def _compare(words: list[str]) -> None:
     if words[0].startswith("--"):
         raise UserError(f"the comparison's YAML file comes first; {USAGE}")
-    from proxies.comparison.run import compare  # torch and transformers are loaded only for a comparison that will start
+    from proxies.comparison.run import (
+        compare,
+    )  # torch and transformers are loaded only for a comparison that will start
 
     compare(load(CompareSettings, words[0], words[1:]))
 

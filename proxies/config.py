@@ -27,7 +27,17 @@ DomainName = Annotated[str, Field(pattern=NAME)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 PACKAGES = ("torch", "accelerate", "transformers", "datasets", "tokenizers", "numpy", "doge-mixtures")
-PATHS = {"run_dir", "run", "data_files", "validation", "file", "config", "cache_dir", "scores", "reuse"}  # settings that are always paths
+PATHS = {
+    "run_dir",
+    "run",
+    "data_files",
+    "validation",
+    "file",
+    "config",
+    "cache_dir",
+    "scores",
+    "reuse",
+}  # settings that are always paths
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -35,8 +45,9 @@ Kind = TypeVar("Kind", bound=BaseModel)
 def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> Kind:
     """Settings of a YAML file with `--section.key value` overrides, every relative path made absolute.
 
-    Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's own
-    config.yaml) is left out. Raises UserError listing every fault at once; unknown keys come with the nearest known one.
+    Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's
+    own config.yaml) is left out. Raises UserError listing every fault at once; unknown keys come with the nearest known
+    one.
     """
     path = Path(path)
     raw = _read(path)
@@ -46,7 +57,9 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
         settings = kind.model_validate(raw)
     except ValidationError as error:
         faults = [line for fault in _faults(error, kind) for line in fault.splitlines()]
-        raise UserError(f"{path}: {len(faults)} setting(s) cannot be used:\n" + "\n".join(f"  {line}" for line in faults)) from error
+        raise UserError(
+            f"{path}: {len(faults)} setting(s) cannot be used:\n" + "\n".join(f"  {line}" for line in faults)
+        ) from error
     resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent)
     return kind.model_validate(resolved)
 
@@ -58,7 +71,9 @@ def help_text(kind: type[BaseModel]) -> str:
 
 
 def flags(block: type[BaseModel]) -> Iterator[tuple[str, Any, str]]:
-    """(dotted name, default, help) of every setting; what stands under free names (domains, mixtures) is given in the YAML file."""
+    """(dotted name, default, help) of every setting; what stands under free names (domains, mixtures) is given in the
+    YAML file.
+    """
     for name, field in _fields(block):
         yield name, ... if field.is_required() else field.default, field.description or ""
 
@@ -106,7 +121,9 @@ def environment(*, world_size: int, device: str) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         **versions,
-        "git_commit": commit.stdout.strip() + ("-dirty" if dirty.stdout else "") if commit.returncode == 0 else "unknown",
+        "git_commit": commit.stdout.strip() + ("-dirty" if dirty.stdout else "")
+        if commit.returncode == 0
+        else "unknown",
         "world_size": world_size,
         "device": device,
         "command": " ".join(sys.argv),
@@ -123,7 +140,11 @@ def dump(settings: BaseModel, environment: dict[str, Any] | None = None) -> str:
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
     """One line for every setting that differs: `train.lr: 0.001 -> 0.002`."""
     before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
-    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,13 +155,18 @@ def _read(path: Path) -> dict[str, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
                 line = node.start_mark.line + 1
-                raise UserError(f"{path}: {', '.join(twice)} is given twice in the block that starts at line {line}; names must be unique")
+                raise UserError(
+                    f"{path}: {', '.join(twice)} is given twice in the block that starts at line {line}; names must "
+                    f"be unique"
+                )
             return super().construct_mapping(node, deep)
 
     try:
         raw = yaml.load(path.read_text(), Loader)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file of settings") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML file of settings"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid YAML; {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -174,7 +200,9 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseMode
 
 def _faults(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
     for fault in error.errors():
-        place = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "dict[", "literal[", "list["))]
+        place = [
+            str(part) for part in fault["loc"] if not str(part).startswith(("function-", "dict[", "literal[", "list["))
+        ]
         where = ".".join(part for part in place if part not in ("str", "[key]")) or "settings"
         if fault["type"] == "extra_forbidden":
             block: Any = kind

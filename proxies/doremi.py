@@ -1,4 +1,6 @@
-"""DoReMi's step (arXiv 2305.10429, algorithm 1) and the settings of its reference run: the mathematics is in doge/doremi.py."""
+"""DoReMi's step (arXiv 2305.10429, algorithm 1) and the settings of its reference run: the mathematics is in
+doge/doremi.py.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +23,9 @@ def reference_settings(settings: Settings) -> Settings:
     return settings.model_copy(
         update={
             "run_dir": str(path / "reference"),
-            "corpus": settings.corpus.model_copy(update={"cache_dir": settings.corpus.cache_dir or str(path.parent / "cache")}),
+            "corpus": settings.corpus.model_copy(
+                update={"cache_dir": settings.corpus.cache_dir or str(path.parent / "cache")}
+            ),
             "train": settings.train.model_copy(update={"tracker": "none"}),
             "update": Update(preset="uniform", objective="universal", prior=settings.update.prior),
         }
@@ -30,10 +34,11 @@ def reference_settings(settings: Settings) -> Settings:
 
 @dataclass
 class DoremiStepper:
-    """What a step needs besides its number; `state.weights` are the domain weights, `reference` is there once it is trained.
+    """What a step needs besides its number; `state.weights` are the domain weights, `reference` is there once it is
+    trained.
 
-    Costs one forward pass of the reference beyond a plain step; with train.accumulate above 1 also one of the proxy: all
-    micro-batches decide over the weights that the first of them is trained with.
+    Costs one forward pass of the reference beyond a plain step; with train.accumulate above 1 also one of the proxy:
+    all micro-batches decide over the weights that the first of them is trained with.
     """
 
     settings: Settings
@@ -59,7 +64,8 @@ class DoremiStepper:
         return StepOutcome(losses, doge.Decision(weights, weights, excess), norm)
 
     def _measure(self, mine: list[doge.MicroBatch], step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean loss and excess loss of every domain over the global batch, (D,) float64 on the CPU, and, of a single micro-batch,
+        """Mean loss and excess loss of every domain over the global batch, (D,) float64 on the CPU, and, of a single
+        micro-batch,
         the token losses with their graph."""
         assert self.reference is not None, "the reference is trained before the first step"
         sums = torch.zeros(2, len(self.groups), dtype=torch.float64, device=self.place.device)
@@ -70,7 +76,9 @@ class DoremiStepper:
                 known = self._token_losses(self.reference, part)
             with torch.set_grad_enabled(single):
                 tokens = self._token_losses(self.model, part)
-            sums += part.share * torch.stack([tokens.detach().mean(1, dtype=torch.float64), excess_losses(tokens, known)])
+            sums += part.share * torch.stack(
+                [tokens.detach().mean(1, dtype=torch.float64), excess_losses(tokens, known)]
+            )
         losses, excess = (sums if self.place.reduce is None else self.place.reduce(sums)).cpu()
         return losses, excess, tokens if single else None
 

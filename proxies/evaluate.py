@@ -26,9 +26,11 @@ def held_out_losses(
     tokens: int,
     place: Place,
 ) -> list[dict[str, Any]]:
-    """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens given.
+    """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens
+    given.
 
-    Reads `rows` held-out rows of each, or all there are (`proxies.corpus.batches.evaluated_rows`); rank r takes every processes-th.
+    Reads `rows` held-out rows of each, or all there are (`proxies.corpus.batches.evaluated_rows`); rank r takes every
+    processes-th.
     """
     losses = held_out_row_losses(model, corpus, rows=rows, place=place)
     found = records(losses, corpus, step=step, tokens=tokens)
@@ -43,7 +45,9 @@ def held_out_row_losses(
     rows: int,
     place: Place,
 ) -> dict[str, Tensor]:
-    """{domain or target: mean loss of each of the held-out rows evaluated (N,)}, float64 on the CPU, the same in every process."""
+    """{domain or target: mean loss of each of the held-out rows evaluated (N,)}, float64 on the CPU, the same in every
+    process.
+    """
     length = corpus.row_tokens
     chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.evaluated}
     counts = [len(numbers) for numbers in chosen.values()]

@@ -1,4 +1,6 @@
-"""A whole run, from settings to mixture.json: what must hold, the corpus, the proxy's training, what a person reads at the end."""
+"""A whole run, from settings to mixture.json: what must hold, the corpus, the proxy's training, what a person reads at
+the end.
+"""
 
 from pathlib import Path
 
@@ -57,7 +59,9 @@ def train_reference(settings: Settings, corpus: CorpusData, accelerator: Acceler
     started = (own.run_path / "config.yaml").exists()
     require_directory(own, resume=started)
     if accelerator.is_main_process:
-        print(f"reference: first, the same model on the prior ({settings.constants.prior}), in {own.run_path}", flush=True)
+        print(
+            f"reference: first, the same model on the prior ({settings.constants.prior}), in {own.run_path}", flush=True
+        )
     run = ProxyRun(own, corpus, accelerator)
     run.open(resume=started)
     run.loop()

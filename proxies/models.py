@@ -1,4 +1,6 @@
-"""Proxy models: presets by size, any Hugging Face config, or a pretrained directory; checked against tokenizer and rows."""
+"""Proxy models: presets by size, any Hugging Face config, or a pretrained directory; checked against tokenizer and
+rows.
+"""
 
 import json
 from pathlib import Path
@@ -23,22 +25,26 @@ def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str,
     }
 
 
-# Non-embedding sizes follow Llama's proportions; with a vocabulary of 4,096 the totals are 1.3 M, 5.0 M and 24 M. gpt2-82m is the
-# proxy of the DoGE paper (6 layers, 768 wide); it and llama-125m have their size with a vocabulary of 50,257.
+# Non-embedding sizes follow Llama's proportions; with a vocabulary of 4,096 the totals are 1.3 M, 5.0 M and 24 M.
+# gpt2-82m is the proxy of the DoGE paper (6 layers, 768 wide); it and llama-125m have their size with a vocabulary of
+# 50,257.
 PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama-1m": (LlamaConfig, _llama(128, 4, 4, 344)),
     "llama-5m": (LlamaConfig, _llama(256, 5, 4, 688)),
     "llama-25m": (LlamaConfig, _llama(512, 7, 8, 1376)),
     "llama-125m": (LlamaConfig, _llama(768, 12, 12, 2048)),
-    "gpt2-82m": (GPT2Config, {"n_embd": 768, "n_layer": 6, "n_head": 12, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+    "gpt2-82m": (
+        GPT2Config,
+        {"n_embd": 768, "n_layer": 6, "n_head": 12, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    ),
 }
 
 
 def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int, seed: int) -> PreTrainedModel:
     """The proxy model in float32 on the CPU, in training mode; weights from the seed, or from the pretrained directory.
 
-    Raises UserError for an unknown preset, an unreadable config, a vocabulary smaller than the tokenizer's, or fewer positions
-    than a row has tokens.
+    Raises UserError for an unknown preset, an unreadable config, a vocabulary smaller than the tokenizer's, or fewer
+    positions than a row has tokens.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -79,7 +85,8 @@ def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -
         raise UserError(f"model.config {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"model.config {path} is not a Hugging Face config (JSON with a known model_type): {type(error).__name__}: {error}"
+            f"model.config {path} is not a Hugging Face config (JSON with a known model_type): "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 

@@ -17,7 +17,9 @@ def all_reduce(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a step runs: this process (number `rank` of `processes`), its device, and `reduce`, the sum over processes (None: one)."""
+    """Where a step runs: this process (number `rank` of `processes`), its device, and `reduce`, the sum over processes
+    (None: one).
+    """
 
     rank: int
     processes: int

@@ -24,8 +24,10 @@ def require_group(accelerator: Accelerator) -> None:
     wanted = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != wanted:
         raise UserError(
-            f"the launcher started {wanted} processes, but this one sees {accelerator.num_processes}: they did not form a group and each "
-            "would run alone. Launch with a file of launch/accelerate/ (--config_file); for two processes without a GPU: "
+            f"the launcher started {wanted} processes, but this one sees {accelerator.num_processes}: they did not "
+            f"form a group and each "
+            "would run alone. Launch with a file of launch/accelerate/ (--config_file); for two processes without a "
+            "GPU: "
             "ACCELERATE_USE_CPU=true accelerate launch --config_file launch/accelerate/cpu2.yaml ..."
         )
 
@@ -43,21 +45,29 @@ def require_directory(settings: Settings, *, resume: bool) -> None:
             )
         return
     if not config.exists():
-        raise UserError(f"{path} holds no run to resume (no config.yaml); start it without --resume, or correct run_dir")
+        raise UserError(
+            f"{path} holds no run to resume (no config.yaml); start it without --resume, or correct run_dir"
+        )
     if changed := differences(load_settings(config), settings):
         lines = "\n".join(f"  {line}" for line in changed)
         raise UserError(
-            f"{path} was started with other settings (then -> now):\n{lines}\nSet them back to resume, or give a new run_dir for a new run"
+            f"{path} was started with other settings (then -> now):\n{lines}\nSet them back to resume, or give a new "
+            f"run_dir for a new run"
         )
 
 
 def require_same_corpus(
     settings: Settings, record: dict[str, Any], *, remedy: str = "to resume, or give a new run_dir for a new run"
 ) -> None:
-    """The text and the tokenizer are those that the run started with; else restore the text, says the message, and the `remedy`."""
+    """The text and the tokenizer are those that the run started with; else restore the text, says the message, and the
+    `remedy`.
+    """
     path = settings.run_path / "corpus.json"
     before = json.loads(path.read_text())
-    was = {domain["name"]: domain["fingerprint"] for domain in [*before["domains"], *before.get("reused", {}).get("domains", [])]}
+    was = {
+        domain["name"]: domain["fingerprint"]
+        for domain in [*before["domains"], *before.get("reused", {}).get("domains", [])]
+    }
     changed = [domain["name"] for domain in record["domains"] if was.get(domain["name"]) != domain["fingerprint"]]
     if before["tokenizer"] != record["tokenizer"]:
         changed.append("the tokenizer")
@@ -70,17 +80,25 @@ def require_divisible(settings: Settings, processes: int) -> None:
     rows, slices = settings.train.rows_per_domain, processes * settings.train.accumulate
     if rows % slices:
         raise UserError(
-            f"train.rows_per_domain is {rows}, which does not split over {processes} process(es) x {settings.train.accumulate} "
+            f"train.rows_per_domain is {rows}, which does not split over {processes} process(es) x "
+            f"{settings.train.accumulate} "
             f"micro-batch(es); use a multiple of {slices}, e.g. {-(-rows // slices) * slices}"
         )
     if settings.update.preset == "stable" and rows % 2:
-        raise UserError(f"train.rows_per_domain is {rows}; preset stable compares two halves of them: use an even number, e.g. {rows + 1}")
+        raise UserError(
+            f"train.rows_per_domain is {rows}; preset stable compares two halves of them: use an even number, e.g. "
+            f"{rows + 1}"
+        )
     if (presence := settings.samples.presence) is not None:
-        pieces = slices * 2 if rows % 2 == 0 and slices % 2 else slices  # a micro-batch lies in one half, or astride both
+        pieces = (
+            slices * 2 if rows % 2 == 0 and slices % 2 else slices
+        )  # a micro-batch lies in one half, or astride both
         multiple = pieces * presence.unit_rows
         if rows % multiple:
             raise UserError(
                 f"train.rows_per_domain is {rows}, of which {pieces} pieces (two halves, {processes} process(es) x "
-                f"{settings.train.accumulate} micro-batch(es)) must each be whole units of samples.online.presence.unit_rows = "
-                f"{presence.unit_rows} rows; use a multiple of {multiple}, e.g. {-(-rows // multiple) * multiple}, or smaller units"
+                f"{settings.train.accumulate} micro-batch(es)) must each be whole units of "
+                f"samples.online.presence.unit_rows = "
+                f"{presence.unit_rows} rows; use a multiple of {multiple}, e.g. {-(-rows // multiple) * multiple}, "
+                f"or smaller units"
             )

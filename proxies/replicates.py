@@ -1,4 +1,6 @@
-"""How a run's average weights would vary had its steps been drawn again: the rule, over resampled blocks of its record."""
+"""How a run's average weights would vary had its steps been drawn again: the rule, over resampled blocks of its
+record.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +13,8 @@ from proxies.settings import Settings
 
 
 def write_run_replicates(settings: Settings) -> None:
-    """Write RUN_DIR/replicates.parquet of a finished run of preset stable; other presets, and runs of 3 steps, have no such file.
+    """Write RUN_DIR/replicates.parquet of a finished run of preset stable; other presets, and runs of 3 steps, have no
+    such file.
 
     The other rules' weights depend on the order of the steps, or do not vary.
     """
@@ -31,9 +34,11 @@ def write_run_replicates(settings: Settings) -> None:
 
 
 def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:
-    """(S, 3, D) `alignment_parts` of every single step with the unbiased diagonal; the run's own record holds the mean so far.
+    """(S, 3, D) `alignment_parts` of every single step with the unbiased diagonal; the run's own record holds the mean
+    so far.
 
-    `worst`: each step with its own lean, where the run leans the whole mean. One part of the record is in memory at a time.
+    `worst`: each step with its own lean, where the run leans the whole mean. One part of the record is in memory at a
+    time.
     """
     trajectory, importance = run.trajectory, torch.from_numpy(importance_of(run))
     known = {domain.name for domain in run.corpus.domains if domain.role == "target"}

@@ -1,7 +1,8 @@
 """`--reuse mixture.json`: a domain was added, split or merged; the others keep their weights among themselves.
 
-Untouched domains (the same name and the same text as in the mixture) become one virtual domain, `reused`, whose rows are drawn by
-those weights; the run learns over it and what is new. The mixture that comes out has all domains again (`mixtures/run/reused.py`).
+Untouched domains (the same name and the same text as in the mixture) become one virtual domain, `reused`, whose rows
+are drawn by those weights; the run learns over it and what is new. The mixture that comes out has all domains again
+(`mixtures/run/reused.py`).
 """
 
 from collections.abc import Iterable
@@ -19,21 +20,34 @@ from proxies.corpus.corpus import CorpusData
 from proxies.corpus.pool import make_pool
 from proxies.settings import Settings
 
-SUMS = ("documents", "tokens", "bytes", "rows", "held_out_documents", "held_out_tokens", "held_out_bytes", "held_out_rows")
+SUMS = (
+    "documents",
+    "tokens",
+    "bytes",
+    "rows",
+    "held_out_documents",
+    "held_out_tokens",
+    "held_out_bytes",
+    "held_out_rows",
+)
 Entry = dict[str, Any]
 
 
 def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
     """The corpus with its untouched domains as one; the same corpus without `settings.reuse`.
 
-    Raises UserError for a file that is no mixture, another tokenizer, a corpus in which nothing or everything changed, a weight of 0 of
-    all that is left, an objective that tells the reused domains apart, and a domain or target that is named `reused`.
+    Raises UserError for a file that is no mixture, another tokenizer, a corpus in which nothing or everything changed,
+    a weight of 0 of all that is left, an objective that tells the reused domains apart, and a domain or target that is
+    named `reused`.
     """
     if not settings.reuse:
         return corpus
     mixture, where = Mixture.load(settings.reuse), f"reuse {settings.reuse}"
     if REUSED in corpus.names:
-        raise UserError(f"{where}: a domain or target is named {REUSED!r}, which the untouched domains are called together; rename it")
+        raise UserError(
+            f"{where}: a domain or target is named {REUSED!r}, which the untouched domains are called together; "
+            f"rename it"
+        )
     _require_tokenizer(mixture, corpus, where)
     changed = changes(mixture, corpus)
     kept = [name for name in corpus.domains if name not in changed]
@@ -41,7 +55,9 @@ def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
     weights = mixture.average_weights()
     total = sum(weights[name] for name in kept)
     if total <= 0:
-        raise UserError(f"{where}: the untouched domains ({', '.join(kept)}) have no weight there; learn without --reuse")
+        raise UserError(
+            f"{where}: the untouched domains ({', '.join(kept)}) have no weight there; learn without --reuse"
+        )
     _require_alike(settings, kept, where)
     relative = {name: weights[name] / total for name in kept}
     entries = [corpus.entry(name) for name in kept]
@@ -60,7 +76,9 @@ def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
         corpus,
         names=(REUSED, *(name for name in corpus.names if name not in kept)),
         domains=(REUSED, *changed),
-        pool=make_pool(tokens, list(relative.values()), steps=train.steps, rows=train.rows_per_domain, seed=settings.seed),
+        pool=make_pool(
+            tokens, list(relative.values()), steps=train.steps, rows=train.rows_per_domain, seed=settings.seed
+        ),
         record={**corpus.record, "domains": [_entry(entries, relative), *rest], "reused": record},
     )
 
@@ -83,7 +101,8 @@ def describe_reuse(corpus: CorpusData) -> str:
     """What a person reads of it."""
     record = corpus.record["reused"]
     lines = [
-        f"reused: {len(record['relative'])} domain(s) keep their relative weights, as one: {_listed(record['relative'])}",
+        f"reused: {len(record['relative'])} domain(s) keep their relative weights, as one: "
+        f"{_listed(record['relative'])}",
         f"learned: {', '.join(f'{shorten(name)} ({why})' for name, why in record['changed'].items())}",
     ]
     if record["removed"]:
@@ -115,8 +134,10 @@ def _require_tokenizer(mixture: Mixture, corpus: CorpusData, where: str) -> None
     ours = corpus.record["tokenizer"]
     if mixture.tokenizer.fingerprint != ours["fingerprint"]:
         raise UserError(
-            f"{where}: its shares are in tokens of {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}), this run's tokenizer is "
-            f"{ours['name']} ({ours['fingerprint']}); take the one that the mixture was learned with: corpus.tokenizer: {{file: "
+            f"{where}: its shares are in tokens of {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}), this "
+            f"run's tokenizer is "
+            f"{ours['name']} ({ours['fingerprint']}); take the one that the mixture was learned with: "
+            f"corpus.tokenizer: {{file: "
             f"{Path(where.removeprefix('reuse ')).parent / 'tokenizer.json'}}}"
         )
 
@@ -124,8 +145,14 @@ def _require_tokenizer(mixture: Mixture, corpus: CorpusData, where: str) -> None
 def _require_something(mixture: Mixture, corpus: CorpusData, changed: dict[str, str], where: str) -> None:
     if not changed:
         gone = [domain.name for domain in mixture.domains if domain.name not in corpus.domains]
-        without = f", but for {', '.join(gone)}: its shares without that, scaled to 1, are all there is to say" if gone else ""
-        raise UserError(f"{where}: nothing changed, every domain has the text that it had{without}; there is nothing to learn")
+        without = (
+            f", but for {', '.join(gone)}: its shares without that, scaled to 1, are all there is to say"
+            if gone
+            else ""
+        )
+        raise UserError(
+            f"{where}: nothing changed, every domain has the text that it had{without}; there is nothing to learn"
+        )
     if len(changed) == len(corpus.domains):
         lines = "\n".join(f"  - {name}: {why}" for name, why in changed.items())
         raise UserError(f"{where}: no domain is as it was:\n{lines}\nlearn without --reuse")
@@ -137,6 +164,7 @@ def _require_alike(settings: Settings, kept: list[str], where: str) -> None:
     if len(set(importance.values())) > 1:
         found = ", ".join(f"{name} {value:g}" for name, value in importance.items())
         raise UserError(
-            f"{where}: update.objective tells the reused domains apart ({found}), and their gradients are only known together; give them "
+            f"{where}: update.objective tells the reused domains apart ({found}), and their gradients are only known "
+            f"together; give them "
             "one importance, name targets, or learn without --reuse"
         )

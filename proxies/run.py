@@ -66,7 +66,9 @@ class ProxyRun:
         shared = (settings, self.groups, self.model, self.optimizer, self.place)
         if settings.update.preset == "doremi":
             return DoremiStepper(*shared, state=doge.start(prior_of("uniform", self.corpus), 0))
-        gradients = doge.GroupGradients(self.model, groups=count, halves=halves_of(settings), autocast=self.place.autocast)
+        gradients = doge.GroupGradients(
+            self.model, groups=count, halves=halves_of(settings), autocast=self.place.autocast
+        )
         prior = prior_of(settings.constants.prior, self.corpus)
         return Stepper(*shared, gradients=gradients, prior=prior, state=doge.start(prior, count))
 
@@ -112,7 +114,12 @@ class ProxyRun:
         if not self.start:
             self._evaluate(0)
         with tqdm(
-            desc=self.path.name, total=train.steps, initial=self.start, unit="step", disable=not self.main, dynamic_ncols=True
+            desc=self.path.name,
+            total=train.steps,
+            initial=self.start,
+            unit="step",
+            disable=not self.main,
+            dynamic_ncols=True,
         ) as bar:
             for step in range(self.start, train.steps):
                 began = time.perf_counter()
@@ -150,7 +157,9 @@ class ProxyRun:
         )
         bar.update()
         if self.settings.train.tracker != "none":
-            self.accelerator.log({"loss": loss, **{f"weight/{name}": value for name, value in weights.items()}}, step=step)
+            self.accelerator.log(
+                {"loss": loss, **{f"weight/{name}": value for name, value in weights.items()}}, step=step
+            )
 
     def _evaluate(self, step: int) -> None:
         records = held_out_losses(
@@ -191,14 +200,16 @@ class ProxyRun:
         presence = self.settings.samples.presence
         extra = [group.name for group in self.groups[len(self.domains) :]]
         print(
-            f"proxy: {parameter_count(self.model) / 1e6:.1f} M parameters, {self.accelerator.num_processes} process(es) on "
+            f"proxy: {parameter_count(self.model) / 1e6:.1f} M parameters, {self.accelerator.num_processes} "
+            f"process(es) on "
             f"{self.accelerator.device.type}, {train.precision}\n"
             f"step:  {len(self.domains)} domains x {train.rows_per_domain} rows x {self.corpus.row_tokens} tokens"
             + (f", and the same of {', '.join(extra)} for the objective" if extra else "")
             + (f"\nsamples: presence, {presence.scope}, units of {presence.unit_rows} row(s)" if presence else "")
             + (f"\n{describe_cut(self.corpus, self.settings)}" if self.settings.corpus.simulate_budget.tokens else "")
             + (f"\n{describe_reuse(self.corpus)}" if self.settings.reuse else "")
-            + f"\nrule:  {update.preset}; {'resumes after step ' + str(self.start) if self.start else 'starts'}, {train.steps} steps",
+            + f"\nrule:  {update.preset}; {'resumes after step ' + str(self.start) if self.start else 'starts'}, "
+            f"{train.steps} steps",
             flush=True,
         )
         unused = without_effect(update.preset, update.model_dump(exclude_none=True))

@@ -1,6 +1,8 @@
-"""`accelerate launch -m proxies.score RUN_DIR [--scores ...] [--scopes ...] ...`: score a run's documents with its checkpoints.
+"""`accelerate launch -m proxies.score RUN_DIR [--scores ...] [--scopes ...] ...`: score a run's documents with its
+checkpoints.
 
-The same command again does only what is missing (mixtures/samples/scores.py has the files, docs/scores.md what the scores mean).
+The same command again does only what is missing (mixtures/samples/scores.py has the files, docs/scores.md what the
+scores mean).
 """
 
 import sys
@@ -10,7 +12,8 @@ from proxies.command import command
 from proxies.scoring.settings import ScoreSettings, parse
 
 USAGE = (
-    "usage: accelerate launch -m proxies.score RUN_DIR [--scores self_influence information word_embedding] [--scopes all first_block]\n"
+    "usage: accelerate launch -m proxies.score RUN_DIR [--scores self_influence information word_embedding] "
+    "[--scopes all first_block]\n"
     "           [--checkpoints last|all|STEP ...] [--unit document|row] [--max-rows N] [--batch-tokens N]"
 )
 

@@ -25,7 +25,9 @@ Importance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Model(Frozen):
     """The proxy model: exactly one of the three."""
 
-    preset: str = Field("", description="a size from proxies/models.py: llama-1m, llama-5m, llama-25m, gpt2-82m, llama-125m")
+    preset: str = Field(
+        "", description="a size from proxies/models.py: llama-1m, llama-5m, llama-25m, gpt2-82m, llama-125m"
+    )
     config: str = Field("", description="a Hugging Face config.json; weights are drawn from the seed")
     pretrained: str = Field("", description="a directory to continue from, weights included")
 
@@ -42,12 +44,24 @@ class Loop(Frozen):
     lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     min_lr: float = Field(1e-4, ge=0, description="learning rate at the last step (cosine decay)")
     warmup_steps: int = Field(30, ge=0, description="linear warm-up (steps)")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none")
-    max_grad_norm: float = Field(1.0, gt=0, description="the norm of the gradient that is stepped with is clipped to this")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass (autocast)")
-    accumulate: int = Field(1, ge=1, description="micro-batches that an update's rows are split into (memory, not mathematics)")
-    evaluate_every: int = Field(100, ge=1, description="held-out loss every so many steps, and before and after the run")
-    evaluate_rows: int = Field(32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)")
+    weight_decay: float = Field(
+        0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="the norm of the gradient that is stepped with is clipped to this"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="arithmetic of the forward and backward pass (autocast)"
+    )
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches that an update's rows are split into (memory, not mathematics)"
+    )
+    evaluate_every: int = Field(
+        100, ge=1, description="held-out loss every so many steps, and before and after the run"
+    )
+    evaluate_rows: int = Field(
+        32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,7 +76,9 @@ class Train(Loop):
     rows_per_domain: int = Field(4, ge=1, description="rows of every domain in each update, over all processes (rows)")
     save_every: int = Field(100, ge=1, description="checkpoint and flush of the records every so many steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
-    tracker: Literal["none", "tensorboard", "wandb"] = Field("none", description="also log to this; the files are the record")
+    tracker: Literal["none", "tensorboard", "wandb"] = Field(
+        "none", description="also log to this; the files are the record"
+    )
 
 
 def _not_nothing(value: str | dict[str, float]) -> str | dict[str, float]:
@@ -75,26 +91,41 @@ Objective = Annotated[Literal["auto", "universal"] | dict[DomainName, Importance
 
 
 class Update(Frozen):
-    """The rule that makes domain weights, from alignments or (doremi) excess losses; an empty constant takes the preset's value."""
+    """The rule that makes domain weights, from alignments or (doremi) excess losses; an empty constant takes the
+    preset's value.
+    """
 
     preset: Preset = Field("stable", description="rule and its constants; doremi trains its reference model first")
     objective: Objective = Field(
         "auto",
         description="universal, or importances by name over domains and targets; auto: the targets if there are any",
     )
-    aggregate: Literal["mean", "worst"] = Field("mean", description="importance-weighted mean, or lean to the worst objective domain")
-    held_out: bool = Field(False, description="the objective's gradients come from held-out rows, not from the training rows")
-    order: Literal["exact", "lagged"] | None = Field(None, description="step with the new weights, or with the previous ones (less memory)")
+    aggregate: Literal["mean", "worst"] = Field(
+        "mean", description="importance-weighted mean, or lean to the worst objective domain"
+    )
+    held_out: bool = Field(
+        False, description="the objective's gradients come from held-out rows, not from the training rows"
+    )
+    order: Literal["exact", "lagged"] | None = Field(
+        None, description="step with the new weights, or with the previous ones (less memory)"
+    )
     prior: Literal["uniform", "natural"] | None = Field(
         None, description="where the weights start and what stable is anchored to; doremi: what its reference trains on"
     )
     mu: float | None = Field(None, gt=0, description="paper, official: Bregman coefficient; smaller moves faster")
-    tau: float | None = Field(None, gt=0, description="stable: how far the weights may leave the prior (log-odds per mean alignment)")
-    reach: Share | None = Field(
-        None, description="stable: most KL divergence of the weights from the prior, as a share of log(number of domains)"
+    tau: float | None = Field(
+        None, gt=0, description="stable: how far the weights may leave the prior (log-odds per mean alignment)"
     )
-    averaging: float | None = Field(None, ge=0, le=1, description="stable: decay of the running mean of the gram a step; 1: the whole run")
-    geometry: Literal["raw", "adam"] | None = Field(None, description="stable: inner products as they are, or in Adam's geometry")
+    reach: Share | None = Field(
+        None,
+        description="stable: most KL divergence of the weights from the prior, as a share of log(number of domains)",
+    )
+    averaging: float | None = Field(
+        None, ge=0, le=1, description="stable: decay of the running mean of the gram a step; 1: the whole run"
+    )
+    geometry: Literal["raw", "adam"] | None = Field(
+        None, description="stable: inner products as they are, or in Adam's geometry"
+    )
     floor: Share | None = Field(None, description="share of the prior mixed into the weights")
     score_min: float | None = Field(None, description="official: lower clip of the score, in learning rates")
     score_max: float | None = Field(None, description="official: upper clip of the score, in learning rates")
@@ -102,7 +133,9 @@ class Update(Frozen):
         None, ge=0, description="aggregate worst: a domain whose relative loss is behind by 1/this counts e times"
     )
     eta: float | None = Field(None, gt=0, description="doremi: step of the log-weights per nat of excess loss")
-    smoothing: Share | None = Field(None, description="doremi: share of the uniform weights mixed into the weights at every step")
+    smoothing: Share | None = Field(
+        None, description="doremi: share of the uniform weights mixed into the weights at every step"
+    )
 
     @model_validator(mode="after")
     def _doremi_has_no_objective(self) -> "Update":
@@ -114,7 +147,8 @@ class Update(Frozen):
         if self.preset == "doremi" and any(bad.values()):
             found = ", ".join(f"{name} {getattr(self, name)}" for name in bad if bad[name])
             raise ValueError(
-                f"preset doremi cannot use {found}: it weighs a domain by its own excess loss over a reference model, whatever the "
+                f"preset doremi cannot use {found}: it weighs a domain by its own excess loss over a reference "
+                f"model, whatever the "
                 "mixture is for; leave that out, or take preset stable"
             )
         return self
@@ -123,9 +157,16 @@ class Update(Frozen):
 class PresenceSettings(Frozen):
     """Sample weights from each step's gradient norms: large ones count more at first, then less (arXiv 2311.00913)."""
 
-    switch_at: Share = Field(0.1, description="share of the steps that large gradient norms count more in; then small ones do")
-    temperature: float = Field(1.0, gt=0, description="log-odds of a sample's weight per standard deviation of the norms")
-    scope: str = Field("first_block", description="parameters of the norms: first_block, all, blocks, embedding, head, or a name pattern")
+    switch_at: Share = Field(
+        0.1, description="share of the steps that large gradient norms count more in; then small ones do"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="log-odds of a sample's weight per standard deviation of the norms"
+    )
+    scope: str = Field(
+        "first_block",
+        description="parameters of the norms: first_block, all, blocks, embedding, head, or a name pattern",
+    )
     unit_rows: int = Field(1, ge=1, description="rows that are weighted as one; 1: every row for itself (rows)")
 
     @field_validator("scope")
@@ -154,7 +195,9 @@ Online = Annotated[
 class SampleSettings(Frozen):
     """Sample weights inside domains."""
 
-    online: Online = Field("none", validate_default=True, description="sample weights while the proxy trains: none or presence")
+    online: Online = Field(
+        "none", validate_default=True, description="sample weights while the proxy trains: none or presence"
+    )
 
     @property
     def presence(self) -> PresenceSettings | None:
@@ -172,7 +215,10 @@ class Settings(Frozen):
     train: Train = Field(Train(), description="the loop")
     update: Update = Field(Update(), description="the rule")
     samples: SampleSettings = Field(SampleSettings(), description="sample weights")
-    reuse: str = Field("", description="mixture.json: domains with the text that it names keep their relative weights, others are learned")
+    reuse: str = Field(
+        "",
+        description="mixture.json: domains with the text that it names keep their relative weights, others are learned",
+    )
 
     @model_validator(mode="after")
     def _objective_names(self) -> "Settings":
@@ -180,7 +226,8 @@ class Settings(Frozen):
             known = list(self.corpus.sources)
             if unknown := [name for name in self.update.objective if name not in known]:
                 raise ValueError(
-                    f"update.objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: {', '.join(known)}"
+                    f"update.objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: "
+                    f"{', '.join(known)}"
                 )
         return self
 
@@ -191,14 +238,17 @@ class Settings(Frozen):
             return self
         if self.update.preset == "doremi":
             raise ValueError(
-                "samples.online is presence, which weighs gradients, and preset doremi takes none by domain: set it to none, or take "
+                "samples.online is presence, which weighs gradients, and preset doremi takes none by domain: set it "
+                "to none, or take "
                 "preset stable"
             )
         unit = presence.unit_rows
         if rows % unit or rows < 2 * unit:
             raise ValueError(
-                f"train.rows_per_domain is {rows}, samples.online.presence.unit_rows {unit}: a domain needs at least two whole units, "
-                f"which are weighted against each other; set rows_per_domain to a multiple of {unit}, {2 * unit} or more"
+                f"train.rows_per_domain is {rows}, samples.online.presence.unit_rows {unit}: a domain needs at least "
+                f"two whole units, "
+                f"which are weighted against each other; set rows_per_domain to a multiple of {unit}, {2 * unit} or "
+                f"more"
             )
         return self
 
@@ -219,8 +269,9 @@ class Settings(Frozen):
     def importance(self) -> dict[str, float]:
         """Importance of every domain and target that the objective counts.
 
-        `auto` means the targets where there are any, all training domains alike where not (DESIGN 5.2) and with doremi. The universal
-        objective is the sum over domains (DoGE eq. 4); from held-out rows it is their mean, as the official code's `mix`.
+        `auto` means the targets where there are any, all training domains alike where not (DESIGN 5.2) and with doremi.
+        The universal objective is the sum over domains (DoGE eq. 4); from held-out rows it is their mean, as the
+        official code's `mix`.
         """
         objective = "universal" if self.update.preset == "doremi" else self.update.objective
         if isinstance(objective, dict):
@@ -233,7 +284,9 @@ class Settings(Frozen):
     def constants(self) -> Constants:
         """The preset's constants with those given in their place."""
         given = {field.name: getattr(self.update, field.name, None) for field in dataclasses.fields(Constants)}
-        return dataclasses.replace(PRESETS[self.update.preset], **{name: value for name, value in given.items() if value is not None})
+        return dataclasses.replace(
+            PRESETS[self.update.preset], **{name: value for name, value in given.items() if value is not None}
+        )
 
     @property
     def run_path(self) -> Path:

@@ -1,7 +1,9 @@
-"""Simulated epoching (`corpus.simulate_budget`): a training domain's text is cut so that the proxy repeats it as the large run will.
+"""Simulated epoching (`corpus.simulate_budget`): a training domain's text is cut so that the proxy repeats it as the
+large run will.
 
-A run reads every domain equally often, so with d its tokens of one domain and D domains, it trains D * d tokens. A large run of B tokens
-with U unique tokens of a domain repeats it B / (D * U) times at equal shares; cut to D * d * U / B tokens the proxy does the same.
+A run reads every domain equally often, so with d its tokens of one domain and D domains, it trains D * d tokens. A
+large run of B tokens with U unique tokens of a domain repeats it B / (D * U) times at equal shares; cut to D * d * U /
+B tokens the proxy does the same.
 """
 
 from dataclasses import replace
@@ -19,10 +21,11 @@ from proxies.settings import Settings
 
 
 def simulate(corpus: CorpusData, settings: Settings) -> CorpusData:
-    """The corpus as this run reads it: every training domain's first tokens, whole rows; the same corpus without a budget.
+    """The corpus as this run reads it: every training domain's first tokens, whole rows; the same corpus without a
+    budget.
 
-    Held-out text and targets stay whole. Raises UserError listing every domain that would not keep a row, and every one whose text was
-    read in part while its size is not given.
+    Held-out text and targets stay whole. Raises UserError listing every domain that would not keep a row, and every one
+    whose text was read in part while its size is not given.
     """
     budget = settings.corpus.simulate_budget.tokens
     if budget is None:
@@ -37,7 +40,8 @@ def simulate(corpus: CorpusData, settings: Settings) -> CorpusData:
         if name not in given and not corpus.entry(name)["complete"]
     ]
     faults += [
-        f"{name}: {tokens_text(run_tokens)} tokens of this run x {tokens_text(unique[name])} unique tokens / {tokens_text(budget)} is less "
+        f"{name}: {tokens_text(run_tokens)} tokens of this run x {tokens_text(unique[name])} unique tokens / "
+        f"{tokens_text(budget)} is less "
         f"than a row of {corpus.row_tokens}; raise train.steps or train.rows_per_domain, or shorten corpus.row_tokens"
         for name in corpus.domains
         if not rows[name]
@@ -46,7 +50,10 @@ def simulate(corpus: CorpusData, settings: Settings) -> CorpusData:
         raise UserError("corpus.simulate_budget cannot be kept:\n" + "\n".join(f"  - {fault}" for fault in faults))
     kept = {name: min(rows[name] * corpus.row_tokens, corpus.entry(name)["tokens"]) for name in corpus.domains}
     entries = {
-        name: {**_cut(corpus.entry(name), kept[name], corpus), "simulated": _simulated(corpus.entry(name), budget, unique[name])}
+        name: {
+            **_cut(corpus.entry(name), kept[name], corpus),
+            "simulated": _simulated(corpus.entry(name), budget, unique[name]),
+        }
         for name in corpus.domains
     }
     domains = [entries.get(entry["name"], entry) for entry in corpus.record["domains"]]
@@ -55,7 +62,9 @@ def simulate(corpus: CorpusData, settings: Settings) -> CorpusData:
 
 
 def describe_cut(corpus: CorpusData, settings: Settings) -> str:
-    """What a person reads of it: how many domains were cut, and which have too little text to be repeated as seldom as they will be."""
+    """What a person reads of it: how many domains were cut, and which have too little text to be repeated as seldom as
+    they will be.
+    """
     budget = settings.corpus.simulate_budget.tokens
     assert budget is not None
     cut, short = [], []
@@ -68,22 +77,36 @@ def describe_cut(corpus: CorpusData, settings: Settings) -> str:
             cut.append(f"{name} to {tokens_text(entry['tokens'])} of {tokens_text(was)}")
         elif here > 1.05 * max(there, 1):
             short.append(f"{name} {epochs_text(here)} epochs here, {epochs_text(there)} there")
-    lines = [f"text:  repeats as in a run of {tokens_text(budget)} tokens at equal shares; cut: {', '.join(cut) or 'nothing'}"]
+    lines = [
+        f"text:  repeats as in a run of {tokens_text(budget)} tokens at equal shares; cut: "
+        f"{', '.join(cut) or 'nothing'}"
+    ]
     lines += [f"note:  too little text to be repeated as seldom: {', '.join(short)}"] if short else []
     return "\n".join(fill(line, WIDTH, subsequent_indent=" " * 7) for line in lines)
 
 
 def _cut(entry: dict[str, Any], kept: int, corpus: CorpusData) -> dict[str, Any]:
-    """The record of the first `kept` tokens; documents and bytes are those of the documents that begin there, the last one in part."""
+    """The record of the first `kept` tokens; documents and bytes are those of the documents that begin there, the last
+    one in part.
+    """
     if kept == entry["tokens"]:
         return entry
     documents, size = _begun(corpus.documents[entry["name"]], kept)
-    return {**entry, "complete": False, "documents": documents, "tokens": kept, "bytes": size, "rows": kept // corpus.row_tokens}
+    return {
+        **entry,
+        "complete": False,
+        "documents": documents,
+        "tokens": kept,
+        "bytes": size,
+        "rows": kept // corpus.row_tokens,
+    }
 
 
 def _begun(path: Path, kept: int) -> tuple[int, int]:
     """(documents, bytes) of the first `kept` training tokens."""
-    table = pq.read_table(path, columns=["start", "tokens", "bytes"], filters=(pc.field("split") == "train") & (pc.field("start") < kept))
+    table = pq.read_table(
+        path, columns=["start", "tokens", "bytes"], filters=(pc.field("split") == "train") & (pc.field("start") < kept)
+    )
     listed = pc.sum(table["tokens"]).as_py()
     return table.num_rows, round(pc.sum(table["bytes"]).as_py() * kept / listed)
 

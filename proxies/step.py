@@ -70,13 +70,17 @@ def halves_of(settings: Settings) -> int:
 
 def read_rows(groups: list[Group], *, seed: int, step: int, rows: int, row_tokens: int) -> Tensor:
     """The global batch of a step (from 0): int64 (G, N, T), a function of seed and step alone."""
-    return torch.from_numpy(np.stack([group.rows(seed=seed, step=step, rows=rows, row_tokens=row_tokens) for group in groups]))
+    return torch.from_numpy(
+        np.stack([group.rows(seed=seed, step=step, rows=rows, row_tokens=row_tokens) for group in groups])
+    )
 
 
 def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
-    """The batch (G, N, T) cut along N into `slices` parts of N/slices rows of every group each; processes take them in turn.
+    """The batch (G, N, T) cut along N into `slices` parts of N/slices rows of every group each; processes take them in
+    turn.
 
-    The first N/2 rows of a group are its first half. A part lies in one half, or, with an odd number of parts, astride both.
+    The first N/2 rows of a group are its first half. A part lies in one half, or, with an odd number of parts, astride
+    both.
     """
     groups, rows, row_tokens = batch.shape
     size = rows // slices
@@ -96,8 +100,10 @@ def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before clipping, the
-    gram, None where the rule takes no products, and the sample weights (D, U), None where samples are not weighted."""
+    """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before
+    clipping, the gram, None where the rule takes no products, and the sample weights (D, U), None where samples are not
+    weighted.
+    """
 
     losses: Tensor
     decision: doge.Decision
@@ -167,7 +173,9 @@ class Stepper:
             mine,
             decide=decide,
             lagged=self.state.weights if constants.order == "lagged" else None,
-            metric=partial(adam_metric, self.optimizer) if constants.geometry == "adam" else lambda parameter, part: None,
+            metric=partial(adam_metric, self.optimizer)
+            if constants.geometry == "adam"
+            else lambda parameter, part: None,
             reduce=self.place.reduce,
             presence=self._presence(step),
         )
@@ -179,14 +187,18 @@ class Stepper:
         online = self.settings.samples.presence
         if online is None:
             return None
-        temperature = presence_temperature(step / self.settings.train.steps, temperature=online.temperature, switch_at=online.switch_at)
+        temperature = presence_temperature(
+            step / self.settings.train.steps, temperature=online.temperature, switch_at=online.switch_at
+        )
         return doge.Presence(temperature, domains=len(self.prior), scope=online.scope, unit_rows=online.unit_rows)
 
 
 def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part: slice) -> Tensor | None:
-    """1 / (sqrt(v) + a tenth of its mean) of Adam's second moment: the geometry of the step it takes. None before its first step.
+    """1 / (sqrt(v) + a tenth of its mean) of Adam's second moment: the geometry of the step it takes. None before its
+    first step.
 
-    Without the tenth a word's entries that no step has reached yet (v = 0) would outweigh all others at their first gradient.
+    Without the tenth a word's entries that no step has reached yet (v = 0) would outweigh all others at their first
+    gradient.
     """
     state = optimizer.state.get(parameter)
     if not state:
@@ -195,10 +207,14 @@ def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part:
     return 1 / (root[part] + 0.1 * root.mean() + optimizer.defaults["eps"])
 
 
-def read_part(settings: Settings, groups: list[Group], place: Place, *, step: int, halves: int) -> list[doge.MicroBatch]:
+def read_part(
+    settings: Settings, groups: list[Group], place: Place, *, step: int, halves: int
+) -> list[doge.MicroBatch]:
     """This process's rows of step number `step` (from 0), in the micro-batches of train.accumulate, on its device."""
     train = settings.train
-    batch = read_rows(groups, seed=settings.seed, step=step, rows=train.rows_per_domain, row_tokens=settings.corpus.row_tokens)
+    batch = read_rows(
+        groups, seed=settings.seed, step=step, rows=train.rows_per_domain, row_tokens=settings.corpus.row_tokens
+    )
     parts = split(batch, halves=halves, slices=place.processes * train.accumulate)
     mine = parts[place.rank * train.accumulate : (place.rank + 1) * train.accumulate]
     return [replace(part, rows=part.rows.to(place.device)) for part in mine]
@@ -210,7 +226,10 @@ def seed_dropout(settings: Settings, place: Place, step: int) -> None:
 
 
 def descend(model: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float, step: int) -> float:
-    """The optimizer's step with the combined gradient, clipped; leaves no gradient. Returns its norm before clipping."""
+    """The optimizer's step with the combined gradient, clipped; leaves no gradient.
+
+    Returns its norm before clipping.
+    """
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     require_finite("combined gradient", torch.tensor([norm]), ["all domains"], step)
     optimizer.step()
@@ -223,6 +242,7 @@ def require_finite(what: str, values: Tensor, names: list[str], step: int) -> No
     bad = [f"{name} ({value})" for name, value in zip(names, values.tolist(), strict=False) if not np.isfinite(value)]
     if bad:
         raise UserError(
-            f"non-finite {what} at step {step + 1}: {', '.join(bad)}. The last checkpoint is from before it. Look at that domain's text, "
+            f"non-finite {what} at step {step + 1}: {', '.join(bad)}. The last checkpoint is from before it. Look at "
+            f"that domain's text, "
             "lower train.lr, raise train.warmup_steps, or use precision fp32"
         )

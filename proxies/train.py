@@ -1,4 +1,6 @@
-"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]`: learn domain weights."""
+"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]`: learn
+domain weights.
+"""
 
 import sys
 from collections.abc import Sequence

@@ -13,7 +13,9 @@ from jaxtyping import install_import_hook
 
 collect_ignore = ["trainers"]  # these need the trainers: `make test-trainers`
 
-install_import_hook("doge", "beartype.beartype")  # shapes and types of public signatures hold at every call of every test
+install_import_hook(
+    "doge", "beartype.beartype"
+)  # shapes and types of public signatures hold at every call of every test
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
@@ -21,7 +23,9 @@ settings.load_profile("repeatable")
 
 @pytest.fixture
 def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For tests that run `proxies.train` in this process: the CPU, one thread, and nothing left of an earlier run's accelerator."""
+    """For tests that run `proxies.train` in this process: the CPU, one thread, and nothing left of an earlier run's
+    accelerator.
+    """
     import torch
     from accelerate.state import AcceleratorState, PartialState
 

@@ -1,16 +1,20 @@
 """Train a model on what mixture.json says, with the Hugging Face Trainer.
 
-    python hf_trainer.py --mixture mixture.json --cache CACHE --model config.json --output_dir base [any TrainingArguments]
+    python hf_trainer.py --mixture mixture.json --cache CACHE --model config.json --output_dir base [any
+    TrainingArguments]
     torchrun --nproc-per-node 8 hf_trainer.py ...         (or accelerate launch)
-    ... --resume_from_checkpoint base/checkpoint-500      on any number of processes, with as many rows a step over all of them
+    ... --resume_from_checkpoint base/checkpoint-500      on any number of processes, with as many rows a step over all
+    of them
 
 CACHE is the token cache beside the proxy's run (runs/cache).
 
 The Trainer splits the rows of a torch IterableDataset over processes itself, so the stream is one of world=1. With
 `dispatch_batches: False` every process reads all rows and keeps its part of each global batch of
-per_device_train_batch_size * processes rows; with that number as batch_rows the rows of a step are the same for any number of
-processes and workers. (The default, where process 0 reads for all and sends the rows around, needs other numbers.) The Trainer's own
-way to resume reads every old batch again: `ignore_data_skip` turns it off, and the stream's state in each checkpoint takes its place.
+per_device_train_batch_size * processes rows; with that number as batch_rows the rows of a step are the same for any
+number of processes and workers. (The default, where process 0 reads for all and sends the rows around, needs other
+numbers.) The Trainer's own
+way to resume reads every old batch again: `ignore_data_skip` turns it off, and the stream's state in each checkpoint
+takes its place.
 """
 
 import json
@@ -18,7 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    HfArgumentParser,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from mixtures import Mixture, MixtureStream
 from mixtures.adapters import TorchRows
@@ -57,13 +69,17 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     rows = TorchRows(stream, batch_rows=args.train_batch_size * args.world_size)
     args.accelerator_config.dispatch_batches = False
     args.ignore_data_skip = True
-    steps = stream.rows // (rows.batch_rows * args.gradient_accumulation_steps)  # the Trainer fills a last, short batch up with old rows
+    steps = stream.rows // (
+        rows.batch_rows * args.gradient_accumulation_steps
+    )  # the Trainer fills a last, short batch up with old rows
     args.max_steps = min(args.max_steps, steps) if args.max_steps > 0 else steps
     if args.resume_from_checkpoint:
         rows.load_state_dict(json.loads((Path(args.resume_from_checkpoint) / "stream.json").read_text()))
 
     set_seed(args.seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(given.model, vocab_size=mixture.tokenizer.vocab_size))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(given.model, vocab_size=mixture.tokenizer.vocab_size)
+    )
     trainer = Trainer(model=model, args=args, train_dataset=rows, callbacks=[StreamState(rows)])
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()

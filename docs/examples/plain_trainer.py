@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 plain_trainer.py ...      (or accelerate launch): the same global batches, split over 8
     ... --resume                                          after a kill, on any number of processes
 
-CACHE is the token cache beside the proxy's run (runs/cache). --model is a config of transformers, best without dropout: the
-state of its random numbers is not kept. Plain float32; sharding and mixed precision are for your own trainer.
+CACHE is the token cache beside the proxy's run (runs/cache). --model is a config of transformers, best without dropout:
+the state of its random numbers is not kept. Plain float32; sharding and mixed precision are for your own trainer.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     checkpoint = arguments.out / "state.pt"
     if arguments.batch_rows % world:
-        sys.exit(f"--batch-rows {arguments.batch_rows} cannot be split over {world} processes; give a multiple of {world}")
+        sys.exit(
+            f"--batch-rows {arguments.batch_rows} cannot be split over {world} processes; give a multiple of {world}"
+        )
     if checkpoint.exists() and not arguments.resume:
         sys.exit(f"{checkpoint} is there already: pass --resume to go on from it, or another --out")
     if arguments.resume and not checkpoint.exists():
@@ -43,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     mixture = Mixture.load(arguments.mixture)
     stream = MixtureStream(mixture, arguments.cache, row_tokens=arguments.row_tokens, rank=rank, world=world)
     rows = TorchRows(stream, batch_rows=arguments.batch_rows // world)
-    steps = min(arguments.steps or stream.rows, stream.rows // arguments.batch_rows)  # no further than the mixture's schedule
+    steps = min(
+        arguments.steps or stream.rows, stream.rows // arguments.batch_rows
+    )  # no further than the mixture's schedule
     torch.manual_seed(arguments.seed)  # the same weights on every rank
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(arguments.model, vocab_size=mixture.tokenizer.vocab_size)).to(
-        device
-    )
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(arguments.model, vocab_size=mixture.tokenizer.vocab_size)
+    ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, betas=(0.9, 0.95), weight_decay=0.1)
     rates = get_scheduler("cosine", optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     parts = {"model": model, "optimizer": optimizer, "rates": rates, "rows": rows}
@@ -67,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
         optimizer.step()
         rates.step()
         optimizer.zero_grad()
-        rows.advance()  # this batch is trained on: the state begins with the next one, whatever the workers have read ahead
+        # this batch is trained on: the state begins with the next one, whatever the workers have read ahead
+        rows.advance()
         mean = loss.detach() / world
         if world > 1:
             dist.all_reduce(mean)
@@ -103,7 +108,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-rows", type=int, default=64, help="rows of a step, over all processes together")
     parser.add_argument("--steps", type=int, help="left out: to the end of the mixture's schedule")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights; the mixture has its own for the rows")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the initial weights; the mixture has its own for the rows"
+    )
     parser.add_argument("--workers", type=int, default=0, help="of the DataLoader, for each process")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")

@@ -95,7 +95,10 @@ def summarize(
     """
     runs = read_results(results, rows, baseline=baseline)
     _check_names(runs, importance=importance, natural=natural, costs=costs, weights=weights)
-    objective, shares = _normalized(importance, runs.domains, "importance"), _normalized(natural, runs.domains, "natural")
+    objective, shares = (
+        _normalized(importance, runs.domains, "importance"),
+        _normalized(natural, runs.domains, "natural"),
+    )
     whole = [0, *(index for index in range(1, len(runs.mixtures)) if not runs.diverged[index].any())]
     pool = distinct_mixtures(runs.rows, among=whole)
     outcomes = []
@@ -103,7 +106,11 @@ def summarize(
         percent = {kind: _percent(costs[name][kind], base_cost[kind]) for kind in ("flops", "seconds")}
         levels = _levels(runs, index, objective=objective, natural=shares)
         differences = _differences(runs, index, objective=objective, pool=pool)
-        facts: dict[str, Any] = {"weights": dict(weights[name]), "flops_percent": percent["flops"], "seconds_percent": percent["seconds"]}
+        facts: dict[str, Any] = {
+            "weights": dict(weights[name]),
+            "flops_percent": percent["flops"],
+            "seconds_percent": percent["seconds"],
+        }
         outcomes.append(Outcome(name=name, **levels, **differences, **facts))
     residual, degrees = residual_variance(mean_losses(runs.rows, objective)[pool])
     best, tied = _best(runs, outcomes, objective=objective, pool=pool)
@@ -157,11 +164,15 @@ def _differences(runs: Runs, index: int, *, objective: np.ndarray, pool: Sequenc
     if index == 0 or runs.diverged[index].any() or not pairs.any():
         return {"difference": None, "by_seed": by_seed, "by_domain": {}}
     place: dict[str, Any] = {"mixture": index, "reference": 0, "pool": pool}
-    by_domain = {name: paired_difference([table], [1.0], **place) for name, table in zip(runs.domains, runs.rows, strict=True)}
+    by_domain = {
+        name: paired_difference([table], [1.0], **place) for name, table in zip(runs.domains, runs.rows, strict=True)
+    }
     return {"difference": paired_difference(runs.rows, objective, **place), "by_seed": by_seed, "by_domain": by_domain}
 
 
-def _best(runs: Runs, outcomes: Sequence[Outcome], *, objective: np.ndarray, pool: Sequence[int]) -> tuple[str | None, tuple[str, ...]]:
+def _best(
+    runs: Runs, outcomes: Sequence[Outcome], *, objective: np.ndarray, pool: Sequence[int]
+) -> tuple[str | None, tuple[str, ...]]:
     """(the best mixture, those not distinguishable from it); (None, ()) where none is better than the baseline."""
     values = {index: outcome.difference for index, outcome in enumerate(outcomes) if outcome.difference is not None}
     better = {index: difference.value for index, difference in values.items() if difference.better}
@@ -180,7 +191,11 @@ def _curves(results: pd.DataFrame, objective: Mapping[str, float]) -> pd.DataFra
     """Mean loss over the objective at every evaluation of every run; NaN from where it diverged."""
     used = results[results["domain"].map(objective) > 0]
     weighted = used.assign(loss=used["loss"].where(np.isfinite(used["loss"])) * used["domain"].map(objective))
-    return weighted.groupby([*RUN, "step", "tokens"], sort=False)["loss"].sum(min_count=used["domain"].nunique()).reset_index()
+    return (
+        weighted.groupby([*RUN, "step", "tokens"], sort=False)["loss"]
+        .sum(min_count=used["domain"].nunique())
+        .reset_index()
+    )
 
 
 def _normalized(values: Mapping[str, float], domains: Sequence[str], what: str) -> np.ndarray:

@@ -20,7 +20,9 @@ UNKNOWN = {"seconds": np.nan, "flops": np.nan}
 
 @dataclass(frozen=True, eq=False)
 class ComparisonRecord:
-    """What a comparison's directory holds; `missing`: base runs (mixture, seed) of its settings that are not finished."""
+    """What a comparison's directory holds; `missing`: base runs (mixture, seed) of its settings that are not
+    finished.
+    """
 
     path: Path
     config: dict[str, Any]
@@ -41,11 +43,18 @@ def base_path(run_path: Path, name: str, seed: int) -> Path:
     return run_path / "bases" / name / f"seed-{seed}"
 
 
-def read_bases(run_path: Path, names: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
-    """(results, rows, facts) of all finished base runs of the mixtures `names` (None: of all), ordered by mixture and seed."""
+def read_bases(
+    run_path: Path, names: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
+    """(results, rows, facts) of all finished base runs of the mixtures `names` (None: of all), ordered by mixture and
+    seed.
+    """
     found = [read_json(path) for path in sorted((run_path / "bases").glob("*/seed-*.json"))]
     order = list(dict.fromkeys(fact["mixture"] for fact in found)) if names is None else list(names)
-    facts = sorted((fact for fact in found if fact["mixture"] in order), key=lambda fact: (order.index(fact["mixture"]), fact["seed"]))
+    facts = sorted(
+        (fact for fact in found if fact["mixture"] in order),
+        key=lambda fact: (order.index(fact["mixture"]), fact["seed"]),
+    )
     bases = [base_path(run_path, fact["mixture"], fact["seed"]) for fact in facts]
 
     def table(suffix: str) -> pd.DataFrame:
@@ -57,12 +66,14 @@ def read_bases(run_path: Path, names: Sequence[str] | None = None) -> tuple[pd.D
 def read_comparison(run_dir: str | Path, names: Sequence[str] | None = None) -> ComparisonRecord:
     """The comparison of the mixtures `names` (None: of all in its settings), as far as their base runs are finished.
 
-    What learning a mixture took is NaN where costs.json does not say. Raises UserError for a directory that holds no comparison,
-    one without a finished base run, and base runs that are not comparable.
+    What learning a mixture took is NaN where costs.json does not say. Raises UserError for a directory that holds no
+    comparison, one without a finished base run, and base runs that are not comparable.
     """
     path = Path(run_dir)
     if not is_comparison(path):
-        raise UserError(f"{path} holds no comparison (config.yaml and bases/); give a directory that `proxies.compare` wrote")
+        raise UserError(
+            f"{path} holds no comparison (config.yaml and bases/); give a directory that `proxies.compare` wrote"
+        )
     config, corpus = read_yaml(path / "config.yaml"), read_corpus(path / "corpus.json")
     if absent := [key for key in KEYS if not isinstance(config, dict) or key not in config]:
         raise UserError(f"{path / 'config.yaml'} is damaged: it has no {', '.join(absent)}; restore it from a copy")
@@ -70,7 +81,9 @@ def read_comparison(run_dir: str | Path, names: Sequence[str] | None = None) -> 
     missing = tuple(run for run in asked if not base_path(path, *run).with_suffix(".json").is_file())
     started = list(dict.fromkeys(name for name, seed in asked if (name, seed) not in missing))
     if not started:
-        raise UserError(f"{path} has no finished base run; give the command that started it again: it does what is missing")
+        raise UserError(
+            f"{path} has no finished base run; give the command that started it again: it does what is missing"
+        )
     results, rows, facts = read_bases(path, started)
     costs = read_json(path / "costs.json") if (path / "costs.json").is_file() else {}
     mixtures = {name: Mixture.load(path / "mixtures" / f"{name}.json") for name in started}

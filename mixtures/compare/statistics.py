@@ -50,11 +50,17 @@ class Difference:
 
 
 def paired_difference(
-    losses: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, *, mixture: int, reference: int, pool: Sequence[int]
+    losses: Sequence[np.ndarray],
+    weights: Sequence[float] | np.ndarray,
+    *,
+    mixture: int,
+    reference: int,
+    pool: Sequence[int],
 ) -> Difference | None:
     """Difference between `mixture` and `reference` in the weighted mean over domains; None without a common seed.
 
-    `losses`: tables (M, S, n) of the domains, `weights`: theirs (sum 1). Pairs are formed by seed and row. Two parts add
+    `losses`: tables (M, S, n) of the domains, `weights`: theirs (sum 1). Pairs are formed by seed and row. Two parts
+    add
     up to the variance: seeds, 2 * MSE / pairs, where the MSE is the residual of mixtures x seeds over the mixtures in
     `pool` (a randomized block design: runs of one seed share initial weights and data); and rows, in every domain the
     variance of the seed-averaged paired row differences over their number. Student's t with the degrees of freedom of
@@ -76,7 +82,9 @@ def paired_difference(
     total, freedom = _welch_satterthwaite(parts)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(total)
     seeds = parts[0][0] if degrees else 0.0
-    return Difference(float(value), float(value - half), float(value + half), float(seeds), float(total - seeds), float(freedom))
+    return Difference(
+        float(value), float(value - half), float(value + half), float(seeds), float(total - seeds), float(freedom)
+    )
 
 
 def mean_losses(losses: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -104,7 +112,8 @@ def residual_variance(table: np.ndarray) -> tuple[float, int]:
 def distinct_mixtures(losses: Sequence[np.ndarray], *, among: Sequence[int]) -> list[int]:
     """The mixtures of `among` without those that repeat an earlier one in every row of all common seeds.
 
-    A copy (UniMax whose cap does not bind is uniform) has no noise of its own and would make the pooled residual too small.
+    A copy (UniMax whose cap does not bind is uniform) has no noise of its own and would make the pooled residual too
+    small.
     """
     kept: list[int] = []
     for mixture in among:

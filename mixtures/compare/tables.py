@@ -38,15 +38,16 @@ class Runs:
 def read_results(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) -> Runs:
     """Runs from the long tables `results` and `rows` (columns RESULTS and ROWS; more are ignored).
 
-    A run whose last losses are not all finite has diverged. Raises UserError, listing all offenders, for missing columns,
-    a baseline that was not run or is alone, an entry that stands there twice, a run without all domains or rows, runs of
-    different lengths, and rows that are not those of the results.
+    A run whose last losses are not all finite has diverged. Raises UserError, listing all offenders, for missing
+    columns, a baseline that was not run or is alone, an entry that stands there twice, a run without all domains or
+    rows, runs of different lengths, and rows that are not those of the results.
     """
     _check_columns(results, rows)
     mixtures, seeds = list(results["mixture"].unique()), sorted(results["seed"].unique())
     if baseline not in mixtures or len(mixtures) == 1:
         raise UserError(
-            f"baseline {baseline}: the results hold {', '.join(mixtures) or 'no mixture'}; a comparison needs the baseline "
+            f"baseline {baseline}: the results hold {', '.join(mixtures) or 'no mixture'}; a comparison needs the "
+            f"baseline "
             "and at least one other mixture"
         )
     mixtures.sort(key=lambda name: name != baseline)
@@ -55,14 +56,19 @@ def read_results(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) ->
     _check_domains(last, domains)
     grid = pd.MultiIndex.from_product([mixtures, seeds], names=RUN)
     shape = (len(mixtures), len(seeds), len(domains))
-    losses, bits = (np.array(_grid(last, name, "domain", grid)[domains]).reshape(shape) for name in ("loss", "bits_per_byte"))
+    losses, bits = (
+        np.array(_grid(last, name, "domain", grid)[domains]).reshape(shape) for name in ("loss", "bits_per_byte")
+    )
     ran = grid.isin(_runs(last)).reshape(shape[:2])
     endless = _runs(rows[~np.isfinite(rows["loss"])])
     diverged = ran & (~np.isfinite(losses).all(axis=2) | grid.isin(endless).reshape(shape[:2]))
     finished = [run for run, kept in zip(grid, (ran & ~diverged).ravel(), strict=True) if kept]
     step, tokens = _end(last, finished)
     losses[diverged], bits[diverged] = np.nan, np.nan
-    tables = tuple(table.reshape(*shape[:2], -1) for table in (_domain_rows(rows, domain, grid, finished=finished) for domain in domains))
+    tables = tuple(
+        table.reshape(*shape[:2], -1)
+        for table in (_domain_rows(rows, domain, grid, finished=finished) for domain in domains)
+    )
     _check_means(losses, tables, grid, domains)
     names = tuple(map(str, mixtures)), tuple(map(int, seeds)), tuple(map(str, domains))
     return Runs(*names, step, tokens, losses, bits, tables, diverged)
@@ -91,7 +97,9 @@ def _check_columns(results: pd.DataFrame, rows: pd.DataFrame) -> None:
 def _check_domains(last: pd.DataFrame, domains: Sequence[str]) -> None:
     held = last.groupby(RUN)["domain"].agg(set)
     if short := [
-        f"{run_text(run)} lacks {', '.join(sorted(set(domains) - found))}" for run, found in held.items() if len(found) < len(domains)
+        f"{run_text(run)} lacks {', '.join(sorted(set(domains) - found))}"
+        for run, found in held.items()
+        if len(found) < len(domains)
     ]:
         raise UserError(f"runs without all domains at their last step: {'; '.join(short)}; {REMEDY}")
 
@@ -102,7 +110,9 @@ def _end(last: pd.DataFrame, finished: Sequence[tuple[str, int]]) -> tuple[int, 
     chosen = ends.loc[finished] if finished else ends
     longest = chosen.sort_values(["step", "tokens"]).iloc[-1]
     if finished and (other := [run for run, end in chosen.iterrows() if not end.equals(longest)]):
-        found = "; ".join(f"{run_text(run)} at step {chosen.loc[run, 'step']}, {chosen.loc[run, 'tokens']:,} tokens" for run in other)
+        found = "; ".join(
+            f"{run_text(run)} at step {chosen.loc[run, 'step']}, {chosen.loc[run, 'tokens']:,} tokens" for run in other
+        )
         raise UserError(
             f"runs end at different places: {found}; others at step {longest['step']}, {longest['tokens']:,} tokens; "
             f"only runs of equal length are compared; {REMEDY}"
@@ -110,7 +120,9 @@ def _end(last: pd.DataFrame, finished: Sequence[tuple[str, int]]) -> tuple[int, 
     return int(longest["step"]), int(longest["tokens"])
 
 
-def _domain_rows(rows: pd.DataFrame, domain: str, grid: pd.MultiIndex, *, finished: Sequence[tuple[str, int]]) -> np.ndarray:
+def _domain_rows(
+    rows: pd.DataFrame, domain: str, grid: pd.MultiIndex, *, finished: Sequence[tuple[str, int]]
+) -> np.ndarray:
     """(M * S, n) losses of the rows of one domain; NaN for runs that are not in `finished`."""
     chosen = rows[rows["domain"] == domain]
     if not finished:
@@ -119,7 +131,9 @@ def _domain_rows(rows: pd.DataFrame, domain: str, grid: pd.MultiIndex, *, finish
     kept = grid.isin(finished)
     if table.empty or table[kept].isna().any(axis=None):
         short = [run for run, values in table[kept].iterrows() if values.empty or values.isna().any()]
-        raise UserError(f"held-out rows of {domain} are missing for {_listed(short)}; every run needs the same rows; {REMEDY}")
+        raise UserError(
+            f"held-out rows of {domain} are missing for {_listed(short)}; every run needs the same rows; {REMEDY}"
+        )
     return table.to_numpy(dtype=np.float64)
 
 
@@ -128,10 +142,13 @@ def _check_means(losses: np.ndarray, tables: Sequence[np.ndarray], grid: pd.Mult
     off = np.abs(means - losses).reshape(len(grid), len(domains))
     if faults := [(run, column) for run, column in np.argwhere(off > TOLERANCE)]:
         flat = losses.reshape(off.shape), means.reshape(off.shape)
-        listed = [f"{run_text(grid[r])} {domains[c]} ({flat[0][r, c]:.4f}, rows {flat[1][r, c]:.4f})" for r, c in faults[:5]]
+        listed = [
+            f"{run_text(grid[r])} {domains[c]} ({flat[0][r, c]:.4f}, rows {flat[1][r, c]:.4f})" for r, c in faults[:5]
+        ]
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UserError(
-            f"losses that are not the mean of their rows: {', '.join(listed)}{more}; rows and results are of different runs; {REMEDY}"
+            f"losses that are not the mean of their rows: {', '.join(listed)}{more}; rows and results are of "
+            f"different runs; {REMEDY}"
         )
 
 

@@ -56,7 +56,8 @@ def verdict(outcome: Outcome, comparison: Comparison) -> str:
             sentences += _paid_and_gained(outcome, comparison)
     if outcome.flops_percent or outcome.seconds_percent:
         sentences.append(
-            f"learning it took {percent(outcome.flops_percent)} of a base run's FLOPs and {percent(outcome.seconds_percent)} of its time"
+            f"learning it took {percent(outcome.flops_percent)} of a base run's FLOPs and "
+            f"{percent(outcome.seconds_percent)} of its time"
         )
     return f"{outcome.name}: {sentences[0]}." + "".join(f" {text[0].upper()}{text[1:]}." for text in sentences[1:])
 
@@ -68,12 +69,18 @@ def compare_words(difference: Difference, baseline: str) -> str:
         return f"not distinguishable from {baseline}: the same loss in every row with every seed"
     digits = decimals(difference)
     if not difference.known:
-        return f"difference to {baseline} {signed(value, digits)} nats, without an interval (a domain has only one held-out row)"
+        return (
+            f"difference to {baseline} {signed(value, digits)} nats, without an interval (a domain has only one "
+            f"held-out row)"
+        )
     if difference.better:
         return f"better than {baseline} by {-value:.{digits}f} nats (95 % {-high:.{digits}f} to {-low:.{digits}f})"
     if difference.worse:
         return f"worse than {baseline} by {value:.{digits}f} nats (95 % {low:.{digits}f} to {high:.{digits}f})"
-    return f"not distinguishable from {baseline} (difference {signed(value, digits)} nats, 95 % {interval(difference, digits)})"
+    return (
+        f"not distinguishable from {baseline} (difference {signed(value, digits)} nats, 95 % "
+        f"{interval(difference, digits)})"
+    )
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -83,21 +90,29 @@ def notes(comparison: Comparison) -> list[str]:
     unequal = [outcome for outcome in comparison.outcomes if set(outcome.seeds) != set(seeds)]
     rows = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     lines = [
-        f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} ({tokens_text(comparison.tokens)} "
-        f"tokens), means over {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) and {rows} held-out rows a domain; worst: "
+        f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} "
+        f"({tokens_text(comparison.tokens)} "
+        f"tokens), means over {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) and {rows} held-out rows "
+        f"a domain; worst: "
         "of the objective's domains; perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
     ]
     if unequal:
         listed = "; ".join(f"{outcome.name} {', '.join(map(str, outcome.seeds))}" for outcome in unequal)
-        lines.append(f"Not every mixture has every seed ({listed}): a difference is over the seeds shared with {comparison.baseline}.")
+        lines.append(
+            f"Not every mixture has every seed ({listed}): a difference is over the seeds shared with "
+            f"{comparison.baseline}."
+        )
     lines.append(_method(comparison))
     lines.append("Rows count as independent; rows of one document are alike, so intervals may be too narrow.")
     lines.append(
         f"Every interval is for one comparison by itself: of many ({counted(len(comparison.compared), 'mixture')}, "
-        f"{counted(len(counts), 'domain')}) some miss by chance, and the domain that paid or gained most was picked for being extreme."
+        f"{counted(len(counts), 'domain')}) some miss by chance, and the domain that paid or gained most was picked "
+        f"for being extreme."
     )
     if any(outcome.flops_percent or outcome.seconds_percent for outcome in comparison.outcomes):
-        lines.append("A learned mixture was learned once: the intervals are about these weights, not about learning them again.")
+        lines.append(
+            "A learned mixture was learned once: the intervals are about these weights, not about learning them again."
+        )
     return lines
 
 
@@ -126,12 +141,24 @@ def percent(value: float) -> str:
 
 def _wrapped(texts: Sequence[str]) -> str:
     """Lines of at most WIDTH; a number stays with its percent sign."""
-    return "\n".join(fill(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent="  ") for text in texts).replace("\xa0%", " %")
+    return "\n".join(fill(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent="  ") for text in texts).replace(
+        "\xa0%", " %"
+    )
 
 
 def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of losses, a mixture a row."""
-    header = ["mixture", "seeds", "mean loss", "natural", "worst", "worst domain", "perplexity", "arithmetic", "bits/byte"]
+    header = [
+        "mixture",
+        "seeds",
+        "mean loss",
+        "natural",
+        "worst",
+        "worst domain",
+        "perplexity",
+        "arithmetic",
+        "bits/byte",
+    ]
     rows = []
     for outcome in ranked(comparison):
         cells = [shorten(outcome.name, NAME_WIDTH), str(len(outcome.seeds))]
@@ -139,14 +166,27 @@ def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             rows.append([*cells, "diverged", *["-"] * 6])
             continue
         cells += [f"{value:.4f}" for value in (outcome.mean_loss, outcome.natural_loss, outcome.worst_loss)]
-        cells += [shorten(outcome.worst_domain, 20), f"{outcome.perplexity:.2f}", f"{outcome.arithmetic_perplexity:.2f}"]
+        cells += [
+            shorten(outcome.worst_domain, 20),
+            f"{outcome.perplexity:.2f}",
+            f"{outcome.arithmetic_perplexity:.2f}",
+        ]
         rows.append([*cells, f"{outcome.bits_per_byte:.4f}"])
     return header, rows
 
 
 def difference_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of differences to the baseline and costs, a mixture a row."""
-    header = ["mixture", "pairs", "difference", "95 % interval", "by seed", f"against {shorten(comparison.baseline, 16)}", "FLOPs", "time"]
+    header = [
+        "mixture",
+        "pairs",
+        "difference",
+        "95 % interval",
+        "by seed",
+        f"against {shorten(comparison.baseline, 16)}",
+        "FLOPs",
+        "time",
+    ]
     rows = []
     for outcome in ranked(comparison):
         cost = [percent(outcome.flops_percent), percent(outcome.seconds_percent)]
@@ -157,7 +197,15 @@ def difference_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
             word = "diverged" if outcome.diverged else "baseline" if outcome.name == comparison.baseline else "no pair"
             rows.append([name, *["-"] * 3, seeds, word, *cost])
             continue
-        word = "better" if difference.better else "worse" if difference.worse else "not distinguishable" if difference.known else "?"
+        word = (
+            "better"
+            if difference.better
+            else "worse"
+            if difference.worse
+            else "not distinguishable"
+            if difference.known
+            else "?"
+        )
         shown = interval(difference, 4) if difference.known else "-"
         rows.append([name, str(len(spread)), signed(difference.value, 4), shown, seeds, word, *cost])
     return header, rows
@@ -182,9 +230,14 @@ def _paid_and_gained(outcome: Outcome, comparison: Comparison) -> list[str]:
 
 def _domain(outcome: Outcome, name: str, comparison: Comparison) -> str:
     """`code_py +0.210 (0.150 to 0.270), share 1.2 % against 9.1 %`."""
-    difference, shares = outcome.by_domain[name], [weights.get(name) for weights in (outcome.weights, comparison.outcomes[0].weights)]
+    difference, shares = (
+        outcome.by_domain[name],
+        [weights.get(name) for weights in (outcome.weights, comparison.outcomes[0].weights)],
+    )
     digits = decimals(difference)
-    text = f"{name} {signed(difference.value, digits)}" + (f" ({interval(difference, digits)})" if difference.known else "")
+    text = f"{name} {signed(difference.value, digits)}" + (
+        f" ({interval(difference, digits)})" if difference.known else ""
+    )
     if difference.known and not (difference.better or difference.worse):
         text += ", not distinguishable from 0"
     if None in shares:
@@ -221,14 +274,20 @@ def _objective(comparison: Comparison) -> str:
 
 
 def _method(comparison: Comparison) -> str:
-    start = f"Differences to {comparison.baseline} are paired by seed and held-out row, with 95 % intervals of Student's t"
+    start = (
+        f"Differences to {comparison.baseline} are paired by seed and held-out row, with 95 % intervals of Student's t"
+    )
     if not comparison.seed_degrees:
         return (
-            f"{start} over the held-out rows alone: with one seed the comparison says nothing about other seeds; add seeds before "
+            f"{start} over the held-out rows alone: with one seed the comparison says nothing about other seeds; add "
+            f"seeds before "
             "you rely on it."
         )
     return (
-        f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of seeds leave, "
-        f"pooled over the mixtures: {comparison.seed_residual:.2g} nats with {counted(comparison.seed_degrees, 'degree')} of freedom), "
-        "by Welch and Satterthwaite." + (" With so few degrees they are rough: add seeds." if comparison.seed_degrees < 3 else "")
+        f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of "
+        f"seeds leave, "
+        f"pooled over the mixtures: {comparison.seed_residual:.2g} nats with "
+        f"{counted(comparison.seed_degrees, 'degree')} of freedom), "
+        "by Welch and Satterthwaite."
+        + (" With so few degrees they are rough: add seeds." if comparison.seed_degrees < 3 else "")
     )

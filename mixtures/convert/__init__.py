@@ -1,7 +1,8 @@
 """mixture.json -> the files of a trainer.
 
     conversion  convert: the line from file to files
-    table       Format, Option: what a trainer counts in and accepts; the formats themselves are in formats/, one file each
+    table       Format, Option: what a trainer counts in and accepts; the formats themselves are in formats/, one file
+    each
     lengths     trained tokens a document: shares of tokens <-> shares of documents; sample policies
     paths       where the data are
     steps       tokens -> steps

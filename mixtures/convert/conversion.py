@@ -93,7 +93,12 @@ def _spans(mixture: Mixture, stages: str) -> tuple[Span, ...]:
     if stages == "average" and len(mixture.stages) > 1:
         return (Span("average", 0, mixture.horizon.total_tokens, _summing_to_one(mixture.average_weights())),)
     return tuple(
-        Span(stage.name, stage.start_tokens - start, tokens, _summing_to_one({d.name: stage.weights[d.name] for d in mixture.domains}))
+        Span(
+            stage.name,
+            stage.start_tokens - start,
+            tokens,
+            _summing_to_one({d.name: stage.weights[d.name] for d in mixture.domains}),
+        )
         for stage, tokens in zip(mixture.stages, mixture.stage_tokens(), strict=True)
     )
 
@@ -126,14 +131,19 @@ def _batches(mixture: Mixture, words: Sequence[str], length: int | None) -> Batc
 def _check_domains(mixture: Mixture, form: Format) -> None:
     if form.most_domains is not None and len(mixture.domains) > form.most_domains:
         raise UserError(
-            f"{len(mixture.domains):,} domains, {form.name} can number {form.most_domains:,} at most; merge small domains and export again"
+            f"{len(mixture.domains):,} domains, {form.name} can number {form.most_domains:,} at most; merge small "
+            f"domains and export again"
         )
 
 
 def _check_names(means: Mapping[str, float], mixture: Mixture) -> None:
     known = [domain.name for domain in mixture.domains]
     faults = [f"{name!r} is no domain; domains: {', '.join(known)}" for name in means if name not in known]
-    faults += [f"{name}={mean:g} is no number of tokens; give one above 0" for name, mean in means.items() if not 0 < mean < math.inf]
+    faults += [
+        f"{name}={mean:g} is no number of tokens; give one above 0"
+        for name, mean in means.items()
+        if not 0 < mean < math.inf
+    ]
     if faults:
         raise UserError("\n".join(f"--document-tokens: {fault}" for fault in faults))
 
@@ -153,7 +163,10 @@ def _notes(job: Job, form: Format, *, stages: str, samples: str) -> Iterator[str
     if rounded := [name for name, mode in sampled.items() if samples == "multiplicity" and mode == "sampling_weight"]:
         yield f"sample weights inside {', '.join(rounded)} were rounded to whole repetitions, the same in every epoch"
     if job.mixture.horizon.start_tokens:
-        yield f"steps and tokens count from the beginning of the schedule, after {job.mixture.horizon.start_tokens:,} tokens of the run"
+        yield (
+            f"steps and tokens count from the beginning of the schedule, after "
+            f"{job.mixture.horizon.start_tokens:,} tokens of the run"
+        )
     if job.unit == "document":
         origins = sorted({job.texts[name].origin for span in job.spans for name in span.used})
         yield f"shares of documents were computed from tokens a document by {'; '.join(origins)}"

@@ -1,4 +1,6 @@
-"""The table of formats as text, and docs/trainers.md from it: `python -m mixtures.convert.docs docs/trainers.md`; a test compares."""
+"""The table of formats as text, and docs/trainers.md from it: `python -m mixtures.convert.docs docs/trainers.md`; a
+test compares.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -22,7 +24,11 @@ def docs_text() -> str:
     forms = all_formats()
     rows = [[name, form.trainers, *rest] for form in forms for name, *rest in [cells(form)]]
     table = _table([HEADER[0], "trainers", *HEADER[1:]], rows)
-    return WORDS.read_text(encoding="utf-8").replace(TABLE, table).replace(FORMATS, "\n".join(_section(form) for form in forms))
+    return (
+        WORDS.read_text(encoding="utf-8")
+        .replace(TABLE, table)
+        .replace(FORMATS, "\n".join(_section(form) for form in forms))
+    )
 
 
 def _section(form: Format) -> str:
@@ -38,7 +44,10 @@ def _section(form: Format) -> str:
 
 def _characters(splits_on: str) -> str:
     return " or ".join(
-        [*(["white space"] if splits_on.split() != [splits_on] else []), *(f"`{mark}`" for mark in "".join(splits_on.split()))]
+        [
+            *(["white space"] if splits_on.split() != [splits_on] else []),
+            *(f"`{mark}`" for mark in "".join(splits_on.split())),
+        ]
     )
 
 
@@ -51,7 +60,16 @@ def cells(form: Format) -> list[str]:
     """A format's line, in the order of HEADER."""
     unit = f"{form.unit} (--packed: sequence)" if form.packable else form.unit
     summing = "must" if form.sums_to_one else "any"
-    return [form.name, unit, form.stages, form.zero_weights, summing, form.exhausted, form.caps, ", ".join(form.samples) or "refused"]
+    return [
+        form.name,
+        unit,
+        form.stages,
+        form.zero_weights,
+        summing,
+        form.exhausted,
+        form.caps,
+        ", ".join(form.samples) or "refused",
+    ]
 
 
 def list_text() -> str:

@@ -23,7 +23,9 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Span:
-    """A stage as it was asked for: start (tokens since the beginning of the schedule), length, share of trained tokens of every domain."""
+    """A stage as it was asked for: start (tokens since the beginning of the schedule), length, share of trained tokens
+    of every domain.
+    """
 
     name: str
     start: int
@@ -41,8 +43,8 @@ class Job:
     """spans: one with --stages average. paths: of every domain's data. unit: what the trainer counts a share in.
 
     document_limit: where the trainer cuts a document off (tokens), as the user said.
-    here: the data are on this machine and may be opened. directory: where the files will be, absolute. selections: of the domains
-    whose sample policy is to be honoured.
+    here: the data are on this machine and may be opened. directory: where the files will be, absolute. selections: of
+    the domains whose sample policy is to be honoured.
     """
 
     mixture: Mixture
@@ -62,10 +64,13 @@ class Job:
     def needs(self, *names: str) -> None:
         """Raises UserError naming the flags of what was not given: sequence_length, batches."""
         if missing := [NEEDS[name] for name in names if getattr(self, name) is None]:
-            raise UserError(f"this trainer counts in steps and the mixture does not say them; give {' and '.join(missing)}")
+            raise UserError(
+                f"this trainer counts in steps and the mixture does not say them; give {' and '.join(missing)}"
+            )
 
     def unit_shares(self, span: Span) -> dict[str, float]:
-        """{name: share of units} of the span's domains, sum 1: for documents proportional to w / mean tokens a document, else w.
+        """{name: share of units} of the span's domains, sum 1: for documents proportional to w / mean tokens a
+        document, else w.
 
         Raises UserError where a mean is needed and not known.
         """
@@ -85,7 +90,8 @@ class Job:
         means = {name: self.texts[name].mean_tokens for name in names}
         if unknown := [name for name, mean in means.items() if mean is None]:
             raise UserError(
-                f"this trainer draws documents, and the mixture does not know how many tokens one of {', '.join(unknown)} has; give "
+                f"this trainer draws documents, and the mixture does not know how many tokens one of "
+                f"{', '.join(unknown)} has; give "
                 "--document-tokens NAME=MEAN (trained tokens a document), or the proxy run's token cache with --cache"
             )
         return {name: mean for name, mean in means.items() if mean is not None}
@@ -99,7 +105,9 @@ class Job:
         return math.fsum(span.tokens * span.weights[name] / self.unit_tokens(name) for name in span.used)
 
     def slots(self, *, multiple: int = 1) -> list[Slot]:
-        """The spans in whole steps, every first step after a multiple of `multiple` sequences; raises UserError as `steps.slots`."""
+        """The spans in whole steps, every first step after a multiple of `multiple` sequences; raises UserError as
+        `steps.slots`.
+        """
         self.needs("sequence_length", "batches")
         assert self.batches is not None
         starts, names = [span.start for span in self.spans], [span.name for span in self.spans]
@@ -111,7 +119,9 @@ class Job:
         return self.sequence_length is not None and self.batches is not None
 
     def known_slots(self) -> list[Slot]:
-        """The spans in whole steps; empty where there is one and nobody said how long a step is. Raises UserError as `slots`."""
+        """The spans in whole steps; empty where there is one and nobody said how long a step is. Raises UserError as
+        `slots`.
+        """
         return self.slots() if len(self.spans) > 1 or self.stepped else []
 
     def shared(self, name: str) -> bool:
@@ -131,8 +141,10 @@ class Job:
         return self.domain_tokens(name) / self.texts[name].pass_tokens
 
     def ranges(self) -> list[dict[str, tuple[float, float]]]:
-        """For every span {name: (low, high)}: disjoint parts of each used domain, as fractions of its documents, sized by what the
-        stage takes of it, so that a trainer which restarts its data at a stage reads no document of another stage."""
+        """For every span {name: (low, high)}: disjoint parts of each used domain, as fractions of its documents, sized
+        by what the stage takes of it, so that a trainer which restarts its data at a stage reads no document of another
+        stage.
+        """
         at = dict.fromkeys(self.texts, 0.0)
         parts = []
         for span in self.spans:
@@ -152,10 +164,10 @@ class Job:
 class Draw:
     """What the trainer's own code will give in one stage, after its rounding.
 
-    shares: of units (tokens, sequences, documents: the job's unit), sum 1, of the domains that it names. start, tokens: since the
-    beginning of the schedule, as the trainer will do it (a boundary moved to a step). random: units are drawn one by one with
-    these probabilities, so that the shares of a run scatter around them. loss: shares of the loss, where the trainer weighs the loss
-    of a domain instead of drawing more of it; None: as the units.
+    shares: of units (tokens, sequences, documents: the job's unit), sum 1, of the domains that it names. start, tokens:
+    since the beginning of the schedule, as the trainer will do it (a boundary moved to a step). random: units are drawn
+    one by one with these probabilities, so that the shares of a run scatter around them. loss: shares of the loss,
+    where the trainer weighs the loss of a domain instead of drawing more of it; None: as the units.
     """
 
     shares: Mapping[str, float]
@@ -167,7 +179,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Output:
-    """files: {path in the directory: content}. use: how to launch with it. notes: what was changed or could not be carried over.
+    """files: {path in the directory: content}. use: how to launch with it. notes: what was changed or could not be
+    carried over.
 
     remedy: the setting that would do where rounding takes a share too far from what was asked.
     """

@@ -1,7 +1,8 @@
 """How many tokens of a document the trainer will train on: what turns shares of tokens into shares of documents.
 
-In order of precedence: a mean that the user measured (--document-tokens), the documents of the token cache of a proxy run (--cache),
-a manifest that lists all documents, and the counts in the mixture. Separators are counted, as the mixture counts them.
+In order of precedence: a mean that the user measured (--document-tokens), the documents of the token cache of a proxy
+run (--cache), a manifest that lists all documents, and the counts in the mixture. Separators are counted, as the
+mixture counts them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ from mixtures.schedule.records import Domain
 class DocumentLengths:
     """A domain's documents as they are trained on: after tokenizer, separators, truncation and sample policy.
 
-    documents: of one pass; mean_tokens, sd_tokens: trained tokens a document and their spread (0 where only the mean is known); None: not
-    known. pass_tokens: of one epoch. origin: where the mean is from.
+    documents: of one pass; mean_tokens, sd_tokens: trained tokens a document and their spread (0 where only the mean is
+    known); None: not known. pass_tokens: of one epoch. origin: where the mean is from.
     """
 
     documents: float | None
@@ -36,9 +37,9 @@ class DocumentLengths:
 class Selection:
     """How often the listed documents of a domain are read (`times`); a document that is not listed is read once.
 
-    start, tokens: place of each in the mixture's token text; files, rows: of each in the files that the mixture was learned from, from
-    ids `path:row` (which count from 1; `rows` from 0), `files` numbering the paths in `names`; rows is None where
-    the ids are none of this kind. int64 (S,) each.
+    start, tokens: place of each in the mixture's token text; files, rows: of each in the files that the mixture was
+    learned from, from ids `path:row` (which count from 1; `rows` from 0), `files` numbering the paths in `names`; rows
+    is None where the ids are none of this kind. int64 (S,) each.
     """
 
     mode: Literal["filter", "multiplicity"]
@@ -53,11 +54,14 @@ class Selection:
 def read_manifests(mixture: Mixture, *, samples: str, honoured: Sequence[str], trainer: str) -> dict[str, Manifest]:
     """{name: manifest that conversion has to honour}; samples: keep | multiplicity | drop.
 
-    Raises UserError, listing every domain, where the trainer has no way to honour a policy and the user did not say what to do.
+    Raises UserError, listing every domain, where the trainer has no way to honour a policy and the user did not say
+    what to do.
     """
     if samples == "drop":
         return {}
-    found = {domain.name: manifest for domain in mixture.domains if (manifest := open_manifest(domain, mixture.directory))}
+    found = {
+        domain.name: manifest for domain in mixture.domains if (manifest := open_manifest(domain, mixture.directory))
+    }
     if samples == "multiplicity":
         found = {name: _whole(manifest, seed=mixture.sampling.seed) for name, manifest in found.items()}
     if lost := {name: manifest.mode for name, manifest in found.items() if manifest.mode not in honoured}:
@@ -68,7 +72,8 @@ def read_manifests(mixture: Mixture, *, samples: str, honoured: Sequence[str], t
             remedies.append("mixtures.MixtureStream honours them")
         domains = ", ".join(f"{name} ({mode})" for name, mode in lost.items())
         raise UserError(
-            f"{trainer} has no way to honour the sample policies of {domains}; it honours {', '.join(honoured) or 'none'}; "
+            f"{trainer} has no way to honour the sample policies of {domains}; it honours "
+            f"{', '.join(honoured) or 'none'}; "
             f"{'; '.join(remedies)}"
         )
     return found
@@ -79,7 +84,9 @@ def _whole(manifest: Manifest, *, seed: int) -> Manifest:
     if manifest.mode in WHOLE:
         return manifest
     if manifest.mode == "loss_weight":
-        raise UserError(f"{manifest.domain}: loss weights do not say how often a document is read; take `--samples drop`")
+        raise UserError(
+            f"{manifest.domain}: loss weights do not say how often a document is read; take `--samples drop`"
+        )
     offset = float(np.random.default_rng([seed, *manifest.domain.encode()]).random())
     times = multiplicities(manifest.weight, offset=offset)
     return Manifest(**{**vars(manifest), "mode": "multiplicity", "weight": times.astype(np.float64)})
@@ -91,7 +98,11 @@ def select(manifest: Manifest, domain: Domain) -> Selection:
     known = [source.uri for source in domain.sources]
     names = [*known, *sorted({path for path, _, _ in ids} - set(known))]
     number = {name: place for place, name in enumerate(names)}
-    rows = np.array([int(row) - 1 for _, _, row in ids], dtype=np.int64) if all(row.isdecimal() for _, _, row in ids) else None
+    rows = (
+        np.array([int(row) - 1 for _, _, row in ids], dtype=np.int64)
+        if all(row.isdecimal() for _, _, row in ids)
+        else None
+    )
     return Selection(
         mode="filter" if manifest.mode == "filter" else "multiplicity",
         start=manifest.start,
@@ -111,7 +122,8 @@ def read_texts(
     cache: str | Path | None,
     most_tokens: int | None,
 ) -> dict[str, DocumentLengths]:
-    """{name: what is known of its documents}. means: tokens a document by name; most_tokens: where the trainer cuts a document off.
+    """{name: what is known of its documents}. means: tokens a document by name; most_tokens: where the trainer cuts a
+    document off.
 
     Raises UserError where a cut is asked for and the lengths of the documents are not known.
     """
@@ -132,7 +144,8 @@ def read_texts(
             texts[name] = _counted(domain, manifest)
     if unknown:
         raise UserError(
-            f"--max-document-tokens {most_tokens}: the lengths of the documents of {', '.join(unknown)} are not known; give the proxy "
+            f"--max-document-tokens {most_tokens}: the lengths of the documents of {', '.join(unknown)} are not "
+            f"known; give the proxy "
             "run's token cache with --cache, or the means after the cut with --document-tokens NAME=MEAN"
         )
     return texts
@@ -161,7 +174,13 @@ def _listed(domain: Domain, manifest: Manifest | None) -> tuple[np.ndarray, np.n
 
 
 def _measured(
-    start: np.ndarray, tokens: np.ndarray, manifest: Manifest | None, most_tokens: int | None, *, unique_tokens: int, origin: str
+    start: np.ndarray,
+    tokens: np.ndarray,
+    manifest: Manifest | None,
+    most_tokens: int | None,
+    *,
+    unique_tokens: int,
+    origin: str,
 ) -> DocumentLengths:
     grown = unique_tokens / int(tokens.sum())  # the large run may have more text than was measured
     lengths = tokens if most_tokens is None else np.minimum(tokens, most_tokens)

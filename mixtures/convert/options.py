@@ -8,7 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """A flag that only some formats take: `--block-size 1024`. read: its word -> its value, ValueError for what is none."""
+    """A flag that only some formats take: `--block-size 1024`. read: its word -> its value, ValueError for what is
+    none.
+    """
 
     help: str
     read: Callable[[str], Any] = str
@@ -51,14 +53,25 @@ def flag(name: str) -> str:
 
 
 OPTIONS: dict[str, Option] = {
-    "unit": Option("what a weight is a share of: token (default), sequence or document", one_of("token", "sequence", "document"), "UNIT"),
-    "block_size": Option("sequences in a block of the mixture (default: 2048, or what the weights and stages need)", whole, "SEQUENCES"),
-    "tokenizer": Option("what the trainer is to load as tokenizer: a name or directory (default: the mixture's name of it)", str, "NAME"),
+    "unit": Option(
+        "what a weight is a share of: token (default), sequence or document",
+        one_of("token", "sequence", "document"),
+        "UNIT",
+    ),
+    "block_size": Option(
+        "sequences in a block of the mixture (default: 2048, or what the weights and stages need)", whole, "SEQUENCES"
+    ),
+    "tokenizer": Option(
+        "what the trainer is to load as tokenizer: a name or directory (default: the mixture's name of it)", str, "NAME"
+    ),
     "column": Option("column of the data that holds the text (default: text)", str, "NAME"),
-    "recipe": Option("the trainer's YAML that the blocks are put into, nothing else changed (default: the blocks alone)", str, "FILE"),
+    "recipe": Option(
+        "the trainer's YAML that the blocks are put into, nothing else changed (default: the blocks alone)", str, "FILE"
+    ),
     "ranks": Option("data-parallel ranks of the run, to check what they can share", whole, "RANKS"),
     "sampling": Option(
-        "how often domains are read: as the mixture says (default), or as large as their text is, their losses weighed instead",
+        "how often domains are read: as the mixture says (default), or as large as their text is, their losses "
+        "weighed instead",
         one_of("mixture", "text"),
         "WHICH",
     ),

@@ -15,10 +15,12 @@ LISTED = 10  # faults in a message
 def read_paths(
     mixture: Mixture, words: Sequence[str], *, form: Format, names: Sequence[str], elsewhere: bool
 ) -> dict[str, tuple[str, ...]]:
-    """{name: its paths} of the domains `names` (those with a share); local ones absolute, unless the data are elsewhere.
+    """{name: its paths} of the domains `names` (those with a share); local ones absolute, unless the data are
+    elsewhere.
 
-    words: a pattern with `{domain}` for all, NAME=PATH for one (again for a second path); without either the files that the mixture was
-    learned from, where the trainer reads such files. Raises UserError listing what is missing, not there, or splits in the trainer.
+    words: a pattern with `{domain}` for all, NAME=PATH for one (again for a second path); without either the files that
+    the mixture was learned from, where the trainer reads such files. Raises UserError listing what is missing, not
+    there, or splits in the trainer.
     """
     pattern, own = _read(words, {domain.name for domain in mixture.domains})
     sources = {domain.name: domain.sources for domain in mixture.domains}
@@ -35,7 +37,8 @@ def read_paths(
         more = [f"... and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
         raise UserError(
             f"data for {form.name}:\n" + "\n".join(f"  - {fault}" for fault in [*faults[:LISTED], *more]) + "\ngive "
-            "--data 'DIR/{domain}' for all domains, NAME=PATH for one; --elsewhere where the data are on another machine"
+            "--data 'DIR/{domain}' for all domains, NAME=PATH for one; --elsewhere where the data are on another "
+            "machine"
         )
     return found
 
@@ -63,11 +66,17 @@ def _read(words: Sequence[str], known: set[str]) -> tuple[str | None, dict[str, 
 def _faults(path: str, form: Format, elsewhere: bool) -> list[str]:
     """What keeps a path from being read by the trainer."""
     if bad := sorted({character for character in form.splits_on if character in path}):
-        shown = ", ".join({" ": "a space", "\t": "a tab", "\n": "a newline"}.get(character, repr(character)) for character in bad)
+        shown = ", ".join(
+            {" ": "a space", "\t": "a tab", "\n": "a newline"}.get(character, repr(character)) for character in bad
+        )
         return [f"{path!r} has {shown}, where this format splits; rename it, or link to it"]
     if elsewhere or "://" in path:
         return []
-    return [f"{part} is not there" for part in form.parts(path) if not (Path(part).exists() or glob.glob(part, recursive=True))]
+    return [
+        f"{part} is not there"
+        for part in form.parts(path)
+        if not (Path(part).exists() or glob.glob(part, recursive=True))
+    ]
 
 
 def _absolute(path: str) -> str:

@@ -30,7 +30,14 @@ class Report:
         lines = []
         for stage in self.record["stages"]:
             ranges = stage["token_shares_95"]
-            header = ["domain", "asked", "given", *(["95 % of runs"] if ranges else []), f"per {self.record['unit']}", "epochs"]
+            header = [
+                "domain",
+                "asked",
+                "given",
+                *(["95 % of runs"] if ranges else []),
+                f"per {self.record['unit']}",
+                "epochs",
+            ]
             rows = [_row(name, stage) for name in stage["asked"]]
             at = f"from {tokens_text(stage['start_tokens'])}" if stage["start_tokens"] else "from the start"
             lines += [f"stage {stage['name']}: {tokens_text(stage['tokens'])} tokens {at}", table(header, rows), ""]
@@ -51,7 +58,9 @@ def build(job: Job, form: Format, output: Output, *, notes: list[str]) -> dict[s
     """The record. Raises UserError where rounding moves a share too far, and where a cap of a domain would not hold."""
     shares = [simulate.token_shares(job, draw) for draw in output.draws]
     passes = simulate.epochs(job, output.draws, shares)
-    given = [share if draw.loss is None else _named(job, draw.loss) for share, draw in zip(shares, output.draws, strict=True)]
+    given = [
+        share if draw.loss is None else _named(job, draw.loss) for share, draw in zip(shares, output.draws, strict=True)
+    ]
     _check_shares(job, given, output.remedy)
     total = {domain.name: sum(stage[domain.name] for stage in passes) for domain in job.mixture.domains}
     notes = [*notes, *_checked_caps(job, form, total), *_many_epochs(total), *output.notes]
@@ -71,7 +80,8 @@ def build(job: Job, form: Format, output: Output, *, notes: list[str]) -> dict[s
         for span, draw, weighed, drawn, epochs in zip(job.spans, output.draws, given, shares, passes, strict=True)
     ]
     texts = {
-        name: {"mean_tokens": text.mean_tokens, "pass_tokens": text.pass_tokens, "from": text.origin} for name, text in job.texts.items()
+        name: {"mean_tokens": text.mean_tokens, "pass_tokens": text.pass_tokens, "from": text.origin}
+        for name, text in job.texts.items()
     }
     return {
         "format": form.name,
@@ -100,14 +110,16 @@ def file_text(record: Mapping[str, Any], directory: Path) -> str:
 
 def _check_shares(job: Job, shares: list[dict[str, float]], remedy: str) -> None:
     faults = [
-        f"  - {name} in stage {span.name}: {span.weights[name]:.6g} asked, {share:.6g} given{' (rounds to zero)' if share == 0 else ''}"
+        f"  - {name} in stage {span.name}: {span.weights[name]:.6g} asked, {share:.6g} "
+        f"given{' (rounds to zero)' if share == 0 else ''}"
         for span, given in zip(job.spans, shares, strict=True)
         for name, share in given.items()
         if simulate.off(span.weights[name], share)
     ]
     if faults:
         raise UserError(
-            f"what the trainer can do is too far from the mixture (at most {simulate.RELATIVE:.1%} of a share, or {simulate.ABSOLUTE:g}):\n"
+            f"what the trainer can do is too far from the mixture (at most {simulate.RELATIVE:.1%} of a share, or "
+            f"{simulate.ABSOLUTE:g}):\n"
             + "\n".join(faults)
             + f"\n{remedy or 'raise the small shares: `mixtures export ... --min-share`'}"
         )
@@ -116,7 +128,9 @@ def _check_shares(job: Job, shares: list[dict[str, float]], remedy: str) -> None
 def _checked_caps(job: Job, form: Format, total: Mapping[str, float]) -> list[str]:
     """Notes of domains that repeat more often than their cap with leave to; raises UserError for those without."""
     over = [domain for domain in job.mixture.domains if simulate.over_cap(domain, total[domain.name])]
-    described = {domain.name: f"{domain.name}: {total[domain.name]:.3g} epochs, at most {domain.max_epochs:g}" for domain in over}
+    described = {
+        domain.name: f"{domain.name}: {total[domain.name]:.3g} epochs, at most {domain.max_epochs:g}" for domain in over
+    }
     if hard := [domain for domain in over if domain.on_exhausted != "repeat"]:
         raise UserError(
             f"with {form.name} these would be read more often than their caps allow:\n"
@@ -128,5 +142,7 @@ def _checked_caps(job: Job, form: Format, total: Mapping[str, float]) -> list[st
 
 def _many_epochs(total: Mapping[str, float]) -> list[str]:
     often = sorted((name for name in total if total[name] > MANY_EPOCHS), key=lambda name: -total[name])
-    listed = ", ".join(f"{name} {total[name]:.3g}" for name in often[:5]) + (f" and {len(often) - 5} more" if len(often) > 5 else "")
+    listed = ", ".join(f"{name} {total[name]:.3g}" for name in often[:5]) + (
+        f" and {len(often) - 5} more" if len(often) > 5 else ""
+    )
     return [f"more than {MANY_EPOCHS:g} epochs: {listed}; repeated text teaches less"] if often else []

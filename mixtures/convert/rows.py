@@ -20,10 +20,12 @@ DIFFERENT = 0.02  # from the rows that the mixture knows of: worth a note
 
 
 def row_slices(job: Job) -> tuple[list[Slices], list[str]]:
-    """For every span the rows that it reads of each used domain, and notes on how many rows the domains were taken to have.
+    """For every span the rows that it reads of each used domain, and notes on how many rows the domains were taken to
+    have.
 
-    A stage begins where the one before it ended, so that no row comes a second time before the domain was read to its end; every
-    further pass is a slice of its own. A slice past the end of a file is shortened without a word by `datasets`, so rows are counted.
+    A stage begins where the one before it ended, so that no row comes a second time before the domain was read to its
+    end; every further pass is a slice of its own. A slice past the end of a file is shortened without a word by
+    `datasets`, so rows are counted.
     """
     expected = {name: max(1, round(job.texts[name].pass_tokens / _row_tokens(job, name))) for name in job.paths}
     counted = {name: count for name, paths in job.paths.items() if job.here and (count := count_rows(paths))}
@@ -44,7 +46,9 @@ def as_draws(job: Job, spans: list[Slices]) -> list[Draw]:
     draws = []
     for span, slices in zip(job.spans, spans, strict=True):
         rows = {name: sum(high - low for low, high in parts) for name, parts in slices.items()}
-        draws.append(Draw({name: count / max(1, sum(rows.values())) for name, count in rows.items()}, span.start, span.tokens))
+        draws.append(
+            Draw({name: count / max(1, sum(rows.values())) for name, count in rows.items()}, span.start, span.tokens)
+        )
     return draws
 
 
@@ -75,7 +79,8 @@ def reader_of(path: str, name: str) -> str:
     if (ending := _ending(path)) not in READERS:
         allowed = ", ".join(READERS)
         raise UserError(
-            f"data of {name}: {path} ends in {ending or 'nothing'}; allowed: {allowed}, each also compressed; rename or convert it"
+            f"data of {name}: {path} ends in {ending or 'nothing'}; allowed: {allowed}, each also compressed; rename "
+            f"or convert it"
         )
     return READERS[ending]
 
@@ -108,10 +113,14 @@ def _cut(begin: int, end: int, *, size: int) -> list[tuple[int, int]]:
 def _notes(expected: dict[str, int], counted: dict[str, int], *, read_whole: list[str]) -> Iterator[str]:
     for name, rows in counted.items():
         if abs(rows - expected[name]) > DIFFERENT * expected[name]:
-            yield f"{name}: its data have {rows:,} rows, the mixture knows of {expected[name]:,}; a pass is the {rows:,} rows"
+            yield (
+                f"{name}: its data have {rows:,} rows, the mixture knows of {expected[name]:,}; a pass is the "
+                f"{rows:,} rows"
+            )
     if unknown := [f"{name} {expected[name]:,}" for name in read_whole if name not in counted]:
         yield (
-            f"a pass ends at the rows that the mixture knows of, as these were not counted: {', '.join(unknown)}; a file with fewer is "
+            f"a pass ends at the rows that the mixture knows of, as these were not counted: {', '.join(unknown)}; a "
+            f"file with fewer is "
             "read short without a word"
         )
 
@@ -119,13 +128,18 @@ def _notes(expected: dict[str, int], counted: dict[str, int], *, read_whole: lis
 def selected_rows(job: Job, *, trainer: str) -> tuple[dict[str, dict[str, Any]], dict[str, Content]]:
     """For every domain with a sample policy its record {file, files}, and these files by their path in the directory.
 
-    A file (.npz) lists the rows that are not read once: files (N,), numbers of the record's `files` (names without endings), rows (N,) from
-    0, times (N,). Raises UserError where the documents are no rows of files, or the data have not those files.
+    A file (.npz) lists the rows that are not read once: files (N,), numbers of the record's `files` (names without
+    endings), rows (N,) from 0, times (N,). Raises UserError where the documents are no rows of files, or the data have
+    not those files.
     """
-    faults = [f"{name}: {fault}" for name, selection in job.selections.items() if (fault := _fault(job, name, selection))]
+    faults = [
+        f"{name}: {fault}" for name, selection in job.selections.items() if (fault := _fault(job, name, selection))
+    ]
     if faults:
         listed = "\n".join(f"  - {fault}" for fault in faults)
-        raise UserError(f"{trainer} picks documents by file and row:\n{listed}\ngive the files that were scored, or --samples drop")
+        raise UserError(
+            f"{trainer} picks documents by file and row:\n{listed}\ngive the files that were scored, or --samples drop"
+        )
     records = {
         name: {"file": f"samples/{name}.npz", "files": [stem(path) for path in selection.names]}
         for name, selection in job.selections.items()
@@ -143,13 +157,21 @@ def _fault(job: Job, name: str, selection: Selection) -> str | None:
     if not job.local(name):
         return None
     found = [file for path in job.paths[name] for file in files_at(path)]
-    missing = [path for path, one in zip(selection.names, stems, strict=True) if [stem(file) for file in found].count(one) != 1]
-    return f"{', '.join(missing)} was scored, its data have not one file of that name: {', '.join(found)}" if missing else None
+    missing = [
+        path for path, one in zip(selection.names, stems, strict=True) if [stem(file) for file in found].count(one) != 1
+    ]
+    return (
+        f"{', '.join(missing)} was scored, its data have not one file of that name: {', '.join(found)}"
+        if missing
+        else None
+    )
 
 
 def _packed(selection: Selection) -> bytes:
     assert selection.rows is not None
     listed = selection.times != 1
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, files=selection.files[listed], rows=selection.rows[listed], times=selection.times[listed])
+    np.savez_compressed(
+        buffer, files=selection.files[listed], rows=selection.rows[listed], times=selection.times[listed]
+    )
     return buffer.getvalue()

@@ -13,7 +13,9 @@ RELATIVE, ABSOLUTE = 0.005, 1e-4  # how far rounding may move a share
 
 
 def token_shares(job: Job, draw: Draw) -> dict[str, float]:
-    """{name: share of trained tokens}, sum 1, that the draw's shares of units come to on average; 0 for a domain that it does not name."""
+    """{name: share of trained tokens}, sum 1, that the draw's shares of units come to on average; 0 for a domain that
+    it does not name.
+    """
     tokens = {name: share * job.unit_tokens(name) for name, share in draw.shares.items() if share > 0}
     total = math.fsum(tokens.values())
     return {domain.name: tokens.get(domain.name, 0.0) / total for domain in job.mixture.domains}
@@ -62,7 +64,9 @@ def over_cap(domain: Domain, passes: float) -> bool:
 
 
 def cap_to_hold(domain: Domain, passes: float) -> float | None:
-    """The cap for a trainer that holds caps; None without one, or where on_exhausted: repeat lets the schedule past it."""
+    """The cap for a trainer that holds caps; None without one, or where on_exhausted: repeat lets the schedule past
+    it.
+    """
     return None if over_cap(domain, passes) and domain.on_exhausted == "repeat" else domain.max_epochs
 
 

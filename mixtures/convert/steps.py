@@ -78,7 +78,8 @@ class Batches:
                 return min(fitting, key=lambda step: abs(self.tokens_at(step) - tokens))
         assert len(self.pieces) > 1, "step 0 fits, and so does every multiple-th one after it"
         raise UserError(
-            f"near {tokens:,.0f} tokens no step begins after a multiple of {multiple} sequences, with these batch sizes; give sizes with a "
+            f"near {tokens:,.0f} tokens no step begins after a multiple of {multiple} sequences, with these batch "
+            f"sizes; give sizes with a "
             "common divisor"
         )
 
@@ -87,14 +88,20 @@ class Batches:
         return pieces[bisect_right([piece[0] for piece in pieces], step) - 1]
 
 
-def slots(starts: Sequence[int], names: Sequence[str], *, total: int, batches: Batches, multiple: int = 1) -> list[Slot]:
+def slots(
+    starts: Sequence[int], names: Sequence[str], *, total: int, batches: Batches, multiple: int = 1
+) -> list[Slot]:
     """The stages that begin at `starts` (tokens) in whole steps; the end of the last is the step nearest to `total`.
 
-    Raises UserError where a stage is left without a step, or where a multiple moves a boundary by more than half a step and 0.5 % of
-    the shorter of the two stages, with the nearest that there is.
+    Raises UserError where a stage is left without a step, or where a multiple moves a boundary by more than half a step
+    and 0.5 % of the shorter of the two stages, with the nearest that there is.
     """
     ends = [*starts[1:], total]
-    steps = [0, *(batches.nearest(start, multiple=multiple) for start in starts[1:]), max(1, round(batches.steps_at(total)))]
+    steps = [
+        0,
+        *(batches.nearest(start, multiple=multiple) for start in starts[1:]),
+        max(1, round(batches.steps_at(total))),
+    ]
     faults = []
     for number, start in enumerate(starts[1:], start=1):
         moved = abs(batches.tokens_at(steps[number]) - start)
@@ -102,12 +109,16 @@ def slots(starts: Sequence[int], names: Sequence[str], *, total: int, batches: B
         step_tokens = batches.sequences_at(steps[number]) * batches.sequence_length
         if multiple > 1 and moved > max(MOST_MOVED * shorter, step_tokens / 2):
             faults.append(
-                f"stage {names[number]!r} starts at {start:,} tokens; the nearest that the trainer can take, a step after a multiple of "
+                f"stage {names[number]!r} starts at {start:,} tokens; the nearest that the trainer can take, a step "
+                f"after a multiple of "
                 f"{multiple:,} sequences, is {batches.tokens_at(steps[number]):,} tokens (step {steps[number]:,})"
             )
     for name, (first, last) in zip(names, itertools.pairwise(steps), strict=True):
         if last <= first:
-            faults.append(f"stage {name!r} has no whole step ({batches.sequences_at(first) * batches.sequence_length:,} tokens a step)")
+            faults.append(
+                f"stage {name!r} has no whole step ({batches.sequences_at(first) * batches.sequence_length:,} tokens "
+                f"a step)"
+            )
     if faults:
         raise UserError("\n".join(faults) + "\nmove the stages there, take smaller batches, or give --stages average")
     return [
@@ -122,7 +133,10 @@ def read_batches(words: Sequence[str], *, sequence_length: int) -> Batches:
     for word in words:
         start, _, size = word.rpartition("=")
         if not size.isdecimal() or int(size) < 1:
-            raise UserError(f"--batch-size {word}: give sequences a step as 512, or a schedule as 0=256 4B=512 (FROM_TOKENS=SEQUENCES)")
+            raise UserError(
+                f"--batch-size {word}: give sequences a step as 512, or a schedule as 0=256 4B=512 "
+                f"(FROM_TOKENS=SEQUENCES)"
+            )
         pieces.append((0 if start in ("", "0") else parse_tokens(start), int(size)))
     return made_batches(pieces, sequence_length=sequence_length)
 
@@ -131,5 +145,7 @@ def made_batches(pieces: Sequence[tuple[int, int]], *, sequence_length: int) -> 
     """Batches of (from tokens, sequences). Raises UserError where they do not ascend from 0."""
     begins = [start for start, _ in pieces]
     if begins[0] != 0 or any(later <= earlier for earlier, later in itertools.pairwise(begins)):
-        raise UserError(f"batch sizes from {', '.join(f'{start:,}' for start in begins)} tokens on; begin at 0 and ascend")
+        raise UserError(
+            f"batch sizes from {', '.join(f'{start:,}' for start in begins)} tokens on; begin at 0 and ascend"
+        )
     return Batches(tuple(pieces), sequence_length)

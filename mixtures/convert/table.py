@@ -15,7 +15,9 @@ def _one_path(path: str) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """A line of the table: what one unit of a weight buys in the trainer, what the trainer accepts, and who writes it."""
+    """A line of the table: what one unit of a weight buys in the trainer, what the trainer accepts, and who writes
+    it.
+    """
 
     name: str
     trainers: str  # that read it

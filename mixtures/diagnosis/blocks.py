@@ -1,7 +1,7 @@
 """The gram over a run, in blocks of steps: what means over the run and their noise are made of.
 
-Every step draws new rows, so blocks that follow each other differ by noise and by little drift: differences of neighbours measure
-the noise alone (of the steps' rows; not of the choice of the corpus).
+Every step draws new rows, so blocks that follow each other differ by noise and by little drift: differences of
+neighbours measure the noise alone (of the steps' rows; not of the choice of the corpus).
 """
 
 import numpy as np
@@ -13,10 +13,11 @@ BLOCKS = 100
 
 
 def gram_blocks(trajectory: Trajectory, *, blocks: int = BLOCKS) -> np.ndarray:
-    """(B, G, G) means over at most `blocks` runs of equally many steps (the last may be longer), with the unbiased diagonal.
+    """(B, G, G) means over at most `blocks` runs of equally many steps (the last may be longer), with the unbiased
+    diagonal.
 
-    Where no self product was measured the diagonal is the plain one, which holds the rows' noise. Blocks without a gram are left
-    out. One part of the record and 8 * B * G * G bytes are in memory at a time.
+    Where no self product was measured the diagonal is the plain one, which holds the rows' noise. Blocks without a gram
+    are left out. One part of the record and 8 * B * G * G bytes are in memory at a time.
     """
     steps, groups = len(trajectory.steps), len(trajectory.groups)
     length = -(-steps // blocks)
@@ -37,10 +38,11 @@ def gram_blocks(trajectory: Trajectory, *, blocks: int = BLOCKS) -> np.ndarray:
 
 
 def mean_noise(blocks: np.ndarray) -> np.ndarray:
-    """(...) standard error of the mean of `blocks` (B, ...) from the differences of neighbours, in pairs; NaN below four blocks.
+    """(...) standard error of the mean of `blocks` (B, ...) from the differences of neighbours, in pairs; NaN below
+    four blocks.
 
-    A pair's squared difference is the sum of its two variances, so noise that grows or shrinks over the run counts as it is, and
-    a drift only by what it does within a pair.
+    A pair's squared difference is the sum of its two variances, so noise that grows or shrinks over the run counts as
+    it is, and a drift only by what it does within a pair.
     """
     count = len(blocks)
     if count < 4:
@@ -51,5 +53,7 @@ def mean_noise(blocks: np.ndarray) -> np.ndarray:
 
 
 def interval_factor(blocks: int, *, claims: int = 1) -> float:
-    """Standard errors to either side of a mean over `blocks` that 95 % intervals take, all of `claims` at once (Bonferroni)."""
+    """Standard errors to either side of a mean over `blocks` that 95 % intervals take, all of `claims` at once
+    (Bonferroni).
+    """
     return float(stats.t.ppf(1 - 0.025 / claims, max(blocks // 2, 1)))

@@ -1,4 +1,6 @@
-"""What can be said about how far a run's weights can be trusted: findings as data and as sentences, RUN_DIR/diagnosis.json."""
+"""What can be said about how far a run's weights can be trusted: findings as data and as sentences,
+RUN_DIR/diagnosis.json.
+"""
 
 from pathlib import Path
 from textwrap import fill
@@ -72,14 +74,24 @@ def read_diagnosis(run_dir: str | Path) -> Diagnosis | None:
     try:
         return Diagnosis.model_validate(read_json(path))
     except ValidationError as error:
-        raise UserError(f"{path} is damaged:\n" + "\n".join(list_faults(error)) + "\n`mixtures diagnose` writes it anew") from error
+        raise UserError(
+            f"{path} is damaged:\n" + "\n".join(list_faults(error)) + "\n`mixtures diagnose` writes it anew"
+        ) from error
 
 
 def diagnosis_text(diagnosis: Diagnosis, *, everything: bool = False) -> str:
-    """The warnings, one after the other, or a line that there are none: what stands under a run's summary. `everything`: all findings."""
+    """The warnings, one after the other, or a line that there are none: what stands under a run's summary.
+    `everything`: all findings.
+    """
     count, warned = len(diagnosis.findings), len(diagnosis.warnings)
-    lines = [f"diagnosis: {warned} of {count} findings ask for a look" if warned else f"diagnosis: nothing to warn of in {count} findings"]
+    lines = [
+        f"diagnosis: {warned} of {count} findings ask for a look"
+        if warned
+        else f"diagnosis: nothing to warn of in {count} findings"
+    ]
     for finding in diagnosis.findings if everything else diagnosis.warnings:
         status = f"{finding.status:8}" if everything else ""
-        lines.append(fill(f"  {status}{finding.id}: {finding.sentence}", WIDTH, subsequent_indent=" " * (4 + len(status))))
+        lines.append(
+            fill(f"  {status}{finding.id}: {finding.sentence}", WIDTH, subsequent_indent=" " * (4 + len(status)))
+        )
     return "\n".join(lines)

@@ -36,24 +36,32 @@ def reliability(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> F
         return make_finding("reliability", "Reliability needs three domains and two steps with gradient products.")
     columns = blocks[:, :count]
     found = split_half(columns @ importance)
-    members = {run.trajectory.groups[number]: split_half(columns[:, :, number]) for number in np.flatnonzero(importance)}
+    members = {
+        run.trajectory.groups[number]: split_half(columns[:, :, number]) for number in np.flatnonzero(importance)
+    }
     poor = found < RELIABLE
-    told = f"Reliability of what tells the domains apart (half of the steps against the others; 1: no noise): {found:.2f}"
+    told = (
+        f"Reliability of what tells the domains apart (half of the steps against the others; 1: no noise): {found:.2f}"
+    )
     value = {"objective": found, "members": members}
     if len(members) > 1:
         least = min(members, key=members.__getitem__)
         told += f", of every part of the objective alone {members[least]:.2f} or more ({least} least)"
     if poor:
-        told += "; most of what moved the weights is noise: trust them where several seeds agree, or take more steps or rows"
+        told += (
+            "; most of what moved the weights is noise: trust them where several seeds agree, or take more steps "
+            "or rows"
+        )
     return make_finding("reliability", told + ".", warn=poor, value=value)
 
 
 def split_half(alignments: np.ndarray) -> float:
-    """Reliability of the mean of `alignments` (B, D) over B blocks: correlation over domains of the means of two halves of the blocks,
-    stepped up to the whole by Spearman and Brown, 2r / (1 + r). 0 where the halves do not agree at all, or nothing differs.
+    """Reliability of the mean of `alignments` (B, D) over B blocks: correlation over domains of the means of two halves
+    of the blocks, stepped up to the whole by Spearman and Brown, 2r / (1 + r). 0 where the halves do not agree at all,
+    or nothing differs.
 
-    Of every two neighbours one goes into each half, so that both see the whole run; r is the mean over SPLITS such splits, as one
-    split of ten domains can be off by 0.2.
+    Of every two neighbours one goes into each half, so that both see the whole run; r is the mean over SPLITS such
+    splits, as one split of ten domains can be off by 0.2.
     """
     count = len(alignments) // 2
     neighbours = alignments[: 2 * count].reshape(count, 2, -1)
@@ -83,7 +91,11 @@ def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Find
         "negative": certain,
         "within_noise": perhaps,
     }
-    told = f"A step on {names_text(certain)} raises the objective's loss" if certain else "No domain's gradient works against the objective"
+    told = (
+        f"A step on {names_text(certain)} raises the objective's loss"
+        if certain
+        else "No domain's gradient works against the objective"
+    )
     told += f"; below 0, but within noise: {names_text(perhaps)}" if perhaps else ""
     return make_finding("negative", told + ".", warn=bool(certain), value=value)
 
@@ -100,5 +112,7 @@ def pairs(run: RunRecord, blocks: np.ndarray) -> Finding:
     if same:
         told.append(f"{same[0].first} and {same[0].second} teach mostly the same: merge them, or keep one")
     kinds = {"redundant": matrix.redundant, "conflicting": matrix.conflicting}
-    value = {kind: [vars(pair) for pair in found] for kind, found in kinds.items()} | {"unmeasured": list(matrix.unmeasured)}
+    value = {kind: [vars(pair) for pair in found] for kind, found in kinds.items()} | {
+        "unmeasured": list(matrix.unmeasured)
+    }
     return make_finding("pairs", f"Cosines of gradients: {'; '.join(told)}.", warn=bool(same), value=value)

@@ -1,9 +1,10 @@
-"""Runs of several proxy sizes over the same domains: do the weights agree, do they move with the size, and where would they go?
+"""Runs of several proxy sizes over the same domains: do the weights agree, do they move with the size, and where would
+they go?
 
 With r_d = log(weight_d / prior_d), the weight averaged over the run's tokens:
-agreement: Spearman's rank correlation of r over the domains between two sizes; p is the share of permutations of the domains that
-correlate at least as much. Trend: r_d = a_d + b_d log10(parameters), least squares over the runs; it holds where it explains more
-than the scatter around it (F test over all domains together).
+agreement: Spearman's rank correlation of r over the domains between two sizes; p is the share of permutations of the
+domains that correlate at least as much. Trend: r_d = a_d + b_d log10(parameters), least squares over the runs; it holds
+where it explains more than the scatter around it (F test over all domains together).
 """
 
 import itertools
@@ -28,7 +29,9 @@ FEWEST_SIZES = 3  # two lie on a line whatever they are
 
 @dataclass(frozen=True)
 class SizePair:
-    """Two sizes (parameters), the rank correlation of their log-ratios, and its one-sided p-value; NaN and 1 where one is constant."""
+    """Two sizes (parameters), the rank correlation of their log-ratios, and its one-sided p-value; NaN and 1 where one
+    is constant.
+    """
 
     small: int
     large: int
@@ -43,7 +46,9 @@ class SizePair:
 
 @dataclass(frozen=True)
 class Ladder:
-    """What R runs of N sizes over D domains say; runs of one size are averaged for weights and pairs, but not for the trend."""
+    """What R runs of N sizes over D domains say; runs of one size are averaged for weights and pairs, but not for the
+    trend.
+    """
 
     names: tuple[str, ...]
     parameters: np.ndarray  # (R,) ascending
@@ -74,10 +79,11 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Trend:
-    """Least squares of the log-ratios over log10(parameters): `slope` (D,) a tenfold size, `residual` (D,) standard deviation around it.
+    """Least squares of the log-ratios over log10(parameters): `slope` (D,) a tenfold size, `residual` (D,) standard
+    deviation around it.
 
-    `moved` and `scatter` are root mean squares over all domains, in log-ratios, that are equal on average where nothing but noise is
-    fitted; p is the F test's. NaN where there are no runs to spare (R = 2).
+    `moved` and `scatter` are root mean squares over all domains, in log-ratios, that are equal on average where nothing
+    but noise is fitted; p is the F test's. NaN where there are no runs to spare (R = 2).
     """
 
     intercept: np.ndarray
@@ -107,7 +113,10 @@ def read_ladder(run_dirs: Sequence[str | Path]) -> Ladder:
     parameters = np.array([run.parameters for run in runs])
     if len(set(parameters)) < 2:
         found = ", ".join(f"{run.path} {run.parameters:,}" for run in runs)
-        raise UserError(f"a ladder needs runs of at least two proxy sizes; found (parameters): {found}; add a run with another `model`")
+        raise UserError(
+            f"a ladder needs runs of at least two proxy sizes; found (parameters): {found}; add a run with another "
+            f"`model`"
+        )
     names = runs[0].trajectory.domains
     log_ratios = np.stack([_log_ratios(run, names) for run in runs])
     by_size = [log_ratios[parameters == size].mean(axis=0) for size in np.unique(parameters)]
@@ -124,7 +133,8 @@ def _log_ratios(run: RunRecord, names: Sequence[str]) -> np.ndarray:
     average = trajectory.average
     if zero := [name for name, weight in zip(trajectory.domains, average, strict=True) if weight <= 0]:
         raise UserError(
-            f"{run.path}: the weight of {', '.join(zero)} is 0 throughout, which has no ratio to the prior; leave this run out, or learn "
+            f"{run.path}: the weight of {', '.join(zero)} is 0 throughout, which has no ratio to the prior; leave "
+            f"this run out, or learn "
             "it with a rule that keeps weights above 0 (update.floor)"
         )
     return _in_order(run, np.log(average / run.prior), names)
@@ -156,7 +166,10 @@ def rank_agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 def fit_trend(ladder: Ladder) -> Trend:
     """The trend of every domain over the sizes, and whether all of them together are more than scatter."""
     x = np.log10(ladder.parameters)
-    runs, free = len(x), len(ladder.names) - 1  # log-ratios of D domains have D - 1 degrees of freedom: weights sum to 1
+    runs, free = (
+        len(x),
+        len(ladder.names) - 1,
+    )  # log-ratios of D domains have D - 1 degrees of freedom: weights sum to 1
     centred = x - x.mean()
     spread = centred @ centred
     slope = centred @ ladder.log_ratios / spread
@@ -167,7 +180,14 @@ def fit_trend(ladder: Ladder) -> Trend:
     left = ladder.log_ratios - intercept - np.outer(x, slope)
     explained, scatter = spread * (slope @ slope) / free, (left**2).sum() / (free * (runs - 2))
     p = float(stats.f.sf(explained / scatter, free, free * (runs - 2))) if scatter > 0 else float(explained == 0)
-    return Trend(intercept, slope, np.sqrt((left**2).sum(axis=0) / (runs - 2)), float(np.sqrt(explained)), float(np.sqrt(scatter)), p)
+    return Trend(
+        intercept,
+        slope,
+        np.sqrt((left**2).sum(axis=0) / (runs - 2)),
+        float(np.sqrt(explained)),
+        float(np.sqrt(scatter)),
+        p,
+    )
 
 
 def extrapolate(ladder: Ladder, parameters: int) -> Extrapolation:
@@ -178,7 +198,8 @@ def extrapolate(ladder: Ladder, parameters: int) -> Extrapolation:
     if reasons := refusals(ladder, parameters):
         raise UserError(
             f"no weights for {parameters:,} parameters:\n" + "\n".join(f"  - {reason}" for reason in reasons) + "\n"
-            "take the mean of the runs (`mixtures export RUN RUN ...`), or those of the largest; or add runs: more sizes, more steps, "
+            "take the mean of the runs (`mixtures export RUN RUN ...`), or those of the largest; or add runs: more "
+            "sizes, more steps, "
             "more seeds"
         )
     trend, x = fit_trend(ladder), np.log10(ladder.parameters)
@@ -195,20 +216,30 @@ def refusals(ladder: Ladder, parameters: int) -> list[str]:
     sizes, trend = ladder.sizes, fit_trend(ladder)
     reasons = []
     if parameters > REACH * sizes[-1]:
-        reasons.append(f"it is {parameters / sizes[-1]:.3g} times the largest run ({sizes[-1]:,} parameters); allowed: up to {REACH} times")
+        reasons.append(
+            f"it is {parameters / sizes[-1]:.3g} times the largest run ({sizes[-1]:,} parameters); allowed: up to "
+            f"{REACH} times"
+        )
     if parameters * REACH < sizes[0]:
-        reasons.append(f"the smallest run is {sizes[0] / parameters:.3g} times as large ({sizes[0]:,}); allowed: up to {REACH} times")
+        reasons.append(
+            f"the smallest run is {sizes[0] / parameters:.3g} times as large ({sizes[0]:,}); allowed: up to {REACH} "
+            f"times"
+        )
     if len(sizes) < FEWEST_SIZES:
-        reasons.append(f"there are {len(sizes)} sizes, which lie on a line whatever they are; at least {FEWEST_SIZES} are needed")
+        reasons.append(
+            f"there are {len(sizes)} sizes, which lie on a line whatever they are; at least {FEWEST_SIZES} are needed"
+        )
     elif not trend.p <= LEVEL:
         reasons.append(
-            f"the weights do not follow the size: trend {trend.moved:.3g}, scatter around it {trend.scatter:.3g} (log-ratios), "
+            f"the weights do not follow the size: trend {trend.moved:.3g}, scatter around it {trend.scatter:.3g} "
+            f"(log-ratios), "
             f"p {trend.p:.2g}; needed: {LEVEL} or less"
         )
     for pair in ladder.pairs:
         if not pair.agrees:
             reasons.append(
-                f"sizes {pair.small:,} and {pair.large:,} do not agree beyond chance: rank correlation {pair.correlation:.2f}, "
+                f"sizes {pair.small:,} and {pair.large:,} do not agree beyond chance: rank correlation "
+                f"{pair.correlation:.2f}, "
                 f"p {pair.p:.2g}; needed: {LEVEL} or less"
             )
     return reasons
@@ -219,7 +250,9 @@ def parse_size(text: str) -> int:
     try:
         return parse_tokens(text)
     except UserError:
-        raise UserError(f"{text!r} is no number of parameters; give a positive whole number such as 1B, 125M or 1e9") from None
+        raise UserError(
+            f"{text!r} is no number of parameters; give a positive whole number such as 1B, 125M or 1e9"
+        ) from None
 
 
 def _weights(prior: np.ndarray, log_ratios: np.ndarray) -> np.ndarray:

@@ -29,9 +29,14 @@ def verdict(ladder: Ladder, trend: Trend) -> str:
     sizes = [tokens_text(size) for size in ladder.sizes]
     if off := [pair for pair in ladder.pairs if not pair.agrees]:
         named = ", ".join(f"{tokens_text(pair.small)} and {tokens_text(pair.large)}" for pair in off)
-        few = f" ({len(ladder.names)} domains are too few for that, whatever their order)" if len(ladder.names) < 4 else ""
+        few = (
+            f" ({len(ladder.names)} domains are too few for that, whatever their order)"
+            if len(ladder.names) < 4
+            else ""
+        )
         return (
-            f"No agreement beyond chance on the order of the domains: {named}{few}. What one size says cannot be carried over to another; "
+            f"No agreement beyond chance on the order of the domains: {named}{few}. What one size says cannot be "
+            f"carried over to another; "
             "more steps or seeds may show whether that is noise."
         )
     agreed = f"All sizes from {sizes[0]} to {sizes[-1]} order the domains alike, beyond chance."
@@ -40,7 +45,8 @@ def verdict(ladder: Ladder, trend: Trend) -> str:
     moved = f"(trend {trend.moved:.3g}, scatter {trend.scatter:.3g} in log-ratios, p {trend.p:.2g})"
     if trend.p <= LEVEL:
         return (
-            f"{agreed} The weights move with the size, more than they scatter {moved}: --at gives those of another size, up to "
+            f"{agreed} The weights move with the size, more than they scatter {moved}: --at gives those of another "
+            f"size, up to "
             f"{REACH} times the largest."
         )
     return f"{agreed} No trend beyond the scatter {moved}: take their mean, `mixtures export RUN RUN ...`."
@@ -55,7 +61,11 @@ def _weights(ladder: Ladder, trend: Trend, beyond: Extrapolation | None) -> str:
     weights = ladder.weights
     rows = []
     for domain in np.argsort(-weights[-1], kind="stable"):
-        cells = [ladder.names[domain], f"{ladder.prior[domain]:.4f}", *(f"{weight:.4f}" for weight in weights[:, domain])]
+        cells = [
+            ladder.names[domain],
+            f"{ladder.prior[domain]:.4f}",
+            *(f"{weight:.4f}" for weight in weights[:, domain]),
+        ]
         cells.append(f"{np.exp(trend.slope[domain]):.2f}")
         cells += [f"{np.expm1(trend.residual[domain]):.1%}"] if known else []
         if beyond is not None:
@@ -63,7 +73,8 @@ def _weights(ladder: Ladder, trend: Trend, beyond: Extrapolation | None) -> str:
         rows.append(cells)
     counts = [f"{tokens_text(size)} ({np.count_nonzero(ladder.parameters == size)})" for size in ladder.sizes]
     note = (
-        f"average weights by parameters of the proxy (runs): {', '.join(counts)}; x per 10x: factor of weight over prior when the proxy is "
+        f"average weights by parameters of the proxy (runs): {', '.join(counts)}; x per 10x: factor of weight "
+        f"over prior when the proxy is "
     )
     note += "ten times as large" + ("; scatter: standard deviation around that, of one run" if known else "")
     return f"{table(header, rows)}\n{fill(note, WIDTH)}"

@@ -1,4 +1,6 @@
-"""Who helps whom: the cosines between domains' gradients over a run, their noise, and an order that puts like beside like."""
+"""Who helps whom: the cosines between domains' gradients over a run, their noise, and an order that puts like beside
+like.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ MOST_PAIRS = 5
 
 @dataclass(frozen=True)
 class Pair:
-    """Two domains, the first one trained: cosine of their gradients (noise can bring its estimate beyond 1, here it stays within) and a
+    """Two domains, the first one trained: cosine of their gradients (noise can bring its estimate beyond 1, here it
+    stays within) and a
     95 % interval that holds for all pairs at once."""
 
     first: str
@@ -26,17 +29,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class HelpMatrix:
-    """D trained domains (rows), G groups that they help or hurt (columns: the same D domains, then targets and held-out rows)."""
+    """D trained domains (rows), G groups that they help or hurt (columns: the same D domains, then targets and held-out
+    rows).
+    """
 
     rows: tuple[str, ...]  # (D,) run's order
     columns: tuple[str, ...]  # (G,) run's order; columns[:D] == rows
-    cosines: np.ndarray  # (D, G); may leave [-1, 1] by noise; NaN: not measured, or a group whose gradient is lost in noise
-    noise: np.ndarray  # (D, G), standard errors of the cosines; NaN where the cosine is, and in a run of fewer than four steps
-    order: tuple[int, ...]  # the D rows (and first D columns), clustered: like beside like; the other columns stay as they are
+    cosines: (
+        np.ndarray
+    )  # (D, G); may leave [-1, 1] by noise; NaN: not measured, or a group whose gradient is lost in noise
+    noise: (
+        np.ndarray
+    )  # (D, G), standard errors of the cosines; NaN where the cosine is, and in a run of fewer than four steps
+    order: tuple[
+        int, ...
+    ]  # the D rows (and first D columns), clustered: like beside like; the other columns stay as they are
     unmeasured: tuple[str, ...]  # groups whose self product is not above its noise (two standard errors)
-    redundant: tuple[Pair, ...]  # of training domains, most alike first: cosines of ALIKE or more that noise does not explain
+    redundant: tuple[
+        Pair, ...
+    ]  # of training domains, most alike first: cosines of ALIKE or more that noise does not explain
     conflicting: tuple[Pair, ...]  # training domains, or one and a target, most opposed first: below 0 beyond noise
-    unbiased: bool = True  # False: the run measured no self products, its diagonal holds noise, and cosines are too near 0
+    unbiased: bool = (
+        True  # False: the run measured no self products, its diagonal holds noise, and cosines are too near 0
+    )
 
 
 def help_matrix(run: RunRecord, *, blocks: np.ndarray | None = None) -> HelpMatrix | None:
@@ -51,7 +66,12 @@ def help_matrix(run: RunRecord, *, blocks: np.ndarray | None = None) -> HelpMatr
     cosines, noise = cosines_of(blocks)
     count = len(rows)
     kept = np.array([not name.endswith("@held_out") for name in columns])
-    later = np.triu(np.ones((count, len(columns)), dtype=bool), k=1) & np.isfinite(cosines[:count]) & np.isfinite(noise[:count]) & kept
+    later = (
+        np.triu(np.ones((count, len(columns)), dtype=bool), k=1)
+        & np.isfinite(cosines[:count])
+        & np.isfinite(noise[:count])
+        & kept
+    )
     reach = interval_factor(len(blocks), claims=max(int(later.sum()), 1)) * noise[:count]
     low, high = cosines[:count] - reach, cosines[:count] + reach
     alike = later & (cosines[:count] >= ALIKE) & (low > 0) & (np.arange(len(columns)) < count)
@@ -77,9 +97,9 @@ def help_matrix(run: RunRecord, *, blocks: np.ndarray | None = None) -> HelpMatr
 def cosines_of(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(G, G) cosines of the mean of grams (B, G, G), and their standard errors; the diagonal is 1 without error.
 
-    A group whose self product is not two standard errors above 0 (where those are known: above 0) has no direction to speak of:
-    NaN. The errors are those of the ratio to first order: with m the mean gram, block b moves the cosine c_ij by
-    m_b,ij / sqrt(m_ii m_jj) - c_ij/2 (m_b,ii / m_ii + m_b,jj / m_jj).
+    A group whose self product is not two standard errors above 0 (where those are known: above 0) has no direction to
+    speak of: NaN. The errors are those of the ratio to first order: with m the mean gram, block b moves the cosine c_ij
+    by m_b,ij / sqrt(m_ii m_jj) - c_ij/2 (m_b,ii / m_ii + m_b,jj / m_jj).
     """
     mean, noise = blocks.mean(axis=0), mean_noise(np.diagonal(blocks, axis1=1, axis2=2))
     own = np.diag(mean)
@@ -112,4 +132,6 @@ def clustered_order(cosines: np.ndarray) -> tuple[int, ...]:
 
 def pairs_text(pairs: Sequence[Pair]) -> str:
     """`a and b 0.64 (0.55 to 0.73), c and d ...`."""
-    return ", ".join(f"{pair.first} and {pair.second} {pair.cosine:.2f} ({pair.low:.2f} to {pair.high:.2f})" for pair in pairs)
+    return ", ".join(
+        f"{pair.first} and {pair.second} {pair.cosine:.2f} ({pair.low:.2f} to {pair.high:.2f})" for pair in pairs
+    )

@@ -1,4 +1,6 @@
-"""Findings about how often text is read: repetition in proxy and base, small domains that the proxy learned by heart."""
+"""Findings about how often text is read: repetition in proxy and base, small domains that the proxy learned by
+heart.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,9 +32,17 @@ def repetition(run: RunRecord, *, token_budget: float | None, unique_tokens: Bou
         often = [name for name, epochs in zip(names, proxy, strict=True) if epochs > MANY_EPOCHS]
         told = f"The proxy read no domain more than {epochs_text(proxy.max())} times"
         if often:
-            told = f"The proxy read {_with(often, value['proxy_epochs'])} more than {MANY_EPOCHS:g} times: repeated text teaches less, so "
-            told += "a base that repeats it less needs more of it (corpus.simulate_budget makes the proxy repeat as the base does)"
-        return make_finding("repetition", told + ".", warn=bool(often), value=value | {"base_epochs": None, "mismatched": often})
+            told = (
+                f"The proxy read {_with(often, value['proxy_epochs'])} more than {MANY_EPOCHS:g} times: repeated "
+                f"text teaches less, so "
+            )
+            told += (
+                "a base that repeats it less needs more of it (corpus.simulate_budget makes the proxy repeat as "
+                "the base does)"
+            )
+        return make_finding(
+            "repetition", told + ".", warn=bool(often), value=value | {"base_epochs": None, "mismatched": often}
+        )
     own = by_name(unique_tokens, names)
     simulated = {domain.name: float(domain.simulated.unique_tokens) for domain in run.domains if domain.simulated}
     unique = np.array([own.get(domain.name, simulated.get(domain.name, domain.tokens)) for domain in run.domains])
@@ -41,16 +51,27 @@ def repetition(run: RunRecord, *, token_budget: float | None, unique_tokens: Bou
     apart = (np.maximum(proxy, base) > MANY_EPOCHS) & (np.maximum(proxy, base) > MISMATCH * np.minimum(proxy, base))
     order = np.argsort(-np.maximum(proxy, base))
     chosen = [names[number] for number in order if apart[number]]
-    told = f"With {tokens_text(token_budget)} tokens, no domain repeats much more or less often in the base than in the proxy"
+    told = (
+        f"With {tokens_text(token_budget)} tokens, no domain repeats much more or less often in the base than in "
+        f"the proxy"
+    )
     if chosen:
-        each = [f"{shorten(names[number])} {epochs_text(base[number])} ({epochs_text(proxy[number])})" for number in order if apart[number]]
-        told = f"With {tokens_text(token_budget)} tokens, epochs in the base (in the proxy): {names_text(each)}; the weights were learned "
+        each = [
+            f"{shorten(names[number])} {epochs_text(base[number])} ({epochs_text(proxy[number])})"
+            for number in order
+            if apart[number]
+        ]
+        told = (
+            f"With {tokens_text(token_budget)} tokens, epochs in the base (in the proxy): {names_text(each)}; the "
+            f"weights were learned "
+        )
         told += "at another repetition: set corpus.simulate_budget, or cap epochs at export"
     return make_finding("repetition", told + ".", warn=bool(chosen), value=value | {"mismatched": chosen})
 
 
 def memorised(run: RunRecord) -> Finding:
-    """Domains whose held-out loss rises while their training loss falls, or whose gap between the two is far above the others'.
+    """Domains whose held-out loss rises while their training loss falls, or whose gap between the two is far above the
+    others'.
 
     Only domains that the proxy read more than once: elsewhere a gap says that the held-out text is of another kind.
     """
@@ -62,7 +83,9 @@ def memorised(run: RunRecord) -> Finding:
     width = max(1, len(run.trajectory.steps) // 10)
     training = np.array([_around(run, step, width) for step in held_out.index])
     losses = held_out.to_numpy()
-    rising = [name for column, name in enumerate(names) if repeated[column] and _rises(losses[:, column], training[:, column])]
+    rising = [
+        name for column, name in enumerate(names) if repeated[column] and _rises(losses[:, column], training[:, column])
+    ]
     gaps = losses[-1] - training[-1]
     middle = np.nanmedian(gaps)
     deviation = 1.4826 * np.nanmedian(np.abs(gaps - middle))
@@ -79,16 +102,25 @@ def memorised(run: RunRecord) -> Finding:
     if rising:
         told.append(f"held-out loss rises while training loss falls: {names_text(rising)}")
     if far:
-        told.append(f"held-out loss further above training loss than elsewhere (median {middle:.2f} nats): {_with(far, numbers)}")
+        told.append(
+            f"held-out loss further above training loss than elsewhere (median {middle:.2f} nats): "
+            f"{_with(far, numbers)}"
+        )
     if told:
         return make_finding("memorised", f"Learned by heart, as it seems; {'; '.join(told)}.", warn=True, value=value)
     if not repeated.any():
-        return make_finding("memorised", "No domain was read more than once, so none was learned by heart.", value=value)
-    return make_finding("memorised", "No repeated domain's held-out loss rises or lies far above its training loss.", value=value)
+        return make_finding(
+            "memorised", "No domain was read more than once, so none was learned by heart.", value=value
+        )
+    return make_finding(
+        "memorised", "No repeated domain's held-out loss rises or lies far above its training loss.", value=value
+    )
 
 
 def proxy_epochs(run: RunRecord) -> np.ndarray:
-    """(D,) how often the run read each domain's text: every step draws equally many rows of each, whatever the weights."""
+    """(D,) how often the run read each domain's text: every step draws equally many rows of each, whatever the
+    weights.
+    """
     tokens = np.array([domain.tokens for domain in run.domains], dtype=np.float64)
     return run.trajectory.tokens[-1] / len(tokens) / tokens
 
@@ -100,7 +132,9 @@ def _around(run: RunRecord, step: int, width: int) -> np.ndarray:
 
 
 def _rises(held_out: np.ndarray, training: np.ndarray) -> bool:
-    """From the evaluation with the lowest held-out loss to the last one it rises and the training loss falls, both by RISE."""
+    """From the evaluation with the lowest held-out loss to the last one it rises and the training loss falls, both by
+    RISE.
+    """
     if np.isnan(held_out).all():
         return False
     lowest = int(np.nanargmin(held_out))

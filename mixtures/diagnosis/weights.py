@@ -27,7 +27,9 @@ def settled(run: RunRecord) -> Finding:
     late = step > LATE * steps and steps > 1
     told = f"The average weights are within {SETTLED:.0%} of their end from step {step} of {steps} on"
     if late:
-        told += f" ({shorten(last)} was the last): they still moved in the second half, so a longer run would give others"
+        told += (
+            f" ({shorten(last)} was the last): they still moved in the second half, so a longer run would give others"
+        )
     return make_finding("settled", told + ".", warn=late, value={"step": step, "steps": steps, "last": last})
 
 
@@ -38,15 +40,26 @@ def effective_domains(run: RunRecord) -> Finding:
     effective = float(np.exp(-(positive * np.log(positive)).sum()))
     largest = int(weights.argmax())
     few = effective < max(1.5, FEW_DOMAINS * len(names))
-    told = f"The mixture is as spread out as {effective:.1f} equal domains of {len(names)}; the largest, {shorten(names[largest])}, "
+    told = (
+        f"The mixture is as spread out as {effective:.1f} equal domains of {len(names)}; the largest, "
+        f"{shorten(names[largest])}, "
+    )
     told += f"has {weights[largest]:.1%}" + (": most of the text is hardly used" if few else "")
-    value = {"effective": effective, "domains": len(names), "largest": names[largest], "weight": float(weights[largest])}
+    value = {
+        "effective": effective,
+        "domains": len(names),
+        "largest": names[largest],
+        "weight": float(weights[largest]),
+    }
     return make_finding("effective_domains", told + ".", warn=few, value=value)
 
 
 def clipped(run: RunRecord) -> Finding:
     """Share of the steps whose combined gradient was longer than train.max_grad_norm."""
-    bound, norms = run.config.train.get("max_grad_norm"), run.trajectory.frame["gradient_norm"].to_numpy(dtype=np.float64)
+    bound, norms = (
+        run.config.train.get("max_grad_norm"),
+        run.trajectory.frame["gradient_norm"].to_numpy(dtype=np.float64),
+    )
     norms = norms[np.isfinite(norms)]
     if bound is None or not len(norms):
         return make_finding("clipped", "The run does not record gradient norms or the norm that they are clipped to.")
@@ -54,11 +67,18 @@ def clipped(run: RunRecord) -> Finding:
     much = share > MOST_CLIPPED
     told = f"{share:.0%} of the steps had their gradient clipped to norm {bound:g}"
     told += f" (median {np.median(norms):.3g}): raise train.max_grad_norm or lower train.lr" if much else ""
-    return make_finding("clipped", told + ".", warn=much, value={"share": share, "max_grad_norm": bound, "median": float(np.median(norms))})
+    return make_finding(
+        "clipped",
+        told + ".",
+        warn=much,
+        value={"share": share, "max_grad_norm": bound, "median": float(np.median(norms))},
+    )
 
 
 def floor(run: RunRecord) -> Finding:
-    """Domains that end (mean of the last tenth of the steps) with a twentieth of their prior weight or less, or at `update.floor`."""
+    """Domains that end (mean of the last tenth of the steps) with a twentieth of their prior weight or less, or at
+    `update.floor`.
+    """
     weights, names, prior = run.trajectory.weights, run.trajectory.domains, run.prior
     end = weights[-max(1, len(weights) // 10) :].mean(axis=0)
     lowest = max(LEFT_OUT, 1.05 * float(run.config.update.get("floor") or 0))
@@ -66,7 +86,12 @@ def floor(run: RunRecord) -> Finding:
     chosen = {names[number]: float(end[number] / prior[number]) for number in left}
     value = {"at_most": lowest, "shares_of_prior": chosen}
     if not left:
-        told = f"No weight ends below {lowest:.2g} of the prior ({shorten(names[int(np.argmin(end / prior))])} is lowest, with "
+        told = (
+            f"No weight ends below {lowest:.2g} of the prior ({shorten(names[int(np.argmin(end / prior))])} is "
+            f"lowest, with "
+        )
         return make_finding("floor", told + f"{np.min(end / prior):.2f}).", value=value)
-    told = f"All but left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
+    told = (
+        f"All but left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
+    )
     return make_finding("floor", told, warn=True, value=value)

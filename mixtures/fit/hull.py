@@ -19,15 +19,20 @@ PRECISION = 1e-6  # of the candidates' range of values
 INSIDE = 1e-6  # of a share
 
 
-def lowest(value: Value, tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray, smooth: bool, seed: int = 0) -> np.ndarray:
+def lowest(
+    value: Value, tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray, smooth: bool, seed: int = 0
+) -> np.ndarray:
     """(D,) the convex combination of `tried` (K, D) with lower <= shares <= upper (D,) at which `value` is lowest.
 
-    Random combinations are tried first. From the best of them a smooth value is followed downhill; of one without slopes the best
-    are averaged (as RegMix does), which is a combination too. There must be one: `violation` up to INSIDE.
+    Random combinations are tried first. From the best of them a smooth value is followed downhill; of one without
+    slopes the best are averaged (as RegMix does), which is a combination too. There must be one: `violation` up to
+    INSIDE.
     """
     rng = np.random.default_rng(seed)
     corners = _corners(tried, lower, upper, rng)
-    sparse = np.full(len(corners), min(1.0, 4 / len(corners)))  # a few at a time: combinations of many are all near the centre
+    sparse = np.full(
+        len(corners), min(1.0, 4 / len(corners))
+    )  # a few at a time: combinations of many are all near the centre
     points = np.vstack([corners, rng.dirichlet(sparse, CANDIDATES) @ corners])
     values = value(points)
     order = np.argsort(values, kind="stable")
@@ -39,7 +44,9 @@ def lowest(value: Value, tried: np.ndarray, *, lower: np.ndarray, upper: np.ndar
 
 
 def violation(tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray) -> float:
-    """The least amount (of a share) by which a combination of `tried` misses the bounds; a point's distance where both are the point."""
+    """The least amount (of a share) by which a combination of `tried` misses the bounds; a point's distance where both
+    are the point.
+    """
     count, domains = tried.shape
     gap = -np.ones((domains, 1))
     found = linprog(
@@ -54,7 +61,9 @@ def violation(tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray) -> flo
 
 
 def reach(point: np.ndarray, tried: np.ndarray) -> float:
-    """How many times as far from the centre of `tried` as `point` the hull goes on; 1 at its border, infinity for the centre."""
+    """How many times as far from the centre of `tried` as `point` the hull goes on; 1 at its border, infinity for the
+    centre.
+    """
     centre = tried.mean(axis=0)
     if np.abs(point - centre).max() <= INSIDE:
         return float("inf")
@@ -68,7 +77,9 @@ def reach(point: np.ndarray, tried: np.ndarray) -> float:
 
 
 def _corners(tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, D) points whose combinations keep the bounds: the mixtures tried, and corners in random directions where some do not."""
+    """(N, D) points whose combinations keep the bounds: the mixtures tried, and corners in random directions where some
+    do not.
+    """
     inside = (tried >= lower).all(axis=1) & (tried <= upper).all(axis=1)
     if inside.all():
         return tried
@@ -90,12 +101,14 @@ def _corner(slopes: np.ndarray, tried: np.ndarray, lower: np.ndarray, upper: np.
     return np.asarray(found.x @ tried)
 
 
-def _downhill(value: Value, start: np.ndarray, tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float) -> np.ndarray:
+def _downhill(
+    value: Value, start: np.ndarray, tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float
+) -> np.ndarray:
     """(D,) a lowest point reached from `start` (D,), by simplicial decomposition.
 
-    The corner to which the slopes point is added, then the value is minimised over combinations of the corners held, until no
-    corner promises `tolerance` more (the Frank-Wolfe gap) or nothing moves. A round costs one linear program, however many
-    mixtures and bounds there are.
+    The corner to which the slopes point is added, then the value is minimised over combinations of the corners held,
+    until no corner promises `tolerance` more (the Frank-Wolfe gap) or nothing moves. A round costs one linear program,
+    however many mixtures and bounds there are.
     """
     held, shares, point = start[None], np.ones(1), start
     for _ in range(ITERATIONS):

@@ -1,4 +1,6 @@
-"""What a swarm says one should train on: the surrogate's optimum beside what was tried, and whether it may be believed at all."""
+"""What a swarm says one should train on: the surrogate's optimum beside what was tried, and whether it may be believed
+at all.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -56,7 +58,12 @@ class Bounds:
 
 
 def limits(
-    swarm: Swarm, *, max_epochs: Bound = None, min_share: Bound = None, unique_tokens: Bound = None, token_budget: int | None = None
+    swarm: Swarm,
+    *,
+    max_epochs: Bound = None,
+    min_share: Bound = None,
+    unique_tokens: Bound = None,
+    token_budget: int | None = None,
 ) -> Bounds:
     """Bounds as in an export. Unique tokens and budget that are not given are those of `swarm.like`.
 
@@ -68,16 +75,27 @@ def limits(
     known = {domain.name: float(domain.unique_tokens) for domain in swarm.like.domains} if swarm.like else {}
     tokens = token_budget or (swarm.like.horizon.total_tokens if swarm.like else None)
     capped = {name: cap for name, cap in caps.items() if cap < math.inf}
-    faults = [f"--max-epochs: no tokens are known of {name}" for name in capped if name not in counts and name not in known]
+    faults = [
+        f"--max-epochs: no tokens are known of {name}" for name in capped if name not in counts and name not in known
+    ]
     faults += ["--max-epochs: no --token-budget"] if capped and tokens is None else []
     if faults:
         raise UserError(
-            "\n".join(faults) + "\ngive --unique-tokens NAME=COUNT and --token-budget, or --like a mixture or run of the same text"
+            "\n".join(faults)
+            + "\ngive --unique-tokens NAME=COUNT and --token-budget, or --like a mixture or run of the same text"
         )
-    most = {name: min(1.0, cap * counts.get(name, known.get(name, 0.0)) / (tokens or 1)) for name, cap in capped.items()}
+    most = {
+        name: min(1.0, cap * counts.get(name, known.get(name, 0.0)) / (tokens or 1)) for name, cap in capped.items()
+    }
     lower, upper = np.array([least.get(name, 0.0) for name in names]), np.array([most.get(name, 1.0) for name in names])
-    faults = [f"--min-share: the least shares sum to {lower.sum():.4g}, more than 1"] if lower.sum() > 1 + INSIDE else []
-    faults += [f"--max-epochs: the caps hold {upper.sum():.4g} of {tokens_text(tokens or 0)} tokens"] if upper.sum() < 1 else []
+    faults = (
+        [f"--min-share: the least shares sum to {lower.sum():.4g}, more than 1"] if lower.sum() > 1 + INSIDE else []
+    )
+    faults += (
+        [f"--max-epochs: the caps hold {upper.sum():.4g} of {tokens_text(tokens or 0)} tokens"]
+        if upper.sum() < 1
+        else []
+    )
     for name, low, high in zip(names, lower, upper, strict=True):
         faults += [f"{name}: its least share {low:.4g} is more than its cap holds, {high:.4g}"] if low > high else []
     if faults:
@@ -90,7 +108,8 @@ def require_enough(swarm: Swarm) -> None:
     count, domains = len(distinct(swarm.ratios, swarm.metrics)[0]), len(swarm.ratios.columns)
     if count < (least := max(LEAST, domains + 2)):
         raise UserError(
-            f"{count} different mixtures of {domains} domains: a surrogate needs {least} at least (two more than domains, and {LEAST}), "
+            f"{count} different mixtures of {domains} domains: a surrogate needs {least} at least (two more than "
+            f"domains, and {LEAST}), "
             "better three for every domain; add mixtures to the swarm, or give --force"
         )
 
@@ -100,9 +119,12 @@ def require_support(surrogate: Surrogate) -> None:
     if not surrogate.ranks:
         low, high = surrogate.spearman_ci
         raise UserError(
-            f"the best surrogate ({surrogate.model}) does not tell good mixtures from bad ones that it has not seen: cross-validated rank "
-            f"correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over {surrogate.mixtures} mixtures, not distinguishable "
-            "from 0, so its optimum means nothing; add mixtures that differ more, or train them longer or with more seeds, or give --force"
+            f"the best surrogate ({surrogate.model}) does not tell good mixtures from bad ones that it has not seen: "
+            f"cross-validated rank "
+            f"correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over {surrogate.mixtures} mixtures, "
+            f"not distinguishable "
+            "from 0, so its optimum means nothing; add mixtures that differ more, or train them longer or with more "
+            "seeds, or give --force"
         )
 
 
@@ -120,7 +142,9 @@ def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Optimum:
     simple = {UNIFORM: np.full(len(names), 1 / len(names)), MEAN: tried.mean(axis=0), SEEN: tried[best]}
     inside = {name: violation(tried, lower=each, upper=each) <= INSIDE for name, each in simple.items()}
     predicted = surrogate.predict(np.array([shares, *simple.values()])).tolist()
-    at_bound = ((limits.lower > 0) & (shares <= limits.lower + INSIDE)) | ((limits.upper < 1) & (shares >= limits.upper - INSIDE))
+    at_bound = ((limits.lower > 0) & (shares <= limits.lower + INSIDE)) | (
+        (limits.upper < 1) & (shares >= limits.upper - INSIDE)
+    )
     return Optimum(
         shares=dict(zip(names, shares.tolist(), strict=True)),
         objective=predicted[0],
@@ -137,11 +161,18 @@ def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Bou
     assert swarm.like is not None
     names = list(matched_shares(optimum.shares, [domain.name for domain in swarm.like.domains], where="--like"))
     caps = by_name(limits.max_epochs, names)
-    domains = [_domain(domain, cap=caps.get(domain.name, math.inf), count=limits.counts.get(domain.name)) for domain in swarm.like.domains]
+    domains = [
+        _domain(domain, cap=caps.get(domain.name, math.inf), count=limits.counts.get(domain.name))
+        for domain in swarm.like.domains
+    ]
     tokens = limits.tokens or swarm.like.horizon.total_tokens
-    fixed = fixed_mixture(optimum.shares, tokenizer=swarm.like.tokenizer, domains=domains, total_tokens=tokens, method="fit")
+    fixed = fixed_mixture(
+        optimum.shares, tokenizer=swarm.like.tokenizer, domains=domains, total_tokens=tokens, method="fit"
+    )
     weights = np.array([[optimum.shares[name] for name in names]])
-    asked = constraint(weights, weights, [tokens], names=names, max_epochs=limits.max_epochs, min_share=limits.min_share)
+    asked = constraint(
+        weights, weights, [tokens], names=names, max_epochs=limits.max_epochs, min_share=limits.min_share
+    )
     provenance = Provenance(
         tool="mixtures",
         tool_version=VERSION,
@@ -155,10 +186,18 @@ def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Bou
 
 
 def _domain(domain: Domain, *, cap: float, count: float | None) -> Domain:
-    """The domain with our cap instead of its own; where there is a count, other text of the same name. Its documents weigh alike."""
-    held = {"max_epochs": cap, "on_exhausted": "renormalize"} if cap < math.inf else {"max_epochs": None, "on_exhausted": "repeat"}
+    """The domain with our cap instead of its own; where there is a count, other text of the same name. Its documents
+    weigh alike.
+    """
+    held = (
+        {"max_epochs": cap, "on_exhausted": "renormalize"}
+        if cap < math.inf
+        else {"max_epochs": None, "on_exhausted": "repeat"}
+    )
     other = {"unique_documents": None, "complete": True, "fingerprint": None, "sources": ()}
-    return domain.model_copy(update={**held, "sample_policy": None, **({"unique_tokens": int(count), **other} if count else {})})
+    return domain.model_copy(
+        update={**held, "sample_policy": None, **({"unique_tokens": int(count), **other} if count else {})}
+    )
 
 
 def _record(optimum: Optimum, surrogate: Surrogate) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Surrogates: from the shares of a swarm's mixtures to what was measured of each, learned by regression. Pure.
 
-A fit takes shares (K, D), measurements (K, M) and a seed, regresses every column for itself, and gives the function from shares
-(N, D) to predictions (N, M).
+A fit takes shares (K, D), measurements (K, M) and a seed, regresses every column for itself, and gives the function
+from shares (N, D) to predictions (N, M).
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def fit_ridge(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
 def fit_law(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
     """The data mixing law L = c + k exp(sum_j t_j w_j), by least squares from several starts. There is no chance in it.
 
-    Ye et al., Data Mixing Laws, arXiv 2403.16952, eq. 8. Shares sum to 1, so that log k is one number added to every t_j,
-    and k is left out.
+    Ye et al., Data Mixing Laws, arXiv 2403.16952, eq. 8. Shares sum to 1, so that log k is one number added to every
+    t_j, and k is left out.
     """
     low = values.min(axis=0)
     span = np.ptp(values, axis=0)
@@ -44,7 +44,14 @@ def fit_law(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
 
 def fit_boosting(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
     """Gradient boosting (RegMix, arXiv 2407.01492) of shallow trees, as small tables need them."""
-    settings = {"n_estimators": 100, "learning_rate": 0.1, "max_depth": 2, "min_samples_leaf": 3, "subsample": 0.7, "random_state": seed}
+    settings = {
+        "n_estimators": 100,
+        "learning_rate": 0.1,
+        "max_depth": 2,
+        "min_samples_leaf": 3,
+        "subsample": 0.7,
+        "random_state": seed,
+    }
     trees = [GradientBoostingRegressor(**settings).fit(shares, column) for column in values.T]
     return lambda new: np.column_stack([each.predict(new) for each in trees])
 
@@ -68,9 +75,14 @@ def _law(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
     def jacobian(law: np.ndarray) -> np.ndarray:
         c = -np.exp(law[0])
         rise = _predict(law[None], shares) - c
-        return np.vstack([np.column_stack([np.full(len(shares), c), shares * rise]), np.column_stack([np.zeros(domains), flat])])
+        return np.vstack(
+            [np.column_stack([np.full(len(shares), c), shares * rise]), np.column_stack([np.zeros(domains), flat])]
+        )
 
-    found = [least_squares(residuals, _start(shares, values, floor), jac=jacobian, method="lm", max_nfev=200) for floor in FLOORS]
+    found = [
+        least_squares(residuals, _start(shares, values, floor), jac=jacobian, method="lm", max_nfev=200)
+        for floor in FLOORS
+    ]
     return np.asarray(min(found, key=lambda result: result.cost).x)
 
 

@@ -1,8 +1,8 @@
 """A swarm's table -> the mixture that regression on it thinks best, never outside of what was tried.
 
-`fit_surrogate` learns from shares and measurements and says by cross-validation what that is worth; `best_mixture` looks for the
-lowest prediction among convex combinations of the mixtures tried. mixtures/fit/regressions.py has the regressions,
-mixtures/fit/validation.py the cross-validation, mixtures/fit/hull.py the search.
+`fit_surrogate` learns from shares and measurements and says by cross-validation what that is worth; `best_mixture`
+looks for the lowest prediction among convex combinations of the mixtures tried. mixtures/fit/regressions.py has the
+regressions, mixtures/fit/validation.py the cross-validation, mixtures/fit/hull.py the search.
 """
 
 import math
@@ -80,11 +80,13 @@ def fit_surrogate(
     model: str = "auto",
     seed: int = 0,
 ) -> Surrogate:
-    """The surrogate of `metrics` (K, M; lower is better) by `ratios` (K, D; shares, every line sums to 1), line by line.
+    """The surrogate of `metrics` (K, M; lower is better) by `ratios` (K, D; shares, every line sums to 1), line by
+    line.
 
-    importance: {metric: number}, what the objective is the mean of (None: all metrics alike). model: ridge, law, boosting, or auto:
-    the one whose cross-validated predictions of the objective have the best rank correlation, to two digits (ties: the simpler).
-    Lines with the same shares are one mixture, their metrics averaged. Every metric is regressed for itself.
+    importance: {metric: number}, what the objective is the mean of (None: all metrics alike). model: ridge, law,
+    boosting, or auto: the one whose cross-validated predictions of the objective have the best rank correlation, to two
+    digits (ties: the simpler). Lines with the same shares are one mixture, their metrics averaged. Every metric is
+    regressed for itself.
     Raises UserError for tables that do not fit together, values that are not finite, fewer than 4 different mixtures.
     """
     if model not in MODELS:
@@ -93,7 +95,9 @@ def fit_surrogate(
     objective = normalized_importance(importance, list(metrics.columns))
     shares, values = (frame.to_numpy(dtype=np.float64) for frame in distinct(ratios, metrics))
     if len(shares) < LEAST:
-        raise UserError(f"{len(shares)} different mixtures: a regression needs at least {LEAST}; add mixtures to the swarm")
+        raise UserError(
+            f"{len(shares)} different mixtures: a regression needs at least {LEAST}; add mixtures to the swarm"
+        )
     tried = tuple(SURROGATES) if model == "auto" else (model,)
     folds = len(shares) if len(shares) <= ONE_BY_ONE else FOLDS
     scores = cross_validate(shares, values, objective, models=tried, folds=folds, seed=seed)
@@ -102,7 +106,9 @@ def fit_surrogate(
         model=chosen,
         domains=tuple(map(str, ratios.columns)),
         metrics=tuple(map(str, metrics.columns)),
-        importance={str(name): float(weight) for name, weight in zip(metrics.columns, objective, strict=True) if weight},
+        importance={
+            str(name): float(weight) for name, weight in zip(metrics.columns, objective, strict=True) if weight
+        },
         mixtures=len(shares),
         folds=folds,
         scores=scores,
@@ -111,11 +117,18 @@ def fit_surrogate(
 
 
 def best_mixture(
-    surrogate: Surrogate, ratios: pd.DataFrame, *, pull: float = 0.0, lower: np.ndarray | None = None, upper: np.ndarray | None = None
+    surrogate: Surrogate,
+    ratios: pd.DataFrame,
+    *,
+    pull: float = 0.0,
+    lower: np.ndarray | None = None,
+    upper: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(D,) shares with the lowest predicted objective among convex combinations of the mixtures `ratios` (K, D). Deterministic.
+    """(D,) shares with the lowest predicted objective among convex combinations of the mixtures `ratios` (K, D).
+    Deterministic.
 
-    pull: objective that a nat of KL divergence from the mean of the mixtures must earn. lower, upper (D,): least and largest shares.
+    pull: objective that a nat of KL divergence from the mean of the mixtures must earn. lower, upper (D,): least and
+    largest shares.
     Raises UserError where no combination of what was tried keeps these bounds.
     """
     tried = np.unique(ratios.to_numpy(dtype=np.float64), axis=0)
@@ -133,7 +146,9 @@ def best_mixture(
 
 
 def distinct(ratios: pd.DataFrame, metrics: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The different mixtures, labelled as the first line of each, and the mean of every metric over the lines of each."""
+    """The different mixtures, labelled as the first line of each, and the mean of every metric over the lines of
+    each.
+    """
     group = ratios.round(DIGITS).groupby(list(ratios.columns), sort=False).ngroup()
     first = ~group.duplicated().to_numpy()
     means = metrics.groupby(group.to_numpy(), sort=False).mean()
@@ -141,7 +156,10 @@ def distinct(ratios: pd.DataFrame, metrics: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def normalized_importance(importance: Mapping[str, float] | None, metrics: list[str]) -> np.ndarray:
-    """(M,) sum 1, in the order of `metrics`. Raises UserError for unknown metrics and numbers that are no importance."""
+    """(M,) sum 1, in the order of `metrics`.
+
+    Raises UserError for unknown metrics and numbers that are no importance.
+    """
     if importance is None:
         return np.full(len(metrics), 1 / len(metrics))
     faults = [f"there is no metric {name}" for name in importance if name not in metrics]
@@ -162,31 +180,41 @@ def _divergence(shares: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.asarray((shares[:, used] * np.log(ratio)).sum(axis=1))
 
 
-def _out_of_reach(names: tuple[str, ...], tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, misses: float) -> str:
+def _out_of_reach(
+    names: tuple[str, ...], tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, misses: float
+) -> str:
     lines = [
         f"  - {name}: allowed {least:.4g} to {most:.4g}, tried {low:.4g} to {high:.4g}"
         for name, least, most, low, high in zip(names, lower, upper, tried.min(axis=0), tried.max(axis=0), strict=True)
         if least > 0 or most < 1
     ]
     return (
-        f"no combination of the {len(tried)} mixtures tried keeps the bounds (the closest misses one by a share of {misses:.3g}):\n"
-        + "\n".join(lines)
-        + "\nrelax the bounds, or add mixtures to the swarm that keep them"
+        f"no combination of the {len(tried)} mixtures tried keeps the bounds (the closest misses one by a share of "
+        f"{misses:.3g}):\n" + "\n".join(lines) + "\nrelax the bounds, or add mixtures to the swarm that keep them"
     )
 
 
 def _check_tables(ratios: pd.DataFrame, metrics: pd.DataFrame) -> None:
     faults = []
     if len(ratios) != len(metrics) or not ratios.index.equals(metrics.index):
-        faults.append(f"the tables do not belong together: {len(ratios)} lines of shares, {len(metrics)} lines of metrics, or other labels")
+        faults.append(
+            f"the tables do not belong together: {len(ratios)} lines of shares, {len(metrics)} lines of metrics, or "
+            f"other labels"
+        )
     if not len(metrics.columns) or len(ratios.columns) < 2:
-        faults.append(f"{len(ratios.columns)} domain(s) and {len(metrics.columns)} metric(s); needed: two domains and a metric at least")
+        faults.append(
+            f"{len(ratios.columns)} domain(s) and {len(metrics.columns)} metric(s); needed: two domains and a metric "
+            f"at least"
+        )
     for name, column in metrics.items():
         if not np.isfinite(column.to_numpy(dtype=np.float64)).all():
             faults.append(f"metric {name} is not finite in {int((~np.isfinite(column.astype(float))).sum())} line(s)")
     shares = ratios.to_numpy(dtype=np.float64)
     off = ~(np.isfinite(shares).all(axis=1) & (shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < 1e-6))
     if off.any():
-        faults.append(f"lines whose shares are negative, not finite or do not sum to 1: {', '.join(map(str, ratios.index[off][:6]))}")
+        faults.append(
+            f"lines whose shares are negative, not finite or do not sum to 1: "
+            f"{', '.join(map(str, ratios.index[off][:6]))}"
+        )
     if faults:
         raise UserError("\n".join(faults))

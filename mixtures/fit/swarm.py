@@ -1,7 +1,7 @@
 """A swarm from files: which mixtures were tried, and what was measured of each.
 
-Two tables (RegMix, Olmix): RATIOS, a mixture a line, a domain a column, and METRICS, a run a line, a metric a column; both may have
-label columns (mixtures/imports/tables.py), by which lines are joined. Or the directory of a comparison.
+Two tables (RegMix, Olmix): RATIOS, a mixture a line, a domain a column, and METRICS, a run a line, a metric a column;
+both may have label columns (mixtures/imports/tables.py), by which lines are joined. Or the directory of a comparison.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,13 +38,15 @@ class Swarm:
 def read_swarm(paths: Sequence[str | Path]) -> Swarm:
     """RATIOS and METRICS, or the directory of a comparison.
 
-    Raises UserError, listing all offenders, for damaged files, shares that are no mixtures, metrics that are no finite numbers,
-    and tables that cannot be joined.
+    Raises UserError, listing all offenders, for damaged files, shares that are no mixtures, metrics that are no finite
+    numbers, and tables that cannot be joined.
     """
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _from_comparison(Path(paths[0]))
     if len(paths) != 2:
-        raise UserError(f"{', '.join(map(str, paths))}: give two tables, RATIOS METRICS, or the directory of one comparison")
+        raise UserError(
+            f"{', '.join(map(str, paths))}: give two tables, RATIOS METRICS, or the directory of one comparison"
+        )
     ratios, metrics = Path(paths[0]), Path(paths[1])
     return _from_tables(ratios, metrics)
 
@@ -55,14 +57,18 @@ def read_like(path: str | Path, names: Sequence[str]) -> Mixture:
     Raises UserError where its domains are not those of `names`.
     """
     like = export_mixture([path]) if Path(path).is_dir() else Mixture.load(path)
-    matched_shares(dict.fromkeys(names, 0.0), [domain.name for domain in like.domains], where=f"the swarm, beside {path}")
+    matched_shares(
+        dict.fromkeys(names, 0.0), [domain.name for domain in like.domains], where=f"the swarm, beside {path}"
+    )
     return like
 
 
 def objective(swarm: Swarm, asked: Mapping[str, float]) -> dict[str, float] | None:
     """Importances as asked, `*` for every metric that is not named; else the comparison's; None: all metrics alike."""
     if EVERY in asked:
-        return dict.fromkeys(map(str, swarm.metrics.columns), asked[EVERY]) | {name: asked[name] for name in asked if name != EVERY}
+        return dict.fromkeys(map(str, swarm.metrics.columns), asked[EVERY]) | {
+            name: asked[name] for name in asked if name != EVERY
+        }
     return dict(asked) or swarm.importance
 
 
@@ -73,18 +79,29 @@ def _from_tables(ratios: Path, metrics: Path) -> Swarm:
     if column is None:
         if len(mixtures) != len(runs):
             raise UserError(
-                f"{ratios} has {len(mixtures)} mixtures, {metrics} {len(runs)} lines, and no label column joins them; give both a column "
-                f"of {', '.join(label for label in JOINED_BY if label)} with the same values, or as many lines in the same order"
+                f"{ratios} has {len(mixtures)} mixtures, {metrics} {len(runs)} lines, and no label column joins "
+                f"them; give both a column "
+                f"of {', '.join(label for label in JOINED_BY if label)} with the same values, or as many lines in "
+                f"the same order"
             )
         shares.index = measured.index = pd.Index([f"line {number + 1}" for number in range(len(runs))])
-        return Swarm(shares, measured, ("lines joined by their order: the tables have no label column in common",), (ratios, metrics))
+        return Swarm(
+            shares,
+            measured,
+            ("lines joined by their order: the tables have no label column in common",),
+            (ratios, metrics),
+        )
     shares.index = pd.Index([row.labels[column] for row in mixtures])
     measured.index = pd.Index([row.labels[column] for row in runs])
     notes = [f"lines joined by {repr(column) if column else 'the first column'}"]
     if alone := [label for label in shares.index if label not in measured.index]:
-        notes.append(f"left out, as nothing was measured of them: {some(alone)} ({len(alone)} of {len(shares)} mixtures)")
+        notes.append(
+            f"left out, as nothing was measured of them: {some(alone)} ({len(alone)} of {len(shares)} mixtures)"
+        )
     if alone := [label for label in measured.index if label not in shares.index]:
-        notes.append(f"left out, as they are of no mixture: {some(alone)} ({len(alone)} of {len(measured)} lines of metrics)")
+        notes.append(
+            f"left out, as they are of no mixture: {some(alone)} ({len(alone)} of {len(measured)} lines of metrics)"
+        )
     measured = measured[measured.index.isin(shares.index)]
     return Swarm(shares.loc[measured.index], measured, tuple(notes), (ratios, metrics))
 
@@ -118,7 +135,9 @@ def _measurements(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
-    """The label column, unique among the mixtures, that gives most runs their mixture; None where there is none in both tables."""
+    """The label column, unique among the mixtures, that gives most runs their mixture; None where there is none in both
+    tables.
+    """
     fits = {}
     for column in JOINED_BY:
         if column in mixtures[0].labels and column in runs[0].labels:
@@ -127,7 +146,8 @@ def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
     if fits and not any(fits.values()):
         columns = ", ".join(repr(column) for column in fits)
         raise UserError(
-            f"{mixtures[0].where} and the lines after it have no label in common with {runs[0].where} and those after it, by {columns}; "
+            f"{mixtures[0].where} and the lines after it have no label in common with {runs[0].where} and those "
+            f"after it, by {columns}; "
             "a label stands for one mixture: correct the label columns, or take them out to join lines by their order"
         )
     return max(fits, key=fits.__getitem__) if fits else None
@@ -137,7 +157,9 @@ def _from_comparison(path: Path) -> Swarm:
     """The mixtures of a comparison with their held-out losses, means over the seeds that all of them have."""
     record = read_comparison(path)
     runs = read_results(*read_bases(path, list(record.mixtures))[:2], baseline=record.config["baseline"])
-    weighted = [name for name, mixture in record.mixtures.items() if any(domain.sample_policy for domain in mixture.domains)]
+    weighted = [
+        name for name, mixture in record.mixtures.items() if any(domain.sample_policy for domain in mixture.domains)
+    ]
     diverged = [runs.mixtures[place] for place in np.flatnonzero(runs.diverged.any(axis=1))]
     kept = [place for place, name in enumerate(runs.mixtures) if name not in (*weighted, *diverged)]
     common = runs.finished[kept].all(axis=0)
@@ -159,13 +181,18 @@ def _from_comparison(path: Path) -> Swarm:
 
 
 def _seeds(runs: Runs, kept: Sequence[int]) -> str:
-    found = [f"{runs.mixtures[place]}: {', '.join(map(str, np.array(runs.seeds)[runs.finished[place]])) or 'none'}" for place in kept]
+    found = [
+        f"{runs.mixtures[place]}: {', '.join(map(str, np.array(runs.seeds)[runs.finished[place]])) or 'none'}"
+        for place in kept
+    ]
     return f"finished seeds: {some(found)}"
 
 
 def _read_files(path: Path, record: ComparisonRecord) -> tuple[Path, ...]:
     files = [path / "config.yaml", *(path / "mixtures" / f"{name}.json" for name in record.mixtures)]
-    return tuple(files) + tuple(path / "bases" / fact["mixture"] / f"seed-{fact['seed']}.parquet" for fact in record.facts)
+    return tuple(files) + tuple(
+        path / "bases" / fact["mixture"] / f"seed-{fact['seed']}.parquet" for fact in record.facts
+    )
 
 
 def _first(faults: Sequence[str], most: int = 10) -> list[str]:

@@ -18,12 +18,23 @@ MOVED_NAMED = 3
 def surrogate_text(surrogate: Surrogate, swarm: Swarm) -> str:
     """What went in, and what every surrogate's cross-validated predictions are worth."""
     lines = f" in {len(swarm.ratios)} lines" if len(swarm.ratios) > surrogate.mixtures else ""
-    facts = [f"{surrogate.mixtures} mixtures of {len(surrogate.domains)} domains{lines}; {_objective(surrogate)}", *swarm.notes]
-    rows = [_score_row(name, surrogate.scores[name]) for name in (*[name for name in surrogate.scores if name != MEAN], MEAN)]
+    facts = [
+        f"{surrogate.mixtures} mixtures of {len(surrogate.domains)} domains{lines}; {_objective(surrogate)}",
+        *swarm.notes,
+    ]
+    rows = [
+        _score_row(name, surrogate.scores[name])
+        for name in (*[name for name in surrogate.scores if name != MEAN], MEAN)
+    ]
     folds = "leave-one-out" if surrogate.folds == surrogate.mixtures else f"{surrogate.folds}-fold"
-    note = f"{folds} cross-validation of the objective; mean: predicts the mean of the other mixtures; used: {surrogate.model}"
+    note = (
+        f"{folds} cross-validation of the objective; mean: predicts the mean of the other mixtures; used: "
+        f"{surrogate.model}"
+    )
     header = ["surrogate", "rank correlation", "95 % interval", "R2", "RMSE"]
-    return "\n".join([*(fill(fact, WIDTH, subsequent_indent="  ") for fact in facts), "", table(header, rows), fill(note, WIDTH)])
+    return "\n".join(
+        [*(fill(fact, WIDTH, subsequent_indent="  ") for fact in facts), "", table(header, rows), fill(note, WIDTH)]
+    )
 
 
 def optimum_text(optimum: Optimum, surrogate: Surrogate, swarm: Swarm) -> str:
@@ -44,13 +55,22 @@ def optimum_text(optimum: Optimum, surrogate: Surrogate, swarm: Swarm) -> str:
 
 def _objective(surrogate: Surrogate) -> str:
     alike = np.ptp(list(surrogate.importance.values())) < 1e-12
-    named = [shorten(name) if alike else f"{shorten(name)} {weight:.3g}" for name, weight in surrogate.importance.items()]
+    named = [
+        shorten(name) if alike else f"{shorten(name)} {weight:.3g}" for name, weight in surrogate.importance.items()
+    ]
     more = f" and {len(named) - METRICS_NAMED} more" if len(named) > METRICS_NAMED else ""
-    return f"objective (lower is better): {'mean' if alike else 'weighted mean'} of {', '.join(named[:METRICS_NAMED])}{more}"
+    return (
+        f"objective (lower is better): {'mean' if alike else 'weighted mean'} of "
+        f"{', '.join(named[:METRICS_NAMED])}{more}"
+    )
 
 
 def _score_row(name: str, score: Score) -> list[str]:
-    ranks = ["-", "-"] if math.isnan(score.spearman) else [f"{score.spearman:.3f}", "{:.2f} to {:.2f}".format(*score.spearman_ci)]
+    ranks = (
+        ["-", "-"]
+        if math.isnan(score.spearman)
+        else [f"{score.spearman:.3f}", "{:.2f} to {:.2f}".format(*score.spearman_ci)]
+    )
     return [name, *ranks, f"{score.r2:.3f}", f"{score.rmse:.4f}"]
 
 
@@ -71,13 +91,19 @@ def _worth(optimum: Optimum, surrogate: Surrogate) -> str:
     value = optimum.others[SEEN]
     assert value is not None
     if value - optimum.objective < surrogate.rmse:
-        return f"The gain over the {SEEN} is smaller than the RMSE: nothing says that the optimum is better than that mixture."
+        return (
+            f"The gain over the {SEEN} is smaller than the RMSE: nothing says that the optimum is better than "
+            f"that mixture."
+        )
     return f"The gain over the {SEEN} is larger than the RMSE; train both, with several seeds, before a large run."
 
 
 def _border(optimum: Optimum, mean: dict[str, float]) -> str:
     if not optimum.at_border:
-        return f"It lies inside of what was tried, which goes on {min(optimum.reach, 99):.2g} times as far from the mean that way."
+        return (
+            f"It lies inside of what was tried, which goes on {min(optimum.reach, 99):.2g} times as far from the "
+            f"mean that way."
+        )
     moved = sorted(optimum.shares, key=lambda name: mean[name] - optimum.shares[name])
     more = [name for name in moved if optimum.shares[name] > mean[name]][:MOVED_NAMED]
     less = [name for name in reversed(moved) if optimum.shares[name] < mean[name]][:MOVED_NAMED]

@@ -47,11 +47,15 @@ def _score(predicted: np.ndarray, measured: np.ndarray, *, ranked: bool) -> Scor
     rho = float("nan")
     if ranked and variance > 0 and np.ptp(predicted) > 0:
         rho = float(stats.spearmanr(predicted, measured).statistic)
-    return Score(rho, spearman_interval(rho, len(measured)), 1 - error / variance if variance > 0 else math.nan, math.sqrt(error))
+    return Score(
+        rho, spearman_interval(rho, len(measured)), 1 - error / variance if variance > 0 else math.nan, math.sqrt(error)
+    )
 
 
 def spearman_interval(rho: float, count: int) -> tuple[float, float]:
-    """95 % interval of a rank correlation over `count` pairs: Fisher's z with the variance of Bonett and Wright (2000)."""
+    """95 % interval of a rank correlation over `count` pairs: Fisher's z with the variance of Bonett and Wright
+    (2000).
+    """
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((1 + rho**2 / 2) / (count - 3))
     z = math.atanh(max(-1 + 1e-12, min(rho, 1 - 1e-12))) if rho == rho else math.nan
     return math.tanh(z - half), math.tanh(z + half)

@@ -3,9 +3,10 @@
 doremi    domain config {"train_domain_weights": {name: share}, ...}
 regmix    ratios, CSV or JSON, one mixture a row; its prefix `train_` is dropped
 olmix     ratios, CSV or JSON, or a proposal [{"domain": name, "weight": share}, ...]
-megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), or JSON as a list or {"train": ..., "valid": ..., ...}
-levanter  YAML with train_weights {name: weight} or [[step, {name: weight}], ...]
-hf        JSON {name: probability}, or {"datasets": [name, ...], "probabilities": [p, ...]}, or what `convert --to hf` writes
+megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), or JSON as a list or {"train": ..., "valid":
+..., ...} levanter  YAML with train_weights {name: weight} or [[step, {name: weight}], ...]
+hf        JSON {name: probability}, or {"datasets": [name, ...], "probabilities": [p, ...]}, or what `convert --to hf`
+writes
 json      {name: share}, or what `convert --to json` writes
 """
 
@@ -26,7 +27,8 @@ Amounts = list[tuple[str, Any]]  # names as the file calls them, a name may come
 
 @dataclass(frozen=True)
 class TrainerFile:
-    """One file. stages: (first step, {name: share, sum 1}), the first at 0; names are those of the file. by_tokens: these are no steps,
+    """One file. stages: (first step, {name: share, sum 1}), the first at 0; names are those of the file. by_tokens:
+    these are no steps,
     but tokens. unit: what a share is a share of, where the file says it."""
 
     where: str
@@ -73,7 +75,9 @@ def _megatron(path: Path, row: str | None) -> TrainerFile:
     notes: tuple[str, ...] = ()
     if isinstance(record, dict):
         if record.get("train") is None:
-            raise UserError(f'{path} has no "train"; found {", ".join(record) or "nothing"}: give the blend that is trained on')
+            raise UserError(
+                f'{path} has no "train"; found {", ".join(record) or "nothing"}: give the blend that is trained on'
+            )
         ignored = [name for name, blend in record.items() if name != "train" and blend is not None]
         notes = (f"{path}: only train is read, not {', '.join(ignored)}",) if ignored else ()
         record = record["train"]
@@ -83,11 +87,14 @@ def _megatron(path: Path, row: str | None) -> TrainerFile:
     pairs = list(zip(words[1::2], words[::2], strict=False))
     if len(words) % 2 or any(not _is_number(weight) for _, weight in pairs):
         raise UserError(
-            f"{path} has {len(words)} fields that are not weights and prefixes in turn ({_some(words)}): Megatron then takes every domain "
+            f"{path} has {len(words)} fields that are not weights and prefixes in turn ({_some(words)}): Megatron "
+            f"then takes every domain "
             "by its size, which the file does not say; give weights, as 0.7 data/web 0.3 data/code"
         )
     return TrainerFile(
-        str(path), ((0, _normalised([(str(prefix), float(weight)) for prefix, weight in pairs], where=str(path))),), notes=notes
+        str(path),
+        ((0, _normalised([(str(prefix), float(weight)) for prefix, weight in pairs], where=str(path))),),
+        notes=notes,
     )
 
 
@@ -100,12 +107,17 @@ def _levanter(path: Path, row: str | None) -> TrainerFile:
         weights = [[0, weights]]
     where = f"{path}, train_weights"
     shaped = isinstance(weights, list) and all(
-        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], int) and isinstance(entry[1], dict) for entry in weights
+        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], int) and isinstance(entry[1], dict)
+        for entry in weights
     )
     if not weights or not shaped:
-        raise UserError(f"{where}: no mixture; give data.train_weights as {{name: weight}} or [[step, {{name: weight}}], ...]")
+        raise UserError(
+            f"{where}: no mixture; give data.train_weights as {{name: weight}} or [[step, {{name: weight}}], ...]"
+        )
     _check_starts([start for start, _ in weights], where=where)
-    stages = tuple((start, _normalised(list(amounts.items()), where=f"{where} from step {start}")) for start, amounts in weights)
+    stages = tuple(
+        (start, _normalised(list(amounts.items()), where=f"{where} from step {start}")) for start, amounts in weights
+    )
     trainer, model = (record.get(name) if isinstance(record.get(name), dict) else {} for name in ("trainer", "model"))
     lengths = [record.get("train_seq_len"), *(model.get(name) for name in ("max_seq_len", "seq_len"))]
     return TrainerFile(
@@ -126,7 +138,8 @@ def _hf(path: Path, row: str | None) -> TrainerFile:
         shares = dict(zip(map(str, names), shares, strict=True))
     if not isinstance(shares, dict) or not shares:
         raise UserError(
-            f'{path} holds no probabilities; give {{name: probability}}, or {{"datasets": [name, ...], "probabilities": [p, ...]}}, '
+            f'{path} holds no probabilities; give {{name: probability}}, or {{"datasets": [name, ...], '
+            f'"probabilities": [p, ...]}}, '
             "every name once and as many numbers as names"
         )
     return TrainerFile(str(path), ((0, checked_shares(shares, where=str(path), tolerance=ROUNDING)),))
@@ -151,7 +164,9 @@ def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> T
         _check_starts([start for start, _ in stages], where=str(path))
         return TrainerFile(str(path), tuple(stages), by_tokens=True, unit=str(record[unit]))
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not as `convert` wrote it ({type(error).__name__}: {error}); convert the mixture again") from error
+        raise UserError(
+            f"{path} is not as `convert` wrote it ({type(error).__name__}: {error}); convert the mixture again"
+        ) from error
 
 
 READERS = {
@@ -168,8 +183,8 @@ READERS = {
 def read_found(path: str | Path, *, source: str, row: str | None = None) -> TrainerFile:
     """What the file `path` of the format `source` says.
 
-    row: which mixture of a file with several. Raises UserError for an unknown format (all named), a row where there are none,
-    a file that is missing, damaged or of another format, and amounts that are no mixture.
+    row: which mixture of a file with several. Raises UserError for an unknown format (all named), a row where there are
+    none, a file that is missing, damaged or of another format, and amounts that are no mixture.
     """
     if source not in READERS:
         raise UserError(f"--from {source}: unknown; allowed: {', '.join(READERS)}")
@@ -181,9 +196,14 @@ def read_found(path: str | Path, *, source: str, row: str | None = None) -> Trai
 
 def _normalised(amounts: Amounts, *, where: str) -> dict[str, float]:
     """Amounts as shares of their sum, those of one name added up: these trainers divide by the sum."""
-    bad = [f"{name}: {amount!r}" for name, amount in amounts if not _is_number(amount) or not 0 <= float(amount) < math.inf]
+    bad = [
+        f"{name}: {amount!r}" for name, amount in amounts if not _is_number(amount) or not 0 <= float(amount) < math.inf
+    ]
     if bad or not (total := math.fsum(float(amount) for _, amount in amounts)) > 0:
-        raise UserError(f"{where}: these are no weights: {_some(bad) or 'all are 0'}; give every domain a number of 0 or more, not all 0")
+        raise UserError(
+            f"{where}: these are no weights: {_some(bad) or 'all are 0'}; give every domain a number of 0 or more, "
+            f"not all 0"
+        )
     shares: dict[str, float] = {}
     for name, amount in amounts:
         shares[str(name)] = shares.get(str(name), 0.0) + float(amount) / total
@@ -192,7 +212,10 @@ def _normalised(amounts: Amounts, *, where: str) -> dict[str, float]:
 
 def _check_starts(starts: Sequence[int], *, where: str) -> None:
     if not starts or starts[0] != 0 or any(before >= after for before, after in pairwise(starts)):
-        raise UserError(f"{where}: stages start at {_some(starts) or 'none'}; the first starts at 0, and each after the one before it")
+        raise UserError(
+            f"{where}: stages start at {_some(starts) or 'none'}; the first starts at 0, and each after the one "
+            f"before it"
+        )
 
 
 def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
@@ -200,7 +223,9 @@ def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
     if value is None:
         return ()
     steps = [{"start": 0, "value": value}] if isinstance(value, int) else value
-    if not isinstance(steps, list) or not all(isinstance(step, Mapping) and {"start", "value"} <= step.keys() for step in steps):
+    if not isinstance(steps, list) or not all(
+        isinstance(step, Mapping) and {"start", "value"} <= step.keys() for step in steps
+    ):
         raise UserError(f"{where}: {value!r}; give a number, or a list of {{start: step, value: sequences}}")
     return tuple((int(step["start"]), int(step["value"])) for step in steps)
 

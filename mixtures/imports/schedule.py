@@ -19,22 +19,30 @@ from mixtures.schedule.mixture import Mixture
 Stages = list[tuple[str, dict[str, float]]]  # where it stands, {domain: share}
 
 DOMAIN = "{domain}"
-ENDINGS = re.compile(r"((_text)?_(document|sentence)|@\d+)?(\.bin|\.idx)?$")  # after a name: Megatron's preprocessing, `convert` (views)
+ENDINGS = re.compile(
+    r"((_text)?_(document|sentence)|@\d+)?(\.bin|\.idx)?$"
+)  # after a name: Megatron's preprocessing, `convert` (views)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """stages: (tokens since its beginning, {domain: share of trained tokens, sum 1}). notes: what a reader should know."""
+    """stages: (tokens since its beginning, {domain: share of trained tokens, sum 1}).
+
+    notes: what a reader should know.
+    """
 
     stages: tuple[tuple[int, dict[str, float]], ...]
     notes: tuple[str, ...]
     record: dict[str, Any]  # for the provenance
 
     def only(self, paths: Sequence[str | Path]) -> dict[str, float]:
-        """The shares of its one stage. Raises UserError where it has several: how long they are is not known without a mixture."""
+        """The shares of its one stage. Raises UserError where it has several: how long they are is not known without a
+        mixture.
+        """
         if len(self.stages) > 1:
             raise UserError(
-                f"{', '.join(map(str, paths))}: {len(self.stages)} stages, and {{name: share}} holds one; give --like mixture.json or "
+                f"{', '.join(map(str, paths))}: {len(self.stages)} stages, and {{name: share}} holds one; give "
+                f"--like mixture.json or "
                 "RUN_DIR to write a mixture with its stages"
             )
         return self.stages[0][1]
@@ -42,7 +50,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of documents, as for `convert` (`convert.lengths`): means in tokens by name, a token cache, where documents are cut."""
+    """Of documents, as for `convert` (`convert.lengths`): means in tokens by name, a token cache, where documents are
+    cut.
+    """
 
     means: Mapping[str, float] = field(default_factory=dict)
     cache: str | None = None
@@ -64,13 +74,19 @@ def read_schedule(
 ) -> Schedule:
     """The schedule in the files `paths` of the format `source`, in tokens.
 
-    like: whose domains these are; one that no file names gets 0. data: how the files call the domains, as `NAME=CALLED` or a pattern with
-    `{domain}`. starts: where every file after the first begins (tokens). sequence_length, batch_size: turn the steps of a staged file into
-    tokens, where it does not say them. lengths: of documents, where `like` does not know them or they differ.
-    packed: the documents of a document-counting file are rows of a fixed length. Raises UserError for all that does not fit together.
+    like: whose domains these are; one that no file names gets 0. data: how the files call the domains, as `NAME=CALLED`
+    or a pattern with `{domain}`. starts: where every file after the first begins (tokens). sequence_length, batch_size:
+    turn the steps of a staged file into tokens, where it does not say them. lengths: of documents, where `like` does
+    not know them or they differ.
+    packed: the documents of a document-counting file are rows of a fixed length. Raises UserError for all that does not
+    fit together.
     """
     files = _read(paths, source=source, row=row, starts=starts)
-    begins = list(starts) if len(files) > 1 else _begins(files[0], like, sequence_length=sequence_length, batch_size=batch_size)
+    begins = (
+        list(starts)
+        if len(files) > 1
+        else _begins(files[0], like, sequence_length=sequence_length, batch_size=batch_size)
+    )
     stages = [(found.where, _named(shares, data, source=source)) for found in files for _, shares in found.stages]
     notes = [note for found in files for note in found.notes]
     if like is not None:
@@ -81,10 +97,14 @@ def read_schedule(
     if record["unit"] == "document":
         means = record["document_tokens"] = _means(stages, like, lengths or Lengths())
         stages = [(where, _as_tokens(shares, means)) for where, shares in stages]
-        notes.append(f"documents turned into tokens by their means: {', '.join(f'{name} {mean:,.4g}' for name, mean in means.items())}")
+        notes.append(
+            f"documents turned into tokens by their means: "
+            f"{', '.join(f'{name} {mean:,.4g}' for name, mean in means.items())}"
+        )
     elif lengths not in (None, Lengths()) or (packed and counted != "document"):
         raise UserError(
-            "--document-tokens, --cache, --max-document-tokens, --packed: they make shares of tokens from shares of documents, those of "
+            "--document-tokens, --cache, --max-document-tokens, --packed: they make shares of tokens from shares of "
+            "documents, those of "
             f"{files[0].where} are of {record['unit']}s already: leave them out"
         )
     return Schedule(tuple(zip([0, *begins], [shares for _, shares in stages], strict=True)), tuple(notes), record)
@@ -93,7 +113,8 @@ def read_schedule(
 def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: Sequence[int]) -> list[TrainerFile]:
     if len(paths) != len(starts) + 1 or any(later <= earlier for earlier, later in itertools.pairwise([0, *starts])):
         raise UserError(
-            f"{len(paths)} file(s), --starts {' '.join(map(str, starts)) or 'not given'}: give one file, or say after how many tokens each "
+            f"{len(paths)} file(s), --starts {' '.join(map(str, starts)) or 'not given'}: give one file, or say "
+            f"after how many tokens each "
             "file after the first begins, ascending"
         )
     files = [read_found(path, source=source, row=row) for path in paths]
@@ -102,15 +123,22 @@ def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: 
     return files
 
 
-def _begins(found: TrainerFile, like: Mixture | None, *, sequence_length: int | None, batch_size: Sequence[str]) -> list[int]:
-    """Where the stages after the first begin, in tokens: by what was given, by the file, by the mixture, in this order."""
+def _begins(
+    found: TrainerFile, like: Mixture | None, *, sequence_length: int | None, batch_size: Sequence[str]
+) -> list[int]:
+    """Where the stages after the first begin, in tokens: by what was given, by the file, by the mixture, in this
+    order.
+    """
     if len(found.stages) == 1 or found.by_tokens:
         return [start for start, _ in found.stages[1:]]
     length = sequence_length or found.sequence_length or (like.horizon.sequence_length if like else None)
     missing = [] if length else ["--sequence-length"]
     missing += [] if batch_size or found.batches else ["--batch-size"]
     if length is None or missing:
-        raise UserError(f"{found.where}: its {len(found.stages)} stages begin at steps; to know their tokens, give {', '.join(missing)}")
+        raise UserError(
+            f"{found.where}: its {len(found.stages)} stages begin at steps; to know their tokens, give "
+            f"{', '.join(missing)}"
+        )
     batches = read_batches(batch_size, sequence_length=length) if batch_size else _batches(found.batches, length)
     return [batches.tokens_at(step) for step, _ in found.stages[1:]]
 
@@ -133,11 +161,15 @@ def _named(shares: Mapping[str, float], data: Sequence[str], *, source: str) -> 
 
 
 def _name(called: str, data: Sequence[str]) -> str | None:
-    """The domain that `--data` says is called so (a path from here, or from the root, as `convert` writes it); None: no word fits."""
+    """The domain that `--data` says is called so (a path from here, or from the root, as `convert` writes it); None: no
+    word fits.
+    """
     for word in data:
         name, equals, path = ("", "", word) if DOMAIN in word else word.partition("=")
         if DOMAIN not in word and not equals:
-            raise UserError(f"--data {word}: give NAME=CALLED, or a pattern with {DOMAIN}, as 'data/{DOMAIN}_text_document'")
+            raise UserError(
+                f"--data {word}: give NAME=CALLED, or a pattern with {DOMAIN}, as 'data/{DOMAIN}_text_document'"
+            )
         for form in (path, os.path.abspath(path)):
             if match := re.fullmatch(re.escape(form).replace(re.escape(DOMAIN), "([^/]+)"), called):
                 return name or match[1]
@@ -146,10 +178,16 @@ def _name(called: str, data: Sequence[str]) -> str | None:
 
 def _over(stages: Stages, names: Sequence[str]) -> tuple[Stages, list[str]]:
     """The stages with a share for each of `names`, and those that no stage has."""
-    unknown = [f"  - {where}: {', '.join(extra)}" for where, shares in stages if (extra := [name for name in shares if name not in names])]
+    unknown = [
+        f"  - {where}: {', '.join(extra)}"
+        for where, shares in stages
+        if (extra := [name for name in shares if name not in names])
+    ]
     if unknown:
         raise UserError(
-            "not among the domains of --like:\n" + "\n".join(unknown) + f"\nits domains are {', '.join(names)}; say how the file calls "
+            "not among the domains of --like:\n"
+            + "\n".join(unknown)
+            + f"\nits domains are {', '.join(names)}; say how the file calls "
             f"them with --data NAME=CALLED, or with a pattern such as --data 'data/{DOMAIN}_text_document'"
         )
     absent = [name for name in names if not any(name in shares for _, shares in stages)]
@@ -159,11 +197,18 @@ def _over(stages: Stages, names: Sequence[str]) -> tuple[Stages, list[str]]:
 def _means(stages: Stages, like: Mixture | None, lengths: Lengths) -> dict[str, float]:
     """{name: mean tokens of a document} of every domain that is used."""
     where, shares = stages[0]
-    if wrong := [f"{name}={mean:g}" for name, mean in lengths.means.items() if name not in shares or not 0 < mean < math.inf]:
-        raise UserError(f"--document-tokens {' '.join(wrong)}: give a positive number for a domain; the domains are {', '.join(shares)}")
+    if wrong := [
+        f"{name}={mean:g}" for name, mean in lengths.means.items() if name not in shares or not 0 < mean < math.inf
+    ]:
+        raise UserError(
+            f"--document-tokens {' '.join(wrong)}: give a positive number for a domain; the domains are "
+            f"{', '.join(shares)}"
+        )
     known: dict[str, float | None] = dict(lengths.means)
     if like is not None:
-        manifests = {domain.name: manifest for domain in like.domains if (manifest := open_manifest(domain, like.directory))}
+        manifests = {
+            domain.name: manifest for domain in like.domains if (manifest := open_manifest(domain, like.directory))
+        }
         drawn = {name: manifest for name, manifest in manifests.items() if manifest.mode != "loss_weight"}
         texts = read_texts(like, drawn, means=lengths.means, cache=lengths.cache, most_tokens=lengths.most_tokens)
         known = {name: text.mean_tokens for name, text in texts.items()}
@@ -171,8 +216,10 @@ def _means(stages: Stages, like: Mixture | None, lengths: Lengths) -> dict[str, 
     means = {name: known.get(name) for name in used}
     if missing := [name for name, mean in means.items() if mean is None]:
         raise UserError(
-            f"{where}: its shares are of documents, and nobody knows how many tokens a document of {', '.join(missing)} has; give "
-            "--like a mixture or a run that counted them, --document-tokens NAME=MEAN, or --packed where rows are of a fixed length"
+            f"{where}: its shares are of documents, and nobody knows how many tokens a document of "
+            f"{', '.join(missing)} has; give "
+            "--like a mixture or a run that counted them, --document-tokens NAME=MEAN, or --packed where rows are of "
+            "a fixed length"
         )
     return {name: mean for name, mean in means.items() if mean is not None}
 

@@ -27,7 +27,8 @@ LABELS = ("", "Unnamed: 0", "index", "run", "run_id", "name")
 DOREMI = "train_domain_weights"
 RESTORE = "it is truncated or damaged: write it again, or restore it from a copy"
 FORMATS = (
-    'mixture.json, {"name": share}, DoReMi\'s {"train_domain_weights": {...}}, Olmix\'s [{"domain": name, "weight": share}], '
+    'mixture.json, {"name": share}, DoReMi\'s {"train_domain_weights": {...}}, Olmix\'s [{"domain": name, "weight": '
+    "share}], "
     "a list of {name: share}, or a .csv with a header of domain names"
 )
 
@@ -40,14 +41,16 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
 
 
-def read_shares(path: str | Path, *, names: Sequence[str] | None = None, row: int | str | None = None) -> dict[str, float]:
+def read_shares(
+    path: str | Path, *, names: Sequence[str] | None = None, row: int | str | None = None
+) -> dict[str, float]:
     """{domain: share of trained tokens}, sum 1, from the file `path` (formats: see the module).
 
     names: the domains that the shares must be for, no more and no fewer; the result is in their order (None: the file's
     names and order). RegMix's prefix `train_` is dropped where the names match only without it.
     row: which of several mixtures, by the value of a label column, or by position from 0 where no label is a number.
-    Shares that sum to 1 but for rounding (within 0.01) are normalised. Raises UserError for a file that is damaged or of
-    another format, a row that is not there, shares that are no mixture, domains that do not match.
+    Shares that sum to 1 but for rounding (within 0.01) are normalised. Raises UserError for a file that is damaged or
+    of another format, a row that is not there, shares that are no mixture, domains that do not match.
     """
     chosen = _choose(read_rows(Path(path)), row, Path(path))
     shares = checked_shares(chosen.values, where=chosen.where, tolerance=ROUNDING)
@@ -95,7 +98,10 @@ def csv_rows(path: Path) -> list[Row]:
     if torn := [f"line {number} has {len(cells)}" for number, cells in lines if len(cells) != len(header)]:
         raise UserError(f"{path}: the header has {len(header)} columns, {some(torn)}; {RESTORE}")
     return [
-        _row({name: cell if name in LABELS else _number(cell) for name, cell in zip(header, cells, strict=True)}, f"{path}, line {number}")
+        _row(
+            {name: cell if name in LABELS else _number(cell) for name, cell in zip(header, cells, strict=True)},
+            f"{path}, line {number}",
+        )
         for number, cells in lines[1:]
     ]
 
@@ -132,7 +138,9 @@ def _choose(rows: list[Row], row: int | str | None, path: Path) -> Row:
         return rows[0]
     found = [number for number in range(len(rows)) if any(values[number] == str(row) for values in columns.values())]
     if len(found) != 1:
-        several = f"is {len(found)} mixtures, {some([rows[number].where for number in found])}" if found else "is not there"
+        several = (
+            f"is {len(found)} mixtures, {some([rows[number].where for number in found])}" if found else "is not there"
+        )
         raise UserError(f"{path}: row {row} {several}; there are {len(rows)} mixtures, by {there}")
     return rows[found[0]]
 

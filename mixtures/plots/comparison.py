@@ -65,7 +65,9 @@ def curves_figure(comparison: Comparison) -> Figure:
 
 
 def domains_figure(comparison: Comparison) -> Figure:
-    """Difference to the baseline of every domain, a panel a mixture, with 95 % intervals and the numbers beside them."""
+    """Difference to the baseline of every domain, a panel a mixture, with 95 % intervals and the numbers beside
+    them.
+    """
     outcomes = comparison.compared
     means = {name: np.mean([outcome.by_domain[name].value for outcome in outcomes]) for name in comparison.rows}
     names = sorted(means, key=lambda name: -means[name])
@@ -82,7 +84,9 @@ def domains_figure(comparison: Comparison) -> Figure:
     panels[0].set_ylim(len(names) - 0.4, -2.1)
     panels[0].xaxis.set_major_locator(MaxNLocator(3, symmetric=False))
     outside = "; *: not in the objective" if len(comparison.importance) < len(names) else ""
-    figure.supxlabel(f"loss minus that of {shorten(comparison.baseline)} (nats per token), 95 % intervals{outside}", fontsize=9)
+    figure.supxlabel(
+        f"loss minus that of {shorten(comparison.baseline)} (nats per token), 95 % intervals{outside}", fontsize=9
+    )
     colors = {"better": BETTER, "not distinguishable": UNCLEAR, "worse": WORSE}
     handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
@@ -127,7 +131,9 @@ def _legend(figure: Figure, looks: Sequence[Look], names: Sequence[str], final: 
     """How the lines are to be read, and the mixtures that have no end to put their name at."""
     thick, thin = (Line2D([], [], color=REFERENCE, linewidth=width) for width in (1.4, 0.6))
     entries: list[tuple[Any, str]] = [(thick, "mean over seeds"), (thin, "single seed")] if seeds > 1 else []
-    entries.append((Line2D([], [], color=REFERENCE, marker="o", markersize=3.5, linewidth=1.2), "final difference, 95 %"))
+    entries.append(
+        (Line2D([], [], color=REFERENCE, marker="o", markersize=3.5, linewidth=1.2), "final difference, 95 %")
+    )
     for look, name, end in zip(looks, names, final, strict=True):
         if np.isnan(end):
             style: dict[str, Any] = {"color": look.color, "linestyle": look.style}
@@ -145,9 +151,13 @@ def _dots(axes: Axes, outcome: Outcome, names: Sequence[str]) -> None:
     ):
         color = BETTER if difference.better else WORSE if difference.worse else UNCLEAR
         if difference.known:
-            axes.plot([difference.low, difference.high], [place, place], color=color, linewidth=1.3, solid_capstyle="butt")
+            axes.plot(
+                [difference.low, difference.high], [place, place], color=color, linewidth=1.3, solid_capstyle="butt"
+            )
         axes.plot([difference.value], [place], "o", color=color, markersize=4)
-        axes.annotate(signed(difference.value, 3), (1, place), xytext=(30, 0), ha="right", va="center", color=color, **edge)
+        axes.annotate(
+            signed(difference.value, 3), (1, place), xytext=(30, 0), ha="right", va="center", color=color, **edge
+        )
     axes.axvline(0, color=REFERENCE, linewidth=0.9)
     axes.axhline(-0.75, color="#CCCCCC", linewidth=0.8)
     axes.tick_params(axis="y", length=0)

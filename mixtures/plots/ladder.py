@@ -31,7 +31,9 @@ def ladder_figure(ladder: Ladder, beyond: Extrapolation | None = None) -> Figure
     if beyond is not None:
         ends, ticks = beyond.weights / ladder.prior, [*ticks, beyond.parameters]
         last = np.argmin(np.where(sizes <= beyond.parameters, beyond.parameters - sizes, np.inf))
-        draw_lines(axes, np.array([sizes[last], beyond.parameters]), np.stack([ratios[last], ends]), looks, linestyle=":")
+        draw_lines(
+            axes, np.array([sizes[last], beyond.parameters]), np.stack([ratios[last], ends]), looks, linestyle=":"
+        )
         for column, look in enumerate(looks):
             if look.named:
                 low, high = beyond.low[column] / ladder.prior[column], beyond.high[column] / ladder.prior[column]

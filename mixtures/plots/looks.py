@@ -45,5 +45,7 @@ def smoothing_window(steps: int) -> int:
 
 def choose_mixture_looks(count: int) -> list[Look]:
     """A look for every mixture: the baseline (first) black, the others each their own colour and dashes."""
-    others = [Look(COLORS[turn % len(COLORS)], STYLES[turn // len(COLORS) % len(STYLES)], True) for turn in range(count - 1)]
+    others = [
+        Look(COLORS[turn % len(COLORS)], STYLES[turn // len(COLORS) % len(STYLES)], True) for turn in range(count - 1)
+    ]
     return [Look("#000000", "-", True), *others]

@@ -1,4 +1,6 @@
-"""matrix.png: who helps whom as a heat map, like beside like, with the pairs that noise does not explain named below."""
+"""matrix.png: who helps whom as a heat map, like beside like, with the pairs that noise does not explain named
+below.
+"""
 
 from textwrap import fill
 
@@ -18,8 +20,8 @@ PAIRS_NAMED = 3
 def matrix_figure(matrix: HelpMatrix) -> Figure:
     """Cosines (D, G) in clustered order; the diagonal is 1 and left out, so that the colours serve the rest.
 
-    A line divides the training domains from groups that only the objective uses. Blue helps, red hurts; grey is not measured.
-    Below stand the most redundant and the most conflicting pairs.
+    A line divides the training domains from groups that only the objective uses. Blue helps, red hurts; grey is not
+    measured. Below stand the most redundant and the most conflicting pairs.
     """
     rows, count = len(matrix.rows), len(matrix.columns)
     columns = [*matrix.order, *range(rows, count)]
@@ -73,7 +75,9 @@ def _caption(matrix: HelpMatrix, *, width: int) -> str:
     for title, pairs in zip(none, (matrix.redundant, matrix.conflicting), strict=True):
         lines += [f"{title}:", *map(line, pairs[:PAIRS_NAMED])] if pairs else [f"{title}: {none[title]}"]
     if matrix.unmeasured:
-        lines.append(fill(f"gradient lost in noise: {', '.join(shorten(name, NAME_WIDTH) for name in matrix.unmeasured)}", width))
+        lines.append(
+            fill(f"gradient lost in noise: {', '.join(shorten(name, NAME_WIDTH) for name in matrix.unmeasured)}", width)
+        )
     if not matrix.unbiased:
         lines.append(fill("no unbiased self products (rows_per_domain is odd): the cosines are too near 0", width))
     return "\n".join(lines)

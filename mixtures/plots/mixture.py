@@ -23,7 +23,8 @@ MOST_PANELS = 5
 
 
 def plot_samples(path: str | Path, directory: str | Path) -> list[Path]:
-    """Write samples.png of a mixture file into `directory`; the paths written, none where no domain has a sample policy.
+    """Write samples.png of a mixture file into `directory`; the paths written, none where no domain has a sample
+    policy.
 
     Raises UserError for a manifest that is missing, damaged or another one.
     """
@@ -37,7 +38,9 @@ def plot_samples(path: str | Path, directory: str | Path) -> list[Path]:
 
 
 def samples_figure(manifests: list[Manifest]) -> Figure:
-    """Effective sample size and the tokens that are read at all, then quantiles of the documents' weights; a row a domain."""
+    """Effective sample size and the tokens that are read at all, then quantiles of the documents' weights; a row a
+    domain.
+    """
     weighted = [text_weights(manifest) for manifest in manifests]
     sizes = np.array([effective_sample_size(weights, tokens) for weights, tokens in weighted])
     read = np.array([tokens[weights > 0].sum() / tokens.sum() for weights, tokens in weighted])
@@ -52,7 +55,10 @@ def samples_figure(manifests: list[Manifest]) -> Figure:
     left.set_yticks(range(len(order)), [shorten(manifests[number].domain) for number in order], fontsize=8)
     left.set_ylim(len(order) - 0.4, -0.6)
     left_out = len(manifests) - len(order)
-    notes = [rule_text(manifests[0]), f"{left_out} domains of larger effective sample size are left out" if left_out else ""]
+    notes = [
+        rule_text(manifests[0]),
+        f"{left_out} domains of larger effective sample size are left out" if left_out else "",
+    ]
     left.set_title("; ".join(filter(None, notes)), fontsize=8, loc="left")
     handles = [*left.get_legend_handles_labels()[0][::-1], *quantile_handles("one document")]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
@@ -63,7 +69,9 @@ def _draw_sizes(axes: Axes, sizes: np.ndarray, read: np.ndarray) -> None:
     """Bars with their numbers in a column at the right edge, and a mark at the share of the tokens that is read."""
     places = np.arange(len(sizes))
     axes.barh(places, sizes, height=0.72, color=PALETTE[5], label="effective sample size")
-    axes.plot(read, places, "D", color="black", markersize=3.2, linestyle="", label="tokens that are read", clip_on=False)
+    axes.plot(
+        read, places, "D", color="black", markersize=3.2, linestyle="", label="tokens that are read", clip_on=False
+    )
     edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
     for place, size in zip(places, sizes, strict=True):
         axes.annotate(f"{size:.1%}", (1, place), xytext=(31, 0), ha="right", va="center", **edge)
@@ -78,7 +86,10 @@ def rule_text(manifest: Manifest) -> str:
     """`rule softmax, score nll_mean, cap 4`; nothing where the manifest does not say."""
     settings = manifest.facts.get("rule", {})
     names = [name for name in dict.fromkeys(["rule", "score", *settings]) if name in settings]
-    return ", ".join(f"{name} {settings[name]:g}" if isinstance(settings[name], float) else f"{name} {settings[name]}" for name in names)
+    return ", ".join(
+        f"{name} {settings[name]:g}" if isinstance(settings[name], float) else f"{name} {settings[name]}"
+        for name in names
+    )
 
 
 def text_weights(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

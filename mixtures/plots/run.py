@@ -72,7 +72,9 @@ def losses_figure(run: RunRecord) -> Figure:
         if len(points):
             size, edge = (3.5, 1.0) if look.named else (2.0, 0.5)
             style: dict[str, Any] = {"color": look.color, "markerfacecolor": "white", "markeredgewidth": edge}
-            axes.plot(points["step"], points["loss"], "o", markersize=size, zorder=2 + look.named, clip_on=False, **style)
+            axes.plot(
+                points["step"], points["loss"], "o", markersize=size, zorder=2 + look.named, clip_on=False, **style
+            )
             ends[column] = points["loss"].iloc[-1]
         if name in trajectory.groups:  # a target that the objective leaves out has no training loss
             smooth = running_mean(trajectory.losses[:, [trajectory.groups.index(name)]], window=window)

@@ -1,4 +1,6 @@
-"""PNGs of sample scores: their distributions, what document length has to do with them, and what weights from them keep."""
+"""PNGs of sample scores: their distributions, what document length has to do with them, and what weights from them
+keep.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +28,8 @@ LEAST_SIZE = 1e-3  # smaller effective sample sizes leave the axis
 
 
 def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
-    """Write scores.png, score_length.png, score_length_rho.png and sample_size.png of a run's scores; the paths written.
+    """Write scores.png, score_length.png, score_length_rho.png and sample_size.png of a run's scores; the paths
+    written.
 
     Raises UserError for a run that was not scored to the end, and for damaged scores.
     """
@@ -46,7 +49,9 @@ def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
 
 def distributions_figure(summary: Summary) -> Figure:
     """Quantiles of every score, a panel a score, a row a domain: highest median of the first score on top."""
-    domains = sorted(summary.domains, key=lambda domain: -np.nan_to_num(domain.quantiles[next(iter(summary.names))][3], nan=-np.inf))
+    domains = sorted(
+        summary.domains, key=lambda domain: -np.nan_to_num(domain.quantiles[next(iter(summary.names))][3], nan=-np.inf)
+    )
     left_out = len(domains) - MOST_BARS
     if left_out > 0:
         domains = [*domains[: MOST_BARS // 2], *domains[-MOST_BARS // 2 :]]
@@ -69,7 +74,10 @@ def distributions_figure(summary: Summary) -> Figure:
     for axes in panels:
         axes.tick_params(axis="y", labelsize=8 if len(domains) < TALL else 7)
     what = f"score of a {summary.unit}"
-    figure.supxlabel(f"{what}; {left_out} domains between the upper and the lower half are left out" if left_out > 0 else what, fontsize=9)
+    figure.supxlabel(
+        f"{what}; {left_out} domains between the upper and the lower half are left out" if left_out > 0 else what,
+        fontsize=9,
+    )
     figure.legend(handles=quantile_handles(f"one {summary.unit}"), loc="outside upper center", ncols=4)
     return figure
 
@@ -115,7 +123,12 @@ def length_figure(summary: Summary, looks: Mapping[str, Look]) -> Figure:
     for axes, (score, names) in zip(panels, summary.names.items(), strict=True):
         for domain in summary.domains:
             look = looks[domain.name]
-            point: dict[str, Any] = {"color": look.color, "zorder": 2 + look.named, "markersize": 2.5, "markeredgewidth": 0}
+            point: dict[str, Any] = {
+                "color": look.color,
+                "zorder": 2 + look.named,
+                "markersize": 2.5,
+                "markeredgewidth": 0,
+            }
             axes.plot(domain.points["tokens"], domain.points[score], ".", alpha=alpha, **point)
             trend = domain.trend[score]
             marker = {"marker": "o", "markersize": 3.5} if len(trend) == 1 else {}
@@ -169,7 +182,9 @@ def rho_figure(summary: Summary) -> Figure:
     axes.tick_params(length=0)
     for (row, column), value in np.ndenumerate(rho):
         text = f"{round(value, 2) + 0.0:.2f}" if np.isfinite(value) else "-"
-        axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 0.6 else "black")
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 0.6 else "black"
+        )
     return figure
 
 
@@ -187,14 +202,18 @@ def sizes_figure(summary: Summary, sizes: Mapping[tuple[str, str], np.ndarray], 
         axes.yaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(("log of " if transform == "log" else "") + _title(summary.names[score]), fontsize=8, loc="left")
-    figure.supxlabel("temperature of softmax weights without cap\ninverse: low scores up ← 0 → direct: high scores up", fontsize=9)
+    figure.supxlabel(
+        "temperature of softmax weights without cap\ninverse: low scores up ← 0 → direct: high scores up", fontsize=9
+    )
     figure.supylabel("effective sample size\n(share of the domain's tokens)", fontsize=9)
     figure.legend(handles=list(_name_handles(looks)), loc="outside right upper", fontsize=8)
     return figure
 
 
 def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None:
-    """Limits of the x or y axis around finite `values`, few ticks; `log`: logarithmic if they span more than a decade."""
+    """Limits of the x or y axis around finite `values`, few ticks; `log`: logarithmic if they span more than a
+    decade.
+    """
     axis, limits = (axes.xaxis, axes.set_xlim) if which == "x" else (axes.yaxis, axes.set_ylim)
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
@@ -215,8 +234,12 @@ def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None
     axes.ticklabel_format(axis=which, style="sci", scilimits=(-4, 5), useOffset=False)  # type: ignore[arg-type]
 
 
-def _panels(count: int, *, width: float, height: float, across: int, left: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """`count` panels of a size (inches), at most `across` in a row, beside a column (`left`) for what stands left of them."""
+def _panels(
+    count: int, *, width: float, height: float, across: int, left: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """`count` panels of a size (inches), at most `across` in a row, beside a column (`left`) for what stands left of
+    them.
+    """
     across = min(across, count)
     down = -(-count // across)
     figure = Figure(figsize=(left + width * across, height * down + 0.7), layout="constrained")

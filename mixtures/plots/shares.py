@@ -1,4 +1,6 @@
-"""Weights with their intervals as dots with whiskers, beside the prior: which domains differ from it, and which only seem to."""
+"""Weights with their intervals as dots with whiskers, beside the prior: which domains differ from it, and which only
+seem to.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,15 +53,24 @@ def run_whiskers(run: RunRecord) -> Figure | None:
         return None
     weights = dict(zip(names, learned.weights[0], strict=True))
     title = f"average over the run; log-ratios to the prior times {learned.record.factor[0]:.2g}"
-    return whiskers_figure([panel(names, weights, weights, learned.intervals[0], title=title)], names, prior=run.prior, natural=run.natural)
+    return whiskers_figure(
+        [panel(names, weights, weights, learned.intervals[0], title=title)], names, prior=run.prior, natural=run.natural
+    )
 
 
 def panel(
-    names: Sequence[str], weights: Mapping[str, float], learned: Mapping[str, float], intervals: Mapping[str, Any], *, title: str
+    names: Sequence[str],
+    weights: Mapping[str, float],
+    learned: Mapping[str, float],
+    intervals: Mapping[str, Any],
+    *,
+    title: str,
 ) -> Panel:
     """The panel of one stage, domains in the order of `names`."""
     low, high = np.array([intervals[name] for name in names]).T
-    return Panel(title, np.array([weights[name] for name in names]), np.array([learned[name] for name in names]), low, high)
+    return Panel(
+        title, np.array([weights[name] for name in names]), np.array([learned[name] for name in names]), low, high
+    )
 
 
 def whiskers_figure(panels: Sequence[Panel], names: Sequence[str], *, prior: np.ndarray, natural: np.ndarray) -> Figure:
@@ -96,9 +107,13 @@ def _draw(axes: Axes, panel: Panel, order: np.ndarray, *, prior: np.ndarray, nat
     moved = np.abs(weights - learned) > 1e-9
     if moved.any():
         hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": REFERENCE, "zorder": 4}
-        axes.plot(learned[moved], places[moved], "o", markersize=4.5, linestyle="", label="learned, before bounds", **hollow)
+        axes.plot(
+            learned[moved], places[moved], "o", markersize=4.5, linestyle="", label="learned, before bounds", **hollow
+        )
     same = np.allclose(prior, natural[order])
-    axes.vlines(prior, places - 0.5, places + 0.5, color="black", linewidth=1.1, zorder=2, label=f"prior{' (natural)' * same}")
+    axes.vlines(
+        prior, places - 0.5, places + 0.5, color="black", linewidth=1.1, zorder=2, label=f"prior{' (natural)' * same}"
+    )
     if not same:
         diamonds: dict[str, Any] = {"color": PALETTE[4], "markersize": 3, "linestyle": "", "zorder": 2}
         axes.plot(natural[order], places, "D", label="natural (tokens in the corpus)", **diamonds)

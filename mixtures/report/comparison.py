@@ -1,4 +1,6 @@
-"""A comparison on a page: which mixture was worth it, the tables and charts of it, and the runs that it learned from."""
+"""A comparison on a page: which mixture was worth it, the tables and charts of it, and the runs that it learned
+from.
+"""
 
 from pathlib import Path
 
@@ -51,7 +53,11 @@ def comparison_sections(record: ComparisonRecord) -> list[Section]:
         Section("curves", "Over training", _curves(comparison)),
         Section("domains", "By domain", _domains(comparison)),
         Section("shares", "Mixtures", _shares(comparison)),
-        Section("losses", "Losses", _table(*loss_cells(comparison), caption="Held-out losses, nats per token, means over seeds")),
+        Section(
+            "losses",
+            "Losses",
+            _table(*loss_cells(comparison), caption="Held-out losses, nats per token, means over seeds"),
+        ),
         Section("method", "How to read this", bullets(notes(comparison))),
         Section("cost", "Cost", _cost(record)),
         Section("provenance", "Provenance", _provenance(record)),
@@ -66,7 +72,9 @@ def learned_runs(record: ComparisonRecord) -> dict[str, Path]:
 
 
 def verdict_on(run_dir: Path) -> str | None:
-    """What the comparison that learned a run says of its mixture; None where there is none, or it did not get so far."""
+    """What the comparison that learned a run says of its mixture; None where there is none, or it did not get so
+    far.
+    """
     name, place = run_dir.resolve().name, run_dir.resolve().parent.parent
     if run_dir.resolve().parent.name != "learned" or not any(place.glob(f"bases/{name}/seed-*.json")):
         return None
@@ -82,7 +90,11 @@ def told_by(comparison: Comparison, name: str) -> str:
 
 def _unfinished(record: ComparisonRecord) -> list[str]:
     runs = ", ".join(f"{name} seed {seed}" for name, seed in record.missing)
-    return [f"{counted(len(record.missing), 'base run')} not finished: {runs}. The command below does what is missing."] if runs else []
+    return (
+        [f"{counted(len(record.missing), 'base run')} not finished: {runs}. The command below does what is missing."]
+        if runs
+        else []
+    )
 
 
 def _table(header: list[str], rows: list[list[str]], *, caption: str) -> Html:
@@ -97,12 +109,15 @@ def _differences(comparison: Comparison) -> Html:
             text = f"{signed(difference.value, decimals(difference))}" + (
                 f" ({interval(difference, decimals(difference))})" if difference.known else ""
             )
-            rows.append(Whisker(outcome.name, difference.value, difference.low, difference.high, text, kind=_kind(difference)))
+            rows.append(
+                Whisker(outcome.name, difference.value, difference.low, difference.high, text, kind=_kind(difference))
+            )
     table = _table(*difference_cells(comparison), caption=f"Differences to {comparison.baseline}. {COSTS}")
     if not rows:
         return table
     caption = (
-        f"Loss over the objective minus that of {comparison.baseline}, nats per token, with 95 % intervals; left of the line is better."
+        f"Loss over the objective minus that of {comparison.baseline}, nats per token, with 95 % intervals; "
+        f"left of the line is better."
     )
     label = f"Differences to {comparison.baseline}: " + "; ".join(f"{row.name} {row.text}" for row in rows)
     chart = whisker_chart(rows, label=label, x_label="nats per token", x_format=lambda gap: f"{gap:+g}", line=0.0)
@@ -120,7 +135,9 @@ def _curves(comparison: Comparison) -> Html:
     gaps, shown = means - means[0], late(tokens, SETTLED)
     looks = choose_mixture_looks(len(gaps))
     lines = [
-        Line(o.name, tokens, gap, look) for o, gap, look in zip(comparison.outcomes, gaps, looks, strict=True) if np.isfinite(gap).any()
+        Line(o.name, tokens, gap, look)
+        for o, gap, look in zip(comparison.outcomes, gaps, looks, strict=True)
+        if np.isfinite(gap).any()
     ]
     held = gaps[:, shown][np.isfinite(gaps[:, shown])]
     if not lines or not len(held):
@@ -135,7 +152,8 @@ def _curves(comparison: Comparison) -> Html:
         limits=(float(held.min()) - room, float(held.max()) + room),
     )
     caption = (
-        f"Loss over the objective minus that of {comparison.baseline} (nats per token), mean over seeds; early values may leave the chart."
+        f"Loss over the objective minus that of {comparison.baseline} (nats per token), mean over seeds; early "
+        f"values may leave the chart."
     )
     return figure(chart, caption, label="Differences over training")
 
@@ -155,8 +173,12 @@ def _domains(comparison: Comparison) -> Html:
     caption = f"Loss of every domain minus that of {comparison.baseline}, nats per token"
     columns = [outcome.name for outcome in outcomes]
     chart = heat_map(values, names, columns, label=caption, hints=hint, colours=("less", "more"))
-    rows: list[list[Cell]] = [[_marked(name, comparison), *(_gap(outcome.by_domain[name]) for outcome in outcomes)] for name in names]
-    note = "*: the 95 % interval excludes 0" + ("; †: not in the objective" if len(comparison.importance) < len(names) else "")
+    rows: list[list[Cell]] = [
+        [_marked(name, comparison), *(_gap(outcome.by_domain[name]) for outcome in outcomes)] for name in names
+    ]
+    note = "*: the 95 % interval excludes 0" + (
+        "; †: not in the objective" if len(comparison.importance) < len(names) else ""
+    )
     table = data_table(["domain", *columns], rows, caption=f"{caption}. {note}.")
     return join([figure(chart, f"{caption}; blue is better, orange worse.", label="By domain"), table])
 
@@ -172,7 +194,9 @@ def _gap(difference: Difference) -> Cell:
 def _shares(comparison: Comparison) -> Html:
     names = list(dict.fromkeys(name for outcome in comparison.outcomes for name in outcome.weights))
     rows = [[name, *(number(outcome.weights.get(name)) for outcome in comparison.outcomes)] for name in names]
-    return data_table(["domain", *(outcome.name for outcome in comparison.outcomes)], rows, caption="Shares of trained tokens")
+    return data_table(
+        ["domain", *(outcome.name for outcome in comparison.outcomes)], rows, caption="Shares of trained tokens"
+    )
 
 
 def _cost(record: ComparisonRecord) -> Html:
@@ -188,7 +212,12 @@ def _cost(record: ComparisonRecord) -> Html:
         numbers: list[Cell] = [number(cost["flops"], ".3g"), (percent(shares[0]), shares[0])]
         rows.append([name, *numbers, (duration(cost["seconds"]), cost["seconds"]), (percent(shares[1]), shares[1])])
     header = ["learning", "floating-point operations", "of a base run", "time", "of a base run"]
-    return join([data_table(header, rows, caption="What learning every mixture took"), element("p", costs.get("note", ""), class_="quiet")])
+    return join(
+        [
+            data_table(header, rows, caption="What learning every mixture took"),
+            element("p", costs.get("note", ""), class_="quiet"),
+        ]
+    )
 
 
 def _provenance(record: ComparisonRecord) -> Html:
@@ -203,4 +232,11 @@ def _provenance(record: ComparisonRecord) -> Html:
     }
     ids: list[list[Cell]] = [[name, mixture.id, mixture.provenance.method] for name, mixture in record.mixtures.items()]
     mixtures = data_table(["mixture", "id", "method"], ids, caption="The mixtures, as they were trained on")
-    return join([facts_table(facts, caption="Where this comes from"), mixtures, sources_table(corpus), fold_settings(record.path)])
+    return join(
+        [
+            facts_table(facts, caption="Where this comes from"),
+            mixtures,
+            sources_table(corpus),
+            fold_settings(record.path),
+        ]
+    )

@@ -32,7 +32,9 @@ class Evidence:
 
     @property
     def prior(self) -> dict[str, float]:
-        """{domain: share} without evidence; a domain of the mixture that the run did not train by itself is not in it."""
+        """{domain: share} without evidence; a domain of the mixture that the run did not train by itself is not in
+        it.
+        """
         return dict(zip(self.run.trajectory.domains, self.run.prior.tolist(), strict=True))
 
     @property
@@ -71,8 +73,12 @@ def _direction(found: Evidence) -> str:
     shares, prior = found.learned, found.prior
     moved = {name: shares[name] / prior[name] for name in shares if name in prior and _departs(found, name)}
     if not moved:
-        reason = "no interval leaves its prior" if found.intervals else f"every share is within {MOVED * 100:.0f} % of it"
-        return f"The run found no reason to leave the prior: {reason}. Train on the prior, or look at the diagnosis first."
+        reason = (
+            "no interval leaves its prior" if found.intervals else f"every share is within {MOVED * 100:.0f} % of it"
+        )
+        return (
+            f"The run found no reason to leave the prior: {reason}. Train on the prior, or look at the diagnosis first."
+        )
     up = sorted((name for name in moved if moved[name] > 1), key=lambda name: -moved[name])
     down = sorted((name for name in moved if moved[name] < 1), key=lambda name: moved[name])
     parts = [f"{word} {_listed(names, shares, moved)}" for word, names in (("more of", up), ("less of", down)) if names]
@@ -103,12 +109,18 @@ def _held(found: Evidence) -> Iterator[str]:
 def _sureness(found: Evidence) -> Iterator[str]:
     record, names = found.mixture.provenance.uncertainty, [name for name in found.learned if name in found.prior]
     if record is None:
-        yield "There are no intervals: nothing here says how much of this another seed would change. Export several seeds together."
+        yield (
+            "There are no intervals: nothing here says how much of this another seed would change. Export several "
+            "seeds together."
+        )
         return
     yield f"Intervals: {source_text(record)}. {capital(departure_text(record))}."
     apart = sum(_departs(found, name) for name in names)
     if found.intervals and apart:
-        told = f"{apart} of {counted(len(names), 'domain')} differ from the prior by more than their 95 % intervals allow for"
+        told = (
+            f"{apart} of {counted(len(names), 'domain')} differ from the prior by more than their 95 % intervals "
+            f"allow for"
+        )
         yield told + ("; the others may as well have it." if apart < len(names) else ".")
 
 

@@ -23,14 +23,16 @@ def cost_section(run: RunRecord) -> Section:
         "steps": f"{len(trajectory.steps):,} of {run.config.train.get('steps', '?')}",
         "tokens trained": f"{tokens_text(tokens)} of the training domains"
         + (f", {tokens_text(tokens * groups)} with the objective's rows" if groups > 1 else ""),
-        "time": f"{duration(seconds)} of training steps, {tokens / seconds:,.0f} tokens per second; other programs may have run beside it",
+        "time": f"{duration(seconds)} of training steps, {tokens / seconds:,.0f} tokens per second; other programs "
+        f"may have run beside it",
         "proxy": _size(run),
     }
     if run.config.update.get("preset") == "doremi":
         facts["reference"] = "its model and steps come on top: see the run in `reference/`"
     elif (parameters := _parameters(run)) is not None:
         facts["arithmetic"] = (
-            f"{6 * parameters * tokens * groups:.2g} floating-point operations (6 per parameter and token, inner products not counted)"
+            f"{6 * parameters * tokens * groups:.2g} floating-point operations (6 per parameter and token, inner "
+            f"products not counted)"
         )
     return Section("cost", "Cost", facts_table(facts, caption="What the search took"))
 
@@ -62,10 +64,12 @@ def provenance_section(run: RunRecord, mixture: Mixture) -> Section:
         "run": str(run.path),
         "rule": f"{run.config.update.get('preset', '?')}, objective {_objective(run.objective)}",
         "seed": str(run.config.seed),
-        "tokenizer": f"{run.corpus.tokenizer.name}, {run.corpus.tokenizer.vocab_size:,} tokens, {run.corpus.tokenizer.fingerprint}",
+        "tokenizer": f"{run.corpus.tokenizer.name}, {run.corpus.tokenizer.vocab_size:,} tokens, "
+        f"{run.corpus.tokenizer.fingerprint}",
         "rows": f"{run.corpus.row_tokens} tokens",
         "mixture": mixture.id,
-        "made of": f"seeds {', '.join(map(str, provenance.seeds)) or '-'}; {len(provenance.inputs)} files, whose hashes it holds",
+        "made of": f"seeds {', '.join(map(str, provenance.seeds)) or '-'}; {len(provenance.inputs)} files, whose "
+        f"hashes it holds",
         **environment_facts(run.config.environment),
     }
     parts = [facts_table(facts, caption="Where this comes from"), sources_table(run.corpus), fold_settings(run.path)]
@@ -98,16 +102,28 @@ def replay_section(path: Path, environment: dict[str, Any], *, module: str) -> S
     launch = f"accelerate launch --num_processes {processes} -m {module}"
     command = f"{launch} {shlex.quote(str(config))} --run_dir NEW_DIRECTORY"
     needs = (
-        "All settings are in that file. With the same text, code and library versions (see provenance) it gives the same numbers, up to "
+        "All settings are in that file. With the same text, code and library versions (see provenance) it gives the "
+        "same numbers, up to "
         "rounding on another machine."
     )
     if processes > 1:
-        needs += f" It ran in {processes} processes: without GPUs, add the file for them in launch/accelerate/ (--config_file)."
-    return Section("replay", "Do it again", join([element("pre", element("code", command), tabindex="0"), element("p", prose(needs))]))
+        needs += (
+            f" It ran in {processes} processes: without GPUs, add the file for them in launch/accelerate/ "
+            f"(--config_file)."
+        )
+    return Section(
+        "replay",
+        "Do it again",
+        join([element("pre", element("code", command), tabindex="0"), element("p", prose(needs))]),
+    )
 
 
 def _objective(objective: str | dict[str, float]) -> str:
-    return objective if isinstance(objective, str) else ", ".join(f"{name} {value:.3g}" for name, value in objective.items())
+    return (
+        objective
+        if isinstance(objective, str)
+        else ", ".join(f"{name} {value:.3g}" for name, value in objective.items())
+    )
 
 
 def sources_table(corpus: CorpusRecord) -> Html:

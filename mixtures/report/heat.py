@@ -20,7 +20,8 @@ def heat_map(
     hints: Callable[[int, int], str],
     colours: tuple[str, str] = ABOVE_BELOW,
 ) -> Html:
-    """A cell for every value (R, C), the stronger coloured the larger; `colours`: above 0 and below; NaN: an empty frame.
+    """A cell for every value (R, C), the stronger coloured the larger; `colours`: above 0 and below; NaN: an empty
+    frame.
 
     `hints`: what a cell says when it is pointed at; the empty text leaves the cell out.
     """
@@ -30,12 +31,25 @@ def heat_map(
     top = 14 + LETTER * max(len(shorten(name)) for name in columns)
     shown = [(r, c) for r in range(len(rows)) for c in range(len(columns)) if hints(r, c)]
     strongest = max((abs(values[cell]) for cell in shown if np.isfinite(values[cell])), default=0.0) or 1.0
-    drawn = [element("text", shorten(name), x=left - 6, y=top + size * (r + 0.5) + 4, text_anchor="end") for r, name in enumerate(rows)]
+    drawn = [
+        element("text", shorten(name), x=left - 6, y=top + size * (r + 0.5) + 4, text_anchor="end")
+        for r, name in enumerate(rows)
+    ]
     for c, name in enumerate(columns):
         x = left + size * (c + 0.5) + 4
         drawn.append(element("text", shorten(name), transform=f"translate({x:g} {top - 6:g}) rotate(-90)"))
     for r, c in shown:
-        drawn.append(_cell(values[r, c], strongest, x=left + size * c, y=top + size * r, size=size, hint=hints(r, c), colours=colours))
+        drawn.append(
+            _cell(
+                values[r, c],
+                strongest,
+                x=left + size * c,
+                y=top + size * r,
+                size=size,
+                hint=hints(r, c),
+                colours=colours,
+            )
+        )
         if numbers and np.isfinite(values[r, c]):
             text = f"{round(values[r, c], 2) + 0.0:.2f}"
             drawn.append(element("text", text, x=left + size * (c + 0.5), y=top + size * (r + 0.5) + 4, class_="cell"))
@@ -44,7 +58,9 @@ def heat_map(
     return svg(max(left + size * len(columns), left + 260) + 10, bottom + 52, drawn, label)
 
 
-def _cell(value: float, strongest: float, *, x: float, y: float, size: float, hint: str, colours: tuple[str, str]) -> Html:
+def _cell(
+    value: float, strongest: float, *, x: float, y: float, size: float, hint: str, colours: tuple[str, str]
+) -> Html:
     box = {"x": x + 0.5, "y": y + 0.5, "width": size - 1, "height": size - 1}
     if not np.isfinite(value):
         return element("rect", element("title", hint), class_="unknown", **box)
@@ -55,11 +71,16 @@ def _cell(value: float, strongest: float, *, x: float, y: float, size: float, hi
 def _colour_key(strongest: float, x: float, y: float, colours: tuple[str, str]) -> list[Html]:
     steps = np.linspace(-1, 1, 11)
     drawn = [
-        _cell(step * strongest, strongest, x=x + 18 * place, y=y, size=18, hint=f"{step * strongest:.2f}", colours=colours)
+        _cell(
+            step * strongest, strongest, x=x + 18 * place, y=y, size=18, hint=f"{step * strongest:.2f}", colours=colours
+        )
         for place, step in enumerate(steps)
     ]
     words = [(0, f"{-strongest:.2f}"), (5, "0"), (10, f"{strongest:.2f}")]
     return [
         *drawn,
-        *(element("text", text, x=x + 18 * (place + 0.5), y=y + 32, class_="tick", text_anchor="middle") for place, text in words),
+        *(
+            element("text", text, x=x + 18 * (place + 0.5), y=y + 32, class_="tick", text_anchor="middle")
+            for place, text in words
+        ),
     ]

@@ -11,7 +11,9 @@ class Html(str):
     __slots__ = ()
 
 
-Cell = str | tuple[str, float | None]  # text (Html: markup), or a number as (what is shown, what is sorted by; None: last)
+Cell = (
+    str | tuple[str, float | None]
+)  # text (Html: markup), or a number as (what is shown, what is sorted by; None: last)
 
 
 def element(tag: str, *content: str, **attributes: str | float | None) -> Html:
@@ -58,13 +60,23 @@ def folded(title: str, *content: str) -> Html:
 
 
 def data_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> Html:
-    """A table whose columns the reader may sort by; the first cell of a row is its heading, numbers stand to the right."""
+    """A table whose columns the reader may sort by; the first cell of a row is its heading, numbers stand to the
+    right.
+    """
     numeric = [any(isinstance(row[column], tuple) for row in rows) for column in range(len(header))]
     head = element(
-        "tr", *(element("th", name, scope="col", class_="n" if number else None) for name, number in zip(header, numeric, strict=True))
+        "tr",
+        *(
+            element("th", name, scope="col", class_="n" if number else None)
+            for name, number in zip(header, numeric, strict=True)
+        ),
     )
     body = [
-        element("tr", _cell(row[0], "th", numeric[0]), *(_cell(cell, "td", n) for cell, n in zip(row[1:], numeric[1:], strict=True)))
+        element(
+            "tr",
+            _cell(row[0], "th", numeric[0]),
+            *(_cell(cell, "td", n) for cell, n in zip(row[1:], numeric[1:], strict=True)),
+        )
         for row in rows
     ]
     table = element("table", element("thead", head), element("tbody", *body), class_="sortable", aria_label=caption)
@@ -83,7 +95,9 @@ def number(value: float | None, shown: str = ".4f") -> Cell:
 
 
 def parse_number(text: str) -> Cell:
-    """A cell of a text table, sorted by the number that it begins with; `-` and the like are last, other text is text."""
+    """A cell of a text table, sorted by the number that it begins with; `-` and the like are last, other text is
+    text.
+    """
     if text in ("", "-", "?", "? %"):
         return (text, None)
     found = re.match(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$| )", text)

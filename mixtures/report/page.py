@@ -1,4 +1,6 @@
-"""The page around a report's sections: one file, no network; styles and script are the package's report.css and report.js."""
+"""The page around a report's sections: one file, no network; styles and script are the package's report.css and
+report.js.
+"""
 
 import base64
 import hashlib
@@ -19,19 +21,29 @@ class Section:
     text: Html
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section], *, folds: Sequence[tuple[str, Sequence[Section]]] = ()) -> str:
-    """The whole HTML file: the first section is the verdict; `folds`: (title, sections) that open on demand, at the end.
+def page(
+    title: str, subtitle: str, sections: Sequence[Section], *, folds: Sequence[tuple[str, Sequence[Section]]] = ()
+) -> str:
+    """The whole HTML file: the first section is the verdict; `folds`: (title, sections) that open on demand, at the
+    end.
 
     The policy in its head lets a browser load nothing and run nothing but the script that is written here.
     """
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hashed}'; img-src data:"
-    links = element("nav", element("ul", *(_link(section.id, section.title) for section in sections)), aria_label="Sections")
+    links = element(
+        "nav", element("ul", *(_link(section.id, section.title) for section in sections)), aria_label="Sections"
+    )
     more = [element("details", element("summary", name), *map(_section, parts)) for name, parts in folds]
     body = [
         element("header", element("h1", title), element("p", subtitle, class_="quiet"), links),
-        element("main", _section(sections[0], class_="verdict"), *map(_section, sections[1:]), element("article", *more) if more else ""),
+        element(
+            "main",
+            _section(sections[0], class_="verdict"),
+            *map(_section, sections[1:]),
+            element("article", *more) if more else "",
+        ),
         element("footer", element("p", f"Made by `mixtures report`, version {VERSION}.", class_="quiet")),
         element("script", Html(script)),
     ]
@@ -50,4 +62,6 @@ def _link(anchor: str, text: str) -> Html:
 
 def _section(section: Section, class_: str | None = None) -> Html:
     heading = element("h2", section.title, id=f"{section.id}-title")
-    return element("section", heading, section.text, id=section.id, class_=class_, aria_labelledby=f"{section.id}-title")
+    return element(
+        "section", heading, section.text, id=section.id, class_=class_, aria_labelledby=f"{section.id}-title"
+    )

@@ -32,7 +32,9 @@ def _run(path: Path) -> str:
 def _comparison(path: Path) -> str:
     record = read_comparison(path)
     comparison = record.comparison
-    subtitle = f"{len(comparison.outcomes)} mixtures compared by base models, {tokens_text(comparison.tokens)} tokens each"
+    subtitle = (
+        f"{len(comparison.outcomes)} mixtures compared by base models, {tokens_text(comparison.tokens)} tokens each"
+    )
     told = {outcome.name: told_by(comparison, outcome.name) for outcome in comparison.outcomes}
     folds = [
         (f"The run that learned {name}", run_sections(run, told=told.get(name), prefix=f"{name}-"))

@@ -13,12 +13,15 @@ from mixtures.report.steps import losses_part, matrix_part, weights_part
 
 UNKNOWN = "What the mixture is worth for the large run is not known from a proxy run."
 NOT_COMPARED = (
-    "Not compared. `proxies.compare` trains base models on this mixture (`{run: RUN_DIR}`) and on uniform, and says which is better."
+    "Not compared. `proxies.compare` trains base models on this mixture (`{run: RUN_DIR}`) and on "
+    "uniform, and says which is better."
 )
 
 
 def run_sections(run_dir: str | Path, *, told: str | None, prefix: str = "") -> list[Section]:
-    """The sections about a run, its verdict first. `told`: what a comparison says of its mixture; `prefix` of their anchors."""
+    """The sections about a run, its verdict first. `told`: what a comparison says of its mixture; `prefix` of their
+    anchors.
+    """
     found = gather(run_dir)
     sections = [
         Section("verdict", "Verdict", paragraphs([*verdict(found), told or UNKNOWN])),

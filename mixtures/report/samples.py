@@ -35,8 +35,12 @@ def _samples(run: RunRecord) -> Html:
     title = f"{capital(summary.unit)}s with the lowest and highest {main}"
     documents = [_documents(scores, name, main, read) for name in scores.domains]
     told = [element("p", note.strip(), class_="quiet")] if note else []
-    more = [folded(f"Other scores: {', '.join(others)}", *(_spread(summary, score) for score in others))] if others else []
-    return join([_spread(summary, main), _table(scores, summary, main), *more, folded(f"{title} by domain", *told, *documents)])
+    more = (
+        [folded(f"Other scores: {', '.join(others)}", *(_spread(summary, score) for score in others))] if others else []
+    )
+    return join(
+        [_spread(summary, main), _table(scores, summary, main), *more, folded(f"{title} by domain", *told, *documents)]
+    )
 
 
 def _spread(summary: Summary, score: str) -> Html:
@@ -48,7 +52,9 @@ def _spread(summary: Summary, score: str) -> Html:
     rows.sort(key=lambda row: np.nan_to_num(-row.value, nan=np.inf))
     logarithmic = summary.heavy_tailed(score)
     label = f"Score {score} by domain: median, middle half, and 1 % to 99 % of the {summary.unit}s"
-    chart = whisker_chart(rows, label=label, x_label=score, x_format=lambda value: f"{value:g}", logarithmic=logarithmic)
+    chart = whisker_chart(
+        rows, label=label, x_label=score, x_format=lambda value: f"{value:g}", logarithmic=logarithmic
+    )
     same = [name for name in summary.names[score] if name != score]
     return figure(chart, label + (f"; {', '.join(same)} hold the same values." if same else "."), label=label)
 
@@ -58,7 +64,12 @@ def _table(scores: Scores, summary: Summary, score: str) -> Html:
     for domain in summary.domains:
         entry, rho = scores.meta.domains[domain.name], domain.rho[score]
         part = entry.scored_tokens / max(entry.tokens, 1)
-        numbers = [number(entry.samples, ","), (f"{100 * part:.0f} %", part), number(domain.quantiles[score][3], ".4g"), number(rho, ".2f")]
+        numbers = [
+            number(entry.samples, ","),
+            (f"{100 * part:.0f} %", part),
+            number(domain.quantiles[score][3], ".4g"),
+            number(rho, ".2f"),
+        ]
         rows.append([domain.name, *numbers])
     header = ["domain", f"{summary.unit}s", "of the tokens", f"median {score}", "rank correlation with length"]
     return data_table(header, rows, caption=f"What was scored; {score}")

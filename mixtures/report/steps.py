@@ -21,13 +21,24 @@ def weights_part(run: RunRecord) -> Html:
     window = smoothing_window(len(trajectory.steps))
     smooth = running_mean(trajectory.weights, window=window)
     looks = choose_looks(trajectory.weights)
-    lines = [Line(name, trajectory.steps, smooth[:, c], look) for c, (name, look) in enumerate(zip(trajectory.domains, looks, strict=True))]
+    lines = [
+        Line(name, trajectory.steps, smooth[:, c], look)
+        for c, (name, look) in enumerate(zip(trajectory.domains, looks, strict=True))
+    ]
     uniform = 1 / len(lines)
-    ends = [f"{name} {percent_share(share)}" for share, name in sorted(zip(smooth[-1], trajectory.domains, strict=True))]
+    ends = [
+        f"{name} {percent_share(share)}" for share, name in sorted(zip(smooth[-1], trajectory.domains, strict=True))
+    ]
     label = f"Weights over {len(trajectory.steps)} steps; at the end most {ends[-1]}, least {ends[0]}"
     limits = (0.0, max(1.05 * float(smooth.max()), 1.3 * uniform))
     chart = line_chart(
-        lines, label=label, x_label="step", x_format=_plain_count, y_format=tick_share, reference=(uniform, "uniform"), limits=limits
+        lines,
+        label=label,
+        x_label="step",
+        x_format=_plain_count,
+        y_format=tick_share,
+        reference=(uniform, "uniform"),
+        limits=limits,
     )
     return figure(chart, f"Share of trained tokens{_mean_of(window)}.{_grey_note(looks)}", label="Weights over steps")
 
@@ -46,7 +57,11 @@ def losses_part(found: Evidence) -> Html:
         elif len(points):  # a target that the objective leaves out is only evaluated
             lines.append(Line(name, points[:, 0], points[:, 1], look, points))
     chart = line_chart(
-        lines, label="Loss of every domain over steps", x_label="step", x_format=_plain_count, y_format=lambda loss: f"{loss:g}"
+        lines,
+        label="Loss of every domain over steps",
+        x_label="step",
+        x_format=_plain_count,
+        y_format=lambda loss: f"{loss:g}",
     )
     caption = f"Nats per token: lines are training loss{_mean_of(window)}, circles held-out loss.{_grey_note(looks)}"
     return join([figure(chart, caption, label="Losses over steps"), _loss_table(found, names)])
@@ -59,7 +74,9 @@ def _loss_table(found: Evidence, names: list[str]) -> Html:
     trained = dict(zip(trajectory.groups, trajectory.losses[-1], strict=True))
     columns = [start, end, {name: end[name] - start[name] for name in end}, bits, trained]
     roles = ["domain" if name in trajectory.domains else "target" for name in names]
-    rows = [[name, role, *(number(values.get(name)) for values in columns)] for name, role in zip(names, roles, strict=True)]
+    rows = [
+        [name, role, *(number(values.get(name)) for values in columns)] for name, role in zip(names, roles, strict=True)
+    ]
     header = ["domain", "role", "held out, first", "held out, last", "change", "bits per byte", "training, last step"]
     return data_table(header, rows, caption="Losses of the proxy, nats per token")
 
@@ -78,11 +95,18 @@ def matrix_part(found: HelpMatrix | None) -> Html:
             return ""
         value, noise = values[r, c], found.noise[kept[r], places[c]]
         shown = f"{value:.3f}" if np.isfinite(value) else "not measured"
-        return f"{rows[r]} helps {columns[c]}: {shown}" + (f" (standard error {noise:.3f})" if np.isfinite(noise) else "")
+        return f"{rows[r]} helps {columns[c]}: {shown}" + (
+            f" (standard error {noise:.3f})" if np.isfinite(noise) else ""
+        )
 
-    label = f"Cosines between the gradients of {len(rows)} domains and {len(columns)} groups. " + " ".join(_pair_sentences(found))
+    label = f"Cosines between the gradients of {len(rows)} domains and {len(columns)} groups. " + " ".join(
+        _pair_sentences(found)
+    )
     chart = heat_map(values, rows, columns, label=label, hints=hint)
-    caption = "Cosines of the gradients, mean over the run: a step on the row's domain helps (above 0) or hurts (below) the column's."
+    caption = (
+        "Cosines of the gradients, mean over the run: a step on the row's domain helps (above 0) or hurts "
+        "(below) the column's."
+    )
     if len(rows) < len(found.rows):
         caption += f" {len(rows)} of {len(found.rows)} domains are drawn."
     if not found.unbiased:
@@ -95,7 +119,9 @@ def matrix_part(found: HelpMatrix | None) -> Html:
 def _pair_sentences(found: HelpMatrix) -> list[str]:
     kinds = [("Most alike, perhaps redundant", found.redundant), ("Opposed, in conflict", found.conflicting)]
     return [
-        f"{words}: {', '.join(map(_pair, pairs[:NAMED]))}." if pairs else f"{words}: no pair that noise does not explain."
+        f"{words}: {', '.join(map(_pair, pairs[:NAMED]))}."
+        if pairs
+        else f"{words}: no pair that noise does not explain."
         for words, pairs in kinds
     ]
 

@@ -32,7 +32,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Whisker:
-    """A value with its interval (NaN: none), in a line of its own; `mark`: a tick to compare it with, `inner`: a range drawn thick."""
+    """A value with its interval (NaN: none), in a line of its own; `mark`: a tick to compare it with, `inner`: a range
+    drawn thick.
+    """
 
     name: str
     value: float
@@ -59,7 +61,9 @@ def line_chart(
     reference: tuple[float, str] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Html:
-    """Lines with their names at the right end, none over another; `reference`: a level with a name; `limits` of y, else what there is."""
+    """Lines with their names at the right end, none over another; `reference`: a level with a name; `limits` of y, else
+    what there is.
+    """
     right, top, bottom = 640.0, 12.0, 300.0
     levels = [] if reference is None else [reference[0]]
     down = Axis(*(limits or _limits([*(line.y for line in lines), np.array(levels)])), bottom, top)
@@ -79,14 +83,24 @@ def line_chart(
 
 
 def whisker_chart(
-    rows: Sequence[Whisker], *, label: str, x_label: str, x_format: Format, line: float | None = None, logarithmic: bool = False
+    rows: Sequence[Whisker],
+    *,
+    label: str,
+    x_label: str,
+    x_format: Format,
+    line: float | None = None,
+    logarithmic: bool = False,
 ) -> Html:
-    """A line a row: name, text, then whisker and dot; `line`: a level for all of them. logarithmic: values above 0 only."""
+    """A line a row: name, text, then whisker and dot; `line`: a level for all of them. logarithmic: values above 0
+    only.
+    """
     named = 8 + LETTER * max(len(shorten(row.name)) for row in rows)
     left = named + 26 + LETTER * max(len(row.text) for row in rows)
     right, top = left + 440, 8.0
     bottom = top + ROW * len(rows) + 4
-    shown = [v for row in rows for v in (row.value, row.low, row.high, row.mark, line, *(row.inner or ())) if v is not None]
+    shown = [
+        v for row in rows for v in (row.value, row.low, row.high, row.mark, line, *(row.inner or ())) if v is not None
+    ]
     across = Axis(*_limits([np.array(shown)], logarithmic=logarithmic), left, right, logarithmic)
     drawn = _x_axis(across, x_format, bottom, top=top)
     drawn.append(element("text", x_label, x=right, y=bottom + 34, text_anchor="end", class_="tick"))
@@ -185,7 +199,9 @@ def _line(line: Line, across: Axis, down: Axis) -> list[Html]:
     drawn = [element("polyline", element("title", line.name), points=" ".join(run), class_=look) for run in runs if run]
     if line.points is not None and line.look.named:
         points = [(across.at(x), down.at(y)) for x, y in line.points if np.isfinite(y)]
-        drawn += [element("circle", cx=x, cy=y, r=3, class_=f"point {_colour(line.look).split()[0]}") for x, y in points]
+        drawn += [
+            element("circle", cx=x, cy=y, r=3, class_=f"point {_colour(line.look).split()[0]}") for x, y in points
+        ]
     return drawn
 
 
@@ -222,7 +238,10 @@ def _whisker(row: Whisker, across: Axis, y: float) -> list[Html]:
         drawn.append(_rule(across.at(row.inner[0]), y, across.at(row.inner[1]), y, "range"))
     if np.isfinite([row.low, row.high]).all():
         ends = across.at(row.low), across.at(row.high)
-        drawn += [_rule(ends[0], y, ends[1], y, f"whisker{kind}"), *(_rule(x, y - 4, x, y + 4, f"whisker{kind}") for x in ends)]
+        drawn += [
+            _rule(ends[0], y, ends[1], y, f"whisker{kind}"),
+            *(_rule(x, y - 4, x, y + 4, f"whisker{kind}") for x in ends),
+        ]
     if row.mark is not None:
         drawn.append(_rule(across.at(row.mark), y - 7, across.at(row.mark), y + 7, "prior"))
     if np.isfinite(row.value):

@@ -1,4 +1,6 @@
-"""What runs learned: the mean of their weights, an interval for every weight, and how far the mean is shrunk to the prior."""
+"""What runs learned: the mean of their weights, an interval for every weight, and how far the mean is shrunk to the
+prior.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ Shrink = Literal["auto", "none"]
 
 @dataclass(frozen=True)
 class Learned:
-    """weights (stages, D), every row sums to 1; intervals {name: (low, high)} a stage, and the record, where there are some."""
+    """weights (stages, D), every row sums to 1; intervals {name: (low, high)} a stage, and the record, where there are
+    some.
+    """
 
     weights: np.ndarray
     intervals: tuple[dict[str, tuple[float, float]] | None, ...]
@@ -27,12 +31,20 @@ class Learned:
 
 
 def average_runs(
-    runs: Sequence[RunRecord], names: Sequence[str], *, stages: int = 1, average: Average = "all", shrink: Shrink = "auto"
+    runs: Sequence[RunRecord],
+    names: Sequence[str],
+    *,
+    stages: int = 1,
+    average: Average = "all",
+    shrink: Shrink = "auto",
 ) -> Learned:
-    """The plain mean over `runs` of their average weights, domains in the order of `names`, shrunk to the prior where that is asked.
+    """The plain mean over `runs` of their average weights, domains in the order of `names`, shrunk to the prior where
+    that is asked.
 
-    Intervals are of the mean before shrinkage, widened where that moved a weight out of its interval. Replicates are of a run's average
-    over all steps: for a tail or for stages the runs' spread alone counts. Raises UserError for impossible stages and torn replicates.
+    Intervals are of the mean before shrinkage, widened where that moved a weight out of its interval. Replicates are of
+    a run's average
+    over all steps: for a tail or for stages the runs' spread alone counts. Raises UserError for impossible stages and
+    torn replicates.
     """
     if stages > 1 and average == "tail":
         raise UserError(
@@ -59,7 +71,9 @@ def average_runs(
         factor=tuple(factors),
         mean=tuple(_named(names, row) for row in mean) if shrink == "auto" else (),
     )
-    return Learned(weights, tuple(_interval(names, each, row) for each, row in zip(estimates, weights, strict=True)), record)
+    return Learned(
+        weights, tuple(_interval(names, each, row) for each, row in zip(estimates, weights, strict=True)), record
+    )
 
 
 def _interval(names: Sequence[str], estimate: Estimate, weights: np.ndarray) -> dict[str, tuple[float, float]]:

@@ -1,7 +1,8 @@
 """replicates.parquet of a run: its average weights had its steps been drawn again, one row a bootstrap replicate.
 
-Columns `weight.NAME`, one a training domain, in the run's order; every row sums to 1. Steps are drawn in blocks, since neighbouring
-steps are not independent. Runs of earlier versions, and of rules whose weights depend on the order of the steps, have no such file.
+Columns `weight.NAME`, one a training domain, in the run's order; every row sums to 1. Steps are drawn in blocks, since
+neighbouring steps are not independent. Runs of earlier versions, and of rules whose weights depend on the order of the
+steps, have no such file.
 """
 
 import io
@@ -34,10 +35,11 @@ def write_replicates(path: str | Path, names: Sequence[str], weights: np.ndarray
 
 
 def read_replicates(run_dir: str | Path, names: Sequence[str] | None = None) -> np.ndarray | None:
-    """(R, D) replicates of a run's average weights in the run's order, or in the order of `names`; None where there are none.
+    """(R, D) replicates of a run's average weights in the run's order, or in the order of `names`; None where there are
+    none.
 
-    Raises UserError, naming the file and what to do, for one that is torn, is about other domains than `names`, or holds rows that are
-    no mixture.
+    Raises UserError, naming the file and what to do, for one that is torn, is about other domains than `names`, or
+    holds rows that are no mixture.
     """
     path = Path(run_dir) / NAME
     if not path.is_file():
@@ -46,11 +48,16 @@ def read_replicates(run_dir: str | Path, names: Sequence[str] | None = None) -> 
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); {REMEDY}") from error
+        raise UserError(
+            f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); {REMEDY}"
+        ) from error
     found = [column.removeprefix(PREFIX) for column in table.column_names if column.startswith(PREFIX)]
     names = found if names is None else list(names)
     if not found or sorted(found) != sorted(names):
-        raise UserError(f"{path} has weights of {', '.join(found) or 'no domain'}, the run's domains are {', '.join(names)}; {REMEDY}")
+        raise UserError(
+            f"{path} has weights of {', '.join(found) or 'no domain'}, the run's domains are {', '.join(names)}; "
+            f"{REMEDY}"
+        )
     weights = np.column_stack([table[f"{PREFIX}{name}"].to_numpy().astype(np.float64) for name in names])
     if (fault := _fault(weights)) is not None:
         raise UserError(f"{path}: {fault}; {REMEDY}")
@@ -63,4 +70,8 @@ def _fault(weights: np.ndarray) -> str | None:
         return f"it has {len(weights)} rows; two or more say how the weights vary"
     bad = ~(weights >= 0).all(axis=1) | ~(np.abs(weights.sum(axis=1) - 1) <= TOLERANCE)  # also NaN
     row = int(bad.argmax())
-    return f"row {row + 1} is no mixture: weights sum to {weights[row].sum():.9g}, least {weights[row].min():.3g}" if bad.any() else None
+    return (
+        f"row {row + 1} is no mixture: weights sum to {weights[row].sum():.9g}, least {weights[row].min():.3g}"
+        if bad.any()
+        else None
+    )

@@ -13,7 +13,8 @@ Interval = tuple[float, float]
 
 
 def unfolded(corpus: CorpusRecord, names: Sequence[str], learned: Learned) -> tuple[tuple[str, ...], Learned]:
-    """(all domains, their weights): a domain behind `reused` has weight(reused) * its share among those; its interval likewise.
+    """(all domains, their weights): a domain behind `reused` has weight(reused) * its share among those; its interval
+    likewise.
 
     What was learned without --reuse is returned as it is.
     """

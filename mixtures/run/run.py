@@ -43,7 +43,9 @@ class CorpusTokenizer(Tokenizer):
 
 
 class Simulated(BaseModel):
-    """What `corpus.simulate_budget` made of a domain: the large run's tokens and its unique tokens, and the text before it was cut."""
+    """What `corpus.simulate_budget` made of a domain: the large run's tokens and its unique tokens, and the text before
+    it was cut.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,16 +75,26 @@ class CorpusDomain(BaseModel):
         """The domain before `corpus.simulate_budget` cut it."""
         if (was := self.simulated) is None:
             return self
-        return self.model_copy(update={"tokens": was.text_tokens, "documents": was.text_documents, "complete": was.text_complete})
+        return self.model_copy(
+            update={"tokens": was.text_tokens, "documents": was.text_documents, "complete": was.text_complete}
+        )
 
     @property
     def elsewhere(self) -> int | None:
-        """Unique tokens of the large run where `corpus.simulate_budget` gives it another text than the uncut one; None: the same."""
-        return None if self.simulated is None or self.simulated.unique_tokens == self.uncut.tokens else self.simulated.unique_tokens
+        """Unique tokens of the large run where `corpus.simulate_budget` gives it another text than the uncut one; None:
+        the same.
+        """
+        return (
+            None
+            if self.simulated is None or self.simulated.unique_tokens == self.uncut.tokens
+            else self.simulated.unique_tokens
+        )
 
 
 class Reused(BaseModel):
-    """The domains behind `reused`: shares among themselves (sum 1) as in the mixture of that id, and in which order all domains come."""
+    """The domains behind `reused`: shares among themselves (sum 1) as in the mixture of that id, and in which order all
+    domains come.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -119,7 +131,9 @@ class RunRecord:
 
     @property
     def mixed(self) -> tuple[CorpusDomain, ...]:
-        """The domains of the mixture: with --reuse, those that `reused` holds in its place, in the order of the settings."""
+        """The domains of the mixture: with --reuse, those that `reused` holds in its place, in the order of the
+        settings.
+        """
         if (reused := self.corpus.reused) is None:
             return self.domains
         known = {domain.name: domain for domain in [*self.domains, *reused.domains]}
@@ -161,7 +175,8 @@ class RunRecord:
         path = max((self.path / "checkpoints").glob("step-*/model.safetensors"), default=None)
         if path is None:
             raise UserError(
-                f"{self.path} does not say how large its proxy was: config.yaml has no environment.parameters, and there is no checkpoint "
+                f"{self.path} does not say how large its proxy was: config.yaml has no environment.parameters, and "
+                f"there is no checkpoint "
                 "to count; write `parameters: NUMBER` into the environment block of config.yaml"
             )
         with safe_open(path, framework="numpy") as file:
@@ -172,7 +187,9 @@ class RunRecord:
         """What the mixture was learned for: `universal`, or importances by name."""
         objective = self.config.update.get("objective", "auto")
         targets = [domain.name for domain in self.corpus.domains if domain.role == "target"]
-        if objective == "auto" and targets and self.config.update.get("preset") != "doremi":  # DoReMi only evaluates targets
+        if (
+            objective == "auto" and targets and self.config.update.get("preset") != "doremi"
+        ):  # DoReMi only evaluates targets
             return {name: 1 / len(targets) for name in targets}
         return "universal" if objective == "auto" else objective
 
@@ -193,7 +210,9 @@ def read_run(run_dir: str | Path) -> RunRecord:
         found = "a file" if path.exists() else "not there"
         raise UserError(f"{path} is {found}; give a run directory that `proxies.train` wrote")
     if missing := [name for name in ("config.yaml", "corpus.json") if not (path / name).is_file()]:
-        raise UserError(f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote")
+        raise UserError(
+            f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote"
+        )
     config = _validated(Config, read_yaml(path / "config.yaml"), path / "config.yaml")
     run = RunRecord(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
     names = tuple(domain.name for domain in run.domains)

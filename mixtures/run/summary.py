@@ -41,9 +41,15 @@ def summary(run_dir: str | Path) -> str:
         header[2:4] = ["learned", INTERVAL, "uniform"]
     notes = [f"learned weight: average over {len(trajectory.steps)} steps; loss: {kind}, nats per token"]
     if learned.record is not None:
-        notes += [fill(f"intervals: {source_text(learned.record)}", WIDTH), fill(f"mixture: {departure_text(learned.record)}", WIDTH)]
+        notes += [
+            fill(f"intervals: {source_text(learned.record)}", WIDTH),
+            fill(f"mixture: {departure_text(learned.record)}", WIDTH),
+        ]
     if (reused := run.corpus.reused) is not None:
-        text = f"reused: {len(reused.relative)} domain(s) as one, their relative weights those of another mixture; mixture.json has all "
+        text = (
+            f"reused: {len(reused.relative)} domain(s) as one, their relative weights those of another mixture; "
+            f"mixture.json has all "
+        )
         notes.append(fill(f"{text}{len(run.mixed)} domains", WIDTH))
     return "\n".join([table(header, rows), *notes])
 

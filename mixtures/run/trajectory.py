@@ -2,10 +2,11 @@
 
 Columns of the trajectory (D training domains, G groups, the first D of which are the training domains):
 `step` (updates done, from 1), `tokens` (trained so far), `lr`, `tokens_per_second`, `gradient_norm`, then `weight.NAME`
-and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups, `sample_spread.NAME` and
-`sample_ess.NAME` for training domains, and `gram` (G * G numbers, row major). What a rule does not measure is null. DoReMi has no
-gram, norm and self_product, and its alignment is the excess loss (nats per token). Without online sample weights there is no spread
-(standard deviation) and effective sample size (fraction of the rows) of them; records of earlier versions lack these columns.
+and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups,
+`sample_spread.NAME` and `sample_ess.NAME` for training domains, and `gram` (G * G numbers, row major). What a rule does
+not measure is null. DoReMi has no gram, norm and self_product, and its alignment is the excess loss (nats per token).
+Without online sample weights there is no spread (standard deviation) and effective sample size (fraction of the rows)
+of them; records of earlier versions lack these columns.
 
 Size: the gram is kept at every step in float64, 8 * G * G bytes a step. 11 groups and 600 steps are 0.6 MB; 300 groups
 and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and part by part by
@@ -35,11 +36,14 @@ EVALUATION = pa.schema(
 )
 
 
-def step_row(*, domains: Sequence[str], groups: Sequence[str], arrays: Mapping[str, Any], **scalars: Any) -> dict[str, Any]:
+def step_row(
+    *, domains: Sequence[str], groups: Sequence[str], arrays: Mapping[str, Any], **scalars: Any
+) -> dict[str, Any]:
     """One row for `TrajectoryWriter.append` from the arrays of a step.
 
-    `arrays`: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,), sample_ess (D,),
-    gram (G, G); a name left out is recorded as not measured. `scalars`: step, tokens, lr, tokens_per_second, gradient_norm.
+    `arrays`: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,),
+    sample_ess (D,), gram (G, G); a name left out is recorded as not measured. `scalars`: step, tokens, lr,
+    tokens_per_second, gradient_norm.
     """
     row: dict[str, Any] = dict(scalars)
     for kind, values in arrays.items():
@@ -204,13 +208,17 @@ def read_trajectory(run_dir: str | Path) -> Trajectory:
         table = read_part(part, lambda name: name != "gram")
         described = _described(part, table)
         if names is not None and described != names:
-            raise UserError(f"{part.path} has groups {described[1]}, the parts before it {names[1]}: not one run; {REMEDY}")
+            raise UserError(
+                f"{part.path} has groups {described[1]}, the parts before it {names[1]}: not one run; {REMEDY}"
+            )
         if table["step"].to_pylist() != list(range(part.first, part.last + 1)):
             raise UserError(f"{part.path} does not hold every step from {part.first} to {part.last} once; {REMEDY}")
         names, expected = described, part.last + 1
         tables.append(table)
     assert names is not None
-    return Trajectory(tuple(names[0]), tuple(names[1]), pa.concat_tables(tables, promote_options="default").to_pandas(), tuple(parts))
+    return Trajectory(
+        tuple(names[0]), tuple(names[1]), pa.concat_tables(tables, promote_options="default").to_pandas(), tuple(parts)
+    )
 
 
 class EvaluationWriter:

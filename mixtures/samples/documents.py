@@ -26,13 +26,16 @@ Reader = Callable[[str, int, int], str]  # (domain, first token, tokens) -> the 
 def write_documents(run_dir: str | Path, directory: str | Path) -> Path:
     """Write documents.txt into `directory`: the documents at both ends of every score, by domain; its path.
 
-    Raises UserError for a run that was not scored to the end. Where the text cannot be read, the file says why and does without.
+    Raises UserError for a run that was not scored to the end. Where the text cannot be read, the file says why and does
+    without.
     """
     scores = read_scores(run_dir)
     read, note = open_reader(run_dir)
     names = distinct_scores(scores)
     blocks = [_heading(scores, run_dir) + note]
-    blocks += ["\n\n".join(_domain_blocks(name, scores.frame(name), names, scores.meta.unit, read)) for name in scores.domains]
+    blocks += [
+        "\n\n".join(_domain_blocks(name, scores.frame(name), names, scores.meta.unit, read)) for name in scores.domains
+    ]
     path = Path(directory) / "documents.txt"
     write_atomic(path, "\n\n\n".join(blocks) + "\n")
     return path
@@ -54,7 +57,9 @@ def open_text(run_dir: str | Path) -> Reader:
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; restore it from a copy") from error
     except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {error}; restore it from a copy") from error
+        raise UserError(
+            f"{path} is not a tokenizer.json of the tokenizers library: {error}; restore it from a copy"
+        ) from error
 
     def read(domain: str, start: int, tokens: int) -> str:
         ids = sources[domain].ids[start : start + min(tokens, TOKENS_READ)]
@@ -65,7 +70,9 @@ def open_text(run_dir: str | Path) -> Reader:
 
 
 def printable(text: str) -> str:
-    """The text on one line: control and format characters, which could hide or turn what a terminal shows, as escapes."""
+    """The text on one line: control and format characters, which could hide or turn what a terminal shows, as
+    escapes.
+    """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
@@ -79,13 +86,16 @@ def open_reader(run_dir: str | Path) -> tuple[Reader | None, str]:
 
 def _heading(scores: Scores, run_dir: str | Path) -> str:
     text = (
-        f"The {DOCUMENTS} highest and lowest {scores.meta.unit}s of every score and domain, of the run {run_dir}. tokens: length; "
+        f"The {DOCUMENTS} highest and lowest {scores.meta.unit}s of every score and domain, of the run {run_dir}. "
+        f"tokens: length; "
         f"text: the first {CHARACTERS} characters, control characters as escapes such as \\n; then the document's id."
     )
     return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def _domain_blocks(name: str, frame: pd.DataFrame, names: dict[str, tuple[str, ...]], unit: str, read: Reader | None) -> Iterator[str]:
+def _domain_blocks(
+    name: str, frame: pd.DataFrame, names: dict[str, tuple[str, ...]], unit: str, read: Reader | None
+) -> Iterator[str]:
     title = f"{name}: {len(frame):,} {unit}{'' if len(frame) == 1 else 's'} scored"
     yield f"{title}\n{'=' * len(title)}"
     for score, same in names.items():
@@ -99,7 +109,9 @@ def _domain_blocks(name: str, frame: pd.DataFrame, names: dict[str, tuple[str, .
 
 
 def ranking(values: np.ndarray) -> np.ndarray:
-    """Places of the finite values, lowest first; of equal ones the later first, so that from the other end the earlier is."""
+    """Places of the finite values, lowest first; of equal ones the later first, so that from the other end the earlier
+    is.
+    """
     places = np.flatnonzero(np.isfinite(values))[::-1]
     return places[np.argsort(values[places], kind="stable")]
 

@@ -34,25 +34,40 @@ RULES = {  # rule: (mode of the policy, what it is set by beside score, shuffle 
     "filter": ("filter", ("drop_top", "drop_bottom")),
 }
 LOSS = "nll_mean"  # what linear_upper is about
-MEASURED = {"score": "word_embedding", "transform": "log", "cap": 4.0}  # what served best where no score is named: docs/samples.md
+MEASURED = {
+    "score": "word_embedding",
+    "transform": "log",
+    "cap": 4.0,
+}  # what served best where no score is named: docs/samples.md
 
 
 class SampleRule(Record):
     """How the scores of a domain's documents become their weights, alike in every domain."""
 
     rule: Literal["softmax", "filter", "multiplicity", "linear_upper"] = Field(
-        description="softmax: weights; multiplicity: the same as whole numbers; filter: documents dropped; linear_upper: by loss alone"
+        description="softmax: weights; multiplicity: the same as whole numbers; filter: documents dropped; "
+        "linear_upper: by loss alone"
     )
     score: str | None = Field(
-        default=None, description=f"a column of the run's scores; left out: {MEASURED} (softmax, multiplicity), {LOSS} (linear_upper)"
+        default=None,
+        description=f"a column of the run's scores; left out: {MEASURED} (softmax, multiplicity), {LOSS} "
+        f"(linear_upper)",
     )
-    direction: Direction = Field(default="inverse", description="raise the documents with high scores (direct) or low ones (inverse)")
+    direction: Direction = Field(
+        default="inverse", description="raise the documents with high scores (direct) or low ones (inverse)"
+    )
     temperature: float = Field(default=1.0, description="multiplies the z-scores: larger is sharper")
     cap: float | None = Field(default=None, description="largest weight; null: none")
-    transform: Literal["none", "log", "rank"] = Field(default="none", description="of the scores, before the z-score inside the domain")
+    transform: Literal["none", "log", "rank"] = Field(
+        default="none", description="of the scores, before the z-score inside the domain"
+    )
     drop_top: float = Field(default=0.0, description="share of a domain's scored tokens to drop, highest scores first")
-    drop_bottom: float = Field(default=0.0, description="share of a domain's scored tokens to drop, lowest scores first")
-    shuffle: bool = Field(default=False, description="deal the scores out at random first: the control with the same histogram")
+    drop_bottom: float = Field(
+        default=0.0, description="share of a domain's scored tokens to drop, lowest scores first"
+    )
+    shuffle: bool = Field(
+        default=False, description="deal the scores out at random first: the control with the same histogram"
+    )
     seed: Count = Field(default=0, description="of shuffle, and of where multiplicities are rounded up")
 
     @model_validator(mode="before")
@@ -67,7 +82,10 @@ class SampleRule(Record):
         faults = [temperature_fault(self.temperature), cap_fault(self.cap), drop_fault(self.drop_top, self.drop_bottom)]
         for name in [name for _, settings in RULES.values() for name in settings]:
             if name not in RULES[self.rule][1] and getattr(self, name) != type(self).model_fields[name].default:
-                faults.append(f"{name} does nothing for the rule {self.rule}, which has {', '.join(RULES[self.rule][1])}; leave it out")
+                faults.append(
+                    f"{name} does nothing for the rule {self.rule}, which has {', '.join(RULES[self.rule][1])}; "
+                    f"leave it out"
+                )
         if self.rule == "filter" and self.drop_top == self.drop_bottom == 0:
             faults.append("a filter that drops nothing; give drop_top, drop_bottom or both")
         if faults := list(dict.fromkeys(filter(None, faults))):
@@ -87,9 +105,18 @@ class SampleRule(Record):
     def settings(self) -> dict[str, Any]:
         """What decides the weights, ready for JSON: also values that were left at their default."""
         chance = (
-            {"shuffle": self.shuffle, "seed": self.seed} if self.shuffle else {"seed": self.seed} if self.rule == "multiplicity" else {}
+            {"shuffle": self.shuffle, "seed": self.seed}
+            if self.shuffle
+            else {"seed": self.seed}
+            if self.rule == "multiplicity"
+            else {}
         )
-        return {"rule": self.rule, "score": self.column, **{name: getattr(self, name) for name in RULES[self.rule][1]}, **chance}
+        return {
+            "rule": self.rule,
+            "score": self.column,
+            **{name: getattr(self, name) for name in RULES[self.rule][1]},
+            **chance,
+        }
 
 
 def make_rule(**settings: Any) -> SampleRule:
@@ -101,10 +128,11 @@ def make_rule(**settings: Any) -> SampleRule:
 
 
 def rule_weights(rule: SampleRule, frame: pd.DataFrame) -> np.ndarray:
-    """Weights (S,) of one domain's documents, the rows of `frame` (columns domain, document, tokens and the rule's score).
+    """Weights (S,) of one domain's documents, the rows of `frame` (columns domain, document, tokens and the rule's
+    score).
 
-    Token-weighted mean 1; 0 or 1 for a filter, whole numbers near that mean for multiplicity. Raises UserError naming the
-    document for a score that is not finite, or not positive where its logarithm is asked for.
+    Token-weighted mean 1; 0 or 1 for a filter, whole numbers near that mean for multiplicity. Raises UserError naming
+    the document for a score that is not finite, or not positive where its logarithm is asked for.
     """
     tokens, scores = frame["tokens"].to_numpy(), frame[rule.column].to_numpy(dtype=np.float64)
     if len(frame) == 0:
@@ -146,7 +174,8 @@ def attach_samples(mixture: Mixture, run_dir: str | Path, rule: SampleRule, dire
     ]
     if over:
         raise UserError(
-            f"with these samples the mixture exceeds its caps: {'; '.join(over)}; export it again with --samples and --max-epochs"
+            f"with these samples the mixture exceeds its caps: {'; '.join(over)}; export it again with --samples and "
+            f"--max-epochs"
         )
     content["expected"] = expected
     written = tuple(written_checks(Mixture(**content)))
@@ -163,12 +192,15 @@ def with_samples(provenance: Provenance, run_dir: str | Path, rule: SampleRule) 
     return provenance.model_copy(update={"proxy": proxy, "inputs": (*provenance.inputs, *inputs)})
 
 
-def sample_domains(domains: Sequence[Domain], run_dir: str | Path, rule: SampleRule, directory: str | Path) -> tuple[Domain, ...]:
-    """The domains with the rule's sample policy, manifests written into `directory`: one domain's scores in memory at a time.
+def sample_domains(
+    domains: Sequence[Domain], run_dir: str | Path, rule: SampleRule, directory: str | Path
+) -> tuple[Domain, ...]:
+    """The domains with the rule's sample policy, manifests written into `directory`: one domain's scores in memory at a
+    time.
 
     A manifest's name ends in its hash, so that none is ever replaced while an older mixture.json still names it. Raises
-    UserError listing every fault: no scores, an unknown score, scores of another text, scores without a value, and a domain
-    that is left with less than one row.
+    UserError listing every fault: no scores, an unknown score, scores of another text, scores without a value, and a
+    domain that is left with less than one row.
     """
     scores = read_scores(run_dir)
     _require_fitting(domains, scores, rule, run_dir)
@@ -187,7 +219,10 @@ def _require(fine: np.ndarray, frame: pd.DataFrame, rule: SampleRule, remedy: st
     if not fine.all():
         first = frame.iloc[int(np.argmin(fine))]
         more = f", and {len(fine) - int(fine.sum()) - 1:,} more of its documents" if fine.sum() < len(fine) - 1 else ""
-        raise UserError(f"{rule.column} of document {first['document']} of {first['domain']} is {first[rule.column]}{more}; {remedy}")
+        raise UserError(
+            f"{rule.column} of document {first['document']} of {first['domain']} is {first[rule.column]}{more}; "
+            f"{remedy}"
+        )
 
 
 def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule, run_dir: str | Path) -> None:
@@ -202,13 +237,21 @@ def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule
         if about is None:
             faults.append(f"{domain.name}: not scored; the scores are of {', '.join(scores.domains)}")
         elif about.tokens != domain.unique_tokens:
-            faults.append(f"{domain.name}: scored in a text of {about.tokens:,} tokens, the mixture's has {domain.unique_tokens:,}")
+            faults.append(
+                f"{domain.name}: scored in a text of {about.tokens:,} tokens, the mixture's has "
+                f"{domain.unique_tokens:,}"
+            )
         elif None not in (about.fingerprint, domain.fingerprint) and about.fingerprint != domain.fingerprint:
-            faults.append(f"{domain.name}: scored in the text {about.fingerprint}, the mixture's is {domain.fingerprint}")
+            faults.append(
+                f"{domain.name}: scored in the text {about.fingerprint}, the mixture's is {domain.fingerprint}"
+            )
     if faults:
         raise UserError(
-            f"the scores of {run_dir} are of another text than the mixture's:\n" + "\n".join(f"  - {fault}" for fault in faults) + "\n"
-            "score the run that read this text; weights of documents do not go with --unique-tokens, which stands for other documents"
+            f"the scores of {run_dir} are of another text than the mixture's:\n"
+            + "\n".join(f"  - {fault}" for fault in faults)
+            + "\n"
+            "score the run that read this text; weights of documents do not go with --unique-tokens, which stands "
+            "for other documents"
         )
 
 
@@ -231,7 +274,8 @@ def _sampled(domain: Domain, scores: Scores, rule: SampleRule, directory: Path) 
     least = scores.meta.row_tokens
     if manifest.pass_tokens < least:
         raise UserError(
-            f"{rule.rule} leaves {manifest.pass_tokens:,} of {domain.unique_tokens:,} tokens of {domain.name}, less than a row of {least}; "
+            f"{rule.rule} leaves {manifest.pass_tokens:,} of {domain.unique_tokens:,} tokens of {domain.name}, less "
+            f"than a row of {least}; "
             "keep more, or leave the domain out of the mixture"
         )
     path, digest = store_manifest(directory, manifest)

@@ -1,7 +1,7 @@
 """Sample scores of a run, RUN_DIR/scores/: `meta.json` (what was scored, and how) and `part-NNNNNN.parquet`.
 
-The parts of a domain follow each other in the order of the run's domains, their samples by start. A part is there whole or not
-at all; `meta.complete` says that all of them are. Columns:
+The parts of a domain follow each other in the order of the run's domains, their samples by start. A part is there whole
+or not at all; `meta.complete` says that all of them are. Columns:
 
 domain, document    names; a document's id leads to its source (proxies/corpus/sources.py: file:line, file:row, ...)
 row                 number of a row in its document, from 0; null where whole documents were scored
@@ -87,7 +87,9 @@ class Scores:
         return self.meta.scores
 
     def frame(self, domain: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """(S, columns) the samples of a domain by start, with these columns or all. Raises UserError for a damaged part."""
+        """(S, columns) the samples of a domain by start, with these columns or all. Raises UserError for a damaged
+        part.
+        """
         if domain not in self.meta.domains:
             raise UserError(f"{scores_path(self.run_dir)} has no domain {domain!r}; it has {', '.join(self.domains)}")
         names = list(columns if columns is not None else table_schema(self.columns).names)
@@ -95,11 +97,18 @@ class Scores:
         first, entry = sum(each.parts for each in before), self.meta.domains[domain]
         read = list(dict.fromkeys(["domain", "start", *names]))
         empty = table_schema(self.columns).empty_table().select(read)
-        table = pa.concat_tables([empty, *(_read_part(self.run_dir, first + number, read) for number in range(entry.parts))])
+        table = pa.concat_tables(
+            [empty, *(_read_part(self.run_dir, first + number, read) for number in range(entry.parts))]
+        )
         start = table["start"].to_numpy()
-        if len(table) != entry.samples or pc.unique(table["domain"]).to_pylist() not in ([domain], []) or (np.diff(start) <= 0).any():
+        if (
+            len(table) != entry.samples
+            or pc.unique(table["domain"]).to_pylist() not in ([domain], [])
+            or (np.diff(start) <= 0).any()
+        ):
             raise UserError(
-                f"{scores_path(self.run_dir)} does not hold the {entry.samples:,} samples of {domain} that its meta.json names, in order: "
+                f"{scores_path(self.run_dir)} does not hold the {entry.samples:,} samples of {domain} that its "
+                f"meta.json names, in order: "
                 f"parts were damaged or replaced; {_again(self.run_dir)}"
             )
         frame = table.select(names).to_pandas()
@@ -134,14 +143,18 @@ def write_meta(run_dir: str | Path, meta: ScoresMeta) -> None:
 
 
 def read_meta(run_dir: str | Path) -> ScoresMeta | None:
-    """meta.json of a run's scores; None where nothing was scored. Raises UserError where it is damaged or of another format."""
+    """meta.json of a run's scores; None where nothing was scored. Raises UserError where it is damaged or of another
+    format.
+    """
     path = scores_path(run_dir) / "meta.json"
     if not path.is_file():
         return None
     content = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found is not None and found != FORMAT:
-        raise UserError(f"{path} has format {found}; known: {FORMAT}; read it with the version that wrote it, or {_again(run_dir)}")
+        raise UserError(
+            f"{path} has format {found}; known: {FORMAT}; read it with the version that wrote it, or {_again(run_dir)}"
+        )
     try:
         return ScoresMeta.model_validate(content)
     except ValidationError as error:
@@ -155,11 +168,16 @@ def read_scores(run_dir: str | Path) -> Scores:
     """
     meta = read_meta(run_dir)
     if meta is None:
-        raise UserError(f"{run_dir} has no sample scores ({scores_path(run_dir)} is not there); make them: {_command(run_dir)}")
+        raise UserError(
+            f"{run_dir} has no sample scores ({scores_path(run_dir)} is not there); make them: {_command(run_dir)}"
+        )
     missing = missing_parts(run_dir, meta)
     if missing or not meta.complete:
         done = meta.parts - len(missing)
-        raise UserError(f"the sample scores of {run_dir} are not complete ({done} of {meta.parts} parts); go on with {_command(run_dir)}")
+        raise UserError(
+            f"the sample scores of {run_dir} are not complete ({done} of {meta.parts} parts); go on with "
+            f"{_command(run_dir)}"
+        )
     return Scores(Path(run_dir), meta)
 
 
@@ -175,7 +193,8 @@ def _read_part(run_dir: Path, number: int, columns: list[str]) -> pa.Table:
     except (OSError, pa.ArrowException, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read: it is torn or damaged ({reason}); remove this file and score it again with {_command(run_dir)}"
+            f"{path} cannot be read: it is torn or damaged ({reason}); remove this file and score it again with "
+            f"{_command(run_dir)}"
         ) from error
 
 

@@ -23,8 +23,8 @@ TEMPERATURES = np.linspace(-3, 3, 25)  # below 0: inverse, above: direct
 class DomainScores:
     """One domain's scores; `quantiles` {score: (7,)}, NaN where no document has a finite score.
 
-    `trend` {score: (B, 2)}: median score of documents of like length over their length (tokens); `rho` {score: Spearman's
-    rank correlation with length}, NaN where it has no value; `points`: some of the documents, all columns.
+    `trend` {score: (B, 2)}: median score of documents of like length over their length (tokens); `rho` {score:
+    Spearman's rank correlation with length}, NaN where it has no value; `points`: some of the documents, all columns.
     """
 
     name: str
@@ -67,12 +67,17 @@ class Summary:
 def summarise(scores: Scores) -> Summary:
     """Quantiles, length trends and some points of every score of every domain. Scores of equal values appear once."""
     names, points = distinct_scores(scores), max(POINTS // len(scores.domains), 1)
-    domains = (_summarise_domain(name, scores.frame(name, ["tokens", *names]), list(names), points=points) for name in scores.domains)
+    domains = (
+        _summarise_domain(name, scores.frame(name, ["tokens", *names]), list(names), points=points)
+        for name in scores.domains
+    )
     return Summary(tuple(domains), names, scores.meta.unit)
 
 
 def distinct_scores(scores: Scores) -> dict[str, tuple[str, ...]]:
-    """{score: its name and those of the same values}: `{"nll_mean": ("nll_mean", "information_v1")}`; the others are no keys."""
+    """{score: its name and those of the same values}: `{"nll_mean": ("nll_mean", "information_v1")}`; the others are no
+    keys.
+    """
     hashes = {score: hashlib.sha256() for score in scores.columns}
     for name in scores.domains:
         frame = scores.frame(name, scores.columns)
@@ -88,7 +93,11 @@ def _summarise_domain(name: str, frame: pd.DataFrame, columns: Sequence[str], *,
     tokens = frame["tokens"].to_numpy()
     values = {score: frame[score].to_numpy(dtype=np.float64) for score in columns}
     finite = {score: np.isfinite(each) for score, each in values.items()}
-    drawn = frame.iloc[np.sort(np.random.default_rng(0).choice(len(frame), points, replace=False))] if len(frame) > points else frame
+    drawn = (
+        frame.iloc[np.sort(np.random.default_rng(0).choice(len(frame), points, replace=False))]
+        if len(frame) > points
+        else frame
+    )
     return DomainScores(
         name=name,
         documents=len(frame),
@@ -118,14 +127,17 @@ def length_trend(tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     if not len(tokens):
         return np.empty((0, 2))
-    table = pd.DataFrame({"octave": np.floor(np.log2(tokens)), "length": np.log(tokens), "value": values}).groupby("octave")
+    table = pd.DataFrame({"octave": np.floor(np.log2(tokens)), "length": np.log(tokens), "value": values}).groupby(
+        "octave"
+    )
     sizes = table.size()
     means = pd.DataFrame({"length": np.exp(table["length"].mean()), "value": table["value"].median()})
     return means[sizes >= min(LEAST, sizes.max())].to_numpy()
 
 
 def sample_sizes(scores: Scores, panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
-    """{(score, transform): (D, K) effective sample size of softmax weights at TEMPERATURES, as a fraction of the tokens}.
+    """{(score, transform): (D, K) effective sample size of softmax weights at TEMPERATURES, as a fraction of the
+    tokens}.
 
     NaN for a domain without a finite score.
     """
@@ -144,5 +156,7 @@ def _sample_size(frame: pd.DataFrame, score: str, transform: str, temperature: f
     if temperature == 0:
         return 1.0
     direction = "direct" if temperature > 0 else "inverse"
-    rule = SampleRule(rule="softmax", score=score, direction=direction, temperature=abs(temperature), transform=transform)
+    rule = SampleRule(
+        rule="softmax", score=score, direction=direction, temperature=abs(temperature), transform=transform
+    )
     return float(effective_sample_size(rule_weights(rule, frame), frame["tokens"].to_numpy()))

@@ -14,7 +14,9 @@ SCOPES_SHOWN = 3
 
 
 def scores_text(run_dir: str | Path) -> str:
-    """Per domain: documents, tokens, medians of the main scores, and Spearman's correlation of self-influence with length."""
+    """Per domain: documents, tokens, medians of the main scores, and Spearman's correlation of self-influence with
+    length.
+    """
     scores = read_scores(run_dir)
     influences = [name for name in scores.columns if name.startswith("self_influence_")][:SCOPES_SHOWN]
     shown = {name: shorten(name.removeprefix("self_influence_"), 12) for name in influences}
@@ -24,8 +26,13 @@ def scores_text(run_dir: str | Path) -> str:
     unit = f"{scores.meta.unit}s"
     header = ["domain", unit, "tokens", *shown.values(), "rho length"]
     steps = ", ".join(str(checkpoint.step) for checkpoint in scores.meta.checkpoints)
-    scopes = f"{', '.join(shown[name] for name in influences)}: self-influence over these parameters; " if influences else ""
-    note = f"medians; {scopes}nll and information in nats per token; rho length: Spearman of {by} with tokens; checkpoint {steps}"
+    scopes = (
+        f"{', '.join(shown[name] for name in influences)}: self-influence over these parameters; " if influences else ""
+    )
+    note = (
+        f"medians; {scopes}nll and information in nats per token; rho length: Spearman of {by} with tokens; "
+        f"checkpoint {steps}"
+    )
     return f"{table(header, rows)}\n{fill(note, WIDTH)}"
 
 
@@ -33,4 +40,10 @@ def _line(scores: Scores, domain: str, columns: list[str], by: str) -> list[str]
     frame = scores.frame(domain, ["tokens", *columns])
     medians = [f"{np.median(frame[name]):.4g}" if len(frame) else "-" for name in columns]
     rho = rank_correlation(frame["tokens"].to_numpy(), frame[by].to_numpy())
-    return [domain, f"{len(frame):,}", tokens_text(frame["tokens"].sum()), *medians, f"{rho:.2f}" if np.isfinite(rho) else "-"]
+    return [
+        domain,
+        f"{len(frame):,}",
+        tokens_text(frame["tokens"].sum()),
+        *medians,
+        f"{rho:.2f}" if np.isfinite(rho) else "-",
+    ]

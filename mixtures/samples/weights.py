@@ -14,7 +14,9 @@ Direction = Literal["direct", "inverse"]
 
 
 def zscore(scores: np.ndarray) -> np.ndarray:
-    """Scores with mean 0 and variance 1 over the documents (PRESENCE, arXiv 2311.00913); zeros where all are equal but for rounding."""
+    """Scores with mean 0 and variance 1 over the documents (PRESENCE, arXiv 2311.00913); zeros where all are equal but
+    for rounding.
+    """
     largest = np.abs(scores).max(initial=0.0)
     if largest == 0:
         return np.zeros(len(scores))
@@ -36,7 +38,8 @@ def ranks(scores: np.ndarray) -> np.ndarray:
 def softmax_weights(
     scores: np.ndarray, tokens: np.ndarray, *, temperature: float, direction: Direction, cap: float | None = None
 ) -> np.ndarray:
-    """w_i proportional to exp(+-temperature z_i), z the z-score inside the domain (PRESENCE: tau = +1 direct, -1 inverse).
+    """w_i proportional to exp(+-temperature z_i), z the z-score inside the domain (PRESENCE: tau = +1 direct, -1
+    inverse).
 
     direction: direct raises documents with high scores, inverse those with low ones. temperature multiplies: larger is
     sharper. cap: no weight above it; what this takes away goes to the others in proportion (water-filling).
@@ -51,8 +54,8 @@ def softmax_weights(
 def linear_upper(losses: np.ndarray, tokens: np.ndarray, *, delta: float = 1.0, r: float = 1.0) -> np.ndarray:
     """The control that only looks at losses (LinUpper of arXiv 2502.06733): w = softmax(h / r).
 
-    h = min(delta, delta + s), s the losses scaled from their range to [-delta, delta]: low losses count less, and from the
-    middle of the range on all count alike. Raises UserError for delta or r that are not positive.
+    h = min(delta, delta + s), s the losses scaled from their range to [-delta, delta]: low losses count less, and from
+    the middle of the range on all count alike. Raises UserError for delta or r that are not positive.
     """
     if not (delta > 0 and r > 0):
         raise UserError(f"linear_upper with delta {delta:g}, r {r:g}: give positive numbers")
@@ -66,8 +69,8 @@ def linear_upper(losses: np.ndarray, tokens: np.ndarray, *, delta: float = 1.0, 
 def keep_mask(scores: np.ndarray, tokens: np.ndarray, *, drop_top: float = 0.0, drop_bottom: float = 0.0) -> np.ndarray:
     """bool (S,): without the highest and the lowest scores, shares of the tokens; a band where both are given.
 
-    At most the share is dropped, whole documents, of equal scores the ones that come first from the outside. Where all scores
-    are equal they say nothing, and everything stays. Raises UserError where the two shares are everything.
+    At most the share is dropped, whole documents, of equal scores the ones that come first from the outside. Where all
+    scores are equal they say nothing, and everything stays. Raises UserError where the two shares are everything.
     """
     if fault := drop_fault(drop_top, drop_bottom):
         raise UserError(fault)
@@ -75,7 +78,10 @@ def keep_mask(scores: np.ndarray, tokens: np.ndarray, *, drop_top: float = 0.0, 
         return np.ones(len(scores), dtype=bool)
     order = np.argsort(scores, kind="stable")
     sizes = tokens[order].astype(np.float64)
-    below, above = np.cumsum(sizes), np.cumsum(sizes[::-1])[::-1]  # tokens up to and from each document on, itself included
+    below, above = (
+        np.cumsum(sizes),
+        np.cumsum(sizes[::-1])[::-1],
+    )  # tokens up to and from each document on, itself included
     total = sizes.sum() * (1 + 1e-12)
     keep = np.empty(len(scores), dtype=bool)
     keep[order] = (below > drop_bottom * total) & (above > drop_top * total)
@@ -94,9 +100,15 @@ def shuffled(scores: np.ndarray, *, seed: int | list[int]) -> np.ndarray:
 def temperature_fault(temperature: float) -> str:
     """What is wrong with a temperature; nothing where it is right."""
     if temperature == 0:
-        return "temperature 0 makes every weight 1: leave the sample weights out for that, or give a positive number; larger is sharper"
+        return (
+            "temperature 0 makes every weight 1: leave the sample weights out for that, or give a positive "
+            "number; larger is sharper"
+        )
     if not 0 < temperature < np.inf:
-        return f"temperature {temperature:g}: give a positive number (1 is the paper's, larger is sharper) and its sign as direction"
+        return (
+            f"temperature {temperature:g}: give a positive number (1 is the paper's, larger is sharper) and its "
+            f"sign as direction"
+        )
     return ""
 
 
@@ -128,10 +140,14 @@ def _mean_one(logits: np.ndarray, tokens: np.ndarray, *, cap: float | None = Non
 
 
 def _filled(logits: np.ndarray, tokens: np.ndarray, cap: float) -> np.ndarray:
-    """min(cap, level exp(logits)) with the level at which the mean is 1, in logarithms: also where all but a few exp are 0."""
+    """min(cap, level exp(logits)) with the level at which the mean is 1, in logarithms: also where all but a few exp
+    are 0.
+    """
     order = np.argsort(-logits, kind="stable")
     falling, sizes = logits[order], tokens[order]
-    rest = np.logaddexp.accumulate((np.log(sizes) + falling)[::-1])[::-1]  # log of sum n exp(logit) from the k-th document on
+    rest = np.logaddexp.accumulate((np.log(sizes) + falling)[::-1])[
+        ::-1
+    ]  # log of sum n exp(logit) from the k-th document on
     room = sizes.sum() - cap * (np.cumsum(sizes) - sizes)  # tokens left for these, with all before them at the cap
     with np.errstate(divide="ignore"):
         level = np.log(np.maximum(room, 0)) - rest

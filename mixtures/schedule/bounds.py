@@ -20,9 +20,13 @@ MOST_LINES = 20
 def check_bounds(names: Sequence[str], *, max_epochs: Bound, min_share: Bound, unique_tokens: Bound) -> None:
     """Raise UserError listing every unknown domain and every number that is out of range."""
     faults = [
-        *_bound_faults(max_epochs, names, "--max-epochs", "a number above 0, or inf for no cap", lambda value: value > 0),
+        *_bound_faults(
+            max_epochs, names, "--max-epochs", "a number above 0, or inf for no cap", lambda value: value > 0
+        ),
         *_bound_faults(min_share, names, "--min-share", "0 to 1", lambda value: 0 <= value <= 1),
-        *_bound_faults(unique_tokens, names, "--unique-tokens", "a positive number of tokens", lambda value: 1 <= value < math.inf),
+        *_bound_faults(
+            unique_tokens, names, "--unique-tokens", "a positive number of tokens", lambda value: 1 <= value < math.inf
+        ),
     ]
     if faults:
         raise UserError("\n".join(faults))
@@ -34,7 +38,9 @@ def by_name(bound: Bound, names: Sequence[str]) -> dict[str, float]:
     return {name: given.get(name, given.get(EVERY, math.nan)) for name in names if name in given or EVERY in given}
 
 
-def closest(learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequence[Domain], least: Mapping[str, float]) -> np.ndarray:
+def closest(
+    learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequence[Domain], least: Mapping[str, float]
+) -> np.ndarray:
     """(S, D) weights that keep the domains' caps and the least shares, closest to `learned` (`constrain`).
 
     Raises UserError with the arithmetic where there are none.
@@ -61,11 +67,19 @@ def hold(
         return learned, ()
     names = [domain.name for domain in domains]
     weights = closest(learned, stage_tokens, domains=domains, least=by_name(min_share, names))
-    return weights, (constraint(weights, learned, stage_tokens, names=names, max_epochs=max_epochs, min_share=min_share),)
+    return weights, (
+        constraint(weights, learned, stage_tokens, names=names, max_epochs=max_epochs, min_share=min_share),
+    )
 
 
 def constraint(
-    weights: np.ndarray, learned: np.ndarray, stage_tokens: Sequence[int], *, names: Sequence[str], max_epochs: Bound, min_share: Bound
+    weights: np.ndarray,
+    learned: np.ndarray,
+    stage_tokens: Sequence[int],
+    *,
+    names: Sequence[str],
+    max_epochs: Bound,
+    min_share: Bound,
 ) -> Constraint:
     """What was asked, how far it moved the learned weights, and, where it did, what they were."""
     tokens = np.array(stage_tokens, dtype=np.float64)
@@ -84,7 +98,9 @@ def _asked(bound: Bound) -> dict[str, float]:
     return {} if bound is None else dict(bound) if isinstance(bound, Mapping) else {EVERY: bound}
 
 
-def _bound_faults(bound: Bound, names: Sequence[str], flag: str, allowed: str, fits: Callable[[float], bool]) -> Iterator[str]:
+def _bound_faults(
+    bound: Bound, names: Sequence[str], flag: str, allowed: str, fits: Callable[[float], bool]
+) -> Iterator[str]:
     for name, value in _asked(bound).items():
         if name not in names and name != EVERY:
             yield f"{flag}: there is no domain {name}; the domains are {', '.join(names)}"
@@ -97,7 +113,8 @@ def _least_faults(least: np.ndarray, domains: Sequence[Domain]) -> Iterator[str]
     if total > 1 + 1e-12:
         count = int((least > 0).sum())
         yield (
-            f"--min-share: the least shares of {count} of {len(domains)} domains sum to {total:.6g}, more than the whole of a stage; "
+            f"--min-share: the least shares of {count} of {len(domains)} domains sum to {total:.6g}, more than the "
+            f"whole of a stage; "
             f"divide them by {_up(total)} or more (alike for all domains, at most 1/{len(domains)} fits)"
         )
 
@@ -107,7 +124,8 @@ def _least_against_caps(least: np.ndarray, caps: np.ndarray, total: float, domai
     for share, cap, domain in zip(least.tolist(), caps.tolist(), domains, strict=True):
         if share * total > cap * (1 + PRECISION):
             yield (
-                f"--min-share: {share:g} of {tokens_text(total)} tokens is {tokens_text(share * total)} of {domain.name}, "
+                f"--min-share: {share:g} of {tokens_text(total)} tokens is {tokens_text(share * total)} of "
+                f"{domain.name}, "
                 f"but its cap holds {_held(domain)}; "
                 f"give it {cap / total:.3g} at most, or a cap of {_up(share * total / domain.pass_tokens)} epochs"
             )
@@ -116,15 +134,24 @@ def _least_against_caps(least: np.ndarray, caps: np.ndarray, total: float, domai
 def _no_room(holds: float, learned: np.ndarray, tokens: np.ndarray, caps: np.ndarray, domains: Sequence[Domain]) -> str:
     """The caps' arithmetic, largest first."""
     unused = [domain.name for domain, most in zip(domains, learned.max(axis=0).tolist(), strict=True) if most == 0]
-    capped = [(cap, domain) for cap, domain in zip(caps.tolist(), domains, strict=True) if cap < math.inf and domain.name not in unused]
+    capped = [
+        (cap, domain)
+        for cap, domain in zip(caps.tolist(), domains, strict=True)
+        if cap < math.inf and domain.name not in unused
+    ]
     capped.sort(key=lambda pair: -pair[0])
     lines = [f"  - {domain.name}: {_held(domain)}" for _, domain in capped[:MOST_LINES]]
     if rest := capped[MOST_LINES:]:
         lines.append(f"  - {len(rest)} more domains: {tokens_text(sum(cap for cap, _ in rest))}")
     if unused:
-        lines.append(f"  - not counted, as nothing was learned for them (they get their --min-share and no more): {', '.join(unused)}")
+        lines.append(
+            f"  - not counted, as nothing was learned for them (they get their --min-share and no more): "
+            f"{', '.join(unused)}"
+        )
     if len(capped) + len(unused) < len(domains) or holds < 0.999 * sum(cap for cap, _ in capped):
-        lines.append("  - what a stage may use is less than that: a domain with learned weight 0 in a stage takes nothing there")
+        lines.append(
+            "  - what a stage may use is less than that: a domain with learned weight 0 in a stage takes nothing there"
+        )
     if partial := [domain.name for _, domain in capped if not domain.complete]:
         lines.append(f"  - only partly read, so that there is more than is counted here: {', '.join(partial)}")
     total = float(tokens.sum())
@@ -134,7 +161,8 @@ def _no_room(holds: float, learned: np.ndarray, tokens: np.ndarray, caps: np.nda
     return (
         f"--max-epochs: these caps hold at most {amounts[0]} of {amounts[1]} tokens:\n"
         + "\n".join(lines)
-        + f"\nraise the caps ({_up(total / holds)} times as high for all would do), say with --unique-tokens where the large run has "
+        + f"\nraise the caps ({_up(total / holds)} times as high for all would do), say with --unique-tokens where "
+        f"the large run has "
         f"more text, or lower the budget to {math.floor(holds):,} tokens"
     )
 

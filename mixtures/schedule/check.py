@@ -28,14 +28,24 @@ def check(path: str | Path) -> list[Check]:
     content = {key: value for key, value in record.items() if key != "id"} if isinstance(record, dict) else record
     mixture = Mixture.from_record(content, where=str(path)).placed(Path(path).parent)
     derived = [_version(mixture), _id(mixture, recorded), _sums(mixture), _expected(mixture)]
-    return [*derived, *_caps(mixture), *_constraints(mixture), *_intervals(mixture), *_samples(mixture), *_recorded(mixture)]
+    return [
+        *derived,
+        *_caps(mixture),
+        *_constraints(mixture),
+        *_intervals(mixture),
+        *_samples(mixture),
+        *_recorded(mixture),
+    ]
 
 
 def written_checks(mixture: Mixture) -> Iterator[Check]:
     """What every file says of itself; the first two were proved by building the mixture."""
     yield Check(id="weights_sum", status="pass", detail="weights sum to 1 in every stage")
     yield Check(id="domains_named", status="pass", detail=f"every stage names all {len(mixture.domains)} domains")
-    often = sorted((row for row in mixture.compute_expected() if row.epochs > MANY_EPOCHS * (1 + 1e-9)), key=lambda row: -row.epochs)
+    often = sorted(
+        (row for row in mixture.compute_expected() if row.epochs > MANY_EPOCHS * (1 + 1e-9)),
+        key=lambda row: -row.epochs,
+    )
     detail = ", ".join(f"{row.domain} {row.epochs:,.1f}" for row in often[:5])
     more = f" and {len(often) - 5} more domains" if len(often) > 5 else ""
     detail = f"epochs over {MANY_EPOCHS:g}: {detail}{more}" if often else f"no domain over {MANY_EPOCHS:g} epochs"
@@ -95,10 +105,14 @@ def _drift(mixture: Mixture) -> Iterator[str]:
 def _caps(mixture: Mixture) -> Iterator[Check]:
     """Epochs of the whole schedule against the cap of every domain that has one."""
     capped = [
-        (domain, row) for domain, row in zip(mixture.domains, mixture.compute_expected(), strict=True) if domain.max_epochs is not None
+        (domain, row)
+        for domain, row in zip(mixture.domains, mixture.compute_expected(), strict=True)
+        if domain.max_epochs is not None
     ]
     over = [
-        f"{domain.name} {row.epochs:,.6g} epochs, at most {domain.max_epochs:g}" for domain, row in capped if domain.over_cap(row.epochs)
+        f"{domain.name} {row.epochs:,.6g} epochs, at most {domain.max_epochs:g}"
+        for domain, row in capped
+        if domain.over_cap(row.epochs)
     ]
     if capped:
         held = sum(domain.held_at_cap(row.epochs) for domain, row in capped)
@@ -111,7 +125,9 @@ def _constraints(mixture: Mixture) -> Iterator[Check]:
     for constraint in mixture.provenance.constraints:
         drifted = [*_bound_drift(mixture, constraint)] or [*_weight_drift(mixture, constraint)]
         detail = (
-            "; ".join(drifted) if drifted else f"weights are the closest to the learned ones, {constraint.moved:.2%} of the tokens moved"
+            "; ".join(drifted)
+            if drifted
+            else f"weights are the closest to the learned ones, {constraint.moved:.2%} of the tokens moved"
         )
         yield Check(id="constraints", status="fail" if drifted else "pass", detail=detail)
 
@@ -123,23 +139,32 @@ def _bound_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
             yield f"{domain.name} was exported with max_epochs {asked or 'none'}, it has {domain.max_epochs or 'none'}"
         for stage in mixture.stages:
             if stage.weights[domain.name] < (least := constraint.least(domain.name)) - TOLERANCE:
-                yield f"{domain.name} has {stage.weights[domain.name]:.6g} of stage {stage.name}, at least {least:g} was asked"
+                yield (
+                    f"{domain.name} has {stage.weights[domain.name]:.6g} of stage {stage.name}, at least {least:g} "
+                    f"was asked"
+                )
 
 
 def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
     """Recorded weights and distances against those computed from the learned weights."""
     names, spans = [domain.name for domain in mixture.domains], mixture.stage_tokens()
     found = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
-    learned = np.array([[weights[name] for name in names] for weights in constraint.learned]) if constraint.learned else found
+    learned = (
+        np.array([[weights[name] for name in names] for weights in constraint.learned]) if constraint.learned else found
+    )
     try:
-        weights = closest(learned, spans, domains=mixture.domains, least={name: constraint.least(name) for name in names})
+        weights = closest(
+            learned, spans, domains=mixture.domains, least={name: constraint.least(name) for name in names}
+        )
     except UserError as error:
         yield f"nothing keeps these constraints: {error}"
         return
     off = np.abs(weights - found)
     for stage, column in np.argwhere(off > AGREEMENT)[:5]:
         where = f"{names[column]} in stage {mixture.stages[stage].name}"
-        yield f"{where} recorded {found[stage, column]:.6g}, closest to the learned weights {weights[stage, column]:.6g}"
+        yield (
+            f"{where} recorded {found[stage, column]:.6g}, closest to the learned weights {weights[stage, column]:.6g}"
+        )
     now = constraint_of(weights, learned, spans, names=names, max_epochs=None, min_share=None)
     for field in ("moved", "kl"):
         was, computed = getattr(constraint, field), getattr(now, field)
@@ -148,22 +173,33 @@ def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
 
 
 def _intervals(mixture: Mixture) -> Iterator[Check]:
-    """Does every interval hold its weight as it was learned, and are the learned weights the mean drawn to the prior as recorded?"""
+    """Does every interval hold its weight as it was learned, and are the learned weights the mean drawn to the prior as
+    recorded?
+    """
     moved = [weights for constraint in mixture.provenance.constraints for weights in constraint.learned]
     learned = moved or [stage.weights for stage in mixture.stages]
-    drifted = [line for stage, weights in zip(mixture.stages, learned, strict=True) for line in _interval_drift(stage, weights)]
+    drifted = [
+        line for stage, weights in zip(mixture.stages, learned, strict=True) for line in _interval_drift(stage, weights)
+    ]
     record = mixture.provenance.uncertainty
     if record is not None:
         drifted += _shrinkage_drift(record, learned)
     if record is not None or any(stage.weights_ci95 is not None for stage in mixture.stages):
-        detail = "; ".join(drifted) if drifted else f"the intervals of {len(mixture.stages)} stage(s) hold the learned weights"
+        detail = (
+            "; ".join(drifted)
+            if drifted
+            else f"the intervals of {len(mixture.stages)} stage(s) hold the learned weights"
+        )
         yield Check(id="intervals", status="fail" if drifted else "pass", detail=detail)
 
 
 def _interval_drift(stage: Stage, weights: dict[str, float]) -> Iterator[str]:
     for name, (low, high) in (stage.weights_ci95 or {}).items():
         if not (0 <= low <= high <= 1 and low - TOLERANCE <= weights[name] <= high + TOLERANCE):
-            yield f"{name} has learned weight {weights[name]:.6g} in stage {stage.name}, its interval is {low:.6g} to {high:.6g}"
+            yield (
+                f"{name} has learned weight {weights[name]:.6g} in stage {stage.name}, its interval is {low:.6g} "
+                f"to {high:.6g}"
+            )
 
 
 def _shrinkage_drift(record: Uncertainty, learned: Sequence[dict[str, float]]) -> Iterator[str]:
@@ -173,10 +209,15 @@ def _shrinkage_drift(record: Uncertainty, learned: Sequence[dict[str, float]]) -
         was, now = record.factor[number], shrink_factor(record.signal[number], record.needed[number])
         if abs(was - now) > AGREEMENT:
             yield f"factor of stage {number + 1} recorded {was:.6g}, its signal gives {now:.6g}"
-        prior, shares, found = (np.array([weights[name] for name in names]) for weights in (record.prior, mean, learned[number]))
+        prior, shares, found = (
+            np.array([weights[name] for name in names]) for weights in (record.prior, mean, learned[number])
+        )
         drawn = shrunk(shares, prior=prior, factor=was)
         for column in np.flatnonzero(np.abs(drawn - found) > AGREEMENT)[:5]:
-            yield f"{names[column]} has learned weight {found[column]:.6g} in stage {number + 1}, shrinkage gives {drawn[column]:.6g}"
+            yield (
+                f"{names[column]} has learned weight {found[column]:.6g} in stage {number + 1}, shrinkage gives "
+                f"{drawn[column]:.6g}"
+            )
 
 
 def _samples(mixture: Mixture) -> Iterator[Check]:
@@ -184,7 +225,11 @@ def _samples(mixture: Mixture) -> Iterator[Check]:
     sampled = [domain for domain in mixture.domains if domain.sample_policy and domain.sample_policy.mode != "none"]
     drifted = [line for domain in sampled for line in _sample_drift(domain, mixture.directory)]
     if sampled:
-        detail = "; ".join(drifted) if drifted else f"{len(sampled)} manifest(s) are the recorded ones and hold what is recorded"
+        detail = (
+            "; ".join(drifted)
+            if drifted
+            else f"{len(sampled)} manifest(s) are the recorded ones and hold what is recorded"
+        )
         yield Check(id="samples", status="fail" if drifted else "pass", detail=detail)
 
 
@@ -197,7 +242,10 @@ def _sample_drift(domain: Domain, directory: Path | None) -> Iterator[str]:
     policy = domain.sample_policy
     assert policy is not None
     assert manifest is not None
-    computed: dict[str, float | None] = {"kept_tokens": manifest.pass_tokens, "effective_sample_size": manifest.effective_sample_size}
+    computed: dict[str, float | None] = {
+        "kept_tokens": manifest.pass_tokens,
+        "effective_sample_size": manifest.effective_sample_size,
+    }
     computed["scored_tokens"] = int(manifest.tokens.sum())
     if policy.key == "document_id":
         computed["kept_documents"] = manifest.kept_documents(domain.unique_documents)

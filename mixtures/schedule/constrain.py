@@ -69,8 +69,8 @@ def constrain(weights: np.ndarray, stage_tokens: np.ndarray, *, caps: np.ndarray
 def capacity(weights: np.ndarray, stage_tokens: np.ndarray, *, caps: np.ndarray, least: np.ndarray) -> float:
     """The largest multiple of the tokens for which weights exist that keep the constraints; infinity for any.
 
-    Arguments as in `constrain`; a domain takes only its least share in stages where its learned weight is zero. The least
-    shares must sum to at most 1.
+    Arguments as in `constrain`; a domain takes only its least share in stages where its learned weight is zero. The
+    least shares must sum to at most 1.
     """
     share, caps, usable = stage_tokens / stage_tokens.sum(), caps / stage_tokens.sum(), weights > NOTHING
     some, every = usable.any(axis=0), usable.all(axis=0)
@@ -114,7 +114,9 @@ def _solve(problem: Problem) -> np.ndarray:
         options={"gtol": 1e-10, "maxiter": 500, "max_trust_radius": 50.0},
     ).x
     every = np.ones(len(mu), dtype=bool)
-    for _ in range(3):  # the value of the dual is too coarse for the last digits, and for stages of few tokens; its gradient is not
+    for _ in range(
+        3
+    ):  # the value of the dual is too coarse for the last digits, and for stages of few tokens; its gradient is not
         mu = _shift(problem, mu, every)
         for stage in np.flatnonzero(np.abs(excess(mu)) > PRECISION):
             mu = _shift(problem, mu, np.arange(len(mu)) == stage)
@@ -191,7 +193,9 @@ def _jacobian(problem: Problem, mu: np.ndarray) -> np.ndarray:
 
 
 def _capacity_by_flow(share: np.ndarray, caps: np.ndarray, least: np.ndarray, usable: np.ndarray) -> float:
-    """`capacity` as a linear program: tokens above the least shares flow from stages to the domains that they may use."""
+    """`capacity` as a linear program: tokens above the least shares flow from stages to the domains that they may
+    use.
+    """
     stages, domains = usable.shape
     limited = np.isfinite(caps)
     into_stage = sparse.kron(sparse.eye(stages), np.ones((1, domains)))

@@ -1,8 +1,9 @@
 """Manifests: which documents of a domain are read, and how often, as one parquet file a domain.
 
-A document is a span of the domain's tokens. Columns: document (its id), start (first token), tokens, and weight (float64) or,
-where it is a whole number (filter: 0 or 1, multiplicity), multiplicity (int64); what they belong to stands in the schema's
-metadata. Sorted by start, no overlaps. Tokens of the domain that no document of the manifest covers are read once.
+A document is a span of the domain's tokens. Columns: document (its id), start (first token), tokens, and weight
+(float64) or, where it is a whole number (filter: 0 or 1, multiplicity), multiplicity (int64); what they belong to
+stands in the schema's metadata. Sorted by start, no overlaps. Tokens of the domain that no document of the manifest
+covers are read once.
 """
 
 import hashlib
@@ -33,7 +34,8 @@ REMEDY = "restore it from a copy, or export the mixture again"
 
 @dataclass(frozen=True)
 class Manifest:
-    """S documents of one domain. start, tokens: int64 (S,); weight: float64 (S,), whole numbers for filter and multiplicity.
+    """S documents of one domain. start, tokens: int64 (S,); weight: float64 (S,), whole numbers for filter and
+    multiplicity.
 
     domain_tokens: tokens of the whole domain, fingerprint: of these tokens; facts: how the weights came about.
     """
@@ -74,7 +76,9 @@ def write_manifest(path: str | Path, manifest: Manifest) -> str:
 
 
 def store_manifest(directory: str | Path, manifest: Manifest) -> tuple[Path, str]:
-    """Write the file under a name of its domain and its hash, so that no other is replaced; its path, and `sha256:` with the hash."""
+    """Write the file under a name of its domain and its hash, so that no other is replaced; its path, and `sha256:`
+    with the hash.
+    """
     data = _packed(manifest)
     digest = sha256_of(data)
     path = Path(directory) / f"{manifest.domain}-{digest.removeprefix('sha256:')[:HASH_DIGITS]}.parquet"
@@ -96,25 +100,36 @@ def open_manifest(domain: Domain, directory: Path | None) -> Manifest | None:
     if policy is None or policy.mode == "none":
         return None
     if policy.manifest_uri is None:
-        raise UserError(f"the sample policy of {domain.name} ({policy.mode}) names no manifest; export the mixture again with --samples")
+        raise UserError(
+            f"the sample policy of {domain.name} ({policy.mode}) names no manifest; export the mixture again with "
+            f"--samples"
+        )
     if directory is None and not Path(policy.manifest_uri).is_absolute():
         raise UserError(
-            f"the manifest of {domain.name}, {policy.manifest_uri}, is looked for beside the mixture's file, and this mixture never was "
+            f"the manifest of {domain.name}, {policy.manifest_uri}, is looked for beside the mixture's file, and "
+            f"this mixture never was "
             "in one; save it beside its manifests, or load it from there"
         )
     path = (directory or Path()) / policy.manifest_uri
     data = _bytes(path)
     if policy.manifest_sha256 not in (None, found := sha256_of(data)):
-        raise UserError(f"{path} has {found}, the mixture was written with {policy.manifest_sha256}: it was replaced or damaged; {REMEDY}")
+        raise UserError(
+            f"{path} has {found}, the mixture was written with {policy.manifest_sha256}: it was replaced or damaged; "
+            f"{REMEDY}"
+        )
     manifest = _unpack(data, path)
     if faults := list(_mismatches(manifest, domain)):
-        raise UserError(f"{path} does not belong to {domain.name} of this mixture:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        raise UserError(
+            f"{path} does not belong to {domain.name} of this mixture:\n"
+            + "\n".join(f"  - {fault}" for fault in faults)
+        )
     return manifest
 
 
 @contextmanager
 def samples_directory(output: str | Path) -> Iterator[Path]:
-    """The directory for the manifests of the mixture file `output`; when the block ends, only those that the file names are left.
+    """The directory for the manifests of the mixture file `output`; when the block ends, only those that the file names
+    are left.
 
     So a failure on the way, a full disk included, leaves the old file and its manifests, and nothing else.
     """
@@ -160,7 +175,9 @@ def _packed(manifest: Manifest) -> bytes:
     about = {name: getattr(manifest, name) for name in ("domain", "fingerprint", "domain_tokens", "mode", "facts")}
     text = json.dumps({"format": FORMAT, **about}, sort_keys=True, ensure_ascii=False)
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns).replace_schema_metadata({KEY: text}), buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        pa.table(columns).replace_schema_metadata({KEY: text}), buffer, compression="zstd", write_page_checksum=True
+    )
     return buffer.getvalue()
 
 
@@ -168,7 +185,9 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"the manifest {path} is not there; keep it beside its mixture.json, or export the mixture again") from error
+        raise UserError(
+            f"the manifest {path} is not there; keep it beside its mixture.json, or export the mixture again"
+        ) from error
 
 
 def _unpack(data: bytes, path: Path) -> Manifest:
@@ -176,16 +195,23 @@ def _unpack(data: bytes, path: Path) -> Manifest:
         with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
             table = file.read()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); {REMEDY}") from error
+        raise UserError(
+            f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); {REMEDY}"
+        ) from error
     try:
         about = json.loads((table.schema.metadata or {})[KEY])
         if (version := about.pop("format")) != FORMAT:
-            raise UserError(f"{path} has manifest format {version}, this version reads {FORMAT}; read it with the version that wrote it")
+            raise UserError(
+                f"{path} has manifest format {version}, this version reads {FORMAT}; read it with the version that "
+                f"wrote it"
+            )
         weight = table["multiplicity" if about["mode"] in WHOLE else "weight"].to_numpy().astype(np.float64)
         numbers = {name: table[name].to_numpy().astype(np.int64) for name in ("start", "tokens")}
         manifest = Manifest(**about, documents=table["document"].to_pylist(), weight=weight, **numbers)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a manifest ({type(error).__name__}: {error}); give one that `mixtures export` wrote") from error
+        raise UserError(
+            f"{path} is not a manifest ({type(error).__name__}: {error}); give one that `mixtures export` wrote"
+        ) from error
     if faults := list(_faults(manifest)):
         raise UserError(f"{path} is damaged:\n" + "\n".join(f"  - {fault}" for fault in faults) + f"\n{REMEDY}")
     return manifest
@@ -203,17 +229,26 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     wrong = {
         "has no tokens": tokens < 1,
         "does not lie in the domain": (start < 0) | (ends > manifest.domain_tokens),
-        "overlaps the one before it, or is out of order": np.concatenate([np.zeros(min(1, len(start)), dtype=bool), start[1:] < ends[:-1]]),
+        "overlaps the one before it, or is out of order": np.concatenate(
+            [np.zeros(min(1, len(start)), dtype=bool), start[1:] < ends[:-1]]
+        ),
         "has a weight that is not finite and at least 0": ~(np.isfinite(weight) & (weight >= 0)),
     }
     if manifest.mode in WHOLE:
         allowed = "0 or 1" if manifest.mode == "filter" else "a whole number"
-        wrong[f"has a multiplicity that is not {allowed}"] = (weight != np.floor(weight)) | ((manifest.mode == "filter") & (weight > 1))
+        wrong[f"has a multiplicity that is not {allowed}"] = (weight != np.floor(weight)) | (
+            (manifest.mode == "filter") & (weight > 1)
+        )
     for what, where in wrong.items():
         if where.any():
             first = int(where.argmax())
-            place = f"tokens {start[first]:,} to {ends[first]:,} of {manifest.domain_tokens:,}, weight {weight[first]:g}"
-            yield f"document {manifest.documents[first]} of {manifest.domain} {what} ({place}; {int(where.sum()):,} such documents)"
+            place = (
+                f"tokens {start[first]:,} to {ends[first]:,} of {manifest.domain_tokens:,}, weight {weight[first]:g}"
+            )
+            yield (
+                f"document {manifest.documents[first]} of {manifest.domain} {what} ({place}; {int(where.sum()):,} "
+                f"such documents)"
+            )
 
 
 def _mismatches(manifest: Manifest, domain: Domain) -> Iterator[str]:
@@ -229,14 +264,17 @@ def _mismatches(manifest: Manifest, domain: Domain) -> Iterator[str]:
 
 
 def effective_sample_size(weights: np.ndarray, tokens: np.ndarray) -> float:
-    """(sum n w)^2 / (sum n sum n w^2), above 0 to 1: the fraction of the tokens that equal weights would need (Kish)."""
+    """(sum n w)^2 / (sum n sum n w^2), above 0 to 1: the fraction of the tokens that equal weights would need
+    (Kish).
+    """
     tokens = tokens.astype(np.float64)
     size = (tokens @ weights) ** 2 / (tokens.sum() * (tokens @ weights**2))
     return min(1.0, float(size))
 
 
 def multiplicities(weights: np.ndarray, *, offset: float) -> np.ndarray:
-    """How often every document is read in one epoch, int64 (S,): floor(w_i) or one more, and w_i on average over offsets in [0, 1).
+    """How often every document is read in one epoch, int64 (S,): floor(w_i) or one more, and w_i on average over
+    offsets in [0, 1).
 
     Systematic sampling: the increments of floor(w_1 + ... + w_i + offset).
     """

@@ -44,7 +44,9 @@ class Mixture(Record):
 
     kind: Literal["mixture-schedule"] = "mixture-schedule"
     schema_version: Literal["1.0"] = "1.0"
-    id: Sha256 = Field(default="", description="sha256 of the canonical JSON (sorted keys, no spaces) without id and checks")
+    id: Sha256 = Field(
+        default="", description="sha256 of the canonical JSON (sorted keys, no spaces) without id and checks"
+    )
     units: Units = Units()
     tokenizer: Tokenizer
     horizon: Horizon
@@ -73,7 +75,9 @@ class Mixture(Record):
 
     @property
     def directory(self) -> Path | None:
-        """Where its file lies, which manifests are looked for relative to; None for a mixture that never was in a file."""
+        """Where its file lies, which manifests are looked for relative to; None for a mixture that never was in a
+        file.
+        """
         return self._directory
 
     def placed(self, directory: Path) -> Self:
@@ -98,7 +102,8 @@ class Mixture(Record):
         """
         if not tokens >= self.horizon.start_tokens:
             raise UserError(
-                f"weights at {tokens} tokens: the schedule begins at {self.horizon.start_tokens:,} tokens; ask for a position from there on"
+                f"weights at {tokens} tokens: the schedule begins at {self.horizon.start_tokens:,} tokens; ask for a "
+                f"position from there on"
             )
         stage = [stage for stage in self.stages if stage.start_tokens <= tokens][-1]
         return dict(stage.weights)
@@ -109,7 +114,9 @@ class Mixture(Record):
         return [end - start for start, end in itertools.pairwise(starts)]
 
     def compute_expected(self) -> tuple[Expected, ...]:
-        """Tokens that the whole schedule takes from every domain, and how many passes over what its sample policy keeps they are."""
+        """Tokens that the whole schedule takes from every domain, and how many passes over what its sample policy keeps
+        they are.
+        """
         rows = []
         for domain in self.domains:
             shares = [stage.weights[domain.name] for stage in self.stages]
@@ -135,7 +142,9 @@ class Mixture(Record):
     def from_record(cls, record: Any, *, where: str) -> Self:
         """The mixture in parsed JSON; `where` begins the message of a UserError."""
         if not isinstance(record, dict) or record.get("kind") != KIND:
-            raise UserError(f'{where} is not a mixture: it has no "kind": "{KIND}"; `mixtures export` writes such a file')
+            raise UserError(
+                f'{where} is not a mixture: it has no "kind": "{KIND}"; `mixtures export` writes such a file'
+            )
         if (version := record.get("schema_version")) not in KNOWN_VERSIONS:
             raise UserError(
                 f"{where} has schema_version {version!r}; known: {', '.join(KNOWN_VERSIONS)}; export it again, "
@@ -203,7 +212,10 @@ def _constraint_faults(mixture: Mixture) -> Iterator[str]:
         if unknown := sorted((constraint.max_epochs.keys() | constraint.min_share.keys()) - known - {EVERY}):
             yield f"constraints: {', '.join(unknown)} not in domains; name domains, or {EVERY} for all others"
         if constraint.learned and len(constraint.learned) != len(mixture.stages):
-            yield f"constraints: learned weights of {len(constraint.learned)} stages, the mixture has {len(mixture.stages)}"
+            yield (
+                f"constraints: learned weights of {len(constraint.learned)} stages, the mixture has "
+                f"{len(mixture.stages)}"
+            )
         for number, weights in enumerate(constraint.learned):
             where = f"constraints: learned weights of stage {number + 1}"
             yield from _sum_faults(weights, where)
@@ -214,7 +226,9 @@ def _constraint_faults(mixture: Mixture) -> Iterator[str]:
 def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
     known, record = {domain.name for domain in mixture.domains}, mixture.provenance.uncertainty
     named: list[tuple[str, Collection[str]]] = [
-        (f"stage {stage.name!r}: weights_ci95", stage.weights_ci95) for stage in mixture.stages if stage.weights_ci95 is not None
+        (f"stage {stage.name!r}: weights_ci95", stage.weights_ci95)
+        for stage in mixture.stages
+        if stage.weights_ci95 is not None
     ]
     if record is not None:
         shares = [("uncertainty: prior", record.prior)]

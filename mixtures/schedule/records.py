@@ -20,7 +20,9 @@ MANY_EPOCHS = 4.0  # up to here repeated text is about as good as new text (arXi
 class Record(BaseModel):
     """A part of the file: immutable, unknown keys refused, no NaN; a subclass instance becomes the part itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="subclass-instances")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="subclass-instances"
+    )
 
 
 class Units(Record):
@@ -70,7 +72,9 @@ class Source(Record):
 
 
 class SamplePolicy(Record):
-    """Which documents of a domain are used, and how much, by a manifest; text that the manifest does not list is used once."""
+    """Which documents of a domain are used, and how much, by a manifest; text that the manifest does not list is used
+    once.
+    """
 
     mode: Literal["none", "filter", "multiplicity", "sampling_weight", "loss_weight"] = "none"
     manifest_uri: str | None = Field(default=None, description="relative to the directory of the mixture's file")
@@ -78,14 +82,18 @@ class SamplePolicy(Record):
     key: Literal["document_index", "document_id", "sequence_index", "token"] = "document_id"
     kept_documents: Count | None = Field(default=None, description="documents that are used at all; null: not known")
     kept_tokens: Count | None = Field(
-        default=None, description="tokens of one pass over the domain (filter, multiplicity); with weights, all tokens of the domain"
+        default=None,
+        description="tokens of one pass over the domain (filter, multiplicity); with weights, all tokens of the domain",
     )
     rule: str | None = Field(default=None, description="how scores became weights")
     score: str | None = Field(default=None, description="what the documents were scored by")
-    scored_tokens: Count | None = Field(default=None, description="tokens of the documents in the manifest; the others count once")
+    scored_tokens: Count | None = Field(
+        default=None, description="tokens of the documents in the manifest; the others count once"
+    )
     effective_sample_size: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="(sum n w)^2 / (sum n sum n w^2) over documents of n tokens and weight w: the fraction of the domain in use",
+        description="(sum n w)^2 / (sum n sum n w^2) over documents of n tokens and weight w: the fraction of the "
+        "domain in use",
     )
 
     @model_serializer(mode="wrap")
@@ -100,14 +108,22 @@ class Domain(Record):
     name: Name
     unique_tokens: Positive
     unique_documents: Positive | None = Field(default=None, description="null: not known")
-    complete: bool = Field(default=True, description="false: there is more text than was read; the counts are lower bounds")
-    fingerprint: str | None = Field(default=None, description="hash of the domain's tokens; null: not known, nothing to compare with")
-    max_epochs: Epochs | None = Field(default=None, description="over the whole schedule, all stages together; null: no cap")
+    complete: bool = Field(
+        default=True, description="false: there is more text than was read; the counts are lower bounds"
+    )
+    fingerprint: str | None = Field(
+        default=None, description="hash of the domain's tokens; null: not known, nothing to compare with"
+    )
+    max_epochs: Epochs | None = Field(
+        default=None, description="over the whole schedule, all stages together; null: no cap"
+    )
     on_exhausted: Literal["error", "repeat", "renormalize"] = Field(
         default="repeat",
         description=(
-            "what a stream does where max_epochs is used up before the schedule ends (without max_epochs a domain is never used up). "
-            "error: refuse at the start, if the schedule would use the domain up. repeat: go on with another epoch, past max_epochs. "
+            "what a stream does where max_epochs is used up before the schedule ends (without max_epochs a domain is "
+            "never used up). "
+            "error: refuse at the start, if the schedule would use the domain up. repeat: go on with another epoch, "
+            "past max_epochs. "
             "renormalize: the domain gives nothing more, its remaining share goes to the others in proportion to theirs"
         ),
     )
@@ -171,14 +187,20 @@ class Constraint(Record):
     A name `*` stands for every domain that is not named.
     """
 
-    max_epochs: dict[str, Epochs | None] = Field(default={}, description="caps as asked for, over the whole schedule; null: none")
+    max_epochs: dict[str, Epochs | None] = Field(
+        default={}, description="caps as asked for, over the whole schedule; null: none"
+    )
     min_share: dict[str, Share] = Field(default={}, description="least shares of every stage as asked for")
-    moved: Annotated[float, Field(ge=0)] = Field(default=0, description="fraction of the schedule's tokens that changed their domain")
+    moved: Annotated[float, Field(ge=0)] = Field(
+        default=0, description="fraction of the schedule's tokens that changed their domain"
+    )
     kl: Annotated[float, Field(ge=0)] | None = Field(
-        default=0, description="mean over the tokens of KL(weights || learned), nats; null: infinite, a learned zero was lifted"
+        default=0,
+        description="mean over the tokens of KL(weights || learned), nats; null: infinite, a learned zero was lifted",
     )
     learned: tuple[dict[Name, Share], ...] = Field(
-        default=(), description="the learned weights (after shrinkage to the prior), one entry a stage; empty: nothing had to move"
+        default=(),
+        description="the learned weights (after shrinkage to the prior), one entry a stage; empty: nothing had to move",
     )
 
     def cap(self, name: str) -> float | None:
@@ -191,17 +213,23 @@ class Constraint(Record):
 
 
 class Uncertainty(Record):
-    """How sure the learned weights are: where their intervals come from, and how far the weights were shrunk to the prior."""
+    """How sure the learned weights are: where their intervals come from, and how far the weights were shrunk to the
+    prior.
+    """
 
     runs: Positive
     replicates: Count = Field(default=0, description="bootstrap replicates of the runs' steps, of all runs together")
     prior: dict[Name, Share] = Field(description="the mixture that the runs started from")
     signal: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        description="one entry a stage: mean square of the departure from the prior in standard errors (log-odds); 1 is noise alone"
+        description="one entry a stage: mean square of the departure from the prior in standard errors (log-odds); 1 "
+        "is noise alone"
     )
-    needed: tuple[Annotated[float, Field(ge=0)], ...] = Field(description="95 % quantile of signal were the prior the truth")
+    needed: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        description="95 % quantile of signal were the prior the truth"
+    )
     factor: tuple[Share, ...] = Field(
-        description="what log-ratios to the prior were multiplied with: 1 - 1/signal, 0 where signal < needed; 1 without shrinkage"
+        description="what log-ratios to the prior were multiplied with: 1 - 1/signal, 0 where signal < needed; 1 "
+        "without shrinkage"
     )
     mean: tuple[dict[Name, Share], ...] = Field(
         default=(), description="mean over the runs before shrinkage, one entry a stage; empty: not shrunk"
@@ -217,10 +245,13 @@ class Provenance(Record):
     method: str = Field(description="update rule of the proxy run, or the name of a fixed mixture")
     objective: Literal["universal"] | dict[Name, float] | None = None
     average: Literal["all", "tail"] | None = None
-    constraints: tuple[Constraint, ...] = Field(default=(), max_length=1, description="empty: the weights are as they were learned")
+    constraints: tuple[Constraint, ...] = Field(
+        default=(), max_length=1, description="empty: the weights are as they were learned"
+    )
     uncertainty: Uncertainty | None = Field(default=None, description="left out: not known")
     proxy: dict[str, JsonValue] = Field(
-        default={}, description="the proxy runs; unique_tokens: what they read of the domains whose count was given at export"
+        default={},
+        description="the proxy runs; unique_tokens: what they read of the domains whose count was given at export",
     )
     seeds: tuple[int, ...] = ()
     inputs: tuple[Input, ...] = ()
@@ -229,7 +260,9 @@ class Provenance(Record):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As for a sample policy."""
-        return {key: value for key, value in serialize(self).items() if key not in LATER_PROVENANCE or value is not None}
+        return {
+            key: value for key, value in serialize(self).items() if key not in LATER_PROVENANCE or value is not None
+        }
 
 
 class Check(Record):

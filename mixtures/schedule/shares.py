@@ -42,7 +42,8 @@ def temperature(tokens: Mapping[str, float], *, temperature: float) -> dict[str,
 
 
 def unimax(tokens: Mapping[str, float], *, budget: float, max_epochs: float) -> dict[str, float]:
-    """Equal shares of `budget` tokens, no domain above `max_epochs` of its unique tokens (arXiv 2304.09151, Algorithm 1).
+    """Equal shares of `budget` tokens, no domain above `max_epochs` of its unique tokens (arXiv 2304.09151, Algorithm
+    1).
 
     What a small domain cannot take is shared equally among the larger ones. Raises UserError, with the arithmetic,
     where `max_epochs` of all domains hold fewer tokens than the budget, and for numbers that are not positive.
@@ -53,8 +54,10 @@ def unimax(tokens: Mapping[str, float], *, budget: float, max_epochs: float) -> 
     unique = math.fsum(counts.values())
     if max_epochs * unique < budget * (1 - 1e-12):
         raise UserError(
-            f"unimax: {max_epochs:g} epochs of all {len(counts)} domains hold {max_epochs:g} x {unique:,.0f} = {max_epochs * unique:,.0f} "
-            f"of {budget:,.0f} tokens; raise max_epochs to {math.ceil(100 * budget / unique) / 100:,.2f} or more, or lower the budget"
+            f"unimax: {max_epochs:g} epochs of all {len(counts)} domains hold {max_epochs:g} x {unique:,.0f} = "
+            f"{max_epochs * unique:,.0f} "
+            f"of {budget:,.0f} tokens; raise max_epochs to {math.ceil(100 * budget / unique) / 100:,.2f} or more, or "
+            f"lower the budget"
         )
     caps = {name: max_epochs * count for name, count in counts.items()}
     left = level = float(budget)
@@ -77,7 +80,8 @@ def _counts(tokens: Mapping[str, float]) -> dict[str, float]:
     ]
     if bad:
         raise UserError(
-            f"unique tokens of a domain must be a positive number; found {', '.join(bad)}; correct them, or leave the domain out"
+            f"unique tokens of a domain must be a positive number; found {', '.join(bad)}; correct them, or leave "
+            f"the domain out"
         )
     return {name: float(count) for name, count in tokens.items()}
 
@@ -111,7 +115,9 @@ def fixed_mixture(
         raise UserError(f"{where}: domains {', '.join(twice)} given more than once; give every domain once")
     if total_tokens < 1:
         raise UserError(f"{where}: {total_tokens} tokens in total; give a positive number of tokens")
-    weights = matched_shares(checked_shares(shares, where=where, tolerance=TOLERANCE), [domain.name for domain in domains], where=where)
+    weights = matched_shares(
+        checked_shares(shares, where=where, tolerance=TOLERANCE), [domain.name for domain in domains], where=where
+    )
     content: dict[str, Any] = {
         "tokenizer": tokenizer,
         "horizon": Horizon(total_tokens=total_tokens),
@@ -126,13 +132,18 @@ def fixed_mixture(
 
 
 def checked_shares(values: Mapping[str, Any], *, where: str, tolerance: float) -> dict[str, float]:
-    """The values as shares that sum to 1. Raises UserError naming every one that is no share, or how far off the sum is."""
+    """The values as shares that sum to 1. Raises UserError naming every one that is no share, or how far off the sum
+    is.
+    """
     if faults := [f"  - {name}: {fault}" for name, value in values.items() if (fault := _fault(value))]:
-        raise UserError(f"{where}: these are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1")
+        raise UserError(
+            f"{where}: these are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1"
+        )
     total = math.fsum(values.values())
     if not abs(total - 1) <= tolerance + 1e-12:
         raise UserError(
-            f"{where}: the shares of {len(values)} domains sum to {total:.10g}, off by {total - 1:+.3g}; allowed is {tolerance:g}: "
+            f"{where}: the shares of {len(values)} domains sum to {total:.10g}, off by {total - 1:+.3g}; allowed is "
+            f"{tolerance:g}: "
             "add the domain that is missing, take out what is no domain, or divide by the sum"
         )
     return {name: float(value) / total for name, value in values.items()}
@@ -164,10 +175,13 @@ def matched_shares(shares: dict[str, float], names: Sequence[str], *, where: str
     return {name: shares[name] for name in names}
 
 
-def check_caps(mixture: Mixture, *, where: str, remedy: str = "lower these shares or the budget, or raise the caps") -> None:
+def check_caps(
+    mixture: Mixture, *, where: str, remedy: str = "lower these shares or the budget, or raise the caps"
+) -> None:
     """Raise UserError listing every domain that the schedule takes more of than its cap allows."""
     over = [
-        f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most {domain.max_epochs:g}"
+        f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most "
+        f"{domain.max_epochs:g}"
         for row, domain in zip(mixture.compute_expected(), mixture.domains, strict=True)
         if domain.over_cap(row.epochs)
     ]

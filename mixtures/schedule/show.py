@@ -25,7 +25,9 @@ def mixture_text(mixture: Mixture) -> str:
             blocks.append(_stages(mixture, range(first, min(first + several, len(mixture.stages)))))
     if any(domain.sample_policy for domain in mixture.domains):
         blocks.append(_samples(mixture))
-    if warnings := [fill(f"{check.status}: {check.detail}", WIDTH) for check in mixture.checks if check.status != "pass"]:
+    if warnings := [
+        fill(f"{check.status}: {check.detail}", WIDTH) for check in mixture.checks if check.status != "pass"
+    ]:
         blocks.append("\n".join(warnings))
     return "\n\n".join(blocks)
 
@@ -48,7 +50,9 @@ def _facts(mixture: Mixture) -> str:
     if isinstance(reused := provenance.proxy.get("reused"), dict):
         facts["reused"] = f"{len(reused)} domain(s) keep the relative weights of {provenance.parent_schedule}"
     if (record := provenance.uncertainty) is not None:
-        facts["intervals"] = source_text(record) + ("; of the learned weights, before these were held" if learned_weights(mixture) else "")
+        facts["intervals"] = source_text(record) + (
+            "; of the learned weights, before these were held" if learned_weights(mixture) else ""
+        )
         facts["prior"] = departure_text(record)
     for constraint in provenance.constraints:
         facts["held to"] = constraint_text(constraint)
@@ -59,8 +63,15 @@ def _facts(mixture: Mixture) -> str:
 def constraint_text(constraint: Constraint) -> str:
     """What was asked and how far it moved the learned weights, in words."""
     asked = []
-    for what, bounds in (("epochs at most", constraint.max_epochs), ("share of every stage at least", constraint.min_share)):
-        named = [f"{shorten(name)} {'any' if value is None else f'{value:g}'}" for name, value in bounds.items() if name != EVERY]
+    for what, bounds in (
+        ("epochs at most", constraint.max_epochs),
+        ("share of every stage at least", constraint.min_share),
+    ):
+        named = [
+            f"{shorten(name)} {'any' if value is None else f'{value:g}'}"
+            for name, value in bounds.items()
+            if name != EVERY
+        ]
         if len(named) > BOUNDS_NAMED:
             named[BOUNDS_NAMED:] = [f"{len(named) - BOUNDS_NAMED} more"]
         if (every := bounds.get(EVERY)) is not None:
@@ -83,7 +94,14 @@ def _whole(mixture: Mixture) -> str:
     capped = any(domain.max_epochs is not None for domain in mixture.domains)
     held = {domain.name: _held_by(mixture, domain, row.epochs) for domain, row in _most_first(mixture)}
     intervals = mixture.stages[0].weights_ci95 if len(spans) == 1 else None
-    header = ["domain", "share", *([INTERVAL] if intervals else []), *(["learned"] if learned else []), "tokens", "epochs"]
+    header = [
+        "domain",
+        "share",
+        *([INTERVAL] if intervals else []),
+        *(["learned"] if learned else []),
+        "tokens",
+        "epochs",
+    ]
     header += [*(["cap"] if capped else []), *(["held by"] if any(held.values()) else [])]
     rows = []
     for domain, row in _most_first(mixture):
@@ -91,7 +109,9 @@ def _whole(mixture: Mixture) -> str:
         if intervals:
             cells.append(interval_text(intervals[domain.name]))
         if learned:
-            cells.append(f"{sum(weights[domain.name] * span for weights, span in zip(learned, spans, strict=True)) / total:.4f}")
+            cells.append(
+                f"{sum(weights[domain.name] * span for weights, span in zip(learned, spans, strict=True)) / total:.4f}"
+            )
         cells += [tokens_text(row.tokens), epochs_text(row.epochs)]
         if capped:
             cells.append("-" if domain.max_epochs is None else f"{domain.max_epochs:.6g}")
@@ -125,7 +145,10 @@ def _stages(mixture: Mixture, chosen: range) -> str:
             cells += [f"{learned[number][domain.name]:.4f}"] if learned else []
             cells += [tokens_text(tokens), epochs_text(tokens / domain.pass_tokens)]
         rows.append(cells)
-    header = ["domain", *["share", *([INTERVAL] if known else []), *(["learned"] if learned else []), "tokens", "epochs"] * len(chosen)]
+    header = [
+        "domain",
+        *["share", *([INTERVAL] if known else []), *(["learned"] if learned else []), "tokens", "epochs"] * len(chosen),
+    ]
     names = [f"{stages[number].name}: {tokens_text(spans[number])} tokens" for number in chosen]
     titles = [f"from {tokens_text(stages[number].start_tokens)}" for number in chosen]
     return f"{fill('; '.join(names), WIDTH)}\n{table(header, rows, titles=titles)}"
@@ -137,7 +160,10 @@ def _samples(mixture: Mixture) -> str:
     for domain, _ in _most_first(mixture):
         policy = domain.sample_policy or SamplePolicy()
         size, scored, documents = policy.effective_sample_size, policy.scored_tokens, policy.kept_documents
-        shares = ["-" if scored is None else f"{scored / domain.unique_tokens:.1%}", "-" if size is None else f"{size:.3f}"]
+        shares = [
+            "-" if scored is None else f"{scored / domain.unique_tokens:.1%}",
+            "-" if size is None else f"{size:.3f}",
+        ]
         tokens = [tokens_text(domain.pass_tokens), tokens_text(domain.unique_tokens)]
         kept = [str(documents), str(domain.unique_documents)] if documents is not None else ["-", "-"]
         rows.append([domain.name, *shares, *tokens, *kept])
@@ -168,5 +194,7 @@ def departure_text(record: Uncertainty) -> str:
     if not any(record.factor):
         return f"{found}: this supports no departure from the {kind}, the weights are the prior"
     factors = ", ".join(f"{factor:.3g}" for factor in record.factor)
-    stages = "" if len(record.factor) == 1 else " stage by stage" + (", 0: the prior itself" if 0 in record.factor else "")
+    stages = (
+        "" if len(record.factor) == 1 else " stage by stage" + (", 0: the prior itself" if 0 in record.factor else "")
+    )
     return f"{found}: log-ratios to the {kind} multiplied by {factors}{stages}"

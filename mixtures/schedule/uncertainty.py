@@ -1,12 +1,14 @@
 """How sure are learned weights: an interval for every weight, and how far the weights may leave the prior. Pure.
 
-Everything is in log-odds, log(w / (1 - w)), where noise is about the same for small and large weights and intervals stay inside 0 to 1.
-D domains, R runs that differ by their seed. Two sources say how much a run's weights vary:
-- *seeds*: the spread between the runs. It holds all noise, but two or three runs say little about one domain, so every domain's variance
+Everything is in log-odds, log(w / (1 - w)), where noise is about the same for small and large weights and intervals
+stay inside 0 to 1. D domains, R runs that differ by their seed. Two sources say how much a run's weights vary:
+- *seeds*: the spread between the runs. It holds all noise, but two or three runs say little about one domain, so every
+domain's variance
   is drawn to what the domains have in common (moderated variances: Smyth 2004, doi 10.2202/1544-6115.1027).
-- *replicates*: every run's weights had its steps been drawn again in blocks (`mixtures.run.replicates`). They say how the noise differs
-  between domains, and are all there is with one run; what only another seed would change they cannot see. With several runs the spread
-  between the runs sets their level.
+- *replicates*: every run's weights had its steps been drawn again in blocks (`mixtures.run.replicates`). They say how
+the noise differs
+  between domains, and are all there is with one run; what only another seed would change they cannot see. With several
+  runs the spread between the runs sets their level.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,8 @@ import numpy as np
 from scipy.special import expit, fdtri, logit, stdtrit
 
 LEVEL = 0.95
-POOLED = 4  # degrees of freedom that the domains' common variance counts as; measured: tests/mixtures/schedule/test_uncertainty.py
+# degrees of freedom that the domains' common variance counts as; measured: tests/mixtures/schedule/test_uncertainty.py
+POOLED = 4
 REPLICATED = 6  # those that replicates count as
 LEAST_VARIANCE = 0.1  # of the domains' mean, where a domain's replicates vary less than that
 LEAST_SHARE = 1e-6  # a smaller share counts as this one: the log-odds of 0 are not finite
@@ -26,8 +29,8 @@ LEAST_SHARE = 1e-6  # a smaller share counts as this one: the log-odds of 0 are 
 class Estimate:
     """Mean weights of runs, and how sure they are; all (D,).
 
-    `signal`: mean square of (log-odds of the mean - log-odds of the prior) / standard error, over D - 1; 1 is noise alone. `needed`: its
-    95 % quantile if the runs varied around the prior (F distribution).
+    `signal`: mean square of (log-odds of the mean - log-odds of the prior) / standard error, over D - 1; 1 is noise
+    alone. `needed`: its 95 % quantile if the runs varied around the prior (F distribution).
     """
 
     mean: np.ndarray
@@ -43,10 +46,11 @@ class Estimate:
 
 
 def estimate(shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.ndarray] = ()) -> Estimate | None:
-    """The plain mean over runs of `shares` (R, D) with its 95 % interval; None where nothing tells how the weights vary.
+    """The plain mean over runs of `shares` (R, D) with its 95 % interval; None where nothing tells how the weights
+    vary.
 
-    prior: (D,). replicates: of some runs or all, each (B, D). That is None: one run without replicates, weights that never vary (a rule
-    that does not learn), one domain.
+    prior: (D,). replicates: of some runs or all, each (B, D). That is None: one run without replicates, weights that
+    never vary (a rule that does not learn), one domain.
     """
     runs, count = shares.shape
     if count < 2 or (runs < 2 and not replicates):
@@ -68,11 +72,13 @@ def estimate(shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.n
 
 
 def shrink_factor(signal: float, needed: float) -> float:
-    """What log-ratios to the prior are multiplied with: 1 - 1/signal, and 0 where the signal is less than what is needed.
+    """What log-ratios to the prior are multiplied with: 1 - 1/signal, and 0 where the signal is less than what is
+    needed.
 
-    Squared departures are the true ones plus noise, and `signal` counts noise as 1, so that 1 - 1/signal of them is true: the positive
-    part of James and Stein's estimator (1961) without its correction for few domains. It alone leaves the prior in half of the studies
-    in which the prior is the truth; with the F test in front it is one in twenty.
+    Squared departures are the true ones plus noise, and `signal` counts noise as 1, so that 1 - 1/signal of them is
+    true: the positive part of James and Stein's estimator (1961) without its correction for few domains. It alone
+    leaves the prior in half of the studies in which the prior is the truth; with the F test in front it is one in
+    twenty.
     """
     return 0.0 if signal < needed else max(0.0, 1 - 1 / signal)
 
@@ -93,8 +99,8 @@ def log_odds(shares: np.ndarray) -> np.ndarray:
 def _variance(shares: np.ndarray, replicates: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
     """((D,) variance of one run's log-odds, its degrees of freedom).
 
-    With d degrees of freedom behind the common level: (d * level * shape + (R - 1) * spread) / (d + R - 1), shape what the replicates
-    vary by (without them alike for all domains), level the mean of spread / shape.
+    With d degrees of freedom behind the common level: (d * level * shape + (R - 1) * spread) / (d + R - 1), shape what
+    the replicates vary by (without them alike for all domains), level the mean of spread / shape.
     """
     runs, count = shares.shape
     shape = np.ones(count)

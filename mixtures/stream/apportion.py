@@ -27,13 +27,21 @@ class Turns:
     """
 
     def __init__(
-        self, *, starts: Sequence[float], shares: np.ndarray, origin: int, base: Sequence[int], given: Sequence[int] | None = None
+        self,
+        *,
+        starts: Sequence[float],
+        shares: np.ndarray,
+        origin: int,
+        base: Sequence[int],
+        given: Sequence[int] | None = None,
     ) -> None:
         now = int(np.searchsorted(starts, origin, side="right")) - 1
         assert now >= 0, f"no stage at row {origin}: the first starts at {starts[0]}"
         edges = np.array([origin, *starts[now + 1 :]], dtype=np.float64)
         slopes = np.asarray(shares, dtype=np.float64)[now:]
-        levels = np.cumsum(np.vstack([np.asarray(base, dtype=np.float64), np.diff(edges)[:, None] * slopes[:-1]]), axis=0)
+        levels = np.cumsum(
+            np.vstack([np.asarray(base, dtype=np.float64), np.diff(edges)[:, None] * slopes[:-1]]), axis=0
+        )
         self.given = list(base if given is None else given)
         self.position = origin + sum(self.given) - sum(base)
         self._edges: list[float] = edges.tolist()
@@ -66,7 +74,9 @@ class Turns:
         return self._reaches(domain, given + self._margin), self._reaches(domain, given + 1 - self._margin), domain
 
     def _reaches(self, domain: int, level: float) -> float:
-        """The first whole row at which the domain's share of all rows so far is `level` rows; infinity if it never is."""
+        """The first whole row at which the domain's share of all rows so far is `level` rows; infinity if it never
+        is.
+        """
         levels, slopes = self._levels[domain], self._slopes[domain]
         stage = bisect_left(levels, level) - 1
         if slopes[stage] == 0:

@@ -1,4 +1,5 @@
-"""The order of rows that a mixture asks for: (domain, how many-th row of it), and what happens when a domain is used up.
+"""The order of rows that a mixture asks for: (domain, how many-th row of it), and what happens when a domain is used
+up.
 
 Pure counting: no text, no ranks. The same mixture and seed give the same plan in every process.
 """
@@ -26,7 +27,9 @@ class Limits:
 
 
 def limits_of(mixture: Mixture, tokens: dict[str, int], *, row_tokens: int) -> Limits:
-    """Rows of the schedule and of every domain, which has `tokens` tokens. The last row of a cap is rounded up, never down."""
+    """Rows of the schedule and of every domain, which has `tokens` tokens. The last row of a cap is rounded up, never
+    down.
+    """
     most = [
         math.ceil(domain.max_epochs * tokens[domain.name] / row_tokens)
         if domain.max_epochs is not None and domain.on_exhausted != "repeat"
@@ -37,14 +40,22 @@ def limits_of(mixture: Mixture, tokens: dict[str, int], *, row_tokens: int) -> L
 
 
 class Plan:
-    """Which domain each row comes from. `since`: the state at which the present weights took effect; None: the beginning.
+    """Which domain each row comes from. `since`: the state at which the present weights took effect; None: the
+    beginning.
 
-    A domain of `on_exhausted: renormalize` that has given all its rows leaves its share to the others in proportion, from
-    that row on. Raises UserError where the schedule would use up a domain of `on_exhausted: error`, or all that a stage has.
+    A domain of `on_exhausted: renormalize` that has given all its rows leaves its share to the others in proportion,
+    from that row on. Raises UserError where the schedule would use up a domain of `on_exhausted: error`, or all that a
+    stage has.
     """
 
     def __init__(
-        self, mixture: Mixture, limits: Limits, *, row_tokens: int, since: dict[str, Any] | None = None, drawn: dict[str, int] | None = None
+        self,
+        mixture: Mixture,
+        limits: Limits,
+        *,
+        row_tokens: int,
+        since: dict[str, Any] | None = None,
+        drawn: dict[str, int] | None = None,
     ) -> None:
         self.names = tuple(domain.name for domain in mixture.domains)
         self.limits = limits
@@ -118,10 +129,12 @@ class Plan:
 
     def _refuse(self, domains: np.ndarray, row: float) -> None:
         names = ", ".join(
-            f"{self.names[domain]} (at most {tokens_text(self.limits.domain_rows[domain] * self._row_tokens)} tokens)" for domain in domains
+            f"{self.names[domain]} (at most {tokens_text(self.limits.domain_rows[domain] * self._row_tokens)} tokens)"
+            for domain in domains
         )
         total = self.limits.rows * self._row_tokens
         raise UserError(
-            f"{names} would be used up after {tokens_text(row * self._row_tokens)} of {tokens_text(total)} tokens; raise max_epochs "
+            f"{names} would be used up after {tokens_text(row * self._row_tokens)} of {tokens_text(total)} tokens; "
+            f"raise max_epochs "
             "(export again with --max-epochs), or lower the token budget"
         )

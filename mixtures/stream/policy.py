@@ -1,12 +1,14 @@
 """A domain's text under its sample policy: what an epoch of it is made of, and any row of any epoch.
 
-An epoch's text comes in passes over the domain. The first has every document that is read at all in this epoch, in file order,
-the second those that are read a second time, and so on, so that copies of a document lie a pass apart and not in one row. Text
-that the manifest does not list belongs to the first pass. Rows are cut from that text; a last short row is left out.
+An epoch's text comes in passes over the domain. The first has every document that is read at all in this epoch, in file
+order, the second those that are read a second time, and so on, so that copies of a document lie a pass apart and not in
+one row. Text that the manifest does not list belongs to the first pass. Rows are cut from that text; a last short row
+is left out.
 
-filter, multiplicity: every epoch has the same text. sampling_weight: epoch e reads document i floor(c_i + u_e) - floor(c_(i-1) + u_e)
-times, c the running sum of the weights (systematic sampling). u_e = u_0 + e * golden ratio modulo 1, with u_0 uniform by seed and
-domain, so that the expected count is the weight in every epoch, and over epochs counts stay next to epochs x weight.
+filter, multiplicity: every epoch has the same text. sampling_weight: epoch e reads document i floor(c_i + u_e) -
+floor(c_(i-1) + u_e) times, c the running sum of the weights (systematic sampling). u_e = u_0 + e * golden ratio modulo
+1, with u_0 uniform by seed and domain, so that the expected count is the weight in every epoch, and over epochs counts
+stay next to epochs x weight.
 """
 
 import hashlib
@@ -61,7 +63,8 @@ def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain
 
 
 class Policy:
-    """One domain's epochs. Memory: 24 bytes a listed document, and 16 for every place where the epoch at hand leaves file order.
+    """One domain's epochs. Memory: 24 bytes a listed document, and 16 for every place where the epoch at hand leaves
+    file order.
 
     Which rows come is a function of manifest, seed and epoch; what is kept here only saves computing it again.
     """
@@ -77,7 +80,9 @@ class Policy:
         self._at_hand: tuple[int, EpochText] | None = None
 
     def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For the k-th rows of the domain, k in `ordinals` (N,): epoch, place inside it, rows of that epoch; int64 (N,) each."""
+        """For the k-th rows of the domain, k in `ordinals` (N,): epoch, place inside it, rows of that epoch; int64 (N,)
+        each.
+        """
         if self._fixed:
             size = self.pass_tokens // self._row_tokens
             return ordinals // size, ordinals % size, np.full_like(ordinals, size)
@@ -134,23 +139,29 @@ def _require_readable(manifest: Manifest, tokens: Tokens, *, row_tokens: int) ->
     """The manifest says how often documents of this text are read, and something is left to read."""
     if manifest.mode == "loss_weight":
         raise UserError(
-            "its manifest weighs the loss of documents, not how often they come, and a stream gives rows only; export with --samples "
+            "its manifest weighs the loss of documents, not how often they come, and a stream gives rows only; "
+            "export with --samples "
             "softmax, filter or multiplicity, or without sample weights, and weigh the loss in the trainer"
         )
     here, there = len(tokens.ids), manifest.domain_tokens
     changed = tokens.fingerprint and manifest.fingerprint and tokens.fingerprint != manifest.fingerprint
     if here != there or changed:
         raise UserError(
-            f"its manifest lists documents of a text of {there:,} tokens ({manifest.fingerprint or 'no fingerprint'}), {tokens.where} "
-            f"holds {here:,} ({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, or score this one and export again"
+            f"its manifest lists documents of a text of {there:,} tokens "
+            f"({manifest.fingerprint or 'no fingerprint'}), {tokens.where} "
+            f"holds {here:,} ({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, or score "
+            f"this one and export again"
         )
     if manifest.mode not in WHOLE:
         mean = 1 + float((manifest.weight - 1) @ manifest.tokens) / manifest.domain_tokens
         if abs(mean - 1) > TOLERANCE:
-            raise UserError(f"its sampling weights have the token-weighted mean {mean:.6g}, it must be 1; export the mixture again")
+            raise UserError(
+                f"its sampling weights have the token-weighted mean {mean:.6g}, it must be 1; export the mixture again"
+            )
     if manifest.pass_tokens < row_tokens:
         raise UserError(
-            f"its {manifest.mode} leaves {manifest.pass_tokens:,} of {there:,} tokens, less than one row of {row_tokens}; keep more of its "
+            f"its {manifest.mode} leaves {manifest.pass_tokens:,} of {there:,} tokens, less than one row of "
+            f"{row_tokens}; keep more of its "
             "documents, add text, or shorten the rows"
         )
 

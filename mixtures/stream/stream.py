@@ -1,9 +1,10 @@
-"""MixtureStream: the rows that a trainer reads, in the shares that the mixture says, on every rank and after every resume.
+"""MixtureStream: the rows that a trainer reads, in the shares that the mixture says, on every rank and after every
+resume.
 
 A row is `row_tokens` consecutive tokens of one domain, so a share of rows is a share of trained tokens, whatever the
 length of documents. Which domain the n-th row comes from is decided by plan.py (never a row away from the shares); the
-k-th row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). Where a domain has a sample
-policy, an epoch is the text that the policy makes of it (policy.py). Nothing else is state.
+k-th row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). Where a domain has a
+sample policy, an epoch is the text that the policy makes of it (policy.py). Nothing else is state.
 """
 
 import copy
@@ -27,17 +28,18 @@ FORMAT = 1  # of the state
 class MixtureStream:
     """Rows of token ids, int64 (row_tokens,), for one rank of a training run; ends with the schedule.
 
-    mixture: what to read; sources: {name: token ids (N,) or a directory of the token cache}, or the cache directory of a
-    run. row_tokens: length of a row; None: the mixture's horizon.sequence_length. Global row n goes to rank n modulo
+    mixture: what to read; sources: {name: token ids (N,) or a directory of the token cache}, or the cache directory of
+    a run. row_tokens: length of a row; None: the mixture's horizon.sequence_length. Global row n goes to rank n modulo
     `world`, and ranks take equally many, so a step that takes as many rows on every rank sees the same global batch in
-    every world size. seed: of the order inside domains; None: the mixture's sampling.seed. check_text=False: the sources
-    are another body of text than the mixture names. new_weights=True: a state of another mixture over this text is
-    accepted, its rows count as read and this mixture's weights hold from there on (where a domain's sample policy changed too,
-    its epochs go on after as many rows of the new text).
+    every world size. seed: of the order inside domains; None: the mixture's sampling.seed. check_text=False: the
+    sources are another body of text than the mixture names. new_weights=True: a state of another mixture over this text
+    is accepted, its rows count as read and this mixture's weights hold from there on (where a domain's sample policy
+    changed too, its epochs go on after as many rows of the new text).
 
-    Manifests of sample policies lie where the mixture's file says, relative to it. Memory: a few hundred bytes a domain, and 24
-    a document that a manifest lists; tokens are read where they lie. Time: every rank follows the global order, a few
-    microseconds a global row, and reads its own rows. Raises UserError for a mixture, sources and manifests that do not fit.
+    Manifests of sample policies lie where the mixture's file says, relative to it. Memory: a few hundred bytes a
+    domain, and 24 a document that a manifest lists; tokens are read where they lie. Time: every rank follows the global
+    order, a few microseconds a global row, and reads its own rows. Raises UserError for a mixture, sources and
+    manifests that do not fit.
     """
 
     def __init__(
@@ -59,8 +61,12 @@ class MixtureStream:
             raise UserError(f"rank {rank} of a world of {world}: ranks count from 0 to world - 1")
         self._tokens = open_sources(mixture, sources, check_text=check_text)
         self._rows = {name: as_rows(tokens.ids, self.row_tokens) for name, tokens in self._tokens.items()}
-        if short := [f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)]:
-            raise UserError(f"{', '.join(short)}: shorter than one row of {self.row_tokens} tokens; add text or shorten the rows")
+        if short := [
+            f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)
+        ]:
+            raise UserError(
+                f"{', '.join(short)}: shorter than one row of {self.row_tokens} tokens; add text or shorten the rows"
+            )
         self._policies = open_policies(mixture, self._tokens, seed=self.seed, row_tokens=self.row_tokens)
         passes = {name: len(tokens.ids) for name, tokens in self._tokens.items()}
         passes |= {name: policy.pass_tokens for name, policy in self._policies.items()}
@@ -115,7 +121,9 @@ class MixtureStream:
         return other
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the rows to come, ready for JSON; the same on every rank, for any world size and worker count."""
+        """All that decides the rows to come, ready for JSON; the same on every rank, for any world size and worker
+        count.
+        """
         return {
             "format": FORMAT,
             "mixture": self.mixture.id,
@@ -128,7 +136,10 @@ class MixtureStream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken. Raises UserError for a state of another seed, row length, text or mixture."""
+        """Go on where the state was taken.
+
+        Raises UserError for a state of another seed, row length, text or mixture.
+        """
         changed = self._require_fitting(state)
         position, drawn = state["position"], state["drawn"]
         since = {"position": position, "drawn": drawn} if changed else state["since"]
@@ -157,7 +168,9 @@ class MixtureStream:
             here = domains == names.index(name)
             epochs[here], places[here], sizes[here] = policy.locate(ordinals[here])
         pairs, which = np.unique(np.stack([domains, epochs]), axis=1, return_inverse=True)
-        keys = np.array([epoch_key(self.seed, names[domain], epoch) for domain, epoch in pairs.T.tolist()], dtype=np.uint64)
+        keys = np.array(
+            [epoch_key(self.seed, names[domain], epoch) for domain, epoch in pairs.T.tolist()], dtype=np.uint64
+        )
         places = shuffled(places, sizes=sizes, keys=keys.reshape(-1, ROUNDS).T[:, which.ravel()])
         out = np.empty((len(domains), self.row_tokens), dtype=np.int64)
         for domain in np.unique(domains).tolist():
@@ -166,8 +179,10 @@ class MixtureStream:
         if out.size and out.max() >= self.mixture.tokenizer.vocab_size:
             row = int(out.max(axis=1).argmax())
             raise UserError(
-                f"the source of {names[domains[row]]} holds token {out.max()}, the mixture's tokenizer {self.mixture.tokenizer.name} has "
-                f"{self.mixture.tokenizer.vocab_size} tokens; give tokens of that tokenizer (and the array's right dtype)"
+                f"the source of {names[domains[row]]} holds token {out.max()}, the mixture's tokenizer "
+                f"{self.mixture.tokenizer.name} has "
+                f"{self.mixture.tokenizer.vocab_size} tokens; give tokens of that tokenizer (and the array's right "
+                f"dtype)"
             )
         return out
 
@@ -179,29 +194,46 @@ class MixtureStream:
     def _require_fitting(self, state: Mapping[str, Any]) -> bool:
         """Whether the weights change with this state; UserError where it is none of this stream."""
         if missing := sorted(self.state_dict().keys() - state.keys()):
-            raise UserError(f"this is no state of a MixtureStream: it has no {', '.join(missing)}; give what state_dict() returned")
+            raise UserError(
+                f"this is no state of a MixtureStream: it has no {', '.join(missing)}; give what state_dict() returned"
+            )
         kinds = {"position": int, "drawn": dict, "since": dict, "rows": dict}
-        if wrong := [f"{key} is a {type(state[key]).__name__}" for key, kind in kinds.items() if not isinstance(state[key], kind)]:
+        if wrong := [
+            f"{key} is a {type(state[key]).__name__}" for key, kind in kinds.items() if not isinstance(state[key], kind)
+        ]:
             raise UserError(f"the state is damaged: {', '.join(wrong)}; restore it from a copy")
         if state["format"] != FORMAT:
-            raise UserError(f"the state has format {state['format']}, this version reads {FORMAT}; go on with the version that wrote it")
-        if state["position"] != state["since"]["position"] + sum(state["drawn"].values()) - sum(state["since"]["drawn"].values()):
-            raise UserError("the state is damaged: its position is not the sum of the rows drawn; restore it from a copy")
+            raise UserError(
+                f"the state has format {state['format']}, this version reads {FORMAT}; go on with the version that "
+                f"wrote it"
+            )
+        if state["position"] != state["since"]["position"] + sum(state["drawn"].values()) - sum(
+            state["since"]["drawn"].values()
+        ):
+            raise UserError(
+                "the state is damaged: its position is not the sum of the rows drawn; restore it from a copy"
+            )
         was, now = state["rows"], self.state_dict()["rows"]
         faults = [
             f"{key} {state[key]} in the state, {getattr(self, key)} here"
             for key in ("seed", "row_tokens")
             if state[key] != getattr(self, key)
         ]
-        faults += [f"{name} had {was[name]:,} rows, has {now[name]:,}" for name in now if name in was and was[name] != now[name]]
+        faults += [
+            f"{name} had {was[name]:,} rows, has {now[name]:,}"
+            for name in now
+            if name in was and was[name] != now[name]
+        ]
         if faults:
             raise UserError(
-                f"the state belongs to another stream: {'; '.join(faults)}; give the same seed, row_tokens and text to go on from it"
+                f"the state belongs to another stream: {'; '.join(faults)}; give the same seed, row_tokens and text "
+                f"to go on from it"
             )
         changed = bool(state["mixture"] != self.mixture.id)
         if changed and not self.new_weights:
             raise UserError(
-                f"the state belongs to mixture {state['mixture']}, this one is {self.mixture.id}; load that one to go on, or pass "
+                f"the state belongs to mixture {state['mixture']}, this one is {self.mixture.id}; load that one to "
+                f"go on, or pass "
                 "new_weights=True to let this one's weights hold from here on"
             )
         return changed
@@ -215,7 +247,12 @@ def _row_tokens(mixture: Mixture, given: int | None) -> int:
     if length < 1:
         raise UserError(f"row_tokens is {length}; a row has at least one token")
     if planned is not None and length != planned:
-        raise UserError(f"row_tokens is {length}, the mixture was planned for sequences of {planned} tokens; use that length")
+        raise UserError(
+            f"row_tokens is {length}, the mixture was planned for sequences of {planned} tokens; use that length"
+        )
     if mixture.horizon.total_tokens < length:
-        raise UserError(f"the schedule has {mixture.horizon.total_tokens:,} tokens, less than one row of {length}; raise the token budget")
+        raise UserError(
+            f"the schedule has {mixture.horizon.total_tokens:,} tokens, less than one row of {length}; raise the "
+            f"token budget"
+        )
     return length

@@ -52,11 +52,14 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def open_sources(mixture: Mixture, sources: Mapping[str, Source] | str | Path, *, check_text: bool) -> dict[str, Tokens]:
+def open_sources(
+    mixture: Mixture, sources: Mapping[str, Source] | str | Path, *, check_text: bool
+) -> dict[str, Tokens]:
     """{name: tokens} of every domain of the mixture, in its order.
 
-    A source is an array of token ids (N,) or a directory of the token cache that `proxies.train` keeps; `sources` itself may
-    be that cache. `check_text`: the tokens must be the text that the mixture names. Raises UserError listing every fault.
+    A source is an array of token ids (N,) or a directory of the token cache that `proxies.train` keeps; `sources`
+    itself may be that cache. `check_text`: the tokens must be the text that the mixture names. Raises UserError listing
+    every fault.
     """
     names = [domain.name for domain in mixture.domains]
     if not isinstance(sources, Mapping):
@@ -64,11 +67,14 @@ def open_sources(mixture: Mixture, sources: Mapping[str, Source] | str | Path, *
     missing, unknown = [name for name in names if name not in sources], [name for name in sources if name not in names]
     if missing or unknown:
         raise UserError(
-            f"mixture and sources name different domains: only the mixture has {', '.join(missing) or 'none'}; only the sources have "
+            f"mixture and sources name different domains: only the mixture has {', '.join(missing) or 'none'}; only "
+            f"the sources have "
             f"{', '.join(unknown) or 'none'}; give one source for each of {', '.join(names)}"
         )
     opened = {name: _open(name, sources[name]) for name in names}
-    faults = [fault for domain in mixture.domains for fault in _faults(mixture, domain, opened[domain.name], check_text)]
+    faults = [
+        fault for domain in mixture.domains for fault in _faults(mixture, domain, opened[domain.name], check_text)
+    ]
     if faults:
         raise UserError("these sources cannot be streamed:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return opened
@@ -79,13 +85,15 @@ def _open(name: str, source: Source) -> Tokens:
         ids = np.asanyarray(source)
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
             raise UserError(
-                f"the source of {name} is an array of {ids.dtype} with shape {ids.shape}; give token ids: integers of shape (N,)"
+                f"the source of {name} is an array of {ids.dtype} with shape {ids.shape}; give token ids: integers "
+                f"of shape (N,)"
             )
         return Tokens(ids, where=str(getattr(ids, "filename", None) or "an array in memory"))
     path = Path(source)
     if not (path / "meta.json").is_file():
         raise UserError(
-            f"the source of {name}, {path}, is no directory of the token cache (it has no meta.json); give one, or an array of "
+            f"the source of {name}, {path}, is no directory of the token cache (it has no meta.json); give one, or "
+            f"an array of "
             'token ids such as np.memmap("tokens.bin", dtype="uint16", mode="r")'
         )
     meta = read_json(path / "meta.json")
@@ -94,13 +102,16 @@ def _open(name: str, source: Source) -> Tokens:
         ids = np.memmap(path / "train.bin", dtype=token_dtype(tokenizer["vocab_size"]), mode="r")
         if len(ids) != meta["train"]["tokens"]:
             raise UserError(
-                f"{path} holds {len(ids):,} tokens, its meta.json says {meta['train']['tokens']:,}: it is damaged; build it again"
+                f"{path} holds {len(ids):,} tokens, its meta.json says {meta['train']['tokens']:,}: it is damaged; "
+                f"build it again"
             )
         return Tokens(ids, where=str(path), tokenizer=tokenizer["fingerprint"], fingerprint=meta["fingerprint"])
     except (KeyError, TypeError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); build it again with `proxies.train`") from error
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); build it again with `proxies.train`"
+        ) from error
 
 
 def find_sources(mixture: Mixture, cache: Path) -> dict[str, Path]:
@@ -109,18 +120,28 @@ def find_sources(mixture: Mixture, cache: Path) -> dict[str, Path]:
     faults = []
     for domain in mixture.domains:
         candidates = sorted(path.parent for path in cache.glob(f"{domain.name}-*/meta.json"))
-        tokens = {path: _open(domain.name, path) for path in candidates if path.name[: -len("-0123456789abcdef")] == domain.name}
-        fitting = [path for path, opened in tokens.items() if not list(_faults(mixture, domain, opened, check_text=True))]
+        tokens = {
+            path: _open(domain.name, path)
+            for path in candidates
+            if path.name[: -len("-0123456789abcdef")] == domain.name
+        }
+        fitting = [
+            path for path, opened in tokens.items() if not list(_faults(mixture, domain, opened, check_text=True))
+        ]
         if fitting:
             found[domain.name] = min(fitting, key=lambda path: tokens[path].fingerprint != domain.fingerprint)
         elif tokens:
-            faults.append(f"{domain.name}: {'; '.join(path.name for path in tokens)} hold another text or another tokenizer's tokens")
+            faults.append(
+                f"{domain.name}: {'; '.join(path.name for path in tokens)} hold another text or another tokenizer's "
+                f"tokens"
+            )
         else:
             faults.append(f"{domain.name}: no directory {domain.name}-*")
     if faults:
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise UserError(
-            f"the token cache {cache} does not hold the mixture's text (tokenizer {mixture.tokenizer.fingerprint}):\n{lines}\n"
+            f"the token cache {cache} does not hold the mixture's text (tokenizer "
+            f"{mixture.tokenizer.fingerprint}):\n{lines}\n"
             "give the `cache` directory beside the run that the mixture was learned in, or a source for every domain"
         )
     return found
@@ -135,11 +156,15 @@ def _faults(mixture: Mixture, domain: Domain, tokens: Tokens, check_text: bool) 
             f"{mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}); tokenize the text with that one"
         )
     elif check_text and domain.complete and domain.fingerprint is not None:
-        changed = tokens.fingerprint != domain.fingerprint if tokens.fingerprint else len(tokens.ids) != domain.unique_tokens
+        changed = (
+            tokens.fingerprint != domain.fingerprint if tokens.fingerprint else len(tokens.ids) != domain.unique_tokens
+        )
         if changed:
             faults.append(
-                f"{domain.name}: {tokens.where} ({len(tokens.ids):,} tokens) is not the text that the mixture was made for "
-                f"({domain.unique_tokens:,} tokens): it changed; restore it, or, where it is meant to be another body of text, "
+                f"{domain.name}: {tokens.where} ({len(tokens.ids):,} tokens) is not the text that the mixture was "
+                f"made for "
+                f"({domain.unique_tokens:,} tokens): it changed; restore it, or, where it is meant to be another "
+                f"body of text, "
                 "export with --unique-tokens or pass check_text=False"
             )
     return faults

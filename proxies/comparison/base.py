@@ -21,7 +21,9 @@ OnStep = Callable[[int, float, float], None]  # step (from 1), its loss, tokens 
 
 @dataclass(frozen=True)
 class BaseRun:
-    """What a base run leaves: held-out losses over its steps, those of every row at its last step, and facts about it."""
+    """What a base run leaves: held-out losses over its steps, those of every row at its last step, and facts about
+    it.
+    """
 
     evaluation: list[dict[str, Any]]  # step, tokens, domain, loss, bits_per_byte, held_out_tokens
     rows: list[dict[str, Any]]  # domain, row, loss
@@ -29,12 +31,20 @@ class BaseRun:
 
 
 def train_base(
-    settings: CompareSettings, corpus: CorpusData, mixture: Mixture, *, seed: int, place: Place, on_step: OnStep | None = None
+    settings: CompareSettings,
+    corpus: CorpusData,
+    mixture: Mixture,
+    *,
+    seed: int,
+    place: Place,
+    on_step: OnStep | None = None,
 ) -> BaseRun:
     """A base model from `seed` after settings.train.steps updates on the rows of MixtureStream(mixture, seed=seed).
 
-    Initial weights, the order of rows inside domains, the number of tokens and the held-out rows are the same for every mixture.
-    A run whose loss or gradient is not finite has diverged: it stops there, its last losses are NaN, facts["diverged"] is the step.
+    Initial weights, the order of rows inside domains, the number of tokens and the held-out rows are the same for every
+    mixture.
+    A run whose loss or gradient is not finite has diverged: it stops there, its last losses are NaN, facts["diverged"]
+    is the step.
     """
     train = settings.train
     stream = _stream(mixture, corpus, seed=seed, place=place)
@@ -80,7 +90,8 @@ def train_base(
 def base_gradient(model: nn.Module, rows: Tensor, *, batch_rows: int, accumulate: int, place: Place) -> Tensor:
     """Leave the gradient of the mean token loss of the global batch of `batch_rows` rows in `.grad`; returns that loss.
 
-    `rows` (N, T) are this process's part, taken in `accumulate` micro-batches; gradients and loss are summed over processes.
+    `rows` (N, T) are this process's part, taken in `accumulate` micro-batches; gradients and loss are summed over
+    processes.
     """
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     for part in rows.chunk(accumulate):
@@ -97,8 +108,14 @@ def base_gradient(model: nn.Module, rows: Tensor, *, batch_rows: int, accumulate
 
 def _stream(mixture: Mixture, corpus: CorpusData, *, seed: int, place: Place) -> MixtureStream:
     sources = {name: corpus.tokens[name] for name in corpus.domains}
-    return MixtureStream(mixture, sources, row_tokens=corpus.row_tokens, rank=place.rank, world=place.processes, seed=seed)
+    return MixtureStream(
+        mixture, sources, row_tokens=corpus.row_tokens, rank=place.rank, world=place.processes, seed=seed
+    )
 
 
 def _row_table(losses: dict[str, Tensor]) -> list[dict[str, Any]]:
-    return [{"domain": name, "row": row, "loss": loss} for name, values in losses.items() for row, loss in enumerate(values.tolist())]
+    return [
+        {"domain": name, "row": row, "loss": loss}
+        for name, values in losses.items()
+        for row, loss in enumerate(values.tolist())
+    ]

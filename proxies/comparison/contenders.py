@@ -21,8 +21,9 @@ from proxies.comparison.settings import CompareSettings, Contender, ContenderSam
 def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> Mixture:
     """The mixture `name` over the tokens of a base model; a learned one must be learned by then.
 
-    `record`: what the comparison's corpus.json holds. Manifests of sample weights are written into `folder`/NAME.samples. Raises
-    UserError, naming the mixture, for shares, files, runs and scores that do not fit the corpus.
+    `record`: what the comparison's corpus.json holds. Manifests of sample weights are written into
+    `folder`/NAME.samples. Raises UserError, naming the mixture, for shares, files, runs and scores that do not fit the
+    corpus.
     """
     contender, corpus = settings.mixtures[name], CorpusRecord.model_validate(record)
     try:
@@ -40,7 +41,9 @@ def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any], *
 
 
 def require_scores(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> None:
-    """The scores that a mixture which is still to be learned asks for are there. Raises what `make_mixture` would raise."""
+    """The scores that a mixture which is still to be learned asks for are there. Raises what `make_mixture` would
+    raise.
+    """
     uniform = _fixed(Contender(fixed="uniform"), CorpusRecord.model_validate(record), settings.base_tokens)
     try:
         _with_samples(settings.mixtures[name].samples, uniform, folder / f"{name}.samples")
@@ -57,8 +60,10 @@ def sample_notes(settings: CompareSettings, mixtures: Mapping[str, Mixture]) -> 
         sizes = {domain: policy.effective_sample_size or 1.0 for domain, policy in policies.items()}
         low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         yield (
-            f"Samples of {name}: {samples.rule} by {samples.column}{', shuffled' if samples.shuffle else ''}; effective sample size "
-            f"{sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). What scoring took is not in its cost."
+            f"Samples of {name}: {samples.rule} by {samples.column}{', shuffled' if samples.shuffle else ''}; "
+            f"effective sample size "
+            f"{sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). What scoring took is not in its "
+            f"cost."
         )
 
 
@@ -97,7 +102,8 @@ def _require_shares_alone(path: str) -> None:
     policies = {domain.name: domain.sample_policy for domain in Mixture.from_record(record, where=path).domains}
     if sampled := [name for name, policy in policies.items() if policy and policy.mode != "none"]:
         raise UserError(
-            f"{path} has sample weights for {', '.join(sampled)}, and `file` reads shares alone; give `samples` beside it, with the rule "
+            f"{path} has sample weights for {', '.join(sampled)}, and `file` reads shares alone; give `samples` "
+            f"beside it, with the rule "
             "and the scored run, or a file of {name: share}"
         )
 
@@ -115,7 +121,9 @@ def _shares(contender: Contender, tokens: dict[str, int], budget: int) -> dict[s
 
 
 def _require_fitting(settings: CompareSettings, path: Path, mixture: Mixture, corpus: CorpusRecord) -> None:
-    """A learned mixture speaks of this comparison's domains, text and tokenizer, and was not made from its held-out rows."""
+    """A learned mixture speaks of this comparison's domains, text and tokenizer, and was not made from its held-out
+    rows.
+    """
     if faults := list(_misfits(mixture, corpus)):
         raise UserError(
             f"{path} was learned on another corpus than this comparison's:\n"
@@ -126,13 +134,18 @@ def _require_fitting(settings: CompareSettings, path: Path, mixture: Mixture, co
     kept = config.train.get("evaluate_rows", 0)
     if config.update.get("held_out") and kept < settings.train.evaluate_rows:
         raise UserError(
-            f"{path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models are evaluated on "
-            f"{settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it at {settings.train.evaluate_rows}"
+            f"{path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models "
+            f"are evaluated on "
+            f"{settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it at "
+            f"{settings.train.evaluate_rows}"
         )
 
 
 def _misfits(mixture: Mixture, corpus: CorpusRecord) -> Iterator[str]:
-    theirs, ours = {domain.name: domain for domain in mixture.domains}, {domain.name: domain for domain in domains_of(corpus)}
+    theirs, ours = (
+        {domain.name: domain for domain in mixture.domains},
+        {domain.name: domain for domain in domains_of(corpus)},
+    )
     if theirs.keys() != ours.keys():
         yield f"domains only there: {', '.join(name for name in theirs if name not in ours) or 'none'}"
         yield f"domains only here: {', '.join(name for name in ours if name not in theirs) or 'none'}"
@@ -141,5 +154,7 @@ def _misfits(mixture: Mixture, corpus: CorpusRecord) -> Iterator[str]:
             f"tokenizer {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}) there, {corpus.tokenizer.name} "
             f"({corpus.tokenizer.fingerprint}) here"
         )
-    elif changed := [name for name in theirs if name in ours and theirs[name].fingerprint not in (None, ours[name].fingerprint)]:
+    elif changed := [
+        name for name in theirs if name in ours and theirs[name].fingerprint not in (None, ours[name].fingerprint)
+    ]:
         yield f"the text of {', '.join(changed)} is not the same"

@@ -1,10 +1,12 @@
 """What learning a mixture took, and what a base run takes: seconds as measured, floating-point operations by rule.
 
-Training takes 6 operations a parameter and token (2 forward, 4 backward), a forward pass alone 2, after Kaplan et al. 2020
-(arXiv 2001.08361, section 2.1), with every trainable parameter counted once, embeddings too. A proxy's tokens are those of all its
-groups: training domains, targets and held-out rows. DoReMi's are 6 for the reference, 6 for the proxy, 2 for the reference's losses
-beside it (and 2 for the proxy's, where micro-batches ask for a pass before the one that is trained). Inner products between
-gradients are not counted in operations; they are in the seconds. Evaluation and export are in neither.
+Training takes 6 operations a parameter and token (2 forward, 4 backward), a forward pass alone 2, after Kaplan et al.
+2020 (arXiv 2001.08361, section 2.1), with every trainable parameter counted once, embeddings too. A proxy's tokens are
+those of all its
+groups: training domains, targets and held-out rows. DoReMi's are 6 for the reference, 6 for the proxy, 2 for the
+reference's losses beside it (and 2 for the proxy's, where micro-batches ask for a pass before the one that is trained).
+Inner products between gradients are not counted in operations; they are in the seconds. Evaluation and export are in
+neither.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,8 +22,10 @@ from proxies.settings import Settings, load_settings
 Cost = dict[str, float]  # seconds, flops
 FREE: Cost = {"seconds": 0.0, "flops": 0.0}
 NOTE = (
-    "FLOPs: 6 per parameter and token trained, 2 per forward pass alone (DoReMi's reference), over all rows that the proxy read; "
-    "time: measured training steps, in the processes they ran on. A mixture from a file is counted as free: what it took is not known here."
+    "FLOPs: 6 per parameter and token trained, 2 per forward pass alone (DoReMi's reference), over all rows that the "
+    "proxy read; "
+    "time: measured training steps, in the processes they ran on. A mixture from a file is counted as free: what it "
+    "took is not known here."
 )
 
 

@@ -35,23 +35,33 @@ TOLERANCE = 1e-9  # between weights that were computed twice
 
 
 def require_same(settings: CompareSettings) -> None:
-    """What the directory holds was made with these settings, as far as they share results. Raises UserError with the differences."""
+    """What the directory holds was made with these settings, as far as they share results. Raises UserError with the
+    differences.
+    """
     path = settings.run_path
     if (path / "trajectory").exists():
         raise UserError(f"{path} holds a run of proxies.train; give the comparison a run_dir of its own")
     if not (path / "config.yaml").exists():
         if held := sorted(name for name in ("bases", "learned", "mixtures") if (path / name).exists()):
-            raise UserError(f"{path} has {', '.join(held)} but no config.yaml to say what they are; restore it, or give a new run_dir")
+            raise UserError(
+                f"{path} has {', '.join(held)} but no config.yaml to say what they are; restore it, or give a new "
+                f"run_dir"
+            )
         return
     before = load(CompareSettings, path / "config.yaml")
-    changed = [line for line in differences(before, settings) if line.startswith(SHARED) and not line.startswith("corpus.cache_dir")]
+    changed = [
+        line
+        for line in differences(before, settings)
+        if line.startswith(SHARED) and not line.startswith("corpus.cache_dir")
+    ]
     for name in before.mixtures.keys() & settings.mixtures.keys():
         changed += _mixture_changes(before, settings, name)
     if changed:
         raise UserError(
             f"{path} was made with other settings (then -> now), and results of different settings are not compared:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + f"\n{REMEDY}; a changed mixture can also take a new name, or have its learned/, mixtures/ and bases/ entries removed"
+            + f"\n{REMEDY}; a changed mixture can also take a new name, or have its learned/, mixtures/ and bases/ "
+            f"entries removed"
         )
 
 
@@ -63,14 +73,23 @@ def _mixture_changes(before: CompareSettings, now: CompareSettings, name: str) -
         return []
     lines = differences(before.mixtures[name], now.mixtures[name])
     if not lines and name in now.learned:
-        lines = [line for line in differences(before.run_of(name), now.run_of(name)) if not line.startswith(("run_dir", "corpus."))]
+        lines = [
+            line
+            for line in differences(before.run_of(name), now.run_of(name))
+            if not line.startswith(("run_dir", "corpus."))
+        ]
     return [f"mixtures.{name}.{line}" for line in lines]
 
 
 def take_directory(
-    settings: CompareSettings, *, files: dict[str, bytes | str], mixtures: dict[str, Mixture], environment: dict[str, Any]
+    settings: CompareSettings,
+    *,
+    files: dict[str, bytes | str],
+    mixtures: dict[str, Mixture],
+    environment: dict[str, Any],
 ) -> None:
-    """Take the directory: config.yaml with what this command adds, and the `files` and mixtures that every command writes alike.
+    """Take the directory: config.yaml with what this command adds, and the `files` and mixtures that every command
+    writes alike.
 
     Raises UserError as `require_same` where another command took it for other settings in the meantime.
     """
@@ -102,9 +121,14 @@ def _keep(mixture: Mixture, path: Path) -> None:
 
 
 def require_kept(run_path: Path, name: str, mixture: Mixture) -> None:
-    """Where base models were trained on a mixture of this name, it was this one. Raises UserError with the differences."""
+    """Where base models were trained on a mixture of this name, it was this one.
+
+    Raises UserError with the differences.
+    """
     path = _mixture(run_path, name)
-    if path.exists() and (changed := [*_weight_changes(before := Mixture.load(path), mixture), *_sample_changes(before, mixture)]):
+    if path.exists() and (
+        changed := [*_weight_changes(before := Mixture.load(path), mixture), *_sample_changes(before, mixture)]
+    ):
         raise UserError(
             f"mixtures.{name} is no longer what {path} says, which results were made with (then -> now):\n"
             + "\n".join(f"  {line}" for line in changed)
@@ -115,7 +139,10 @@ def require_kept(run_path: Path, name: str, mixture: Mixture) -> None:
 def _weight_changes(before: Mixture, now: Mixture) -> Iterator[str]:
     spans = [[(stage.start_tokens, stage.weights) for stage in mixture.stages] for mixture in (before, now)]
     if [start for start, _ in spans[0]] != [start for start, _ in spans[1]] or before.horizon != now.horizon:
-        yield f"{len(spans[0])} stage(s) over {before.horizon.total_tokens:,} tokens -> {len(spans[1])} over {now.horizon.total_tokens:,}"
+        yield (
+            f"{len(spans[0])} stage(s) over {before.horizon.total_tokens:,} tokens -> {len(spans[1])} over "
+            f"{now.horizon.total_tokens:,}"
+        )
         return
     for (start, old), (_, new) in zip(*spans, strict=True):
         for domain in {**old, **new}:
@@ -129,7 +156,9 @@ def _sample_changes(before: Mixture, now: Mixture) -> Iterator[str]:
     for domain, old in policies[0].items():
         new = policies[1].get(domain)
         if (old and old.manifest_sha256) != (new and new.manifest_sha256):
-            was, is_now = (f"{policy.mode} {policy.manifest_sha256}" if policy else "every document once" for policy in (old, new))
+            was, is_now = (
+                f"{policy.mode} {policy.manifest_sha256}" if policy else "every document once" for policy in (old, new)
+            )
             yield f"samples of {domain}: {was} -> {is_now}"
 
 
@@ -147,7 +176,8 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
         write_atomic(path.with_suffix(".json"), json.dumps({**labels, **run.facts, **facts}, indent=1))
     except OSError as error:
         raise UserError(
-            f"the base run of {name}, seed {seed}, could not be written ({error}); finished ones are kept: make room and give the same "
+            f"the base run of {name}, seed {seed}, could not be written ({error}); finished ones are kept: make room "
+            f"and give the same "
             "command again"
         ) from error
 

@@ -58,7 +58,9 @@ def _compare(settings: CompareSettings, folder: Path) -> None:
     for name in settings.learned:
         require_scores(settings, name, corpus.record, folder=folder)
     mixtures = _made(settings, [name for name in settings.mixtures if name not in settings.learned], corpus, folder)
-    _take_directory(settings, corpus, mixtures, accelerator)  # from here on it is this comparison's: whatever could be checked was
+    _take_directory(
+        settings, corpus, mixtures, accelerator
+    )  # from here on it is this comparison's: whatever could be checked was
     learn_missing(settings, accelerator)
     mixtures |= _made(settings, settings.learned, corpus, folder)
     _take_directory(settings, corpus, mixtures, accelerator)
@@ -89,7 +91,9 @@ def learn_missing(settings: CompareSettings, accelerator: Accelerator) -> None:
                     accelerator.wait_for_everyone()
 
 
-def train_missing(settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator) -> None:
+def train_missing(
+    settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator
+) -> None:
     """The base runs that are not there yet, seed by seed, so that every finished seed is one whole comparison."""
     path, main = settings.run_path, accelerator.is_main_process
     place = Place(
@@ -106,7 +110,9 @@ def train_missing(settings: CompareSettings, corpus: CorpusData, mixtures: dict[
             run = train_base(settings, corpus, mixtures[name], seed=seed, place=place, on_step=show)
             if main:
                 if run.facts["diverged"] is not None:
-                    bar.write(f"{name} seed {seed}: diverged at step {run.facts['diverged']} (loss or gradient not finite)")
+                    bar.write(
+                        f"{name} seed {seed}: diverged at step {run.facts['diverged']} (loss or gradient not finite)"
+                    )
                 facts = {"mixture_id": mixtures[name].id, "environment": _environment(accelerator)}
                 save_base(path, name, seed, run, facts)
 
@@ -124,7 +130,10 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
     write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
     record = read_comparison(path, names)
     notes = [NOTE, *_unread(corpus), *sample_notes(settings, record.mixtures)]
-    text = "\n".join([comparison_text(record.comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
+    text = (
+        "\n".join([comparison_text(record.comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)])
+        + "\n"
+    )
     write_atomic(path / "summary.txt", text)
     plots = plot_comparison(record.comparison, path / "plots")
     print(f"\n{text}\nresults: {path / 'results.parquet'}\nplots:   {', '.join(map(str, plots))}", flush=True)
@@ -146,7 +155,9 @@ def _made(settings: CompareSettings, names: Sequence[str], corpus: CorpusData, f
     return mixtures
 
 
-def _take_directory(settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator) -> None:
+def _take_directory(
+    settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator
+) -> None:
     accelerator.wait_for_everyone()  # all have looked at what is there
     if accelerator.is_main_process:
         files: dict[str, bytes | str] = {
@@ -186,7 +197,10 @@ def _missing(settings: CompareSettings) -> list[tuple[str, int]]:
 def _require_divisible(settings: CompareSettings, processes: int) -> None:
     rows = settings.train.batch_rows
     if rows % processes:
-        raise UserError(f"train.batch_rows is {rows}, which does not split over {processes} processes; use a multiple of {processes}")
+        raise UserError(
+            f"train.batch_rows is {rows}, which does not split over {processes} processes; use a multiple of "
+            f"{processes}"
+        )
     for name in settings.learned:
         try:
             require_divisible(settings.run_of(name), processes)
@@ -214,12 +228,17 @@ def _agree(value: Value, accelerator: Accelerator) -> Value:
 
 def _say_hello(settings: CompareSettings, corpus: CorpusData, accelerator: Accelerator) -> None:
     """What will be done; builds a base model, so that one that does not fit is refused before anything is learned."""
-    train, sizes = settings.train, {"vocab_size": corpus.vocab_size, "eos_id": corpus.eos_id, "row_tokens": corpus.row_tokens}
+    train, sizes = (
+        settings.train,
+        {"vocab_size": corpus.vocab_size, "eos_id": corpus.eos_id, "row_tokens": corpus.row_tokens},
+    )
     parameters = parameter_count(build_model(settings.model, **sizes, seed=0))
     print(
-        f"bases: {len(settings.mixtures)} mixtures x {len(settings.seeds)} seed(s), {len(_missing(settings))} runs to do, "
+        f"bases: {len(settings.mixtures)} mixtures x {len(settings.seeds)} seed(s), {len(_missing(settings))} runs "
+        f"to do, "
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}, {train.precision}\n"
-        f"each:  {parameters / 1e6:.2f} M parameters, {train.steps} steps x {train.batch_rows} rows x {settings.corpus.row_tokens} "
+        f"each:  {parameters / 1e6:.2f} M parameters, {train.steps} steps x {train.batch_rows} rows x "
+        f"{settings.corpus.row_tokens} "
         f"tokens = {tokens_text(settings.base_tokens)} tokens",
         flush=True,
     )

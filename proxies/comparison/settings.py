@@ -11,7 +11,13 @@ from proxies.config import DomainName, Frozen, exactly_one
 from proxies.corpus.settings import CorpusSettings
 from proxies.settings import Loop, Model, Objective, Settings, Train, Update
 
-MADE_FOR = {"temperature": "fixed: temperature", "max_epochs": "fixed: unimax", "row": "file", "train": "learn", "model": "learn"}
+MADE_FOR = {
+    "temperature": "fixed: temperature",
+    "max_epochs": "fixed: unimax",
+    "row": "file",
+    "train": "learn",
+    "model": "learn",
+}
 
 
 class BaseTrain(Loop):
@@ -42,19 +48,34 @@ class ContenderSamples(SampleRule):
 
 
 class Contender(Frozen):
-    """Where one mixture comes from: exactly one of fixed, file, learn, run. Beside it, what it does inside the domains."""
+    """Where one mixture comes from: exactly one of fixed, file, learn, run.
 
-    fixed: Literal["uniform", "natural", "temperature", "unimax"] | None = Field(None, description="a rule that needs no learning")
-    temperature: float | None = Field(None, gt=0, description="with fixed: temperature: 1 is natural, larger is closer to uniform")
-    max_epochs: float | None = Field(None, gt=0, description="with fixed: unimax: how often a domain is repeated at most (epochs)")
-    file: str = Field("", description="shares in a file: mixture.json, DoReMi JSON, Olmix JSON, RegMix CSV, {name: share}")
+    Beside it, what it does inside the domains.
+    """
+
+    fixed: Literal["uniform", "natural", "temperature", "unimax"] | None = Field(
+        None, description="a rule that needs no learning"
+    )
+    temperature: float | None = Field(
+        None, gt=0, description="with fixed: temperature: 1 is natural, larger is closer to uniform"
+    )
+    max_epochs: float | None = Field(
+        None, gt=0, description="with fixed: unimax: how often a domain is repeated at most (epochs)"
+    )
+    file: str = Field(
+        "", description="shares in a file: mixture.json, DoReMi JSON, Olmix JSON, RegMix CSV, {name: share}"
+    )
     row: int | str | None = Field(None, description="with file: which of several mixtures in it")
     learn: Update | None = Field(None, description="learn it with a proxy: the update block of a run")
     model: Model | None = Field(None, description="with learn: its proxy model, in place of proxy.model")
     train: dict[str, Any] = Field({}, description="with learn: settings of its loop in place of those of proxy.train")
     run: str = Field("", description="a finished run directory of proxies.train")
-    average: Literal["all", "tail"] = Field("all", description="with learn or run: weights averaged over all steps, or the last half")
-    samples: ContenderSamples | None = Field(None, description="sample weights inside the domains; left out: every document alike")
+    average: Literal["all", "tail"] = Field(
+        "all", description="with learn or run: weights averaged over all steps, or the last half"
+    )
+    samples: ContenderSamples | None = Field(
+        None, description="sample weights inside the domains; left out: every document alike"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
@@ -66,7 +87,9 @@ class Contender(Frozen):
             lost.append("average (only with learn or run)")
         if lost:
             raise ValueError(f"{', '.join(lost)} has no effect here; take it out")
-        if missing := [name for name in ("temperature", "max_epochs") if MADE_FOR[name] in here and getattr(self, name) is None]:
+        if missing := [
+            name for name in ("temperature", "max_epochs") if MADE_FOR[name] in here and getattr(self, name) is None
+        ]:
             raise ValueError(f"fixed: {self.fixed} needs {missing[0]}; give it")
         return self
 
@@ -86,10 +109,13 @@ class CompareSettings(Frozen):
     corpus: CorpusSettings = Field(description="the text")
     model: Model = Field(description="the base model")
     train: BaseTrain = Field(BaseTrain(), description="its loop")
-    objective: Objective = Field("auto", description="what mixtures are learned for and judged by; as a run's update.objective")
+    objective: Objective = Field(
+        "auto", description="what mixtures are learned for and judged by; as a run's update.objective"
+    )
     proxy: Proxy = Field(Proxy(), description="the proxies of learned mixtures")
     mixtures: dict[DomainName, Contender] = Field(
-        description="what is compared, name: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: DIRECTORY}; and samples"
+        description="what is compared, name: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: "
+        "DIRECTORY}; and samples"
     )
 
     @model_validator(mode="after")
@@ -120,7 +146,9 @@ class CompareSettings(Frozen):
 
         def bounded(sources: dict[str, Any]) -> dict[str, Any]:
             return {
-                name: source.model_copy(update={"max_tokens": most}) if source.streaming and source.max_tokens is None else source
+                name: source.model_copy(update={"max_tokens": most})
+                if source.streaming and source.max_tokens is None
+                else source
                 for name, source in sources.items()
             }
 
@@ -133,7 +161,9 @@ class CompareSettings(Frozen):
         return Settings(run_dir=self.run_dir, corpus=corpus.model_copy(update=changes), model=self.model, update=update)
 
     def run_of(self, name: str) -> Settings:
-        """The proxy run that learns the mixture `name`; `auto` in its update block is the comparison's objective (doremi has none)."""
+        """The proxy run that learns the mixture `name`; `auto` in its update block is the comparison's objective
+        (doremi has none).
+        """
         contender = self.mixtures[name]
         assert contender.learn
         update = contender.learn
@@ -158,10 +188,14 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
     if twice := sorted({seed for seed in settings.seeds if settings.seeds.count(seed) > 1}):
         yield f"seeds gives {', '.join(map(str, twice))} twice; give each once"
     if len({name.lower() for name in names}) < len(names):
-        yield f"mixtures: {', '.join(names)} differ by upper and lower case only; their directories would be one: rename"
+        yield (
+            f"mixtures: {', '.join(names)} differ by upper and lower case only; their directories would be one: rename"
+        )
     known = list(settings.corpus.sources)
     if isinstance(settings.objective, dict) and (unknown := [name for name in settings.objective if name not in known]):
-        yield f"objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: {', '.join(known)}"
+        yield (
+            f"objective names {', '.join(unknown)}, which is neither a domain nor a target; allowed: {', '.join(known)}"
+        )
         return
     for name in settings.learned:
         yield from (f"mixtures.{name}.{fault}" for fault in _proxy_faults(settings, name))
@@ -177,13 +211,18 @@ def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
         return
     if run.train.precision != settings.train.precision:
         yield (
-            f"train.precision is {run.train.precision}, that of the base models {settings.train.precision}; one command computes in one "
+            f"train.precision is {run.train.precision}, that of the base models {settings.train.precision}; one "
+            f"command computes in one "
             "precision: set proxy.train.precision and train.precision alike"
         )
     if run.train.tracker != "none":
-        yield f"train.tracker is {run.train.tracker}; a comparison keeps its record in files: set proxy.train.tracker to none"
+        yield (
+            f"train.tracker is {run.train.tracker}; a comparison keeps its record in files: set "
+            f"proxy.train.tracker to none"
+        )
     if run.update.held_out and run.train.evaluate_rows < settings.train.evaluate_rows:
         yield (
-            f"learn.held_out: its objective would use held-out rows that the base models are evaluated on (train.evaluate_rows "
+            f"learn.held_out: its objective would use held-out rows that the base models are evaluated on "
+            f"(train.evaluate_rows "
             f"{settings.train.evaluate_rows}); raise proxy.train.evaluate_rows from {run.train.evaluate_rows} to that"
         )

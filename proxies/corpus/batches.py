@@ -31,7 +31,9 @@ def epoch_order(seed: int, domain: str, epoch: int, rows: int) -> Int64[np.ndarr
     return order
 
 
-def step_indices(rows: int, *, seed: int, domain: str, step: int, rows_per_step: int) -> Int64[np.ndarray, " rows_per_step"]:
+def step_indices(
+    rows: int, *, seed: int, domain: str, step: int, rows_per_step: int
+) -> Int64[np.ndarray, " rows_per_step"]:
     """Numbers (0..rows-1) of the rows that `step` (0-based) reads from a domain of that many rows.
 
     Raises ValueError for a domain without rows or a negative step.
@@ -67,7 +69,8 @@ def epochs_used(rows: int, steps: int, rows_per_step: int) -> float:
 
 
 def evaluated_part(rows: int, evaluate_rows: int) -> int:
-    """How many of a domain's `rows` held-out rows, from the first on, are for evaluation; the others are for a held-out objective.
+    """How many of a domain's `rows` held-out rows, from the first on, are for evaluation; the others are for a held-out
+    objective.
 
     Half of them, or as many as are evaluated where that is more; the same in every run, whatever its objective.
     """
@@ -75,7 +78,8 @@ def evaluated_part(rows: int, evaluate_rows: int) -> int:
 
 
 def evaluated_rows(rows: int, evaluate_rows: int) -> Int64[np.ndarray, " n"]:
-    """Numbers of the held-out rows that are evaluated: `evaluate_rows`, or all there are, spread evenly over their part.
+    """Numbers of the held-out rows that are evaluated: `evaluate_rows`, or all there are, spread evenly over their
+    part.
 
     Spread, because neighbouring rows are of one document: the first 64 rows of a domain of books are one book.
     """

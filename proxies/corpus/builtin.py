@@ -39,7 +39,11 @@ def cpp_headers() -> Iterator[Text]:
     """C++ headers that torch ships, without the machine-written ones."""
     root = _package("torch")
     headers = () if root is None else (root / "include").rglob("*.h*")
-    return ((place, text) for place, text in _files(root, headers) if "/ops/" not in place and "generated" not in place + text[:1000])
+    return (
+        (place, text)
+        for place, text in _files(root, headers)
+        if "/ops/" not in place and "generated" not in place + text[:1000]
+    )
 
 
 def generated_ops() -> Iterator[Text]:
@@ -52,7 +56,11 @@ def docstrings() -> Iterator[Text]:
     """Docstrings of installed scientific packages: one document a module."""
     for name in ("scipy", "numpy", "pandas", "matplotlib"):
         root = _package(name)
-        modules = () if root is None else (path for path in root.rglob("*.py") if not {"test", "tests"} & set(path.relative_to(root).parts))
+        modules = (
+            ()
+            if root is None
+            else (path for path in root.rglob("*.py") if not {"test", "tests"} & set(path.relative_to(root).parts))
+        )
         taken = 0
         for place, source in _files(root, modules):
             if taken > DOMAIN_BYTES // 3:  # so that no package fills the domain alone
@@ -68,7 +76,9 @@ def manual_prose() -> Iterator[Text]:
     for package in _distributions():
         found.append((f"{package.name}/METADATA", str(package.metadata.json.get("description", ""))))
         found += _readable(package, lambda path: path.suffix in (".md", ".rst") and ".dist-info" not in path.parts[0])
-    found += _files(root := Path(sysconfig.get_paths()["stdlib"]), [*root.glob("idlelib/*.txt"), *root.glob("email/*.rst")])
+    found += _files(
+        root := Path(sysconfig.get_paths()["stdlib"]), [*root.glob("idlelib/*.txt"), *root.glob("email/*.rst")]
+    )
     if importlib.util.find_spec("pydoc_data"):
         topics = importlib.import_module("pydoc_data.topics").topics
         found += [(f"pydoc_data/topics/{name}", text) for name, text in topics.items()]
@@ -80,7 +90,9 @@ def legal() -> Iterator[Text]:
     names = ("licen", "copying", "notice", "copyright")
     found: list[Text] = []
     for package in _distributions():
-        found += _readable(package, lambda path: path.name.lower().startswith(names) and path.suffix in ("", ".txt", ".md", ".rst"))
+        found += _readable(
+            package, lambda path: path.name.lower().startswith(names) and path.suffix in ("", ".txt", ".md", ".rst")
+        )
     return _unique(sorted(found, key=_shuffled))
 
 
@@ -91,12 +103,15 @@ def noise_records() -> Iterator[Text]:
         lines = []
         for _ in range(40):
             values = "\t".join(f"{draw.random():.6f}" for _ in range(3))
-            lines.append(f"#{draw.getrandbits(40):010x}\t{draw.getrandbits(64):016x}\t{values}\t{'NY'[draw.getrandbits(1)]}\n")
+            lines.append(
+                f"#{draw.getrandbits(40):010x}\t{draw.getrandbits(64):016x}\t{values}\t{'NY'[draw.getrandbits(1)]}\n"
+            )
         yield f"record/{number}", "".join(lines)
 
 
 BUILTINS = {
-    function.__name__: function for function in (python, cpp_headers, docstrings, manual_prose, legal, generated_ops, noise_records)
+    function.__name__: function
+    for function in (python, cpp_headers, docstrings, manual_prose, legal, generated_ops, noise_records)
 }
 
 
@@ -167,7 +182,9 @@ def _distributions() -> list[importlib.metadata.Distribution]:
     )
 
 
-def _readable(package: importlib.metadata.Distribution, wanted: Callable[[Path | importlib.metadata.PackagePath], bool]) -> list[Text]:
+def _readable(
+    package: importlib.metadata.Distribution, wanted: Callable[[Path | importlib.metadata.PackagePath], bool]
+) -> list[Text]:
     """(name, text) of a package's files that are wanted and UTF-8."""
     found = []
     for path in package.files or ():

@@ -93,7 +93,8 @@ def open_tokens(path: Path, split: str, tokenizer: TextEncoder) -> np.ndarray:
 def unwritable(cache: Path, error: OSError) -> UserError:
     """What to say when the cache cannot be written."""
     return UserError(
-        f"the token cache cannot be written in {cache}: {error.strerror or error}; make room, or set corpus.cache_dir to another place"
+        f"the token cache cannot be written in {cache}: {error.strerror or error}; make room, or set "
+        f"corpus.cache_dir to another place"
     )
 
 
@@ -114,7 +115,9 @@ class _Writer:
     def add(self, split: str, document: Document, ids: np.ndarray) -> int:
         """Append a document to a split; returns its size (bytes)."""
         count, size = self.counts[split], len(document.text.encode())
-        self._rows.append({"id": document.id, "split": split, "start": count["tokens"], "tokens": len(ids) + 1, "bytes": size})
+        self._rows.append(
+            {"id": document.id, "split": split, "start": count["tokens"], "tokens": len(ids) + 1, "bytes": size}
+        )
         if len(self._rows) >= TABLE_ROWS:
             self._flush()
         self._files[split].write(np.concatenate([ids, self._end]).astype(self._dtype).tobytes())

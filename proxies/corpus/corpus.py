@@ -1,4 +1,6 @@
-"""From text to rows: every domain tokenized once, kept on disk (`proxies/corpus/cache.py`), memory-mapped by every process."""
+"""From text to rows: every domain tokenized once, kept on disk (`proxies/corpus/cache.py`), memory-mapped by every
+process.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +39,9 @@ class CorpusData:
     eos_id: int  # the end-of-text token after every document
     vocab_size: int  # token ids are below this
     row_tokens: int
-    pool: Pool | None = None  # the rows of the domain `reused` (proxies/reuse.py), which then comes first and has no tokens of its own
+    pool: Pool | None = (
+        None  # the rows of the domain `reused` (proxies/reuse.py), which then comes first and has no tokens of its own
+    )
 
     def members(self, name: str) -> tuple[str, ...]:
         """The domains that a name stands for: itself, or those of the pool."""
@@ -104,7 +108,10 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
     """The tokenizer of the settings and its tokenizer.json in the cache; a BPE is trained where it is not there yet."""
     size = corpus.tokenizer.train_bpe
     if size:
-        path = directory / f"tokenizer-{cache.content_hash([cache.FORMAT, size, [inputs[name] for name in corpus.domains]])}.json"
+        path = (
+            directory
+            / f"tokenizer-{cache.content_hash([cache.FORMAT, size, [inputs[name] for name in corpus.domains]])}.json"
+        )
         try:
             return tokenizers.from_file(path, f"bpe-{size}"), path
         except UserError:  # not there, or damaged
@@ -165,7 +172,10 @@ def _refuse_short(meta: dict[str, Any], corpus: CorpusSettings) -> None:
         if tokens < corpus.row_tokens:
             total = sum(meta[each]["documents"] for each in remedies)
             what = "held-out" if split == "held_out" else "training"
-            faults.append(f"{tokens} {what} tokens ({count} of {total} documents), fewer than one row of {corpus.row_tokens}; {remedy}")
+            faults.append(
+                f"{tokens} {what} tokens ({count} of {total} documents), fewer than one row of {corpus.row_tokens}; "
+                f"{remedy}"
+            )
     if faults:
         raise UserError("\n".join(faults))
 

@@ -38,7 +38,9 @@ def identity(source: SourceSettings) -> str:
 
     try:
         return f"revision:{huggingface_hub.HfApi().dataset_info(source.dataset).sha}"
-    except Exception as error:  # the client lets the errors of its HTTP library through, whose types change with versions
+    except (
+        Exception
+    ) as error:  # the client lets the errors of its HTTP library through, whose types change with versions
         reason = " ".join(str(error).split())
         raise UserError(
             f"dataset {source.dataset!r} is neither a local directory nor found on the Hugging Face hub: {reason}; "

@@ -1,8 +1,9 @@
 """Several domains read as one group: whose row is next is laid out beforehand, by shares, for a whole run.
 
-Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.apportion`), never a whole row away
-from their shares, and that order is shuffled inside windows. Without the shuffle the halves would hold the same domains step after step,
-and the product of the halves' gradients would not be that of the mixed gradient with itself.
+Each half of a step's rows has an order of its own: rows go to the domains in turn (`mixtures.stream.apportion`), never
+a whole row away from their shares, and that order is shuffled inside windows. Without the shuffle the halves would hold
+the same domains step after step, and the product of the halves' gradients would not be that of the mixed gradient with
+itself.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ WINDOW_ROWS = 8  # of every domain on average
 
 @dataclass(frozen=True)
 class Pool:
-    """The rows of K domains as one. turns (steps, N): which domain a row of a step comes from; places (steps, N): its how many-th.
+    """The rows of K domains as one. turns (steps, N): which domain a row of a step comes from; places (steps, N): its
+    how many-th.
 
     Every domain is read in its own order, without replacement, as it would be alone (`proxies.corpus.batches`).
     """
@@ -40,7 +42,9 @@ class Pool:
 
 
 def make_pool(tokens: dict[str, np.ndarray], shares: Sequence[float], *, steps: int, rows: int, seed: int) -> Pool:
-    """The pool of a run: `rows` rows at each of `steps` steps, by `shares` (sum 1). Takes some microseconds and 16 bytes a row."""
+    """The pool of a run: `rows` rows at each of `steps` steps, by `shares` (sum 1). Takes some microseconds and 16
+    bytes a row.
+    """
     halves = 2 if rows % 2 == 0 else 1
     orders = [_order(shares, count=steps * rows // halves, seed=seed, half=half) for half in range(halves)]
     turns = np.concatenate([order.reshape(steps, rows // halves) for order in orders], axis=1)

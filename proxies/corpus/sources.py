@@ -58,7 +58,9 @@ def describe(source: SourceSettings, which: Which = "train") -> list[dict[str, s
     The hash is of the file's bytes (of a dataset on the hub: its revision or fingerprint): it changes with the content.
     """
     if which == "train" and source.builtin:
-        return [{"format": "builtin", "uri": f"builtin:{source.builtin}", "sha256": builtin.fingerprint(source.builtin)}]
+        return [
+            {"format": "builtin", "uri": f"builtin:{source.builtin}", "sha256": builtin.fingerprint(source.builtin)}
+        ]
     if which == "train" and source.dataset:
         dataset_hash = _directory_hash(Path(source.dataset)) if os.path.isdir(source.dataset) else hub.identity(source)
         return [{"format": "hf", "uri": _name(source, which), "sha256": dataset_hash}]
@@ -74,7 +76,9 @@ def expand(patterns: str | list[str]) -> list[str]:
     paths: dict[str, None] = {}
     faults = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [pattern] if os.path.isfile(pattern) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+        matches = (
+            [pattern] if os.path.isfile(pattern) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+        )
         faults += [] if matches else [_missing(pattern)]
         for path in matches:
             paths[path] = None
@@ -93,7 +97,9 @@ def file_format(path: str) -> tuple[str, str]:
     compression = parts.pop() if parts and parts[-1] in COMPRESSIONS else ""
     if not parts or parts[-1] not in FORMATS:
         allowed = ", ".join(f".{name}" for name in FORMATS)
-        raise UserError(f"{path}: unknown ending; allowed: {allowed}, each also with .gz or .zst; rename or convert the file")
+        raise UserError(
+            f"{path}: unknown ending; allowed: {allowed}, each also with .gz or .zst; rename or convert the file"
+        )
     return parts[-1], compression
 
 
@@ -148,7 +154,9 @@ def _read_jsonl(path: str, stream: pa.NativeFile, column: str) -> Iterator[Docum
                 f'{path}:{number}: not a JSON line: {error}; every line must be one object such as {{"{column}": ...}}'
             ) from error
         if not isinstance(record, dict):
-            raise UserError(f'{path}:{number}: the line holds a {type(record).__name__}, not an object such as {{"{column}": ...}}')
+            raise UserError(
+                f'{path}:{number}: the line holds a {type(record).__name__}, not an object such as {{"{column}": ...}}'
+            )
         if column not in record:
             raise _no_column(f"{path}:{number}", column, record)
         yield _document(f"{path}:{number}", column, record[column])
@@ -157,7 +165,9 @@ def _read_jsonl(path: str, stream: pa.NativeFile, column: str) -> Iterator[Docum
 def _read_csv(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
     row = 0
     try:
-        chunks = pd.read_csv(io.BufferedReader(stream), dtype=str, keep_default_na=False, chunksize=256, encoding="utf-8-sig")
+        chunks = pd.read_csv(
+            io.BufferedReader(stream), dtype=str, keep_default_na=False, chunksize=256, encoding="utf-8-sig"
+        )
     except pd.errors.EmptyDataError:
         return
     for chunk in chunks:
@@ -191,17 +201,22 @@ def _document(place: str, column: str, value: object) -> Document:
         return Document(place, "")
     if not isinstance(value, str):
         raise UserError(
-            f"{place}: column {column!r} holds {type(value).__name__} {str(value)[:40]!r}, not text; name the text column with `text:`"
+            f"{place}: column {column!r} holds {type(value).__name__} {str(value)[:40]!r}, not text; name the text "
+            f"column with `text:`"
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{place}: column {column!r} is not valid Unicode: {error.reason} at character {error.start}") from error
+        raise UserError(
+            f"{place}: column {column!r} is not valid Unicode: {error.reason} at character {error.start}"
+        ) from error
     return Document(place, value)
 
 
 def _no_column(place: str, column: str, columns: Any) -> UserError:
-    return UserError(f"{place}: no column {column!r}; its columns: {', '.join(map(str, columns))}; name the text column with `text:`")
+    return UserError(
+        f"{place}: no column {column!r}; its columns: {', '.join(map(str, columns))}; name the text column with `text:`"
+    )
 
 
 def _missing(pattern: str) -> str:

@@ -33,7 +33,10 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (uint32) of each text, without the end-of-text token; text that spells one stays text."""
-        return [np.array(each.ids, dtype=np.uint32) for each in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            np.array(each.ids, dtype=np.uint32)
+            for each in self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special tokens spelled out."""
@@ -132,11 +135,14 @@ def from_pretrained(name: str) -> TextEncoder:
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"no tokenizer {name!r}: {reason}; give a directory or a name on the Hugging Face hub that transformers can load"
+            f"no tokenizer {name!r}: {reason}; give a directory or a name on the Hugging Face hub that transformers "
+            f"can load"
         ) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(backend, Backend):
-        raise UserError(f"tokenizer {name!r} ({type(loaded).__name__}) has no tokenizer.json form; give a fast tokenizer")
+        raise UserError(
+            f"tokenizer {name!r} ({type(loaded).__name__}) has no tokenizer.json form; give a fast tokenizer"
+        )
     return _finish(name, Backend.from_str(backend.to_str()), loaded.eos_token)
 
 

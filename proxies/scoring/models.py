@@ -36,10 +36,13 @@ def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheck
     there = {int(path.name.removeprefix("step-")): path for path in checkpoints.checkpoints(run_dir)}
     if not there:
         raise UserError(
-            f"{run_dir} has no checkpoint (checkpoints/step-*) to score with; it has one every train.save_every steps and at the end: "
+            f"{run_dir} has no checkpoint (checkpoints/step-*) to score with; it has one every train.save_every "
+            f"steps and at the end: "
             "continue the run with --resume, or restore them"
         )
-    steps = {max(there) if word == "last" else int(word) for word in wanted if word != "all"} | (set(there) if "all" in wanted else set())
+    steps = {max(there) if word == "last" else int(word) for word in wanted if word != "all"} | (
+        set(there) if "all" in wanted else set()
+    )
     if unknown := sorted(steps - set(there)):
         raise UserError(
             f"{run_dir} has no checkpoint of step {', '.join(map(str, unknown))}; it has {', '.join(map(str, there))} "
@@ -48,16 +51,25 @@ def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheck
     frame = read_trajectory(run_dir).frame
     lrs = dict(zip(frame["step"], frame["lr"], strict=True))
     if lost := [step for step in sorted(steps) if step not in lrs]:
-        raise UserError(f"the trajectory of {run_dir} ends before step {lost[0]}, of which it has a checkpoint; restore it from a copy")
+        raise UserError(
+            f"the trajectory of {run_dir} ends before step {lost[0]}, of which it has a checkpoint; restore it from "
+            f"a copy"
+        )
     return [ScoredCheckpoint(there[step], Checkpoint(step=step, lr=lrs[step])) for step in sorted(steps)]
 
 
 def load_models(
     settings: Settings, corpus: CorpusData, found: Sequence[ScoredCheckpoint], *, device: torch.device
 ) -> list[PreTrainedModel]:
-    """Their models on the device, in evaluation mode, float32. Raises UserError for one that is damaged or not the run's model."""
+    """Their models on the device, in evaluation mode, float32. Raises UserError for one that is damaged or not the
+    run's model.
+    """
     expected = build_model(
-        settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=corpus.row_tokens, seed=settings.seed
+        settings.model,
+        vocab_size=corpus.vocab_size,
+        eos_id=corpus.eos_id,
+        row_tokens=corpus.row_tokens,
+        seed=settings.seed,
     )
     return [_load(expected, checkpoint.path).to(device).eval() for checkpoint in found]
 
@@ -71,7 +83,9 @@ def _load(expected: PreTrainedModel, path: Path) -> PreTrainedModel:
         if not changed:
             model, loaded = type(expected).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or score with another (--checkpoints)") from error
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or score with another (--checkpoints)"
+        ) from error
     if changed:
         raise UserError(
             f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"

@@ -1,8 +1,8 @@
 """Which documents of a domain are scored, cut into shards by a rule that does not know how many processes there are.
 
-A document is cut into rows of row_tokens that overlap by one token, so that every token but its first is predicted once. Documents
-come from the token cache's documents.parquet, a batch at a time; of all documents only their numbers of rows are held at once
-(8 bytes each, one domain at a time, and only for --max-rows).
+A document is cut into rows of row_tokens that overlap by one token, so that every token but its first is predicted
+once. Documents come from the token cache's documents.parquet, a batch at a time; of all documents only their numbers of
+rows are held at once (8 bytes each, one domain at a time, and only for --max-rows).
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class Rows:
-    """R rows of some documents: index of its document, number in it, first token in train.bin, length; int64 (R,) each."""
+    """R rows of some documents: index of its document, number in it, first token in train.bin, length; int64 (R,)
+    each.
+    """
 
     document: np.ndarray
     number: np.ndarray
@@ -89,7 +91,9 @@ def make_plan(documents: Path, *, unit: Unit, row_tokens: int, max_rows: int | N
     plan = DomainPlan(documents, unit, row_tokens, Choice(1, 1))
     if max_rows is None:
         return plan
-    counts = np.concatenate([np.empty(0, np.int64), *(row_counts(frame["tokens"], row_tokens) for frame in _documents(documents))])
+    counts = np.concatenate(
+        [np.empty(0, np.int64), *(row_counts(frame["tokens"], row_tokens) for frame in _documents(documents))]
+    )
     rows = int(counts.sum())
     if rows <= max_rows:
         return plan
@@ -101,7 +105,9 @@ def make_plan(documents: Path, *, unit: Unit, row_tokens: int, max_rows: int | N
         fits = counts[Choice(middle, len(counts))(numbers)].sum() <= max_rows
         take, most = (middle, most) if fits else (take, middle)
     if not take:
-        raise UserError(f"no whole document fits: its {len(counts):,} documents have {rows / len(counts):,.0f} rows on average")
+        raise UserError(
+            f"no whole document fits: its {len(counts):,} documents have {rows / len(counts):,.0f} rows on average"
+        )
     return DomainPlan(documents, unit, row_tokens, Choice(take, len(counts)))
 
 

@@ -1,8 +1,9 @@
 """Scores of a shard: its rows in batches of like length through every checkpoint, then combined by document.
 
-TracIn's self-influence sums learning rate times squared gradient norm over checkpoints (arXiv 2002.08484, section 3.1); divided by the
-sum of the learning rates it has the size of one checkpoint's. The same for the word-embedding part (arXiv 2202.11844, eq. 4). Losses
-and information (arXiv 2406.14124: v1 = H(q), v3 = H(q) + H(f)) are those of the last checkpoint.
+TracIn's self-influence sums learning rate times squared gradient norm over checkpoints (arXiv 2002.08484, section 3.1);
+divided by the sum of the learning rates it has the size of one checkpoint's. The same for the word-embedding part
+(arXiv 2202.11844, eq. 4). Losses and information (arXiv 2406.14124: v1 = H(q), v3 = H(q) + H(f)) are those of the last
+checkpoint.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +42,9 @@ def unigram_surprisal(domains: Sequence[np.ndarray], *, vocab_size: int) -> np.n
     return -np.log(counts / counts.sum())
 
 
-def score_rows(scorer: Scorer, rows: Rows, ids: np.ndarray, *, on_batch: Callable[[int], object]) -> dict[str, np.ndarray]:
+def score_rows(
+    scorer: Scorer, rows: Rows, ids: np.ndarray, *, on_batch: Callable[[int], object]
+) -> dict[str, np.ndarray]:
     """{column: float64 (R,)} scores of every row; `nll` and `surprisal` are sums over its predicted tokens.
 
     `ids`: flat token ids that the rows lie in. `on_batch` gets the number of tokens predicted by each batch.
@@ -58,7 +61,8 @@ def score_rows(scorer: Scorer, rows: Rows, ids: np.ndarray, *, on_batch: Callabl
 def combine(scores: Mapping[str, np.ndarray], rows: Rows, *, by_row: bool) -> dict[str, np.ndarray]:
     """{column of the file: float64 (S,)} from row scores (R,): of every document, or of every row (`by_row`).
 
-    A document's score is the mean of its rows' weighted by their predicted tokens, so that each of its tokens counts alike.
+    A document's score is the mean of its rows' weighted by their predicted tokens, so that each of its tokens counts
+    alike.
     """
     sample = np.arange(len(rows.length)) if by_row else rows.document
     size = np.bincount(sample, rows.predicted)

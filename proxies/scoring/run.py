@@ -1,4 +1,6 @@
-"""A scoring from start to table: the run's models and text, what is missing, shard by shard, what a person reads at the end."""
+"""A scoring from start to table: the run's models and text, what is missing, shard by shard, what a person reads at the
+end.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,10 +90,19 @@ def score(settings: ScoreSettings) -> None:
 def _run_settings(run_dir: str) -> Settings:
     path = Path(run_dir).resolve()
     if not (path / "config.yaml").is_file():
-        found = "it has no config.yaml" if path.is_dir() else "it is not a directory" if path.exists() else "it is not there"
+        found = (
+            "it has no config.yaml"
+            if path.is_dir()
+            else "it is not a directory"
+            if path.exists()
+            else "it is not there"
+        )
         raise UserError(f"{run_dir} is not a run directory: {found}; give one that `proxies.train` wrote")
     if not (path / "corpus.json").is_file():
-        raise UserError(f"{run_dir} has no corpus.json to say which text it read; restore it, or give a run that `proxies.train` wrote")
+        raise UserError(
+            f"{run_dir} has no corpus.json to say which text it read; restore it, or give a run that `proxies.train` "
+            f"wrote"
+        )
     return load_settings(path / "config.yaml", ["--run_dir", str(path)])
 
 
@@ -112,16 +123,24 @@ def _surprisal(settings: ScoreSettings, corpus: CorpusData) -> np.ndarray | None
     return unigram_surprisal([corpus.tokens[name] for name in corpus.domains], vocab_size=corpus.vocab_size)
 
 
-def _plan(settings: ScoreSettings, run_dir: Path, corpus: CorpusData, checkpoints: list[Checkpoint], accelerator: Accelerator) -> Work:
+def _plan(
+    settings: ScoreSettings, run_dir: Path, corpus: CorpusData, checkpoints: list[Checkpoint], accelerator: Accelerator
+) -> Work:
     """What is to be scored. Raises UserError naming every domain of which --max-rows leaves nothing."""
     plans, faults = {}, []
     for name in corpus.domains:
         try:
-            plans[name] = make_plan(corpus.documents[name], unit=settings.unit, row_tokens=corpus.row_tokens, max_rows=settings.max_rows)
+            plans[name] = make_plan(
+                corpus.documents[name], unit=settings.unit, row_tokens=corpus.row_tokens, max_rows=settings.max_rows
+            )
         except UserError as error:
             faults.append(f"  {name}: {error}")
     if faults:
-        raise UserError(f"--max-rows {settings.max_rows} is too few:\n" + "\n".join(faults) + "\nraise it, or score rows (--unit row)")
+        raise UserError(
+            f"--max-rows {settings.max_rows} is too few:\n"
+            + "\n".join(faults)
+            + "\nraise it, or score rows (--unit row)"
+        )
     totals = {name: count(plan) for name, plan in plans.items()}
     meta = ScoresMeta(
         unit=settings.unit,
@@ -164,7 +183,9 @@ def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
     accelerator.wait_for_everyone()  # all have looked at what is there
     if accelerator.is_main_process and before is None:
         if len(missing) < work.meta.parts:
-            raise UserError(f"{scores_path(work.run_dir)} has parts but no meta.json to say what they are; remove it to score again")
+            raise UserError(
+                f"{scores_path(work.run_dir)} has parts but no meta.json to say what they are; remove it to score again"
+            )
         _write(lambda: write_meta(work.run_dir, work.meta))
     accelerator.wait_for_everyone()  # no part without a meta.json
     return missing
@@ -199,7 +220,8 @@ def _score_shard(work: Work, scorer: Scorer, name: str, shard: pd.DataFrame, bar
         scores = combine(score_rows(scorer, rows, work.corpus.tokens[name], on_batch=bar.update), rows, by_row=by_row)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{name}: the device has no room for a batch of {scorer.batch_tokens} tokens; lower --batch-tokens (what is scored is kept)"
+            f"{name}: the device has no room for a batch of {scorer.batch_tokens} tokens; lower --batch-tokens (what "
+            f"is scored is kept)"
         ) from error
     sample = rows.document if by_row else slice(None)
     keys = {
@@ -211,7 +233,9 @@ def _score_shard(work: Work, scorer: Scorer, name: str, shard: pd.DataFrame, bar
     }
     frame = pd.DataFrame({**keys, **{column: scores[column] for column in work.meta.scores}})
     _require_finite(frame, work.meta)
-    return pa.Table.from_pandas(frame, schema=table_schema(work.meta.scores), preserve_index=False).replace_schema_metadata(None)
+    return pa.Table.from_pandas(
+        frame, schema=table_schema(work.meta.scores), preserve_index=False
+    ).replace_schema_metadata(None)
 
 
 def _require_finite(frame: pd.DataFrame, meta: ScoresMeta) -> None:
@@ -221,8 +245,10 @@ def _require_finite(frame: pd.DataFrame, meta: ScoresMeta) -> None:
             steps = ", ".join(str(checkpoint.step) for checkpoint in meta.checkpoints)
             first = bad.iloc[0]
             raise UserError(
-                f"{score} of document {first['document']} in domain {first['domain']} is {first[score]} ({len(bad)} of {len(frame)} "
-                f"samples of its part) with the checkpoint of step {steps}: the model has diverged; score with an earlier one "
+                f"{score} of document {first['document']} in domain {first['domain']} is {first[score]} ({len(bad)} "
+                f"of {len(frame)} "
+                f"samples of its part) with the checkpoint of step {steps}: the model has diverged; score with an "
+                f"earlier one "
                 "(--checkpoints)"
             )
 
@@ -232,18 +258,23 @@ def _write(write: Callable[[], None]) -> None:
         write()
     except OSError as error:
         raise UserError(
-            f"the scores could not be written ({error}); finished parts are kept: make room and give the same command again"
+            f"the scores could not be written ({error}); finished parts are kept: make room and give the same "
+            f"command again"
         ) from error
 
 
 def _say_hello(work: Work, model: torch.nn.Module, missing: list[int], accelerator: Accelerator) -> None:
     meta = work.meta
-    scored, tokens = (sum(getattr(domain, key) for domain in meta.domains.values()) for key in ("scored_documents", "scored_tokens"))
+    scored, tokens = (
+        sum(getattr(domain, key) for domain in meta.domains.values()) for key in ("scored_documents", "scored_tokens")
+    )
     there = f", {meta.parts - len(missing)} of {meta.parts} parts are there" if len(missing) < meta.parts else ""
     print(
-        f"model:  {parameter_count(model) / 1e6:.2f} M parameters, step {', '.join(str(each.step) for each in meta.checkpoints)}, "
+        f"model:  {parameter_count(model) / 1e6:.2f} M parameters, step "
+        f"{', '.join(str(each.step) for each in meta.checkpoints)}, "
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}\n"
-        f"text:   {scored:,} documents, {tokens_text(tokens)} tokens of {len(meta.domains)} domains, rows of {meta.row_tokens}{there}\n"
+        f"text:   {scored:,} documents, {tokens_text(tokens)} tokens of {len(meta.domains)} domains, rows of "
+        f"{meta.row_tokens}{there}\n"
         f"scores: {', '.join(meta.scores)}",
         flush=True,
     )

@@ -18,23 +18,35 @@ INFORMATION = ("nll_mean", "nll_sum", "surprisal_mean", "surprisal_sum", "inform
 class ScoreSettings(Frozen):
     """A scoring; every setting is a flag of the command, `_` in it may be written `-`."""
 
-    run_dir: str = Field(description="the run whose documents are scored with its checkpoints; stands first, without a flag")
+    run_dir: str = Field(
+        description="the run whose documents are scored with its checkpoints; stands first, without a flag"
+    )
     scores: tuple[Score, ...] = Field(
         ("self_influence", "information", "word_embedding"),
         min_length=1,
-        description="one or several of self_influence (squared gradient norm), information (losses, unigram surprisal), word_embedding",
+        description="one or several of self_influence (squared gradient norm), information (losses, unigram "
+        "surprisal), word_embedding",
     )
     scopes: tuple[str, ...] = Field(
         ("all", "first_block"),
         min_length=1,
-        description="parameters of self_influence: all, first_block, blocks, embedding, head, or patterns of parameter names",
+        description="parameters of self_influence: all, first_block, blocks, embedding, head, or patterns of "
+        "parameter names",
     )
     checkpoints: tuple[Step, ...] = Field(
-        ("last",), min_length=1, description="last, all, or steps; gradient scores of several are averaged by learning rate (TracIn)"
+        ("last",),
+        min_length=1,
+        description="last, all, or steps; gradient scores of several are averaged by learning rate (TracIn)",
     )
-    unit: Literal["document", "row"] = Field("document", description="what gets a score: a document, or every row of it")
-    max_rows: int | None = Field(None, ge=1, description="score at most so many rows of a domain, spread over its documents (rows)")
-    batch_tokens: int = Field(4096, ge=2, description="tokens of one pass, padding included: lower it where memory runs out (tokens)")
+    unit: Literal["document", "row"] = Field(
+        "document", description="what gets a score: a document, or every row of it"
+    )
+    max_rows: int | None = Field(
+        None, ge=1, description="score at most so many rows of a domain, spread over its documents (rows)"
+    )
+    batch_tokens: int = Field(
+        4096, ge=2, description="tokens of one pass, padding included: lower it where memory runs out (tokens)"
+    )
 
     @field_validator("scores", "scopes", "checkpoints", mode="after")
     @classmethod

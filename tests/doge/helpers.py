@@ -47,8 +47,8 @@ OPT = {
     "eos_token_id": 1,
 }
 
-# name: (model_type, values). The families that the product promises, tied and untied, with and without biases, and families
-# that no line of doge/ knows by name.
+# name: (model_type, values). The families that the product promises, tied and untied, with and without biases, and
+# families that no line of doge/ knows by name.
 FAMILIES: dict[str, tuple[str, dict]] = {
     "gpt2": ("gpt2", GPT2),
     "gpt2-untied": ("gpt2", {**GPT2, "tie_word_embeddings": False}),

@@ -78,7 +78,9 @@ def test_unbiased_diagonal_averages_to_the_full_data_norm_and_the_plain_one_does
     truth = float(flat(slow_gradients(model, rows, 1)).square().sum())
     plain, unbiased = [], []
     for index in range(200):
-        draw = torch.randint(64, (2,), generator=torch.Generator().manual_seed(index))  # with replacement: independent rows
+        draw = torch.randint(
+            64, (2,), generator=torch.Generator().manual_seed(index)
+        )  # with replacement: independent rows
         gram = run_single(model, rows[draw])
         plain.append(float(gram.products))
         unbiased.append(float(gram.self_products))
@@ -89,7 +91,9 @@ def test_unbiased_diagonal_averages_to_the_full_data_norm_and_the_plain_one_does
 
 def run_single(model: nn.Module, rows: Tensor) -> doge.Gram:
     engine = doge.GroupGradients(model, groups=1, halves=2)
-    return engine.step(split(rows[None], halves=2, slices=1), decide=lambda losses, gram: torch.ones(1, dtype=torch.float64)).gram
+    return engine.step(
+        split(rows[None], halves=2, slices=1), decide=lambda losses, gram: torch.ones(1, dtype=torch.float64)
+    ).gram
 
 
 @pytest.mark.parametrize("lagged", [False, True])
@@ -101,7 +105,9 @@ def test_gram_does_not_depend_on_how_micro_batches_split_rows(rows: int, slices:
     for name in ("products", "norms", "self_products"):
         assert torch.allclose(getattr(whole.gram, name), getattr(parts.gram, name), rtol=1e-9), name
     assert torch.allclose(whole.losses, parts.losses, rtol=1e-9)
-    assert all(torch.allclose(whole_gradients[name], part_gradients[name], rtol=1e-8, atol=1e-12) for name in whole_gradients)
+    assert all(
+        torch.allclose(whole_gradients[name], part_gradients[name], rtol=1e-8, atol=1e-12) for name in whole_gradients
+    )
 
 
 def test_without_halves_odd_rows_work_and_no_unbiased_diagonal_is_claimed() -> None:
@@ -136,7 +142,9 @@ def test_a_second_step_does_not_see_the_first_ones_memory() -> None:
 
     def step(batch: Tensor, slices: int, lagged: bool) -> tuple[Tensor, list[Tensor]]:
         known = COEFFICIENTS if lagged else None
-        outcome = engine.step(split(batch, halves=2, slices=slices), decide=lambda losses, gram: COEFFICIENTS, lagged=known)
+        outcome = engine.step(
+            split(batch, halves=2, slices=slices), decide=lambda losses, gram: COEFFICIENTS, lagged=known
+        )
         return outcome.gram.products, [p.grad.clone() for p in model.parameters()]
 
     for slices, lagged in ((1, True), (1, False), (4, True)):

@@ -178,9 +178,14 @@ def test_parameters_without_a_rule_are_all_named_with_the_remedies() -> None:
 
 def test_a_mixture_of_experts_is_refused_not_miscounted() -> None:
     config = MixtralConfig(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_local_experts=2,
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_local_experts=2,
         num_key_value_heads=2,
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match=r"rule|row"):
         doge.domain_gram(MixtralForCausalLM(config), make_rows(4), groups=2)
 
@@ -207,7 +212,9 @@ def test_verify_names_a_parameter_that_is_used_outside_its_layer() -> None:
             output.logits = output.logits * self.model.norm.weight.mean()
             return output
 
-    config = LlamaConfig(vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     torch.manual_seed(0)
     with pytest.raises(doge.NoRuleError, match=r"model\.norm\.weight"):
         doge.verify(Direct(config), make_rows(4), groups=2)
@@ -221,7 +228,9 @@ def test_rows_that_do_not_split_into_groups_are_refused() -> None:
 def test_row_losses_are_the_models_own_mean_loss() -> None:
     model, rows = make_model("gpt2"), make_rows(3)
     for row, loss in zip(rows, row_losses(model, rows).detach(), strict=True):
-        assert float(loss) == pytest.approx(model(row[None], labels=row[None]).loss.item(), rel=1e-6)  # HF takes it in float32
+        assert float(loss) == pytest.approx(
+            model(row[None], labels=row[None]).loss.item(), rel=1e-6
+        )  # HF takes it in float32
 
 
 def test_bf16_autocast_gives_the_gram_to_a_percent() -> None:

@@ -20,7 +20,13 @@ COEFFICIENTS = torch.tensor([0.7, 0.2], dtype=torch.float64)
 
 
 def fast(
-    model: nn.Module, batch: Tensor, presence: Presence | None, *, halves: int = 2, slices: int = 1, lagged: bool = False
+    model: nn.Module,
+    batch: Tensor,
+    presence: Presence | None,
+    *,
+    halves: int = 2,
+    slices: int = 1,
+    lagged: bool = False,
 ) -> tuple[doge.Step, Tensor]:
     """A step on the batch (G, N, T), and the combined gradient, flat."""
     step = doge.GroupGradients(model, groups=len(batch), halves=halves).step(
@@ -41,16 +47,23 @@ def slow(model: nn.Module, batch: Tensor, presence: Presence) -> dict[str, Tenso
     named = dict(model.named_parameters())
     scope = set(scope_parameters(model, presence.scope))
     whole = torch.cat([g.flatten(1) for g in gradients.values()], 1).double().view(G, rows, -1)
-    scoped = torch.cat([g.flatten(1) for name, g in gradients.items() if named[name] in scope], 1).double().view(G, rows, -1)
+    scoped = (
+        torch.cat([g.flatten(1) for name, g in gradients.items() if named[name] in scope], 1).double().view(G, rows, -1)
+    )
     weights = torch.ones(G, rows, dtype=torch.float64)
     units = rows // presence.unit_rows
     for group in range(presence.domains):
-        norms = [scoped[group, i * presence.unit_rows : (i + 1) * presence.unit_rows].mean(0).square().sum() for i in range(units)]
+        norms = [
+            scoped[group, i * presence.unit_rows : (i + 1) * presence.unit_rows].mean(0).square().sum()
+            for i in range(units)
+        ]
         mean = sum(norms) / units
         deviation = (sum((s - mean) ** 2 for s in norms) / units + (1e-4 * mean) ** 2) ** 0.5
         odds = [torch.exp(presence.temperature * (s - mean) / deviation) for s in norms]
         weights[group] = torch.stack([units * o / sum(odds) for o in odds]).repeat_interleave(presence.unit_rows)
-    one, other = ((weights[:, part, None] * whole[:, part]).mean(1) for part in (slice(0, rows // 2), slice(rows // 2, rows)))
+    one, other = (
+        (weights[:, part, None] * whole[:, part]).mean(1) for part in (slice(0, rows // 2), slice(rows // 2, rows))
+    )
     mean_gradients = (weights[:, :, None] * whole).mean(1)
     return {
         "weights": weights[:D, :: presence.unit_rows],
@@ -98,7 +111,9 @@ def test_a_step_follows_its_scope_and_the_sign_of_the_temperature(family: str, s
 
 
 @pytest.mark.parametrize("lagged", [False, True])
-@pytest.mark.parametrize(("rows", "slices", "unit_rows"), [(4, 2, 1), (4, 2, 2), (4, 4, 1), (6, 3, 1), (8, 4, 2), (12, 3, 2)])
+@pytest.mark.parametrize(
+    ("rows", "slices", "unit_rows"), [(4, 2, 1), (4, 2, 2), (4, 4, 1), (6, 3, 1), (8, 4, 2), (12, 3, 2)]
+)
 @pytest.mark.parametrize(("family", "tolerance"), [("gpt2", 1e-9), ("opt-untied-projected", 1e-9), ("llama", 1e-6)])
 def test_weights_do_not_depend_on_how_micro_batches_split_rows(
     family: str, tolerance: float, rows: int, slices: int, unit_rows: int, lagged: bool
@@ -106,7 +121,9 @@ def test_weights_do_not_depend_on_how_micro_batches_split_rows(
     model, batch = make_model(family), make_rows(G * rows).view(G, rows, -1)
     presence = Presence(temperature=-1.0, domains=D, unit_rows=unit_rows)
     wanted = slow(model, batch, presence)
-    require_equal(*fast(model, batch, presence, slices=slices, lagged=lagged), wanted, tolerance=tolerance)  # Llama's norm: float32
+    require_equal(
+        *fast(model, batch, presence, slices=slices, lagged=lagged), wanted, tolerance=tolerance
+    )  # Llama's norm: float32
 
 
 def test_halves_do_not_matter_for_odd_rows() -> None:
@@ -132,7 +149,9 @@ def test_processes_decide_over_the_rows_of_all_of_them() -> None:
 
     for part in parts:
         with pytest.raises(StopIteration):
-            doge.GroupGradients(model, groups=G, halves=2).step([part], decide=lambda *_: COEFFICIENTS, presence=presence, reduce=alone)
+            doge.GroupGradients(model, groups=G, halves=2).step(
+                [part], decide=lambda *_: COEFFICIENTS, presence=presence, reduce=alone
+            )
     assert [tuple(sent.shape) for sent in shared] == [(G, N)] * 2
     assert torch.equal(shared[0] != 0, shared[1] == 0)
     got = presence_weights(sum(shared), temperature=1.0)[:D]
@@ -147,7 +166,11 @@ def test_in_float32_the_step_is_within_1e_4() -> None:
 
 
 def test_under_autocast_the_step_stays_near_full_precision() -> None:
-    model, batch, presence = make_model("gpt2", dtype=torch.float32), make_rows(G * N).view(G, N, -1), Presence(temperature=1.0, domains=D)
+    model, batch, presence = (
+        make_model("gpt2", dtype=torch.float32),
+        make_rows(G * N).view(G, N, -1),
+        Presence(temperature=1.0, domains=D),
+    )
     engine = doge.GroupGradients(model, groups=G, halves=2, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     for slices in (1, 2):
         step = engine.step(split(batch, halves=2, slices=slices), decide=lambda *_: COEFFICIENTS, presence=presence)
@@ -196,7 +219,9 @@ norms = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 9)), elem
 
 
 @given(norms=norms, temperature=st.floats(-20, 20), scale=st.floats(1e-6, 1e6))
-def test_weights_have_mean_one_follow_the_norms_and_do_not_know_their_scale(norms: np.ndarray, temperature: float, scale: float) -> None:
+def test_weights_have_mean_one_follow_the_norms_and_do_not_know_their_scale(
+    norms: np.ndarray, temperature: float, scale: float
+) -> None:
     squared = torch.tensor(norms)
     weights = presence_weights(squared, temperature=temperature)
     assert torch.allclose(weights.mean(1), torch.ones(len(norms), dtype=torch.float64), atol=1e-12)
@@ -205,7 +230,9 @@ def test_weights_have_mean_one_follow_the_norms_and_do_not_know_their_scale(norm
         order = np.argsort(one, kind="stable")
         steps = np.diff(found[order]) * np.sign(temperature)
         assert (steps >= -1e-9 * found.max()).all()
-        assert np.allclose(presence_weights(torch.tensor(one)[None], temperature=temperature)[0], found)  # other groups do not matter
+        assert np.allclose(
+            presence_weights(torch.tensor(one)[None], temperature=temperature)[0], found
+        )  # other groups do not matter
     assert torch.allclose(presence_weights(squared * scale, temperature=temperature), weights, rtol=1e-5, atol=1e-5)
 
 

@@ -18,10 +18,14 @@ def relative(got: Tensor, wanted: Tensor) -> float:
 def slow_norms(model: nn.Module, rows: Tensor, *, names: set[str] | None = None) -> Tensor:
     """(R,) from one autograd pass a row."""
     gradients = slow_gradients(model, rows, len(rows))
-    return torch.stack([g.flatten(1).double().square().sum(1) for name, g in gradients.items() if names is None or name in names]).sum(0)
+    return torch.stack(
+        [g.flatten(1).double().square().sum(1) for name, g in gradients.items() if names is None or name in names]
+    ).sum(0)
 
 
-@pytest.mark.parametrize("tokens", [5, 12, 30])  # token pairs are fewer, about as many, and more than the gradient's entries
+@pytest.mark.parametrize(
+    "tokens", [5, 12, 30]
+)  # token pairs are fewer, about as many, and more than the gradient's entries
 @pytest.mark.parametrize("family", FAMILIES)
 def test_self_influence_equals_one_autograd_pass_a_row_in_float64(family: str, tokens: int) -> None:
     model, rows = make_model(family), make_rows(4, tokens=tokens)
@@ -74,7 +78,12 @@ def test_scopes_are_the_parameters_that_their_names_say() -> None:
 def test_a_scope_that_reaches_a_short_way_needs_no_rule_elsewhere() -> None:
     model = MixtralForCausalLM(
         MixtralConfig(
-            vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+            vocab_size=VOCAB,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
         )
     )
     rows = make_rows(3)
@@ -85,7 +94,10 @@ def test_a_scope_that_reaches_a_short_way_needs_no_rule_elsewhere() -> None:
 
 def test_the_word_embeddings_score_is_that_of_its_use_as_input_alone() -> None:
     untied, tied, rows = make_model("gpt2-untied"), make_model("gpt2"), make_rows(4)
-    assert relative(doge.self_influence(untied, rows, "word_embedding"), doge.self_influence(untied, rows, "embedding")) < 1e-12
+    assert (
+        relative(doge.self_influence(untied, rows, "word_embedding"), doge.self_influence(untied, rows, "embedding"))
+        < 1e-12
+    )
     twin = make_model("gpt2-untied")
     twin.load_state_dict(tied.state_dict() | {"lm_head.weight": tied.state_dict()["transformer.wte.weight"]})
     wanted = doge.self_influence(twin, rows, "embedding")
@@ -122,7 +134,9 @@ def test_packed_documents_are_scored_as_if_each_stood_alone() -> None:
     documents, lengths, source = doge.unpack(rows, begins)
     pieces = [rows[0, :5], rows[0, 5:7], rows[0, 7:], rows[1], rows[2, :4], rows[2, 4:]]
     assert source.tolist() == [0, 0, 0, 1, 2, 2]
-    assert [row[:length].tolist() for row, length in zip(documents, lengths, strict=True)] == [piece.tolist() for piece in pieces]
+    assert [row[:length].tolist() for row, length in zip(documents, lengths, strict=True)] == [
+        piece.tolist() for piece in pieces
+    ]
     wanted = torch.cat([slow_norms(model, piece[None]) for piece in pieces])
     assert relative(doge.self_influence(model, documents, lengths=lengths), wanted) < 1e-9
 
@@ -171,7 +185,9 @@ def test_a_larger_product_means_that_a_step_on_the_other_row_lowers_the_loss_mor
             for parameter in own.parameters():
                 parameter -= 1e-5 * parameter.grad
         fell.append(float((before - doge.row_losses(own, rows).detach()) / 1e-5))
-    assert torch.allclose(torch.tensor(fell, dtype=torch.float64), products, rtol=1e-2, atol=1e-3 * float(products.abs().max()))
+    assert torch.allclose(
+        torch.tensor(fell, dtype=torch.float64), products, rtol=1e-2, atol=1e-3 * float(products.abs().max())
+    )
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
@@ -222,7 +238,9 @@ def test_without_scopes_there_are_losses_and_no_backward_pass() -> None:
 
 def test_an_unknown_scope_is_refused_with_what_is_allowed() -> None:
     with pytest.raises(
-        ValueError, match=r"scope 'frist_block'.*allowed: all, first_block, blocks, embedding, head, word_embedding, or .*embed_tokens"
+        ValueError,
+        match=r"scope 'frist_block'.*allowed: all, first_block, blocks, embedding, head, word_embedding, or "
+        r".*embed_tokens",
     ):
         doge.self_influence(make_model(), make_rows(2), "frist_block")
 

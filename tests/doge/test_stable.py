@@ -1,4 +1,6 @@
-"""The default rule: an anchored optimum, no departure without signal, no collapse, a bootstrap through the same lines."""
+"""The default rule: an anchored optimum, no departure without signal, no collapse, a bootstrap through the same
+lines.
+"""
 
 import math
 
@@ -23,7 +25,10 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 def test_anchored_maximises_scores_minus_the_distance_to_the_prior() -> None:
-    scores, prior = torch.tensor([1.7, -0.9, 3.4], dtype=torch.float64), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    scores, prior = (
+        torch.tensor([1.7, -0.9, 3.4], dtype=torch.float64),
+        torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
+    )
 
     def value(a: Tensor) -> float:
         return float(a @ scores - (a * (a / prior).log()).sum())
@@ -55,13 +60,19 @@ def test_without_signal_the_weights_are_close_to_the_prior_whatever_the_noise() 
 
 def test_without_any_alignment_or_with_one_half_alone_the_weights_are_the_prior() -> None:
     prior = torch.tensor([0.6, 0.4], dtype=torch.float64)
-    assert torch.allclose(stable_weights(torch.zeros(2, 2).double(), HALF, prior, **CONSTANTS), prior, rtol=0, atol=1e-15)
+    assert torch.allclose(
+        stable_weights(torch.zeros(2, 2).double(), HALF, prior, **CONSTANTS), prior, rtol=0, atol=1e-15
+    )
     alone = torch.tensor([1.0, 0.0], dtype=torch.float64)
     assert torch.allclose(stable_weights(normal(2, 2, seed=0), alone, prior, **CONSTANTS), prior, rtol=0, atol=1e-15)
 
 
-@given(domains=st.integers(2, 40), exponent=st.integers(-12, 12), seed=st.integers(0, 10_000), reach=st.floats(0.01, 0.9))
-def test_no_alignment_brings_weights_further_from_the_prior_than_reach(domains: int, exponent: int, seed: int, reach: float) -> None:
+@given(
+    domains=st.integers(2, 40), exponent=st.integers(-12, 12), seed=st.integers(0, 10_000), reach=st.floats(0.01, 0.9)
+)
+def test_no_alignment_brings_weights_further_from_the_prior_than_reach(
+    domains: int, exponent: int, seed: int, reach: float
+) -> None:
     prior = torch.softmax(normal(domains, seed=seed), 0)
     one_hot = torch.zeros(domains, dtype=torch.float64)
     one_hot[seed % domains] = 10.0**exponent
@@ -82,7 +93,9 @@ def test_a_hostile_stream_of_alignments_does_not_bring_one_hot_weights() -> None
 def test_the_signal_share_is_one_without_noise_and_half_where_noise_is_as_large() -> None:
     truth = normal(50, seed=2)
     assert float(signal_share(torch.stack([truth, truth]), uniform(50))) == pytest.approx(1)
-    noise = normal(2000, 2, 50, seed=3) * math.sqrt(2) * truth.std(correction=0)  # of a half: twice the variance of the mean's
+    noise = (
+        normal(2000, 2, 50, seed=3) * math.sqrt(2) * truth.std(correction=0)
+    )  # of a half: twice the variance of the mean's
     assert float(signal_share(truth + noise, uniform(50)).mean()) == pytest.approx(0.5, abs=0.03)
 
 
@@ -93,8 +106,12 @@ def test_a_batch_gives_what_its_members_give() -> None:
     assert torch.allclose(together, torch.stack(alone), rtol=0, atol=1e-14)
 
 
-def slow_replicate(parts: Tensor, lrs: Tensor, prior: Tensor, factors: list[float], *, ends: int, floor: float, keep: float) -> Tensor:
-    """One replicate, step by step: every step counts factors[step] times; the mean of the weights after every `ends` steps."""
+def slow_replicate(
+    parts: Tensor, lrs: Tensor, prior: Tensor, factors: list[float], *, ends: int, floor: float, keep: float
+) -> Tensor:
+    """One replicate, step by step: every step counts factors[step] times; the mean of the weights after every `ends`
+    steps.
+    """
     sums, rates = [torch.zeros(parts.shape[1:], dtype=torch.float64) for _ in range(2)], [0.0, 0.0]
     found = []
     for step in range(len(parts)):
@@ -121,24 +138,36 @@ def test_replicates_are_runs_of_which_one_of_two_neighbouring_blocks_counts_twic
     uniforms = torch.rand(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     for replicate, row in zip(found, uniforms.tolist(), strict=True):
         factors = [2.0 * ((row[step // 6] < 0.5) == (step // 3 % 2 == 0)) for step in range(12)]
-        assert torch.allclose(replicate, slow_replicate(parts, lrs, prior, factors, ends=3, floor=0.01, keep=keep), rtol=0, atol=1e-12)
+        assert torch.allclose(
+            replicate, slow_replicate(parts, lrs, prior, factors, ends=3, floor=0.01, keep=keep), rtol=0, atol=1e-12
+        )
 
 
 def test_replicates_spread_as_runs_of_other_seeds_do() -> None:
-    truth, lrs, prior = torch.tensor([1.4, 1.1, 0.9, 0.6], dtype=torch.float64), torch.ones(400, dtype=torch.float64), uniform(4)
-    drift = torch.linspace(0, 2, 400, dtype=torch.float64)[:, None] * torch.tensor([0.5, 0.2, -0.2, -0.5], dtype=torch.float64)
+    truth, lrs, prior = (
+        torch.tensor([1.4, 1.1, 0.9, 0.6], dtype=torch.float64),
+        torch.ones(400, dtype=torch.float64),
+        uniform(4),
+    )
+    drift = torch.linspace(0, 2, 400, dtype=torch.float64)[:, None] * torch.tensor(
+        [0.5, 0.2, -0.2, -0.5], dtype=torch.float64
+    )
     settings = {"tau": 1.0, "reach": 0.9, "averaging": 1.0, "floor": 0.01}
     runs = [truth + drift + normal(400, 4, seed=seed) for seed in range(200)]
     ends = torch.arange(3, 400, 4)  # of the blocks
 
     def whole(run: Tensor) -> Tensor:
         """The run itself: its average weights over the ends of the blocks."""
-        sums = torch.stack([torch.where(torch.arange(400)[:, None] % 2 == half, run, 0).cumsum(0) for half in (0, 1)], 1)
+        sums = torch.stack(
+            [torch.where(torch.arange(400)[:, None] % 2 == half, run, 0).cumsum(0) for half in (0, 1)], 1
+        )
         halves = sums[ends] / ((ends + 1) / 2)[:, None, None]
         return stable_weights(halves, HALF.expand(len(ends), 2), prior, tau=1.0, reach=0.9).mean(0)
 
     real = torch.stack([whole(run) for run in runs]).std(0)
-    spread = torch.stack([replicates(parts_of(run), lrs, prior, **settings, count=100).std(0) for run in runs[:20]]).mean(0)
+    spread = torch.stack(
+        [replicates(parts_of(run), lrs, prior, **settings, count=100).std(0) for run in runs[:20]]
+    ).mean(0)
     assert (spread / real > 0.7).all()
     assert (spread / real < 1.4).all()
 

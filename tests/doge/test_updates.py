@@ -44,7 +44,9 @@ def decide(
         constants=constants,
         prior=uniform(len(state.weights)),
         importance=importance,
-        targets=torch.arange(len(importance)) >= len(state.weights) if targets else torch.zeros(len(importance), dtype=torch.bool),
+        targets=torch.arange(len(importance)) >= len(state.weights)
+        if targets
+        else torch.zeros(len(importance), dtype=torch.bool),
         worst=worst,
         lr=lr,
         max_grad_norm=5.0,
@@ -55,7 +57,9 @@ def official_cases() -> list[dict]:
     return json.loads(OFFICIAL.read_text())["cases"] if OFFICIAL.exists() else []
 
 
-@pytest.mark.skipif(not OFFICIAL.exists(), reason="../shared/reference/official_update.json is not beside this checkout")
+@pytest.mark.skipif(
+    not OFFICIAL.exists(), reason="../shared/reference/official_update.json is not beside this checkout"
+)
 @pytest.mark.parametrize("case", official_cases(), ids=lambda case: case["name"])
 def test_official_reproduces_the_released_code(case: dict) -> None:
     train, targets = case["train_ids"], case["tgt_ids"]
@@ -86,7 +90,9 @@ def test_paper_is_the_mirror_step_on_the_raw_sum_with_the_self_term() -> None:
     state = start(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), 3)
     _, decision = decide(PRESETS["paper"], gram_of(gradients), state, torch.ones(3, dtype=torch.float64), lr=0.002)
     alignment = [sum(float(g @ h) for h in gradients) for g in gradients]
-    unnormalised = [a * torch.exp(torch.tensor(0.002 * w / 0.01)).item() for a, w in zip((0.5, 0.3, 0.2), alignment, strict=True)]
+    unnormalised = [
+        a * torch.exp(torch.tensor(0.002 * w / 0.01)).item() for a, w in zip((0.5, 0.3, 0.2), alignment, strict=True)
+    ]
     assert decision.alignment.tolist() == pytest.approx(alignment)
     assert decision.weights.tolist() == pytest.approx([u / sum(unnormalised) for u in unnormalised])
 
@@ -112,7 +118,13 @@ def test_weights_stay_on_the_simplex(
         a, b = scale * torch.randn(2, groups + extra, 5, dtype=torch.float64)
         losses = 5 * torch.rand(groups + extra, dtype=torch.float64) + 0.1
         state, decision = decide(
-            constants, gram_of((a + b) / 2, halves=(a, b)), state, importance, losses=losses, worst=worst, targets=targets
+            constants,
+            gram_of((a + b) / 2, halves=(a, b)),
+            state,
+            importance,
+            losses=losses,
+            worst=worst,
+            targets=targets,
         )
         assert float(decision.weights.sum()) == pytest.approx(1, abs=1e-12)
         assert bool((decision.weights >= floor / groups - 1e-15).all())
@@ -120,7 +132,9 @@ def test_weights_stay_on_the_simplex(
 
 def test_uniform_stays_at_the_prior_and_still_reports_the_alignment() -> None:
     gradients = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    _, decision = decide(PRESETS["uniform"], gram_of(gradients), start(uniform(3), 3), torch.tensor([1.0, 0, 0], dtype=torch.float64))
+    _, decision = decide(
+        PRESETS["uniform"], gram_of(gradients), start(uniform(3), 3), torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    )
     assert torch.equal(decision.weights, uniform(3))
     assert decision.alignment.tolist() == pytest.approx((gradients.double() @ gradients.double()[0]).tolist())
 
@@ -139,7 +153,11 @@ def test_stable_takes_the_mean_alignment_of_the_run_weighed_by_the_learning_rate
 
 def test_stable_stays_at_the_prior_until_it_can_tell_signal_from_noise() -> None:
     gradients = torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    gram, state, importance = gram_of(gradients, halves=(gradients, gradients)), start(uniform(2), 2), torch.tensor([1.0, 0.0]).double()
+    gram, state, importance = (
+        gram_of(gradients, halves=(gradients, gradients)),
+        start(uniform(2), 2),
+        torch.tensor([1.0, 0.0]).double(),
+    )
     state, decision = decide(PRESETS["stable"], gram, state, importance)
     assert torch.equal(decision.weights, uniform(2))  # one step: nothing to compare with
     _, decision = decide(PRESETS["stable"], gram, state, importance)
@@ -148,11 +166,20 @@ def test_stable_stays_at_the_prior_until_it_can_tell_signal_from_noise() -> None
 
 def test_stable_counts_what_a_domain_gives_a_target_in_proportion_to_its_own_progress() -> None:
     gradients = torch.tensor([[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
-    gram, state, importance = gram_of(gradients, halves=(gradients, gradients)), start(uniform(3), 4), torch.tensor([0.0, 0, 0, 1]).double()
-    alignment = {kind: decide(PRESETS["stable"], gram, state, importance, targets=kind)[1].alignment.tolist() for kind in (False, True)}
+    gram, state, importance = (
+        gram_of(gradients, halves=(gradients, gradients)),
+        start(uniform(3), 4),
+        torch.tensor([0.0, 0, 0, 1]).double(),
+    )
+    alignment = {
+        kind: decide(PRESETS["stable"], gram, state, importance, targets=kind)[1].alignment.tolist()
+        for kind in (False, True)
+    }
     assert alignment[False] == pytest.approx([4, 2, 0])
     mean = (16 + 4 + 9) / 3
-    assert alignment[True] == pytest.approx([4 * mean / 16, 2 * mean / 4, 0])  # the second gives as much for half of the way
+    assert alignment[True] == pytest.approx(
+        [4 * mean / 16, 2 * mean / 4, 0]
+    )  # the second gives as much for half of the way
 
 
 def test_leaning_to_the_worst_moves_importance_to_the_domain_that_came_down_least() -> None:
@@ -192,7 +219,9 @@ def descend(
     target: Tensor | None = None,
     coefficients: bool = False,
 ) -> Tensor:
-    """Mean weights over the second half of a run on the quadratic problem (`coefficients`: of what the gradients are combined with)."""
+    """Mean weights over the second half of a run on the quadratic problem (`coefficients`: of what the gradients are
+    combined with).
+    """
     target = BEST @ CENTRES if target is None else target
     generator = torch.Generator().manual_seed(0)
     theta, state, total = torch.zeros(2, dtype=torch.float64), start(uniform(3), 4), torch.zeros(3, dtype=torch.float64)
@@ -230,13 +259,17 @@ def test_every_rule_moves_towards_the_domain_that_the_target_resembles(preset: s
     assert found[favoured] > 0.4
 
 
-def random_stream(constants: Constants, *, steps: int = 1500, noise: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+def random_stream(
+    constants: Constants, *, steps: int = 1500, noise: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+) -> Tensor:
     """Final weights for domains with the same mean gradient and the given noise of a row; universal objective."""
     generator, spread = torch.Generator().manual_seed(1), torch.tensor(noise, dtype=torch.float64)[:, None]
     state = start(uniform(4), 4)
     for _ in range(steps):
         a, b = 0.3 + spread * torch.randn(2, 4, 20, dtype=torch.float64, generator=generator)
-        state, decision = decide(constants, gram_of((a + b) / 2, halves=(a, b)), state, torch.ones(4, dtype=torch.float64), lr=1e-3)
+        state, decision = decide(
+            constants, gram_of((a + b) / 2, halves=(a, b)), state, torch.ones(4, dtype=torch.float64), lr=1e-3
+        )
     return decision.weights
 
 

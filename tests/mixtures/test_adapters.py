@@ -17,7 +17,11 @@ BATCH = 4
 
 def torch_rows(*, rank: int = 0, world: int = 1) -> TorchRows:
     stream = MixtureStream(
-        make_mixture(SHARES, rows=102), make_sources({"web": 60, "code": 30, "maths": 12}), row_tokens=ROW, rank=rank, world=world
+        make_mixture(SHARES, rows=102),
+        make_sources({"web": 60, "code": 30, "maths": 12}),
+        row_tokens=ROW,
+        rank=rank,
+        world=world,
     )
     return TorchRows(stream, batch_rows=BATCH)
 

@@ -48,7 +48,9 @@ def test_no_command_imports_torch_or_pyplot(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_export_writes_beside_the_run_what_show_and_check_accept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_writes_beside_the_run_what_show_and_check_accept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run")
     code, out, err = run_main("export", run, "--token-budget", "2B", "--stages", 2, capsys=capsys)
     assert (code, err) == (0, "")
@@ -168,7 +170,9 @@ def test_check_finds_drift_in_what_is_derived_even_with_a_right_id(tmp_path: Pat
     assert "epochs, computed" in results["expected"].detail
 
 
-def test_check_marks_a_file_without_id_and_passes_on_recorded_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_marks_a_file_without_id_and_passes_on_recorded_failures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = saved(tmp_path, checks=[{"id": "caps", "status": "fail", "detail": "wiki above its cap"}])
     record = json.loads(path.read_text())
     del record["id"]

@@ -33,7 +33,9 @@ def trajectories(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @PROPERTY
 @given(run=trajectories(), cut=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_averages_stay_on_the_simplex_and_between_the_extremes(run: tuple[np.ndarray, np.ndarray], cut: tuple[float, float]) -> None:
+def test_averages_stay_on_the_simplex_and_between_the_extremes(
+    run: tuple[np.ndarray, np.ndarray], cut: tuple[float, float]
+) -> None:
     weights, tokens = run
     start, end = sorted(float(part * tokens[-1]) for part in cut)
     means = [tail_average(weights, tokens), *stage_averages(weights, tokens, stages=len(tokens))]
@@ -99,7 +101,9 @@ def test_the_record_says_where_the_mixture_comes_from(tmp_path: Path) -> None:
     assert provenance.proxy["runs"][0]["steps"] == 20
     recorded = {entry.uri: entry.sha256 for entry in provenance.inputs}
     files = ["config.yaml", "corpus.json"] + [f"trajectory/{path.name}" for path in (run / "trajectory").iterdir()]
-    assert recorded == {f"run/{name}": f"sha256:{hashlib.sha256((run / name).read_bytes()).hexdigest()}" for name in files}
+    assert recorded == {
+        f"run/{name}": f"sha256:{hashlib.sha256((run / name).read_bytes()).hexdigest()}" for name in files
+    }
     wiki = mixture.domains[0]
     assert (wiki.name, wiki.unique_tokens, wiki.unique_documents, wiki.max_epochs) == ("wiki_en", 4000, 112, None)
     assert wiki.on_exhausted == "repeat"

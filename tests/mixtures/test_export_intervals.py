@@ -21,7 +21,9 @@ from tests.mixtures.helpers import NAMES, make_run
 GOAL = (0.8, 0.0, -0.8)
 
 
-def make_runs(path: Path, *, count: int = 3, goal: tuple[float, ...] = GOAL, noise: float = 0.1, **keywords: Any) -> list[Path]:
+def make_runs(
+    path: Path, *, count: int = 3, goal: tuple[float, ...] = GOAL, noise: float = 0.1, **keywords: Any
+) -> list[Path]:
     """Runs whose weights are about softmax(goal)."""
     rng = np.random.default_rng(len(goal))
     runs = []
@@ -119,7 +121,9 @@ def test_weights_that_the_runs_do_not_support_are_the_prior_and_show_says_so(tmp
     mixture = export_mixture(runs)
     np.testing.assert_allclose(list(mixture.stages[0].weights.values()), start, atol=1e-15)
     named = "uniform prior" if prior == "uniform" else "prior"
-    assert f"supports no departure from the {named}, the weights are the prior" in " ".join(mixture_text(mixture).split())
+    assert f"supports no departure from the {named}, the weights are the prior" in " ".join(
+        mixture_text(mixture).split()
+    )
     assert results(mixture, tmp_path / "mixture.json")["intervals"][0] == "pass"
 
 
@@ -219,13 +223,18 @@ def test_the_command_says_whether_to_shrink(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("count", "stages"), [(2, 1), (11, 3), (40, 1), (70, 1)])
-def test_whiskers_name_every_domain_that_is_drawn_and_fit_their_intervals(tmp_path: Path, count: int, stages: int) -> None:
+def test_whiskers_name_every_domain_that_is_drawn_and_fit_their_intervals(
+    tmp_path: Path, count: int, stages: int
+) -> None:
     names = [f"domain_{number:02d}" for number in range(count)]
     rng = np.random.default_rng(0)
     runs = [make_run(tmp_path / f"run-{seed}", domains=names, seed=seed) for seed in range(2)]
     mixture = export_mixture(runs, stages=stages)
     figure = whiskers_figure(
-        mixture_panels(mixture, ["title"] * stages), names, prior=rng.dirichlet(np.ones(count)), natural=rng.random(count)
+        mixture_panels(mixture, ["title"] * stages),
+        names,
+        prior=rng.dirichlet(np.ones(count)),
+        natural=rng.random(count),
     )
     axes = figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
@@ -242,7 +251,9 @@ def test_mixtures_and_runs_with_intervals_are_drawn_and_bounds_leave_a_mark(tmp_
     assert main(["plot", str(tmp_path / "mixture.json")]) == 0
     assert (tmp_path / "mixture.png").read_bytes().startswith(b"\x89PNG")
     panel = mixture_panels(Mixture.load(tmp_path / "mixture.json"), ["title"])[0]
-    texts = whiskers_figure([panel], NAMES[:3], prior=np.full(3, 1 / 3), natural=np.full(3, 1 / 3)).legends[0].get_texts()
+    texts = (
+        whiskers_figure([panel], NAMES[:3], prior=np.full(3, 1 / 3), natural=np.full(3, 1 / 3)).legends[0].get_texts()
+    )
     assert [text.get_text() for text in texts] == [
         "weight",
         "weight, interval holds the prior",

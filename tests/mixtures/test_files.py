@@ -26,7 +26,9 @@ def test_a_written_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     path = tmp_path / "file"
     write_atomic(path, "old")
     monkeypatch.setattr(os, call, disk_full)

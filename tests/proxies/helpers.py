@@ -53,10 +53,19 @@ def write_run(folder: Path, *, targets: bool = False, held_out: float = 0.3, **b
         "run_dir": "run",
         "corpus": corpus | blocks.pop("corpus", {}),
         "model": {"config": "model.json"},
-        "train": {"steps": 6, "rows_per_domain": 4, "lr": 0.01, "min_lr": 0.001, "warmup_steps": 2, "save_every": 2, "evaluate_every": 3,
-                  "evaluate_rows": 4} | blocks.pop("train", {}),
+        "train": {
+            "steps": 6,
+            "rows_per_domain": 4,
+            "lr": 0.01,
+            "min_lr": 0.001,
+            "warmup_steps": 2,
+            "save_every": 2,
+            "evaluate_every": 3,
+            "evaluate_rows": 4,
+        }
+        | blocks.pop("train", {}),
         **blocks,
-    }  # fmt: skip
+    }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
@@ -89,10 +98,22 @@ def config_of(processes: int) -> tuple[str, str]:
 
 
 def launch(
-    *arguments: str | Path, options: Sequence[str], environment: Mapping[str, str] | None = None, module: str = "proxies.train"
+    *arguments: str | Path,
+    options: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    module: str = "proxies.train",
 ) -> subprocess.CompletedProcess[str]:
     """`accelerate launch OPTIONS -m MODULE ARGUMENTS`, as a person types it."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options, "-m", module, *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        *options,
+        "-m",
+        module,
+        *map(str, arguments),
+    ]
     variables = {**clean_environment(), "ACCELERATE_USE_CPU": "true", **(environment or {})}
     return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=240)
 
@@ -103,7 +124,9 @@ def clean_environment() -> dict[str, str]:
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, stepper: type, step: int, act: Callable[[], object]) -> None:
-    """Run `act`, which is killed when the stepper comes to step number `step` (from 0): that step and what follows is not made."""
+    """Run `act`, which is killed when the stepper comes to step number `step` (from 0): that step and what follows is
+    not made.
+    """
     made = stepper.__call__
 
     def killed(self: object, number: int, lr: float) -> object:

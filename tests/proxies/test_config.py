@@ -47,13 +47,17 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_overrides_go_through_the_same_validation(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    settings = load_settings(path, ["--train.lr", "1e-2", "--update.preset=official", "--update.objective.ca", "2", "--seed", "7"])
+    settings = load_settings(
+        path, ["--train.lr", "1e-2", "--update.preset=official", "--update.objective.ca", "2", "--seed", "7"]
+    )
     assert (settings.train.lr, settings.update.preset, settings.seed) == (0.01, "official", 7)
     assert settings.update.objective == {"ca": 2}
     assert "train.lr: Input should be greater than 0 (found -1)" in faults(tmp_path, GOOD, "--train.lr", "-1")
 
 
-def test_a_path_given_as_a_flag_is_relative_to_where_the_person_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_given_as_a_flag_is_relative_to_where_the_person_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     path = write(tmp_path, GOOD)
     monkeypatch.chdir(tmp_path / "here")
@@ -64,7 +68,9 @@ def test_an_unknown_setting_comes_with_the_nearest_known_one(tmp_path: Path) -> 
     assert "train.step: unknown setting; the nearest known one is steps" in faults(tmp_path, changed(train={"step": 3}))
     bad = changed(corpus={**GOOD["corpus"], "domains": {"a": {"data_file": "x"}, "b": {"data_files": "x"}}})
     assert "corpus.domains.a.data_file: unknown setting; the nearest known one is data_files" in faults(tmp_path, bad)
-    assert "--train.stepz is no setting; the nearest known one is --train.steps" in faults(tmp_path, GOOD, "--train.stepz", "3")
+    assert "--train.stepz is no setting; the nearest known one is --train.steps" in faults(
+        tmp_path, GOOD, "--train.stepz", "3"
+    )
 
 
 def test_several_faults_are_all_listed(tmp_path: Path) -> None:
@@ -150,37 +156,123 @@ def test_the_record_replays_the_run(tmp_path: Path) -> None:
 def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
     names = [name for name, _, _ in flags(Settings)]
     assert names == [
-        "run_dir", "seed", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained", "corpus.tokenizer.bytes",
-        "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir", "corpus.simulate_budget.tokens",
-        "corpus.simulate_budget.unique_tokens", "model.preset", "model.config",
-        "model.pretrained", "train.steps", "train.lr", "train.min_lr", "train.warmup_steps", "train.weight_decay", "train.max_grad_norm",
-        "train.precision", "train.accumulate", "train.evaluate_every", "train.evaluate_rows", "train.rows_per_domain", "train.save_every",
-        "train.keep_checkpoints", "train.tracker", "update.preset", "update.objective", "update.aggregate", "update.held_out",
+        "run_dir",
+        "seed",
+        "corpus.tokenizer.train_bpe",
+        "corpus.tokenizer.file",
+        "corpus.tokenizer.pretrained",
+        "corpus.tokenizer.bytes",
+        "corpus.row_tokens",
+        "corpus.domains",
+        "corpus.targets",
+        "corpus.held_out",
+        "corpus.cache_dir",
+        "corpus.simulate_budget.tokens",
+        "corpus.simulate_budget.unique_tokens",
+        "model.preset",
+        "model.config",
+        "model.pretrained",
+        "train.steps",
+        "train.lr",
+        "train.min_lr",
+        "train.warmup_steps",
+        "train.weight_decay",
+        "train.max_grad_norm",
+        "train.precision",
+        "train.accumulate",
+        "train.evaluate_every",
+        "train.evaluate_rows",
+        "train.rows_per_domain",
+        "train.save_every",
+        "train.keep_checkpoints",
+        "train.tracker",
+        "update.preset",
+        "update.objective",
+        "update.aggregate",
+        "update.held_out",
         "update.order",
-        "update.prior", "update.mu", "update.tau", "update.reach", "update.averaging", "update.geometry", "update.floor",
+        "update.prior",
+        "update.mu",
+        "update.tau",
+        "update.reach",
+        "update.averaging",
+        "update.geometry",
+        "update.floor",
         "update.score_min",
-        "update.score_max", "update.sharpness", "update.eta", "update.smoothing", "samples.online", "reuse",
-    ]  # fmt: skip
+        "update.score_max",
+        "update.sharpness",
+        "update.eta",
+        "update.smoothing",
+        "samples.online",
+        "reuse",
+    ]
 
 
 def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
     names = [name for name, _, _ in flags(CompareSettings)]
     assert names == [
-        "run_dir", "seeds", "baseline", "corpus.tokenizer.train_bpe", "corpus.tokenizer.file", "corpus.tokenizer.pretrained",
-        "corpus.tokenizer.bytes", "corpus.row_tokens", "corpus.domains", "corpus.targets", "corpus.held_out", "corpus.cache_dir",
-        "corpus.simulate_budget.tokens", "corpus.simulate_budget.unique_tokens",
-        "model.preset", "model.config", "model.pretrained", "train.steps", "train.lr", "train.min_lr", "train.warmup_steps",
-        "train.weight_decay", "train.max_grad_norm", "train.precision", "train.accumulate", "train.evaluate_every",
-        "train.evaluate_rows", "train.batch_rows", "objective", "proxy.seed", "proxy.model.preset", "proxy.model.config",
+        "run_dir",
+        "seeds",
+        "baseline",
+        "corpus.tokenizer.train_bpe",
+        "corpus.tokenizer.file",
+        "corpus.tokenizer.pretrained",
+        "corpus.tokenizer.bytes",
+        "corpus.row_tokens",
+        "corpus.domains",
+        "corpus.targets",
+        "corpus.held_out",
+        "corpus.cache_dir",
+        "corpus.simulate_budget.tokens",
+        "corpus.simulate_budget.unique_tokens",
+        "model.preset",
+        "model.config",
+        "model.pretrained",
+        "train.steps",
+        "train.lr",
+        "train.min_lr",
+        "train.warmup_steps",
+        "train.weight_decay",
+        "train.max_grad_norm",
+        "train.precision",
+        "train.accumulate",
+        "train.evaluate_every",
+        "train.evaluate_rows",
+        "train.batch_rows",
+        "objective",
+        "proxy.seed",
+        "proxy.model.preset",
+        "proxy.model.config",
         "proxy.model.pretrained",
-        "proxy.train.steps", "proxy.train.lr", "proxy.train.min_lr", "proxy.train.warmup_steps", "proxy.train.weight_decay",
-        "proxy.train.max_grad_norm", "proxy.train.precision", "proxy.train.accumulate", "proxy.train.evaluate_every",
-        "proxy.train.evaluate_rows", "proxy.train.rows_per_domain", "proxy.train.save_every", "proxy.train.keep_checkpoints",
-        "proxy.train.tracker", "mixtures",
-    ]  # fmt: skip
+        "proxy.train.steps",
+        "proxy.train.lr",
+        "proxy.train.min_lr",
+        "proxy.train.warmup_steps",
+        "proxy.train.weight_decay",
+        "proxy.train.max_grad_norm",
+        "proxy.train.precision",
+        "proxy.train.accumulate",
+        "proxy.train.evaluate_every",
+        "proxy.train.evaluate_rows",
+        "proxy.train.rows_per_domain",
+        "proxy.train.save_every",
+        "proxy.train.keep_checkpoints",
+        "proxy.train.tracker",
+        "mixtures",
+    ]
     assert list(CompareSettings.model_fields["mixtures"].annotation.__args__[1].model_fields) == [
-        "fixed", "temperature", "max_epochs", "file", "row", "learn", "model", "train", "run", "average", "samples",
-    ]  # fmt: skip
+        "fixed",
+        "temperature",
+        "max_epochs",
+        "file",
+        "row",
+        "learn",
+        "model",
+        "train",
+        "run",
+        "average",
+        "samples",
+    ]
 
 
 @pytest.mark.parametrize("kind", [Settings, CompareSettings])
@@ -189,14 +281,21 @@ def test_every_setting_has_a_help_text(kind: type) -> None:
     assert "rows_per_domain (default 4): rows of every domain in each update" in help_text(kind)
 
 
-COMPARISON = {**GOOD, "mixtures": {"uniform": {"fixed": "uniform"}, "mine": {"run": "runs/mine"}, "stable": {"learn": {"tau": 2}}}}
+COMPARISON = {
+    **GOOD,
+    "mixtures": {"uniform": {"fixed": "uniform"}, "mine": {"run": "runs/mine"}, "stable": {"learn": {"tau": 2}}},
+}
 
 
 def test_a_comparison_is_read_as_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, COMPARISON)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    settings = load(CompareSettings, path, ["--seeds", "3", "--proxy.model.preset", "llama-5m", "--mixtures.theirs.file", "shares.json"])
+    settings = load(
+        CompareSettings,
+        path,
+        ["--seeds", "3", "--proxy.model.preset", "llama-5m", "--mixtures.theirs.file", "shares.json"],
+    )
     assert settings.seeds == (3,)
     assert settings.mixtures["mine"].run == str(tmp_path / "runs/mine")
     assert settings.mixtures["theirs"].file == str(tmp_path / "here" / "shares.json")
@@ -229,5 +328,7 @@ def test_the_objective_gives_importance_by_name(tmp_path: Path, update: dict, wa
 
 
 def test_presets_take_overridden_constants(tmp_path: Path) -> None:
-    constants = load_settings(write(tmp_path, changed(update={"preset": "official", "mu": 0.2, "order": "lagged"}))).constants
+    constants = load_settings(
+        write(tmp_path, changed(update={"preset": "official", "mu": 0.2, "order": "lagged"}))
+    ).constants
     assert (constants.preset, constants.mu, constants.order, constants.score_max) == ("official", 0.2, "lagged", 5.0)

@@ -37,11 +37,12 @@ def test_the_update_is_the_one_worked_by_hand() -> None:
     # token losses in nats; domain A: excess 0.5 and (below the reference) 0, mean 0.25; domain B: 2 and 0, mean 1
     excess = excess_losses(torch.tensor([[2.0, 1.0], [3.0, 1.0]]), torch.tensor([[1.5, 1.5], [1.0, 1.0]]))
     assert excess.tolist() == [0.25, 1.0]
-    # weights before: 0.6 and 0.4; times exp(0.25) = 1.284025 and exp(1) = 2.718282: 0.770415 and 1.087313, sum 1.857728;
-    # shares 0.414708 and 0.585292; 0.9 of them and 0.1 of 1/2: 0.423238 and 0.576762
+    # weights before: 0.6 and 0.4; times exp(0.25) = 1.284025 and exp(1) = 2.718282: 0.770415 and 1.087313, sum
+    # 1.857728; shares 0.414708 and 0.585292; 0.9 of them and 0.1 of 1/2: 0.423238 and 0.576762
     weights = reweight(torch.tensor([0.6, 0.4], dtype=torch.float64), excess, eta=1.0, smoothing=0.1)
     assert weights.tolist() == pytest.approx([0.423238, 0.576762], abs=1e-6)
-    # once more, with eta = 2 and no smoothing: 0.423238 exp(0.5) = 0.697802 and 0.576762 exp(2) = 4.261727, sum 4.959529
+    # once more, with eta = 2 and no smoothing: 0.423238 exp(0.5) = 0.697802 and 0.576762 exp(2) = 4.261727, sum
+    # 4.959529
     assert reweight(weights, excess, eta=2.0, smoothing=0.0).tolist() == pytest.approx([0.140699, 0.859301], abs=1e-6)
 
 
@@ -51,8 +52,16 @@ def test_excess_is_clipped_token_by_token_not_by_domain() -> None:
     assert excess.tolist() == [1.0, 0.0]
 
 
-@given(domains=st.integers(2, 9), scale=st.floats(0, 1e3), smoothing=st.floats(0, 1), eta=st.floats(1e-3, 10), seed=st.integers(0, 1000))
-def test_weights_stay_on_the_simplex_and_above_the_smoothing(domains: int, scale: float, smoothing: float, eta: float, seed: int) -> None:
+@given(
+    domains=st.integers(2, 9),
+    scale=st.floats(0, 1e3),
+    smoothing=st.floats(0, 1),
+    eta=st.floats(1e-3, 10),
+    seed=st.integers(0, 1000),
+)
+def test_weights_stay_on_the_simplex_and_above_the_smoothing(
+    domains: int, scale: float, smoothing: float, eta: float, seed: int
+) -> None:
     draw, weights = torch.Generator().manual_seed(seed), torch.full((domains,), 1 / domains, dtype=torch.float64)
     for _ in range(3):
         excess = scale * torch.rand(domains, dtype=torch.float64, generator=draw)
@@ -64,15 +73,25 @@ def test_weights_stay_on_the_simplex_and_above_the_smoothing(domains: int, scale
 def test_the_paper_s_constants_are_the_preset_s(tmp_path: Path) -> None:
     constants = load_settings(write_run(tmp_path, update=DOREMI)).constants
     assert (constants.eta, constants.smoothing) == (1.0, 1e-3)
-    constants = load_settings(write_run(tmp_path, update=DOREMI), ["--update.eta", "0.5", "--update.smoothing", "0.1"]).constants
+    constants = load_settings(
+        write_run(tmp_path, update=DOREMI), ["--update.eta", "0.5", "--update.smoothing", "0.1"]
+    ).constants
     assert (constants.eta, constants.smoothing) == (0.5, 0.1)
 
 
 def make_stepper(
-    folder: Path, *, family: str = "llama", accumulate: int = 1, rank: int = 0, processes: int = 1, reduce: Callable | None = None
+    folder: Path,
+    *,
+    family: str = "llama",
+    accumulate: int = 1,
+    rank: int = 0,
+    processes: int = 1,
+    reduce: Callable | None = None,
 ) -> DoremiStepper:
     """A step in float64 on random tokens; the reference is another model than the proxy."""
-    settings = load_settings(write_run(folder, update={**DOREMI, "smoothing": 0.05}), ["--train.accumulate", str(accumulate)])
+    settings = load_settings(
+        write_run(folder, update={**DOREMI, "smoothing": 0.05}), ["--train.accumulate", str(accumulate)]
+    )
     draw = np.random.default_rng(0)
     groups = [Group(name, draw.integers(2, VOCAB, 400), 1.0) for name in NAMES]
     model = make_model(family)
@@ -85,14 +104,18 @@ def make_stepper(
 def slow_losses(model: nn.Module, rows: Tensor) -> Tensor:
     """(R, T - 1): a token at a time, from the log-probabilities."""
     logged = model(input_ids=rows).logits.log_softmax(-1)
-    return torch.stack([torch.stack([-logged[r, t, row[t + 1]] for t in range(len(row) - 1)]) for r, row in enumerate(rows)])
+    return torch.stack(
+        [torch.stack([-logged[r, t, row[t + 1]] for t in range(len(row) - 1)]) for r, row in enumerate(rows)]
+    )
 
 
 def slow_step(stepper: DoremiStepper, step: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Losses, excess, weights and the combined gradient by algorithm 1 as it is written, one domain at a time."""
     settings, losses, excess, gradients = stepper.settings, [], [], []
     for group in stepper.groups:
-        rows = torch.from_numpy(step_rows(group.tokens, seed=0, domain=group.name, step=step, rows_per_step=4, row_tokens=16))
+        rows = torch.from_numpy(
+            step_rows(group.tokens, seed=0, domain=group.name, step=step, rows_per_step=4, row_tokens=16)
+        )
         proxy, reference = slow_losses(stepper.model, rows), slow_losses(stepper.reference, rows)  # type: ignore[arg-type]
         pairs = list(zip(proxy.flatten().tolist(), reference.flatten().tolist(), strict=True))
         excess.append(sum(max(one - other, 0) for one, other in pairs) / len(pairs))
@@ -103,7 +126,12 @@ def slow_step(stepper: DoremiStepper, step: int) -> tuple[Tensor, Tensor, Tensor
     weights = [(1 - smoothing) * r / sum(raw) + smoothing / 3 for r in raw]
     names = [name for name, _ in stepper.model.named_parameters()]
     combined = {name: sum(a * g[i] for a, g in zip(weights, gradients, strict=True)) for i, name in enumerate(names)}
-    return torch.stack(losses).detach(), torch.tensor(excess, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64), combined
+    return (
+        torch.stack(losses).detach(),
+        torch.tensor(excess, dtype=torch.float64),
+        torch.tensor(weights, dtype=torch.float64),
+        combined,
+    )
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
@@ -127,7 +155,9 @@ def test_a_step_is_algorithm_1_with_plain_autograd(tmp_path: Path, family: str, 
         assert outcome.gradient_norm == pytest.approx(norm, rel=close["rtol"])
         clip = min(1, 1 / (norm + 1e-6))  # SGD with lr 1 and max_grad_norm 1: the change is the clipped gradient
         for name, after in values(stepper.model).items():
-            assert torch.allclose(before[name] - after, clip * gradient[name], rtol=10 * close["rtol"], atol=10 * close["rtol"]), name
+            assert torch.allclose(
+                before[name] - after, clip * gradient[name], rtol=10 * close["rtol"], atol=10 * close["rtol"]
+            ), name
 
 
 def test_ranks_add_their_parts_before_the_weights_are_decided(tmp_path: Path) -> None:
@@ -150,7 +180,9 @@ def test_ranks_add_their_parts_before_the_weights_are_decided(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("accumulate", "forwards"), [(1, 1), (2, 4)])
-def test_a_step_costs_one_forward_pass_of_the_reference_beyond_a_plain_one(tmp_path: Path, accumulate: int, forwards: int) -> None:
+def test_a_step_costs_one_forward_pass_of_the_reference_beyond_a_plain_one(
+    tmp_path: Path, accumulate: int, forwards: int
+) -> None:
     stepper, calls = make_stepper(tmp_path, accumulate=accumulate), []
     assert stepper.reference is not None
     stepper.model.register_forward_hook(lambda *arguments: calls.append("proxy"))
@@ -170,7 +202,9 @@ def test_both_forward_passes_of_an_accumulated_step_drop_the_same(tmp_path: Path
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_one_command_trains_reference_and_proxy_and_leaves_every_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_command_trains_reference_and_proxy_and_leaves_every_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(write_run(tmp_path, targets=True, update=DOREMI)) == 0
     directory = tmp_path / "run"
     trajectory, evaluation = read_trajectory(directory), read_evaluation(directory)
@@ -187,7 +221,11 @@ def test_one_command_trains_reference_and_proxy_and_leaves_every_record(tmp_path
     mean = dict(zip(NAMES, trajectory.weights.mean(0), strict=True))
     assert mixture.weights_at(0) == pytest.approx(mean, abs=1e-9)
     assert (mixture.provenance.method, mixture.provenance.objective) == ("doremi", "universal")
-    assert sorted(path.name for path in (directory / "plots").glob("*.png")) == ["losses.png", "mixture.png", "weights.png"]
+    assert sorted(path.name for path in (directory / "plots").glob("*.png")) == [
+        "losses.png",
+        "mixture.png",
+        "weights.png",
+    ]
     reference = read_trajectory(directory / "reference")
     assert reference.groups == NAMES
     assert np.allclose(reference.weights, 1 / 3)
@@ -219,7 +257,9 @@ def test_the_mixtures_commands_read_both_of_its_runs(tmp_path: Path, capsys: pyt
     assert (directory / "reference" / "plots" / "matrix.png").exists()
 
 
-def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     met: list[list[Tensor]] = []
     step = DoremiStepper.__call__
 
@@ -230,7 +270,10 @@ def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(tmp
         return step(self, number, lr)
 
     monkeypatch.setattr(DoremiStepper, "__call__", watched)
-    path, flags = write_run(tmp_path, update={**DOREMI, "prior": "natural"}), ["--corpus.domains.vowels.max_tokens", "600"]
+    path, flags = (
+        write_run(tmp_path, update={**DOREMI, "prior": "natural"}),
+        ["--corpus.domains.vowels.max_tokens", "600"],
+    )
     assert run(path, *flags) == 0
     settings = load_settings(path, flags)
     trained, prior, start = train_plainly(settings)
@@ -242,15 +285,21 @@ def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(tmp
         way = torch.stack([(one - other).norm() for one, other in zip(trained, start, strict=True)]).norm()
         assert off < 1e-3 * way
     trajectory = read_trajectory(tmp_path / "run")  # its own weights start uniform all the same
-    first = reweight(torch.full((3,), 1 / 3, dtype=torch.float64), torch.tensor(trajectory.alignments[0]), eta=1.0, smoothing=1e-3)
+    first = reweight(
+        torch.full((3,), 1 / 3, dtype=torch.float64), torch.tensor(trajectory.alignments[0]), eta=1.0, smoothing=1e-3
+    )
     assert np.allclose(trajectory.weights[0], first, atol=1e-12)
 
 
 def train_plainly(settings: Settings) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-    """Slow twin of the reference run: one autograd pass a step on the weighted loss. Parameters, natural prior, and parameters before."""
+    """Slow twin of the reference run: one autograd pass a step on the weighted loss. Parameters, natural prior, and
+    parameters before.
+    """
     corpus = prepare(settings)
     length, train = corpus.row_tokens, settings.train
-    model = build_model(settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=length, seed=settings.seed)
+    model = build_model(
+        settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=length, seed=settings.seed
+    )
     start = [p.detach().clone() for p in model.parameters()]
     optimizer, scheduler = optimization(model, train)
     tokens = torch.tensor([len(corpus.tokens[name]) for name in NAMES])
@@ -283,10 +332,14 @@ def test_resume_in_either_phase_gives_the_same_run_bit_for_bit(
     for part in ("reference", "."):
         assert same(read_trajectory(tmp_path / "whole" / part), read_trajectory(tmp_path / "run" / part))
         assert read_evaluation(tmp_path / "whole" / part).equals(read_evaluation(tmp_path / "run" / part))
-    assert Mixture.load(tmp_path / "whole/mixture.json").weights_at(0) == Mixture.load(tmp_path / "run/mixture.json").weights_at(0)
+    assert Mixture.load(tmp_path / "whole/mixture.json").weights_at(0) == Mixture.load(
+        tmp_path / "run/mixture.json"
+    ).weights_at(0)
 
 
-def test_a_run_killed_before_the_reference_s_first_record_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_before_the_reference_s_first_record_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
@@ -350,9 +403,15 @@ def test_bf16_runs_and_stays_near_fp32(tmp_path: Path) -> None:
         ({"held_out": True, "objective": {"mixed": 1}}, "objective {'mixed': 1.0}, held_out True"),
     ],
 )
-def test_an_objective_is_refused_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str], update: dict, found: str) -> None:
+def test_an_objective_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], update: dict, found: str
+) -> None:
     said = message(capsys, write_run(tmp_path, targets=True, update={**DOREMI, **update}))
-    for part in (f"preset doremi cannot use {found}:", "own excess loss over a reference model", "leave that out, or take preset stable"):
+    for part in (
+        f"preset doremi cannot use {found}:",
+        "own excess loss over a reference model",
+        "leave that out, or take preset stable",
+    ):
         assert part in said
     assert not (tmp_path / "run").exists()
 
@@ -403,10 +462,15 @@ def test_a_non_finite_loss_of_either_model_names_domain_and_step(tmp_path: Path,
     with torch.no_grad():
         broken.get_input_embeddings().weight[3] = torch.nan
     before, weights = values(stepper.model), stepper.state.weights
-    with pytest.raises(UserError, match=rf"non-finite {what} at step 8: consonants \(nan\)\. The last checkpoint is from before it"):
+    with pytest.raises(
+        UserError, match=rf"non-finite {what} at step 8: consonants \(nan\)\. The last checkpoint is from before it"
+    ):
         stepper(7, 1e-3)
     assert torch.equal(stepper.state.weights, weights)
-    assert all(torch.equal(p, before[name]) or name.endswith("embed_tokens.weight") for name, p in stepper.model.named_parameters())
+    assert all(
+        torch.equal(p, before[name]) or name.endswith("embed_tokens.weight")
+        for name, p in stepper.model.named_parameters()
+    )
 
 
 def test_a_non_finite_gradient_stops_before_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +486,14 @@ def test_a_non_finite_gradient_stops_before_the_optimizer(tmp_path: Path, monkey
 def test_the_rule_of_alignments_does_not_take_it() -> None:
     gram = doge.Gram(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     half = torch.full((2,), 0.5, dtype=torch.float64)
-    arguments = {"prior": half, "importance": half, "targets": half > 1, "worst": False, "lr": 1.0, "max_grad_norm": 1.0}
+    arguments = {
+        "prior": half,
+        "importance": half,
+        "targets": half > 1,
+        "worst": False,
+        "lr": 1.0,
+        "max_grad_norm": 1.0,
+    }
     with pytest.raises(AssertionError, match="excess losses"):
         doge.update(gram, half, doge.start(half, 2), constants=doge.PRESETS["doremi"], **arguments)
 
@@ -432,4 +503,9 @@ def test_the_reference_reads_the_cache_of_its_run(tmp_path: Path) -> None:
     own = reference_settings(settings)
     assert own.run_path == settings.run_path / "reference"
     assert own.corpus.cache_dir == str(tmp_path / "cache")
-    assert (own.seed, own.model, own.train, own.constants.prior) == (settings.seed, settings.model, settings.train, "natural")
+    assert (own.seed, own.model, own.train, own.constants.prior) == (
+        settings.seed,
+        settings.model,
+        settings.train,
+        "natural",
+    )

@@ -17,7 +17,10 @@ from tests.proxies.helpers import ALPHABETS, REPOSITORY, clean_environment, run,
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
 ROW, BATCH, STEPS = 16, 8, 30  # tokens, rows a step, steps of the whole schedule
-SHARES = [{"vowels": 0.7, "consonants": 0.2, "digits": 0.1}, {"vowels": 0.1, "consonants": 0.2, "digits": 0.7}]  # of each half
+SHARES = [
+    {"vowels": 0.7, "consonants": 0.2, "digits": 0.1},
+    {"vowels": 0.1, "consonants": 0.2, "digits": 0.7},
+]  # of each half
 TOLERANCE = 1e-5  # nats; what another order of the same float32 sums may change
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "no_gpu")
@@ -31,7 +34,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A proxy run with its token cache and model.json; mixture.json is the run's with shares that cannot be mistaken."""
+    """A proxy run with its token cache and model.json; mixture.json is the run's with shares that cannot be
+    mistaken.
+    """
     folder = tmp_path_factory.mktemp("job")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -39,7 +44,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = Mixture.load(folder / "run" / "mixture.json").model_dump(mode="json", exclude={"id", "checks", "expected"})
     record["horizon"]["total_tokens"] = STEPS * BATCH * ROW
     record["stages"] = [
-        {"name": f"half-{half}", "start_tokens": half * STEPS * BATCH * ROW // 2, "weights": weights} for half, weights in enumerate(SHARES)
+        {"name": f"half-{half}", "start_tokens": half * STEPS * BATCH * ROW // 2, "weights": weights}
+        for half, weights in enumerate(SHARES)
     ]
     Mixture.from_record(record, where="test").save(folder / "mixture.json")
     return folder
@@ -83,19 +89,59 @@ def example(name: str) -> ModuleType:
 
 
 def plain_words(job: Path, out: Path, *more: str | Path) -> list[str]:
-    words = [job / "mixture.json", job / "cache", "--model", job / "model.json", "--out", out, "--row-tokens", ROW, "--batch-rows", BATCH]
+    words = [
+        job / "mixture.json",
+        job / "cache",
+        "--model",
+        job / "model.json",
+        "--out",
+        out,
+        "--row-tokens",
+        ROW,
+        "--batch-rows",
+        BATCH,
+    ]
     return [str(word) for word in (*words, *more)]
 
 
 def hf_words(job: Path, out: Path, *more: str | Path, rows: int = BATCH) -> list[str]:
-    words = ["--mixture", job / "mixture.json", "--cache", job / "cache", "--model", job / "model.json", "--output_dir", out]
-    words += ["--row_tokens", ROW, "--per_device_train_batch_size", rows, "--logging_steps", 1, "--save_steps", 10, "--learning_rate", 1e-2]
+    words = [
+        "--mixture",
+        job / "mixture.json",
+        "--cache",
+        job / "cache",
+        "--model",
+        job / "model.json",
+        "--output_dir",
+        out,
+    ]
+    words += [
+        "--row_tokens",
+        ROW,
+        "--per_device_train_batch_size",
+        rows,
+        "--logging_steps",
+        1,
+        "--save_steps",
+        10,
+        "--learning_rate",
+        1e-2,
+    ]
     return [str(word) for word in (*words, "--use_cpu", "--report_to", "none", "--disable_tqdm", "True", *more)]
 
 
 def launched(name: str, words: list[str]) -> str:
     """What two processes of an example print."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLES / f"{name}.py", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        EXAMPLES / f"{name}.py",
+        *words,
+    ]
     done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -126,7 +172,9 @@ def test_the_plain_trainer_trains_on_the_tokens_that_the_mixture_says(
     assert_shares(watch.domains(), capsys.readouterr().out)
 
 
-def test_a_killed_plain_trainer_goes_on_with_the_next_row_bit_for_bit(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_plain_trainer_goes_on_with_the_next_row_bit_for_bit(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = example("plain_trainer")
     watch = Watch(plain, monkeypatch)
     whole = plain.main(plain_words(job, tmp_path / "whole"))
@@ -151,7 +199,9 @@ def test_two_processes_go_on_from_the_state_of_one_plain_trainer_with_its_losses
     watch.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         plain.main(plain_words(job, tmp_path / "two", "--save-every", "2"))
-    printed = launched("plain_trainer", plain_words(job, tmp_path / "two", "--save-every", "1", "--resume", "--workers", "2"))
+    printed = launched(
+        "plain_trainer", plain_words(job, tmp_path / "two", "--save-every", "1", "--resume", "--workers", "2")
+    )
     losses = [float(loss) for loss in re.findall(rf"step \d+ of {STEPS}: loss (\S+)", printed)]
     assert losses == pytest.approx(one[2:], abs=TOLERANCE)
     states = [torch.load(tmp_path / name / "state.pt")["rows"] for name in ("one", "two")]
@@ -183,7 +233,9 @@ def test_the_hugging_face_trainer_trains_on_the_tokens_that_the_mixture_says_and
     assert_shares(watch.domains(), capsys.readouterr().out)
     rows, watch.rows = torch.cat(watch.rows), []
     checkpoint = tmp_path / "whole" / "checkpoint-10"
-    resumed = hf.main(hf_words(job, tmp_path / "resumed", "--resume_from_checkpoint", checkpoint, "--dataloader_num_workers", "2"))
+    resumed = hf.main(
+        hf_words(job, tmp_path / "resumed", "--resume_from_checkpoint", checkpoint, "--dataloader_num_workers", "2")
+    )
     assert torch.equal(torch.cat(watch.rows), rows[10 * BATCH :])
     assert resumed == whole
     assert stream_state(tmp_path / "whole", STEPS) == stream_state(tmp_path / "resumed", STEPS)

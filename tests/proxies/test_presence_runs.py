@@ -41,7 +41,9 @@ def test_a_word_or_a_block_says_which_weights(tmp_path: Path, online: Any, wante
     record = tmp_path / "config.yaml"
     record.write_text(dump(found))
     assert load_settings(record) == found
-    assert yaml.safe_load(record.read_text())["samples"] == {"online": {"presence": presence.model_dump()} if presence else "none"}
+    assert yaml.safe_load(record.read_text())["samples"] == {
+        "online": {"presence": presence.model_dump()} if presence else "none"
+    }
 
 
 def test_flags_reach_the_weights(tmp_path: Path) -> None:
@@ -91,7 +93,9 @@ ONLINE: dict[str, Any] = {"samples": {"online": {"presence": PRESENCE}}}
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_a_run_records_spread_and_effective_sample_size_of_every_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_records_spread_and_effective_sample_size_of_every_domain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(write_run(tmp_path, targets=True, **ONLINE)) == 0
     read = read_trajectory(tmp_path / "run")
     assert read.sample_spreads.shape == read.sample_ess.shape == (6, 3)
@@ -168,7 +172,9 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path, unit_rows: int) -
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_a_scope_that_the_model_lacks_is_refused_with_what_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scope_that_the_model_lacks_is_refused_with_what_is_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = message(capsys, write_run(tmp_path, samples={"online": {"presence": {"scope": "first_blok"}}}))
     assert "samples.online.presence.scope: scope 'first_blok' has no trainable parameter" in said
     assert "first_block" in said

@@ -1,4 +1,6 @@
-"""`--reuse mixture.json`: untouched domains keep their weights among themselves and cost one group; only what changed is learned."""
+"""`--reuse mixture.json`: untouched domains keep their weights among themselves and cost one group; only what changed
+is learned.
+"""
 
 import json
 from collections import Counter
@@ -82,7 +84,9 @@ def grown(folder: Path, old: Path, *, added: tuple[str, ...] = ("mixed",), **blo
 def edited(path: Path, **domains: Any) -> Path:
     """The YAML with other `corpus.domains`; None removes one."""
     settings = yaml.safe_load(path.read_text())
-    settings["corpus"]["domains"] = {name: source for name, source in (settings["corpus"]["domains"] | domains).items() if source}
+    settings["corpus"]["domains"] = {
+        name: source for name, source in (settings["corpus"]["domains"] | domains).items() if source
+    }
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
 
@@ -121,8 +125,10 @@ def test_an_added_domain_is_learned_and_the_others_keep_their_relative_weights(
     assert all(one.fingerprint for one in mixture.domains)
     assert all(result.status != "fail" for result in check(tmp_path / "run" / "mixture.json"))
     printed = capsys.readouterr().out
-    for part in ("reused: 3 domain(s) keep their relative weights, as one: vowels, consonants, digits", "learned: mixed (new)",
-                 "cost: 2 groups a step in the place of 4", "2 domains x 4 rows", "mixture.json has all 4 domains"):  # fmt: skip
+    for part in ("reused: 3 domain(s) keep their relative weights, as one: vowels, consonants, "
+                 "digits", "learned: mixed (new)",
+                 "cost: 2 groups a step in the place of 4", "2 domains x 4 rows", "mixture.json has all 4 "
+                                                                                  "domains"):  # fmt: skip
         assert part in " ".join(printed.split())
     assert f"reused: 3 domain(s) keep the relative weights of {mixture.provenance.parent_schedule}" in " ".join(
         mixture_text(mixture).split()
@@ -145,13 +151,17 @@ def test_every_domain_is_evaluated_and_the_reused_ones_together_too(tmp_path: Pa
     assert "reused" in summary(tmp_path / "run")
 
 
-def test_the_record_replays_and_resumes_bit_for_bit(tmp_path: Path, learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_replays_and_resumes_bit_for_bit(
+    tmp_path: Path, learned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = grown(tmp_path, learned)
     kill_at(monkeypatch, Stepper, 5, lambda: run(path))
     assert run(path, "--resume") == 0
     assert run(tmp_path / "run" / "config.yaml", "--run_dir", tmp_path / "again") == 0
     assert same(read_trajectory(tmp_path / "run"), read_trajectory(tmp_path / "again"))
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["reuse"] == str(learned / "run" / "mixture.json")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["reuse"] == str(
+        learned / "run" / "mixture.json"
+    )
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path: Path, learned: Path) -> None:
@@ -160,7 +170,9 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path, learned: Path) ->
     assert np.allclose(one.losses, other.losses, atol=1e-5)
 
 
-def test_a_resume_with_another_mixture_is_refused(tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_with_another_mixture_is_refused(
+    tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "copy.json"
     copy.write_bytes((learned / "run" / "mixture.json").read_bytes())
     path = grown(tmp_path, learned, train={"steps": 2})
@@ -170,7 +182,9 @@ def test_a_resume_with_another_mixture_is_refused(tmp_path: Path, learned: Path,
     assert "reuse: " in message(capsys, path, "--resume")
 
 
-def test_the_text_of_a_reused_run_can_be_scored(tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_of_a_reused_run_can_be_scored(
+    tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = grown(tmp_path, learned, train={"steps": 2})
     assert run(path) == 0
     settings = load_settings(path)
@@ -227,7 +241,9 @@ def test_a_split_domain_is_learned_in_its_parts(tmp_path: Path, learned: Path) -
     assert list(corpus.record["reused"]["relative"]) == ["vowels", "consonants"]
 
 
-def test_a_removed_domain_is_said_and_its_share_spread(tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_removed_domain_is_said_and_its_share_spread(
+    tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = edited(grown(tmp_path, learned, train={"steps": 2}), consonants=None)
     assert run(path) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -255,13 +271,17 @@ def test_a_reused_mixture_can_be_reused_again(tmp_path: Path, learned: Path) -> 
         ({"objective": {"vowels": 2, "consonants": 2, "digits": 2, "mixed": 1}}, [6.0, 1.0]),
     ],
 )
-def test_reused_counts_as_many_domains_as_it_holds(tmp_path: Path, learned: Path, update: dict, wanted: list[float]) -> None:
+def test_reused_counts_as_many_domains_as_it_holds(
+    tmp_path: Path, learned: Path, update: dict, wanted: list[float]
+) -> None:
     path = grown(tmp_path, learned, update=update)
     settings, corpus = load_settings(path), reused(path)
     assert [group.importance for group in groups_of(settings, corpus)] == wanted
     assert prior_of("uniform", corpus).tolist() == [0.75, 0.25]
     tokens = [corpus.entry(name)["tokens"] for name in (*OLD, "mixed")]
-    assert prior_of("natural", corpus).tolist() == pytest.approx([sum(tokens[:3]) / sum(tokens), tokens[3] / sum(tokens)])
+    assert prior_of("natural", corpus).tolist() == pytest.approx(
+        [sum(tokens[:3]) / sum(tokens), tokens[3] / sum(tokens)]
+    )
 
 
 def test_the_prior_in_the_records_is_that_of_the_run(tmp_path: Path, learned: Path) -> None:
@@ -275,7 +295,9 @@ def test_the_prior_in_the_records_is_that_of_the_run(tmp_path: Path, learned: Pa
 
 
 def test_nothing_changed_is_refused(tmp_path: Path, learned: Path) -> None:
-    assert "nothing changed, every domain has the text that it had; there is nothing to learn" in fault(grown(tmp_path, learned, added=()))
+    assert "nothing changed, every domain has the text that it had; there is nothing to learn" in fault(
+        grown(tmp_path, learned, added=())
+    )
     said = fault(edited(grown(tmp_path, learned, added=()), digits=None))
     assert "nothing changed" in said
     assert "but for digits" in said
@@ -284,7 +306,13 @@ def test_nothing_changed_is_refused(tmp_path: Path, learned: Path) -> None:
 def test_nothing_left_is_refused_with_every_reason(tmp_path: Path, learned: Path) -> None:
     sources = {name: file_of(tmp_path, f"{name}2", ALPHABETS[name]) for name in OLD}
     said = fault(edited(grown(tmp_path, learned), **sources))
-    for part in ("no domain is as it was", "- vowels: other text", "- digits: other text", "- mixed: new", "learn without --reuse"):
+    for part in (
+        "no domain is as it was",
+        "- vowels: other text",
+        "- digits: other text",
+        "- mixed: new",
+        "learn without --reuse",
+    ):
         assert part in said
 
 
@@ -315,7 +343,9 @@ def test_reused_domains_without_weight_are_refused(tmp_path: Path, learned: Path
     (tmp_path / "mixture.json").write_bytes((learned / "run" / "mixture.json").read_bytes())
     reweigh(tmp_path / "mixture.json", {"vowels": 0.0, "consonants": 0.0, "digits": 1.0})
     path = edited(grown(tmp_path, learned, added=()), digits=file_of(tmp_path, "digits2", "123 "))
-    assert "the untouched domains (vowels, consonants) have no weight there" in fault(path, "--reuse", str(tmp_path / "mixture.json"))
+    assert "the untouched domains (vowels, consonants) have no weight there" in fault(
+        path, "--reuse", str(tmp_path / "mixture.json")
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,11 +373,15 @@ def test_a_file_that_is_no_mixture_is_refused_before_anything_is_written(
 # The rows of the virtual domain
 
 
-shares_of = st.lists(st.floats(0.01, 1), min_size=1, max_size=6).map(lambda values: [value / sum(values) for value in values])
+shares_of = st.lists(st.floats(0.01, 1), min_size=1, max_size=6).map(
+    lambda values: [value / sum(values) for value in values]
+)
 
 
 @given(shares=shares_of, steps=st.integers(1, 40), rows=st.integers(1, 9), seed=st.integers(0, 3))
-def test_rows_are_dealt_out_by_the_shares_at_every_window(shares: list[float], steps: int, rows: int, seed: int) -> None:
+def test_rows_are_dealt_out_by_the_shares_at_every_window(
+    shares: list[float], steps: int, rows: int, seed: int
+) -> None:
     tokens = {f"d{number}": np.arange(64) for number in range(len(shares))}
     pool = make_pool(tokens, shares, steps=steps, rows=rows, seed=seed)
     assert pool.turns.shape == (steps, rows)
@@ -377,7 +411,9 @@ def test_a_step_is_a_function_of_seed_and_step() -> None:
     one, again, other = (make_pool(tokens, [0.5, 0.5], steps=40, rows=4, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(one.turns, again.turns)
     assert not np.array_equal(one.turns, other.turns)
-    assert np.array_equal(one.step_rows(seed=0, step=7, rows=4, row_tokens=10), again.step_rows(seed=0, step=7, rows=4, row_tokens=10))
+    assert np.array_equal(
+        one.step_rows(seed=0, step=7, rows=4, row_tokens=10), again.step_rows(seed=0, step=7, rows=4, row_tokens=10)
+    )
 
 
 def test_the_two_halves_of_a_step_are_dealt_out_independently() -> None:

@@ -78,7 +78,9 @@ def row_by_autograd(model: torch.nn.Module, row: torch.Tensor) -> dict[str, Any]
     """Squared gradient norms and token losses of a row (T,), each gradient formed."""
     model.zero_grad()
     found: list[torch.Tensor] = []
-    hook = model.get_input_embeddings().register_forward_hook(lambda module, args, output: (output.retain_grad(), found.append(output))[0])
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: (output.retain_grad(), found.append(output))[0]
+    )
     logits = model(input_ids=row[None]).logits[0]
     hook.remove()
     losses = torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none")
@@ -107,7 +109,9 @@ def by_autograd(run: Path, domain: str, steps: list[int], *, documents: int) -> 
     table = pd.read_parquet(corpus.documents[domain]).query("split == 'train'").head(documents)
     rows = []
     for document in table.itertuples():
-        ids = torch.from_numpy(corpus.tokens[domain][document.start : document.start + document.tokens].astype(np.int64))
+        ids = torch.from_numpy(
+            corpus.tokens[domain][document.start : document.start + document.tokens].astype(np.int64)
+        )
         pieces = [ids[first : first + corpus.row_tokens] for first in range(0, len(ids) - 1, corpus.row_tokens - 1)]
         weights = np.array([len(piece) - 1 for piece in pieces])
         scores = [[row_by_autograd(model, piece) for piece in pieces] for model in models]
@@ -123,7 +127,9 @@ def by_autograd(run: Path, domain: str, steps: list[int], *, documents: int) -> 
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("words", "steps"), [((), [6]), (("--checkpoints", "all"), [4, 6]), (("--checkpoints", "4"), [4])])
+@pytest.mark.parametrize(
+    ("words", "steps"), [((), [6]), (("--checkpoints", "all"), [4, 6]), (("--checkpoints", "4"), [4])]
+)
 def test_every_column_is_what_autograd_gives_row_by_row(run: Path, words: tuple[str, ...], steps: list[int]) -> None:
     assert score(run, "--batch-tokens", 500, *words) == 0
     scores = read_scores(run)
@@ -151,14 +157,18 @@ def test_a_document_is_the_mean_of_its_rows_by_predicted_tokens(run: Path, tmp_p
         assert rows.loc[own, "row"].tolist() == list(range(own.sum()))
         for column in COLUMNS:
             values = rows.loc[own, column]
-            expected = values.sum() if column.endswith("_sum") else np.average(values, weights=predicted[own].astype(float))
+            expected = (
+                values.sum() if column.endswith("_sum") else np.average(values, weights=predicted[own].astype(float))
+            )
             assert document[column] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_documents_id_leads_to_its_line(run: Path) -> None:
     assert score(run) == 0
     corpus = corpus_of(run)
-    for document, start, tokens in read_scores(run).frame("vowels")[["document", "start", "tokens"]].itertuples(index=False):
+    for document, start, tokens in (
+        read_scores(run).frame("vowels")[["document", "start", "tokens"]].itertuples(index=False)
+    ):
         path, line = document.rsplit(":", 1)
         text = json.loads(Path(path).read_text().splitlines()[int(line) - 1])["text"]
         assert bytes(corpus.tokens["vowels"][start : start + tokens - 1].astype(np.uint8)).decode() == text
@@ -239,7 +249,9 @@ def test_scopes_and_patterns_are_columns(run: Path) -> None:
     assert (frame[scores.columns[0]] > frame[scores.columns[1]]).all()
 
 
-def test_a_domain_of_one_document_is_scored(tmp_path: Path, fresh_accelerator: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_domain_of_one_document_is_scored(
+    tmp_path: Path, fresh_accelerator: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_run(tmp_path, train={"steps": 2})
     (tmp_path / "digits.jsonl").write_text(json.dumps({"text": "0123456789 " * 30}) + "\n")
     write_domain(tmp_path / "held.jsonl", "0123456789 ", documents=5)
@@ -264,13 +276,19 @@ def test_the_table_at_the_end_names_every_domain(run: Path, capsys: pytest.Captu
     ("words", "parts"),
     [
         (["--scores", "loss"], ["scores", "'self_influence', 'information' or 'word_embedding'", "'loss'"]),
-        (["--scopes", "all", "head_", "no.*"], ["scope 'head_'", "scope 'no.*'", "first_block, blocks, embedding, head"]),
+        (
+            ["--scopes", "all", "head_", "no.*"],
+            ["scope 'head_'", "scope 'no.*'", "first_block, blocks, embedding, head"],
+        ),
         (["--scopes", "word_embedding"], ["--scores word_embedding"]),
         (["--checkpoints", "first"], ["checkpoints", "first"]),
         (["--checkpoints", "last", "5", "7"], ["no checkpoint of step 5, 7", "it has 4, 6", "last and all"]),
         (["--unit", "word"], ["unit", "'document' or 'row'"]),
         (["--max-rows", "0"], ["max_rows", "greater than or equal to 1"]),
-        (["--max-rows", "5"], ["--max-rows 5 is too few", "vowels: no whole document", "digits: no whole document", "--unit row"]),
+        (
+            ["--max-rows", "5"],
+            ["--max-rows 5 is too few", "vowels: no whole document", "digits: no whole document", "--unit row"],
+        ),
         (["--batch-tokens", "many"], ["batch_tokens", "many"]),
         (["--score", "nll"], ["--score", "--help"]),
     ],
@@ -283,7 +301,9 @@ def test_what_cannot_be_scored_is_refused_with_what_is_allowed(
     assert not (run / "scores").exists()
 
 
-def test_other_settings_than_those_of_the_scores_there_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_than_those_of_the_scores_there_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert score(run, "--scores", "information", "--max-rows", 40) == 0
     before = stamps(run)
     said = message(capsys, run, "--scores", "information")
@@ -298,7 +318,9 @@ def test_parts_without_a_meta_are_not_taken_for_ours(run: Path, capsys: pytest.C
     assert "no meta.json" in message(capsys, run)
 
 
-def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], fresh_accelerator: None) -> None:
+def test_a_directory_that_is_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fresh_accelerator: None
+) -> None:
     assert "it is not there" in message(capsys, tmp_path / "nothing")
     assert "it has no config.yaml" in message(capsys, tmp_path)
     assert "run_dir" in message(capsys, "--scores", "information")
@@ -315,7 +337,11 @@ def test_a_checkpoint_of_another_model_is_refused(run: Path, capsys: pytest.Capt
     path = run / "checkpoints" / "step-00000006" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 4, "hidden_size": 32}))
     said = message(capsys, run)
-    for part in ("step-00000006 is not a checkpoint of this run's model", "num_attention_heads: 2 -> 4", "hidden_size: 16 -> 32"):
+    for part in (
+        "step-00000006 is not a checkpoint of this run's model",
+        "num_attention_heads: 2 -> 4",
+        "hidden_size: 16 -> 32",
+    ):
         assert part in said
 
 
@@ -371,7 +397,10 @@ def test_a_full_disk_leaves_whole_parts_and_the_next_call_goes_on(
         said = message(capsys, run)
     for part in ("No space left on device", "part-000004", "finished parts are kept", "same command again"):
         assert part in said
-    assert sorted(path.name for path in (run / "scores").iterdir()) == ["meta.json", *(f"part-{number:06d}.parquet" for number in range(4))]
+    assert sorted(path.name for path in (run / "scores").iterdir()) == [
+        "meta.json",
+        *(f"part-{number:06d}.parquet" for number in range(4)),
+    ]
     assert score(run) == 0
     assert read_scores(run).meta.complete
 

@@ -1,4 +1,6 @@
-"""Simulated epoching: in the proxy a domain repeats as often as in the large run at equal shares, and never has more text than there is."""
+"""Simulated epoching: in the proxy a domain repeats as often as in the large run at equal shares, and never has more
+text than there is.
+"""
 
 import json
 from pathlib import Path
@@ -27,7 +29,9 @@ RUN_TOKENS = 3 * 6 * 4 * 16  # domains x steps x rows x tokens
 
 
 def budgeted(tmp_path: Path, tokens: Any, unique: dict[str, Any] | None = None, **train: int) -> Path:
-    return write_run(tmp_path, corpus={"simulate_budget": {"tokens": tokens, "unique_tokens": unique or {}}}, train=train)
+    return write_run(
+        tmp_path, corpus={"simulate_budget": {"tokens": tokens, "unique_tokens": unique or {}}}, train=train
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +76,13 @@ def test_domains_without_a_count_go_by_their_text(tmp_path: Path) -> None:
 
 
 @given(budget=st.integers(100, 10**12), unique=st.integers(1, 10**12))
-def test_never_more_than_there_is_and_always_whole_rows(generated: tuple[CorpusData, Settings], budget: int, unique: int) -> None:
+def test_never_more_than_there_is_and_always_whole_rows(
+    generated: tuple[CorpusData, Settings], budget: int, unique: int
+) -> None:
     corpus, settings = generated
-    block = settings.corpus.simulate_budget.model_copy(update={"tokens": budget, "unique_tokens": dict.fromkeys(corpus.domains, unique)})
+    block = settings.corpus.simulate_budget.model_copy(
+        update={"tokens": budget, "unique_tokens": dict.fromkeys(corpus.domains, unique)}
+    )
     asked = settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"simulate_budget": block})})
     rows = RUN_TOKENS * unique // budget // 16
     if rows == 0:
@@ -105,7 +113,9 @@ def test_the_record_says_what_is_read_and_what_there_was(tmp_path: Path) -> None
         "text_documents": was["documents"],
         "text_complete": True,
     }
-    assert {key: value for key, value in corpus.entry("consonants").items() if key != "simulated"} == whole.entry("consonants")
+    assert {key: value for key, value in corpus.entry("consonants").items() if key != "simulated"} == whole.entry(
+        "consonants"
+    )
 
 
 def test_what_is_cut_and_what_is_too_little_is_said(tmp_path: Path) -> None:
@@ -143,7 +153,9 @@ def test_text_read_in_part_needs_a_count(tmp_path: Path) -> None:
     settings = yaml.safe_load(path.read_text())
     settings["corpus"]["domains"]["digits"]["max_tokens"] = 2000
     path.write_text(yaml.safe_dump(settings))
-    assert "digits: its text was read in part, so how much there is is not known; name it in unique_tokens" in fault(path)
+    assert "digits: its text was read in part, so how much there is is not known; name it in unique_tokens" in fault(
+        path
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +187,9 @@ def ran(tmp_path: Path) -> tuple[Path, RunRecord]:
     return path, read_run(tmp_path / "run")
 
 
-def test_a_run_reads_the_cut_text_alone_and_its_epochs_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reads_the_cut_text_alone_and_its_epochs_are_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, found = ran(tmp_path)
     assert "repeats as in a run of 300 B tokens" in capsys.readouterr().out
     each = found.trajectory.tokens[-1] / 3
@@ -225,7 +239,9 @@ def test_changed_text_is_still_noticed(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_comparison_learns_on_the_cut_text_and_trains_its_bases_on_the_whole(tmp_path: Path) -> None:
-    block = {"simulate_budget": {"tokens": "300B", "unique_tokens": {"vowels": "100B", "consonants": "50B", "digits": "30B"}}}
+    block = {
+        "simulate_budget": {"tokens": "300B", "unique_tokens": {"vowels": "100B", "consonants": "50B", "digits": "30B"}}
+    }
     mixtures = {"uniform": {"fixed": "uniform"}, "stable": {"learn": {"preset": "stable"}}}
     path = write_comparison(tmp_path, corpus=block, mixtures=mixtures, train={"steps": 2, "evaluate_every": 2})
     assert compare(path) == 0

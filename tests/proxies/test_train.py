@@ -61,7 +61,9 @@ def test_a_run_leaves_the_records_of_the_design(tmp_path: Path, capsys: pytest.C
     assert np.allclose(bits, 121 / 120)
     mixture = Mixture.load(directory / "mixture.json")
     assert mixture.provenance.uncertainty is not None
-    assert mixture.provenance.uncertainty.mean[0] == pytest.approx(dict(zip(trajectory.domains, trajectory.weights.mean(0), strict=True)))
+    assert mixture.provenance.uncertainty.mean[0] == pytest.approx(
+        dict(zip(trajectory.domains, trajectory.weights.mean(0), strict=True))
+    )
     assert (directory / "replicates.parquet").exists()
     config = yaml.safe_load((directory / "config.yaml").read_text())
     assert config["environment"]["world_size"] == 1
@@ -85,7 +87,9 @@ def test_the_record_of_a_run_replays_it(tmp_path: Path) -> None:
     "update",
     [{"preset": "stable"}, {"preset": "official", "held_out": True}, {"geometry": "adam", "aggregate": "worst"}],
 )
-def test_resume_gives_the_same_trajectory_bit_for_bit(tmp_path: Path, update: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_gives_the_same_trajectory_bit_for_bit(
+    tmp_path: Path, update: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_run(tmp_path, update=update)
     assert run(path, "--run_dir", tmp_path / "whole") == 0
     kill_at(monkeypatch, Stepper, 5, lambda: run(path))  # after the checkpoint of step 4, with step 5 done and unsaved
@@ -97,13 +101,17 @@ def test_resume_gives_the_same_trajectory_bit_for_bit(tmp_path: Path, update: di
     last = [torch.load(tmp_path / name / "checkpoints/step-00000006/state.pt") for name in ("whole", "run")]
     for one, other in zip(*(state["optimizer"]["state"].values() for state in last), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert Mixture.load(tmp_path / "whole/mixture.json").weights_at(0) == Mixture.load(tmp_path / "run/mixture.json").weights_at(0)
+    assert Mixture.load(tmp_path / "whole/mixture.json").weights_at(0) == Mixture.load(
+        tmp_path / "run/mixture.json"
+    ).weights_at(0)
 
 
 def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     path = write_run(tmp_path, train={"steps": 400, "save_every": 5, "evaluate_every": 400})
     command = [sys.executable, "-m", "proxies.train", str(path)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 120
     while not checkpoints.checkpoints(tmp_path / "run") and time.monotonic() < until:
         time.sleep(0.02)
@@ -178,7 +186,9 @@ def test_resume_on_changed_text_says_which_domain(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.pt"])
-def test_resume_from_a_torn_checkpoint_says_which_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+def test_resume_from_a_torn_checkpoint_says_which_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
     path = write_run(tmp_path, train={"steps": 2})
     assert run(path) == 0
     torn = tmp_path / "run" / "checkpoints" / "step-00000002" / file
@@ -209,8 +219,12 @@ def test_rows_longer_than_the_positions_are_refused(tmp_path: Path, capsys: pyte
     assert "has 32 positions, corpus.row_tokens is 64; set corpus.row_tokens to at most 32" in said
 
 
-@pytest.mark.parametrize(("content", "part"), [("{", "is not a Hugging Face config"), ('{"model_type": "nothing"}', "nothing")])
-def test_a_broken_model_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, part: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "part"), [("{", "is not a Hugging Face config"), ('{"model_type": "nothing"}', "nothing")]
+)
+def test_a_broken_model_config_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, part: str
+) -> None:
     path = write_run(tmp_path)
     (tmp_path / "model.json").write_text(content)
     said = message(capsys, path)
@@ -320,7 +334,9 @@ def test_a_missing_tracker_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "pip install wandb" in said
 
 
-def test_held_out_objective_rows_are_not_those_of_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_out_objective_rows_are_not_those_of_the_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_run(tmp_path, update={"objective": {"digits": 1}, "held_out": True})
     said = message(capsys, path, "--train.evaluate_rows", "10000")
     assert "held-out rows of digits beside the 10000" in said

@@ -1,9 +1,11 @@
-"""Break the conversion on purpose, and see that the tests of every format notice: `python tests/trainers/mutants.py [NAME ...]`.
+"""Break the conversion on purpose, and see that the tests of every format notice:
+`python tests/trainers/mutants.py [NAME ...]`.
 
-Each mutant is one edit of a copy of `mixtures`. The edit is made where all formats begin, so that what was asked, the report and the
-conversion's own checks are wrong together, and only a comparison with what the trainer gives can tell. It leaves a mark when it runs:
-a test file that never reaches it (steps, in a format that counts none) is no witness and gets a `-`. Run `run.py` first: it makes the
-virtual environments. Formats without a trainer here (tests/mixtures/convert/formats) run in this Python. Standard library only.
+Each mutant is one edit of a copy of `mixtures`. The edit is made where all formats begin, so that what was asked, the
+report and the conversion's own checks are wrong together, and only a comparison with what the trainer gives can tell.
+It leaves a mark when it runs: a test file that never reaches it (steps, in a format that counts none) is no witness and
+gets a `-`. Run `run.py` first: it makes the virtual environments. Formats without a trainer here
+(tests/mixtures/convert/formats) run in this Python. Standard library only.
 """
 
 import argparse
@@ -61,7 +63,8 @@ MUTANTS = (
         "step too many",
         "mixtures/convert/steps.py",
         "    return [\n        Slot(first,",
-        f"    if len(starts) > 1:\n        {REACHED}\n        steps = [0, *(step + 1 for step in steps[1:-1]), steps[-1]]\n"
+        f"    if len(starts) > 1:\n        {REACHED}\n        steps = [0, *(step + 1 for step in steps[1:-1]), "
+        f"steps[-1]]\n"
         "    return [\n        Slot(first,",
     ),
 )
@@ -70,16 +73,24 @@ MUTANTS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """0 where every test file that reaches a mutant fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these environments or test files (a part of a name will do)")
-    parser.add_argument("--venvs", type=Path, default=ROOT / ".venvs", help="where run.py made the environments (default: .venvs)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="only these environments or test files (a part of a name will do)"
+    )
+    parser.add_argument(
+        "--venvs", type=Path, default=ROOT / ".venvs", help="where run.py made the environments (default: .venvs)"
+    )
     arguments = parser.parse_args(argv)
     found = {
-        test: [see(mutant, test, python) for mutant in MUTANTS] for test, python in witnesses(arguments.names, arguments.venvs.absolute())
+        test: [see(mutant, test, python) for mutant in MUTANTS]
+        for test, python in witnesses(arguments.names, arguments.venvs.absolute())
     }
     width = max((len(test) for test in found), default=0)
     print(f"\n{'test':<{width}}  " + "  ".join(mutant.name for mutant in MUTANTS))
     for test, words in found.items():
-        print(f"{test:<{width}}  " + "  ".join(word.ljust(len(mutant.name)) for word, mutant in zip(words, MUTANTS, strict=True)).rstrip())
+        print(
+            f"{test:<{width}}  "
+            + "  ".join(word.ljust(len(mutant.name)) for word, mutant in zip(words, MUTANTS, strict=True)).rstrip()
+        )
     survived = sum(word == "SURVIVED" for words in found.values() for word in words)
     print(f"{survived} survived, of {sum(word != '-' for words in found.values() for word in words)} that were reached")
     return int(survived > 0 or not found)
@@ -106,7 +117,9 @@ def see(mutant: Mutant, test: str, python: Path) -> str:
         settings = root / ("tests/trainers/pytest.ini" if "trainers/" in test else "pyproject.toml")
         words = [python, "-m", "pytest", "-c", settings, "-x", "--no-header", "-p", "no:cacheprovider", root / test]
         surroundings = {**os.environ, **OFFLINE, "PYTHONPATH": str(root), MARK: str(mark)}
-        done = subprocess.run(words, cwd=(root / test).parent, env=surroundings, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words, cwd=(root / test).parent, env=surroundings, capture_output=True, text=True, check=False
+        )
         word = "-" if not mark.exists() else "SURVIVED" if done.returncode == 0 else "failed"
     last = next((line for line in reversed(done.stdout.splitlines()) if line.startswith(("FAILED", "ERROR"))), "")
     print(f"{mutant.name}: {test}: {word} {last}", flush=True)
@@ -121,7 +134,10 @@ def copy(root: Path, mutant: Mutant) -> None:
     path = root / mutant.path
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        raise SystemExit(f"error: {mutant.name}: {mutant.path} has its line {text.count(mutant.old)} times; bring the mutant up to date")
+        raise SystemExit(
+            f"error: {mutant.name}: {mutant.path} has its line {text.count(mutant.old)} times; bring the mutant up "
+            f"to date"
+        )
     path.write_text(text.replace(mutant.old, mutant.new))
 
 

@@ -1,10 +1,12 @@
-"""Run the trainers' own code on our files: `make test-trainers`. Standard library only; each environment gets a virtual one of its own.
+"""Run the trainers' own code on our files: `make test-trainers`. Standard library only; each environment gets a virtual
+one of its own.
 
     python tests/trainers/run.py [--venvs DIR] [NAME ...]      # NAME: of an environment, or part of a test file's name
 
-envs/NAME.txt holds the pins of one environment, the complete list (installed with --no-deps: nothing is resolved, nothing fights), and
-in its first line the test files that run in it. A virtual environment is made again when its pins change. An environment that cannot be
-installed (no wheel for this machine, no network) is a skip with a reason, as a test is whose package is missing.
+envs/NAME.txt holds the pins of one environment, the complete list (installed with --no-deps: nothing is resolved,
+nothing fights), and in its first line the test files that run in it. A virtual environment is made again when its pins
+change. An environment that cannot be installed (no wheel for this machine, no network) is a skip with a reason, as a
+test is whose package is missing.
 """
 
 import argparse
@@ -57,35 +59,55 @@ class Outcome:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 where something ran and nothing failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these environments or test files (a part of a name will do)")
     parser.add_argument(
-        "--venvs", type=Path, default=HERE.parents[1] / ".venvs", help="where the virtual environments are (default: .venvs)"
+        "names", nargs="*", metavar="NAME", help="only these environments or test files (a part of a name will do)"
+    )
+    parser.add_argument(
+        "--venvs",
+        type=Path,
+        default=HERE.parents[1] / ".venvs",
+        help="where the virtual environments are (default: .venvs)",
     )
     arguments = parser.parse_args(argv)
     chosen = list(choose(environments(), arguments.names))
     if not chosen:
         names = ", ".join(environment.name for environment in environments())
-        print(f"error: no environment or test file is called {', '.join(arguments.names)}; environments: {names}", file=sys.stderr)
+        print(
+            f"error: no environment or test file is called {', '.join(arguments.names)}; environments: {names}",
+            file=sys.stderr,
+        )
         return 2
     if sys.version_info[:2] != PINNED_FOR:
-        print(f"note: the pins are for Python {'.'.join(map(str, PINNED_FOR))}; with another one packages may be missing", flush=True)
+        print(
+            f"note: the pins are for Python {'.'.join(map(str, PINNED_FOR))}; with another one packages may be missing",
+            flush=True,
+        )
     began = time.monotonic()
-    outcomes = [outcome for environment in chosen for outcome in run_environment(environment, arguments.venvs.absolute())]
+    outcomes = [
+        outcome for environment in chosen for outcome in run_environment(environment, arguments.venvs.absolute())
+    ]
     print(f"\n{summary(outcomes)}\n{time.monotonic() - began:.0f} seconds, with the installation of what was not there")
     return int(any(outcome.failed for outcome in outcomes) or not any(outcome.passed for outcome in outcomes))
 
 
 def environments(folder: Path = HERE / "envs") -> list[Environment]:
-    """All of them, by name. Raises SystemExit for a file without its line of tests, and for tests that are in no or in two of them."""
+    """All of them, by name. Raises SystemExit for a file without its line of tests, and for tests that are in no or in
+    two of them.
+    """
     found = []
     for path in sorted(folder.glob("*.txt")):
         first = path.read_text().split("\n", 1)[0]
         if not first.startswith(TESTS) or not first.removeprefix(TESTS).split():
             raise SystemExit(f"error: {path}: the first line is {first!r}; begin with `{TESTS} test_a.py test_b.py`")
         found.append(Environment(path.stem, path, tuple(first.removeprefix(TESTS).split())))
-    named, there = Counter(test for each in found for test in each.tests), {path.name for path in folder.parent.glob("test_*.py")}
+    named, there = (
+        Counter(test for each in found for test in each.tests),
+        {path.name for path in folder.parent.glob("test_*.py")},
+    )
     if wrong := sorted({test for test, times in named.items() if times > 1} | named.keys() ^ there):
-        raise SystemExit(f"error: {', '.join(wrong)}: every test file stands in the first line of one file of {folder}, and is there")
+        raise SystemExit(
+            f"error: {', '.join(wrong)}: every test file stands in the first line of one file of {folder}, and is there"
+        )
     return found
 
 
@@ -112,7 +134,9 @@ def run_environment(environment: Environment, venvs: Path) -> Iterator[Outcome]:
 
 
 def make(environment: Environment, venv: Path) -> Path:
-    """The environment's interpreter; the environment is made where it is not there or has other pins. Raises CalledProcessError."""
+    """The environment's interpreter; the environment is made where it is not there or has other pins. Raises
+    CalledProcessError.
+    """
     python, stamp = venv / "bin" / "python", venv / "pins.sha256"
     pins = hashlib.sha256("\n".join(environment.pins.read_text().split("\n")[1:]).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == pins:
@@ -131,7 +155,16 @@ def run_test(python: Path, environment: str, test: Path) -> Outcome:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        words = [python, "-m", "pytest", "-c", test.with_name("pytest.ini"), f"--junitxml={report}", "--no-header", test]
+        words = [
+            python,
+            "-m",
+            "pytest",
+            "-c",
+            test.with_name("pytest.ini"),
+            f"--junitxml={report}",
+            "--no-header",
+            test,
+        ]
         subprocess.run(words, cwd=test.parent, env={**os.environ, **OFFLINE}, check=False)
         outcome = read_report(report, Outcome(environment, test.name))
     outcome.seconds = time.monotonic() - began
@@ -159,12 +192,17 @@ def read_report(report: Path, outcome: Outcome) -> Outcome:
 def summary(outcomes: Sequence[Outcome]) -> str:
     """A line a test file, then the skips with their reasons and how often each."""
     header = ("environment", "test", "passed", "skipped", "failed", "seconds")
-    rows = [(o.environment, o.test, str(o.passed), str(len(o.skips)), str(o.failed), f"{o.seconds:.0f}") for o in outcomes]
+    rows = [
+        (o.environment, o.test, str(o.passed), str(len(o.skips)), str(o.failed), f"{o.seconds:.0f}") for o in outcomes
+    ]
     total = ("all", f"{len(rows)} files", *(str(sum(int(row[column]) for row in rows)) for column in (2, 3, 4, 5)))
     lines = [header, *rows, total]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [
-        "  ".join(cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines
+        "  ".join(
+            cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
     ]
     text.insert(1, "  ".join("-" * width for width in widths))
     skips = Counter((outcome.test, reason) for outcome in outcomes for reason in outcome.skips)

@@ -1,4 +1,6 @@
-"""What NeMo Automodel's own recipe reader, domain mixture, datasets and data loader make of our YAML, counted in tokens."""
+"""What NeMo Automodel's own recipe reader, domain mixture, datasets and data loader make of our YAML, counted in
+tokens.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -41,7 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(mixture: Path, data: Path, **options: Any) -> Path:
     """The recipes, with the little of a recipe that the readers ask for."""
     out, recipe = mixture.parent / "out", mixture.parent / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"step_scheduler": {"local_batch_size": 4}, "dataset": {"_target_": "other"}, "seed": 1}))
+    recipe.write_text(
+        yaml.safe_dump({"step_scheduler": {"local_batch_size": 4}, "dataset": {"_target_": "other"}, "seed": 1})
+    )
     flags = {"sequence_length": LENGTH, "batch_size": [str(BATCH)], "recipe": str(recipe)} | options
     convert(mixture, to="automodel", output=out, data=[str(data / "{domain}")], **flags)
     return out
@@ -71,7 +75,9 @@ def mixture_of(recipe: RecipeConfig) -> DomainMixture:
     return recipe.domain_mixture.build(blend=_get_domain_mixture_blend(recipe.dataloader))
 
 
-def batches(path: Path, cache: Path, state: dict[str, Any] | None = None) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any]]:
+def batches(
+    path: Path, cache: Path, state: dict[str, Any] | None = None
+) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any]]:
     """Micro-batches of one launch up to its max_steps, and the data loader's state for the next."""
     recipe = read(path, cache)
     tokenizer: Any = SimpleNamespace(name_or_path="toy", eos_token_id=0, pad_token_id=None, vocab_size=2**16)
@@ -85,7 +91,9 @@ def batches(path: Path, cache: Path, state: dict[str, Any] | None = None) -> tup
     found: list[dict[str, torch.Tensor]] = []
     for step in scheduler:
         found += step
-        left = loader.state_dict() | {"scheduler": scheduler.state_dict()}  # a checkpoint is written before the next step
+        left = loader.state_dict() | {
+            "scheduler": scheduler.state_dict()
+        }  # a checkpoint is written before the next step
     return found, left
 
 
@@ -133,7 +141,9 @@ def test_domain_mixture_is_of_the_blend_and_weighs_losses_with_one(tmp_path: Pat
     weights = mixture.loss_weights(batch["dataset_id"], labels)
     logits = torch.randn(4, LENGTH, 10)
     loss = MaskedCrossEntropy(reduction="sum")
-    assert loss(logits, labels.clone(), loss_weights=weights) == pytest.approx(float(loss(logits, labels.clone())), rel=1e-5)
+    assert loss(logits, labels.clone(), loss_weights=weights) == pytest.approx(
+        float(loss(logits, labels.clone())), rel=1e-5
+    )
 
 
 def test_multipliers_bring_text_read_by_its_size_back_to_the_mixture(tmp_path: Path, data: Path) -> None:
@@ -206,11 +216,23 @@ def test_the_recipe_is_kept_but_for_the_blocks(tmp_path: Path, data: Path) -> No
 
 def test_megatrons_json_is_read_by_automodel_once_its_other_splits_are_filled(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
-    convert(make_mixture(tmp_path, {"only": WANTED}), to="megatron", output=out, data=[str(data / "{domain}")], sequence_length=LENGTH)
-    splits = json.loads((out / "blend.json").read_text()) | {"valid": [str(data / "math")], "test": [str(data / "math")]}
+    convert(
+        make_mixture(tmp_path, {"only": WANTED}),
+        to="megatron",
+        output=out,
+        data=[str(data / "{domain}")],
+        sequence_length=LENGTH,
+    )
+    splits = json.loads((out / "blend.json").read_text()) | {
+        "valid": [str(data / "math")],
+        "test": [str(data / "math")],
+    }
     (tmp_path / "blend.json").write_text(json.dumps(splits))
     record: dict[str, Any] = {"step_scheduler": {"global_batch_size": BATCH, "local_batch_size": 4, "max_steps": 195}}
-    record["dataset"] = {"_target_": "nemo_automodel.components.datasets.llm.megatron_dataset.MegatronPretraining", "seq_length": LENGTH}
+    record["dataset"] = {
+        "_target_": "nemo_automodel.components.datasets.llm.megatron_dataset.MegatronPretraining",
+        "seq_length": LENGTH,
+    }
     record["dataset"] |= {"paths": str(tmp_path / "blend.json"), "splits_to_build": "train"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(record))
     assert close(token_shares(ids_of(batches(tmp_path / "recipe.yaml", tmp_path / "cache")[0])), WANTED)

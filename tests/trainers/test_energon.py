@@ -59,7 +59,9 @@ def _trained(report: Report, *, tokens: int | None = None) -> list[list[np.ndarr
     for number, stage in enumerate(report.record["stages"]):
         path, wanted = report.directory / f"stage-{number + 1}.yaml", tokens or stage["tokens"]
         workers = WorkerConfig(rank=0, world_size=1, num_workers=0)
-        dataset = get_train_dataset(path, worker_config=workers, batch_size=None, shuffle_buffer_size=None, max_samples_per_sequence=16)
+        dataset = get_train_dataset(
+            path, worker_config=workers, batch_size=None, shuffle_buffer_size=None, max_samples_per_sequence=16
+        )
         found, total = [], 0
         for sample in get_savable_loader(dataset, gc_collect_every_n_steps=0, watchdog_timeout_seconds=None):
             found.append(np.array(sample.text.split(), dtype=np.int64))
@@ -96,7 +98,9 @@ def test_no_stage_reads_a_document_of_another_one(staged: tuple[Report, list[lis
     assert len(first | second) == sum(len(documents(name)) for name in NAMES), "and between them they read all"
 
 
-def test_a_small_domain_repeats_evenly_as_often_as_the_report_says(staged: tuple[Report, list[list[np.ndarray]]]) -> None:
+def test_a_small_domain_repeats_evenly_as_often_as_the_report_says(
+    staged: tuple[Report, list[list[np.ndarray]]],
+) -> None:
     report, stages = staged
     for stage, said in zip(stages, report.record["stages"], strict=True):
         counts = _counts(stage, "math")
@@ -136,7 +140,9 @@ def test_one_file_for_an_average(tmp_path: Path, data: Path) -> None:
     path = make_mixture(tmp_path / "mixture", tokens=300_000)
     report = convert(path, to="energon", output=tmp_path / "energon", data=[f"{data}/{{domain}}"], stages="average")
     (stage,) = _trained(report)
-    assert token_shares(_ids(stage)) == pytest.approx({name: (WANTED[name] + SECOND[name]) / 2 for name in NAMES}, abs=0.03)
+    assert token_shares(_ids(stage)) == pytest.approx(
+        {name: (WANTED[name] + SECOND[name]) / 2 for name in NAMES}, abs=0.03
+    )
 
 
 @pytest.mark.parametrize("mode", ["filter", "multiplicity"])
@@ -173,4 +179,9 @@ def test_a_policy_of_another_number_of_documents_is_refused(tmp_path: Path, data
 def test_two_datasets_of_a_domain_are_refused(tmp_path: Path, data: Path) -> None:
     path = make_mixture(tmp_path / "mixture")
     with pytest.raises(UserError, match="web: 2 paths"):
-        convert(path, to="energon", output=tmp_path / "energon", data=[f"{data}/{{domain}}", f"web={data}/web", f"web={data}/code"])
+        convert(
+            path,
+            to="energon",
+            output=tmp_path / "energon",
+            data=[f"{data}/{{domain}}", f"web={data}/web", f"web={data}/code"],
+        )

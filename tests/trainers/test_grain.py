@@ -1,4 +1,5 @@
-"""MaxText's JSON under grain's own mixing, packing and checkpoints; MaxText's reader of the JSON is restated in `_records`.
+"""MaxText's JSON under grain's own mixing, packing and checkpoints; MaxText's reader of the JSON is restated in
+`_records`.
 
 MaxText is not on PyPI: what it does with the JSON is in its src/maxtext/input_pipeline/grain_data_processing.py.
 """
@@ -68,7 +69,9 @@ class Launch:
 
 
 def _records(launch: Launch) -> Any:
-    """What MaxText makes of its JSON: every pattern a dataset, shuffled and repeated; weights divided by their sum; a named mix."""
+    """What MaxText makes of its JSON: every pattern a dataset, shuffled and repeated; weights divided by their sum; a
+    named mix.
+    """
     config = json.loads(launch.config.read_text())
     datasets = {}
     for name, entry in config.items():
@@ -90,7 +93,10 @@ def _launches(report: Report) -> list[Launch]:
     assert all(found["use_truncation"] == "false" and found["max_target_length"] == str(LENGTH) for found in settings)
     return [
         Launch(
-            Path(found["grain_train_mixture_config_path"]), int(found["steps"]), int(found["num_epoch"]), int(found["data_shuffle_seed"])
+            Path(found["grain_train_mixture_config_path"]),
+            int(found["steps"]),
+            int(found["num_epoch"]),
+            int(found["data_shuffle_seed"]),
         )
         for found in settings
     ]
@@ -108,7 +114,12 @@ def _trained(report: Report) -> list[Launch]:
 def _convert(tmp_path: Path, data: Path, **kwargs: Any) -> Report:
     mixture = make_mixture(tmp_path / "mixture", **kwargs)
     return convert(
-        mixture, to="grain", output=tmp_path / "maxtext", data=[f"{data}/{{domain}}"], sequence_length=LENGTH, batch_size=[str(BATCH)]
+        mixture,
+        to="grain",
+        output=tmp_path / "maxtext",
+        data=[f"{data}/{{domain}}"],
+        sequence_length=LENGTH,
+        batch_size=[str(BATCH)],
     )
 
 
@@ -147,7 +158,9 @@ def test_a_relaunch_reads_on_and_nothing_twice_before_its_domain_is_used_up(
     _, (first, second) = staged
     seen, later = (documents_in(np.concatenate(launch.rows)) for launch in (first, second))
     again = {name: sum(token // 16384 == 1 + k for token in seen & later) for k, name in enumerate(NAMES)}
-    assert again["web"] + again["code"] <= 4  # of the last row: grain packs it again after a restart, now with the new weights
+    assert (
+        again["web"] + again["code"] <= 4
+    )  # of the last row: grain packs it again after a restart, now with the new weights
     assert again["math"] > 0  # used up: 2.8 passes
 
 
@@ -186,7 +199,10 @@ def test_a_domain_that_pauses_begins_anew_which_is_noted(tmp_path: Path, data: P
     report = _convert(tmp_path, data, stages={"a": WANTED, "b": ZERO, "c": WANTED}, tokens=150_000)
     first, _, last = _trained(report)
     assert any("math" in note and "begins it anew" in note for note in report.record["notes"])
-    math = [{token for token in documents_in(np.concatenate(launch.rows)) if token // 16384 == 3} for launch in (first, last)]
+    math = [
+        {token for token in documents_in(np.concatenate(launch.rows)) if token // 16384 == 3}
+        for launch in (first, last)
+    ]
     assert len(math[0] & math[1]) > 0.9 * len(math[0])
 
 

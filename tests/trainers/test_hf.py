@@ -1,4 +1,6 @@
-"""HF datasets' own `interleave_datasets` with the probabilities of our JSON, and the loader beside it, over real token files."""
+"""HF datasets' own `interleave_datasets` with the probabilities of our JSON, and the loader beside it, over real token
+files.
+"""
 
 import json
 import math
@@ -29,7 +31,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-def converted(folder: Path, data: list[str], stages: Any = None, *, tokens: int = TOKENS, **options: Any) -> tuple[Path, dict[str, Any]]:
+def converted(
+    folder: Path, data: list[str], stages: Any = None, *, tokens: int = TOKENS, **options: Any
+) -> tuple[Path, dict[str, Any]]:
     mixture = toy.make_mixture(folder, stages, tokens=tokens, policies=options.pop("policies", None))
     convert(mixture, to="hf", output=folder / "out", data=data, **options)
     plan = json.loads((folder / "out" / "hf_mixture.json").read_text())
@@ -45,9 +49,14 @@ def loaded(directory: Path) -> Any:
 def test_interleave_datasets_with_our_probabilities_gives_the_wanted_tokens_in_every_stage(tmp_path, data):
     _, plan = converted(tmp_path, data)
     for stage, wanted in zip(plan["stages"], (toy.WANTED, toy.SECOND), strict=True):
-        sources = [datasets.load_dataset("parquet", data_files=plan["domains"][name]["files"], split="train") for name in toy.NAMES]
+        sources = [
+            datasets.load_dataset("parquet", data_files=plan["domains"][name]["files"], split="train")
+            for name in toy.NAMES
+        ]
         longer = [source.select(np.arange(stage["rows"]) % len(source)) for source in sources]
-        mixed = datasets.interleave_datasets(longer, [stage["probabilities"][name] for name in toy.NAMES], seed=plan["seed"])
+        mixed = datasets.interleave_datasets(
+            longer, [stage["probabilities"][name] for name in toy.NAMES], seed=plan["seed"]
+        )
         assert toy.token_shares(flat(mixed.take(stage["rows"]))) == pytest.approx(wanted, abs=0.01)
 
 
@@ -90,7 +99,9 @@ def test_a_zero_weight_gives_nothing_in_its_stage_and_its_share_in_the_next(tmp_
 
 
 def test_a_filter_and_a_multiplicity_change_what_is_read_and_not_the_shares(tmp_path, data):
-    directory, _ = converted(tmp_path, data, {"only": toy.WANTED}, policies={"web": "filter", "math": "multiplicity"}, tokens=10_000_000)
+    directory, _ = converted(
+        tmp_path, data, {"only": toy.WANTED}, policies={"web": "filter", "math": "multiplicity"}, tokens=10_000_000
+    )
     ids = flat(loaded(directory))
     assert toy.token_shares(ids) == pytest.approx(toy.WANTED, abs=0.01)
     firsts = {name: [document[0] for document in toy.documents(name)] for name in toy.NAMES}
@@ -104,7 +115,9 @@ def test_a_filter_and_a_multiplicity_change_what_is_read_and_not_the_shares(tmp_
 def test_a_policy_that_needs_weights_is_refused_and_can_be_rounded(tmp_path, data):
     with pytest.raises(UserError, match="has no way to honour the sample policies of web"):
         converted(tmp_path / "a", data, policies={"web": "sampling_weight"})
-    directory, _ = converted(tmp_path / "b", data, policies={"web": "sampling_weight"}, samples="multiplicity", tokens=400_000)
+    directory, _ = converted(
+        tmp_path / "b", data, policies={"web": "sampling_weight"}, samples="multiplicity", tokens=400_000
+    )
     assert (directory / "samples" / "web.npz").exists()
 
 
@@ -127,7 +140,9 @@ def test_several_workers_of_a_loader_give_the_one_stream(tmp_path, data):
         one, two = (
             [
                 row["input_ids"][0]
-                for row, _ in zip(DataLoader(loader.load_mixture(), batch_size=None, num_workers=workers), range(300), strict=False)
+                for row, _ in zip(
+                    DataLoader(loader.load_mixture(), batch_size=None, num_workers=workers), range(300), strict=False
+                )
             ]
             for workers in (0, 2)
         )

@@ -29,7 +29,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def converted(
-    folder: Path, data: Path, stages: Mapping[str, Any] | None = None, *, batch: tuple[str, ...] = ("16",), **options: Any
+    folder: Path,
+    data: Path,
+    stages: Mapping[str, Any] | None = None,
+    *,
+    batch: tuple[str, ...] = ("16",),
+    **options: Any,
 ) -> Path:
     mixture, output = toy.make_mixture(folder, stages, **options.pop("mixture", {})), folder / "out"
     places = [f"{data}/{{domain}}{options.pop('data_suffix', '')}"]
@@ -44,7 +49,11 @@ def rows(config: TrainLmConfig, most: int | None = None) -> np.ndarray:
     assert isinstance(config.data, LMMixtureDatasetConfig)
     dataset = config.data.train_set(haliax.Axis("position", LENGTH), schedule, key=jax.random.PRNGKey(config.data_seed))
     total = most or schedule.global_data_offset_by_step(steps)
-    examples = [example for at in range(0, total, 512) for example in blocking_wait(dataset.get_batch(range(at, min(at + 512, total))))]
+    examples = [
+        example
+        for at in range(0, total, 512)
+        for example in blocking_wait(dataset.get_batch(range(at, min(at + 512, total))))
+    ]
     return np.stack([np.asarray(example.tokens.array) for example in examples]).astype(np.int64)
 
 
@@ -66,7 +75,10 @@ def times_read(name: str, sequences: np.ndarray) -> np.ndarray:
     """float64 (documents,): how often each document's tokens were read."""
     first = toy.SPAN * (1 + toy.NAMES.index(name)) + 1
     lengths = np.array([len(document) - 1 for document in toy.documents(name)])
-    return np.bincount(sequences[sequences // toy.SPAN == first // toy.SPAN] % toy.SPAN, minlength=len(lengths) + 1)[1:] / lengths
+    return (
+        np.bincount(sequences[sequences // toy.SPAN == first // toy.SPAN] % toy.SPAN, minlength=len(lengths) + 1)[1:]
+        / lengths
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +92,9 @@ def test_levanter_draws_the_shares_of_both_stages(staged: tuple[Path, np.ndarray
     at = report(output)["stages"][1]["start_tokens"] // LENGTH
     assert abs(at - 3125 / 2) <= 8
     assert len(found) == 3120
-    for wanted, stage, part in zip((toy.WANTED, toy.SECOND), report(output)["stages"], (found[:at], found[at:]), strict=True):
+    for wanted, stage, part in zip(
+        (toy.WANTED, toy.SECOND), report(output)["stages"], (found[:at], found[at:]), strict=True
+    ):
         assert close(toy.token_shares(part), wanted, 0.005)
         assert stage["tokens"] == part.size
     assert close(toy.token_shares(found[:at]), report(output)["stages"][0]["given"], 1e-12), "whole blocks are exact"
@@ -134,14 +148,22 @@ def test_batch_sizes_that_change_move_no_boundary(data: Path, tmp_path: Path) ->
     assert close(toy.token_shares(found[at:]), toy.SECOND, 0.005)
 
 
-def test_levanter_reads_the_text_files_that_are_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levanter_reads_the_text_files_that_are_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in toy.NAMES:
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in toy.texts(name)))
     config = read(converted(tmp_path, tmp_path, data_suffix=".jsonl", tokenizer=str(data)) / "levanter.yaml")
     assert isinstance(config.data, LMMixtureDatasetConfig)
     monkeypatch.chdir(tmp_path)
-    for name, source in config.data.configs.items():  # Levanter's own tokenization and cache, without the Ray cluster around them
-        processor, shards = preprocessor_for_format(source.format, config.data.the_tokenizer), source.get_shard_source("train")
+    for (
+        name,
+        source,
+    ) in config.data.configs.items():  # Levanter's own tokenization and cache, without the Ray cluster around them
+        processor, shards = (
+            preprocessor_for_format(source.format, config.data.the_tokenizer),
+            source.get_shard_source("train"),
+        )
         assert shards is not None
         with SerialCacheWriter(f"{config.data.cache_dir}/{name}/train", processor.output_exemplar) as writer:
             writer.write_batch(processor(list(shards)))

@@ -111,7 +111,9 @@ def test_stages_change_at_the_batch_next_to_their_tokens(tmp_path: Path, data: P
     assert [token_shares(batch)["web"] for batch in batches] == [1.0] * boundary + [0.0] * (end - boundary)
 
 
-def test_processes_divide_the_blocks_and_change_stages_together(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_divide_the_blocks_and_change_stages_together(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report, read = _convert(tmp_path, data, stages=APART), []
     there = {name: _there(data, report, name) for name in ("web", "code")}
     for rank in range(2):
@@ -214,4 +216,6 @@ def test_what_is_printed_runs(tmp_path: Path, data: Path, monkeypatch: pytest.Mo
     monkeypatch.delitem(sys.modules, "litdata_mixture", raising=False)
     names: dict[str, Any] = {"PER_PROCESS": BATCH}
     exec(report.record["use"].replace("num_workers=4", "num_workers=0"), names)
-    assert sum(len(batch) for batch in names["loader"]) * LENGTH == sum(stage["tokens"] for stage in report.record["stages"])
+    assert sum(len(batch) for batch in names["loader"]) * LENGTH == sum(
+        stage["tokens"] for stage in report.record["stages"]
+    )

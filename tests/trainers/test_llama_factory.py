@@ -48,14 +48,23 @@ def converted(folder: Path, data: list[str], stages: Any = None, *, tokens: int 
     """The YAML files in their order."""
     mixture = toy.make_mixture(folder, stages, tokens=tokens, policies=options.pop("policies", None))
     convert(mixture, to="llama-factory", output=folder / "out", data=data, sequence_length=128, **options)
-    slices = [entry["split"][6:-1].split(":") for entry in json.loads((folder / "out" / "dataset_info.json").read_text()).values()]
+    slices = [
+        entry["split"][6:-1].split(":")
+        for entry in json.loads((folder / "out" / "dataset_info.json").read_text()).values()
+    ]
     check_rows(sum(int(high) - int(low) for low, high in slices), tokens)
     return sorted((folder / "out").glob("*.yaml"))
 
 
 def arguments(file: Path, model: Path, output: Path, **more: Any) -> dict[str, Any]:
     """What `llamafactory-cli train FILE key=value ...` hands to the parser."""
-    own = {"model_name_or_path": str(model), "output_dir": str(output), "finetuning_type": "full", "report_to": "none", "use_cpu": True}
+    own = {
+        "model_name_or_path": str(model),
+        "output_dir": str(output),
+        "finetuning_type": "full",
+        "report_to": "none",
+        "use_cpu": True,
+    }
     return yaml.safe_load(file.read_text()) | own | {"overwrite_cache": True, "save_strategy": "no"} | more
 
 
@@ -69,7 +78,9 @@ def given(file: Path, model: Path, folder: Path) -> np.ndarray:
     assert training_args.num_train_epochs == 1
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    return SMALLER * flat(get_dataset(template, model_args, data_args, training_args, stage="pt", **module)["train_dataset"])
+    return SMALLER * flat(
+        get_dataset(template, model_args, data_args, training_args, stage="pt", **module)["train_dataset"]
+    )
 
 
 def rows_of(file: Path, model: Path, folder: Path) -> list[str]:
@@ -110,7 +121,10 @@ def test_a_zero_weight_is_left_out_of_its_stage_and_said(tmp_path, data, model):
     assert toy.token_shares(given(first, model, tmp_path)) == pytest.approx(toy.ZERO, abs=0.01)
     assert toy.token_shares(given(second, model, tmp_path)) == pytest.approx(toy.SECOND, abs=0.01)
     assert "math" not in yaml.safe_load(first.read_text())["dataset"]
-    assert any("stage first: math left out" in note for note in json.loads((tmp_path / "out" / "export_report.json").read_text())["notes"])
+    assert any(
+        "stage first: math left out" in note
+        for note in json.loads((tmp_path / "out" / "export_report.json").read_text())["notes"]
+    )
 
 
 def test_the_report_says_exactly_which_rows_are_read(tmp_path, data, model):

@@ -51,7 +51,15 @@ def write(folder: Path, name: str, texts: list[np.ndarray]) -> None:
 
 def converted(mixture: Path, data: Path, **options: Any) -> Path:
     out = mixture.parent / "out"
-    convert(mixture, to="megatron", output=out, data=[str(data / "{domain}")], sequence_length=LENGTH, batch_size=[str(BATCH)], **options)
+    convert(
+        mixture,
+        to="megatron",
+        output=out,
+        data=[str(data / "{domain}")],
+        sequence_length=LENGTH,
+        batch_size=[str(BATCH)],
+        **options,
+    )
     return out
 
 
@@ -68,8 +76,15 @@ def close(found: Mapping[str, float], wanted: Mapping[str, float], within: float
 def build(cache: Path, *, samples: int, **blend: Any) -> Any:
     """The training dataset as pretrain_gpt.py builds it, with a sequence length of LENGTH."""
     tokenizer: Any = SimpleNamespace(eod=0, pad=None, vocab_size=2**16, unique_identifiers={"tokenizer": "toy"})
-    flags = {"reset_position_ids": False, "reset_attention_mask": False, "eod_mask_loss": False, "create_attention_mask": False}
-    config = GPTDatasetConfig(random_seed=1234, sequence_length=LENGTH, path_to_cache=str(cache), tokenizer=tokenizer, **flags, **blend)
+    flags = {
+        "reset_position_ids": False,
+        "reset_attention_mask": False,
+        "eod_mask_loss": False,
+        "create_attention_mask": False,
+    }
+    config = GPTDatasetConfig(
+        random_seed=1234, sequence_length=LENGTH, path_to_cache=str(cache), tokenizer=tokenizer, **flags, **blend
+    )
     return BlendedMegatronDatasetBuilder(GPTDataset, [samples, 0, 0], lambda: True, config).build()[0]
 
 
@@ -91,8 +106,8 @@ def tokens(dataset: Any, count: int) -> np.ndarray:
 def phases(out: Path) -> list[tuple[str, int]]:
     """(blend, samples) of every launch, as Megatron-LM's get_train_valid_test_num_samples counts them.
 
-    Restated from megatron/training/training.py, which is not in the wheel: the phase at hand is found from the checkpoint's iteration,
-    its dataset has the samples to the next transition, and is read from its first sample on.
+    Restated from megatron/training/training.py, which is not in the wheel: the phase at hand is found from the
+    checkpoint's iteration, its dataset has the samples to the next transition, and is read from its first sample on.
     """
     words = (out / "flags.txt").read_text().split()
     flags = dict(zip(words[::2], words[1::2], strict=True))
@@ -139,7 +154,9 @@ def test_no_document_of_the_first_stage_comes_again_in_the_second(tmp_path: Path
     assert not documents_in(first) & documents_in(second)
 
 
-def test_without_views_the_second_stage_reads_most_of_the_first_again_and_the_report_says_so(tmp_path: Path, data: Path) -> None:
+def test_without_views_the_second_stage_reads_most_of_the_first_again_and_the_report_says_so(
+    tmp_path: Path, data: Path
+) -> None:
     out = converted(make_mixture(tmp_path), data, elsewhere=True)
     first, second = run_stages(out, tmp_path / "cache")
     assert len(documents_in(first) & documents_in(second)) > 0.5 * len(documents_in(second))
@@ -175,7 +192,9 @@ def test_text_and_json_are_the_same_blend(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["filter", "multiplicity"])
-def test_a_view_holds_the_documents_that_the_policy_keeps_as_often_as_it_says(tmp_path: Path, data: Path, mode: str) -> None:
+def test_a_view_holds_the_documents_that_the_policy_keeps_as_often_as_it_says(
+    tmp_path: Path, data: Path, mode: str
+) -> None:
     out = converted(make_mixture(tmp_path, {"only": WANTED}, policies={"web": mode, "code": mode}), data)
     blend = get_blend_from_list(json.loads((out / "blend.json").read_text())["train"])
     assert blend is not None
@@ -207,7 +226,9 @@ def test_sampling_weights_are_refused_or_become_repetitions(tmp_path: Path, data
     out = converted(mixture, data, samples="multiplicity")
     ids = tokens(build(tmp_path / "cache", samples=3125, **read_json(out / "blend.json")), 3125)
     assert close(token_shares(ids), WANTED)
-    assert any("rounded to whole repetitions" in note for note in json.loads((out / "export_report.json").read_text())["notes"])
+    assert any(
+        "rounded to whole repetitions" in note for note in json.loads((out / "export_report.json").read_text())["notes"]
+    )
 
 
 def test_a_domain_of_two_prefixes_gets_its_share_once(tmp_path: Path, data: Path) -> None:

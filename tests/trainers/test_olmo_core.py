@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("olmo_core.data.composable", reason="ai2-olmo-core is not installed: tests/trainers/envs/olmo_core.txt")
+pytest.importorskip(
+    "olmo_core.data.composable", reason="ai2-olmo-core is not installed: tests/trainers/envs/olmo_core.txt"
+)
 
 from olmo_core.data import NumpyFSLDatasetConfig, TokenizerConfig
 from olmo_core.data.composable import ComposableDataLoader
@@ -45,7 +47,12 @@ def _loader(report: Report, **sharing: int) -> ComposableDataLoader:
     sources = [stage.build(work) for stage in curriculum.stages(TOKENIZER)]
     loader = curriculum.data_loader(work, display_source_visualization=False).build(*sources, tokenizer=TOKENIZER)
     if sharing:
-        settings = {"collator": loader.collator, "tokenizer": TOKENIZER, "work_dir": work, "display_source_visualization": False}
+        settings = {
+            "collator": loader.collator,
+            "tokenizer": TOKENIZER,
+            "work_dir": work,
+            "display_source_visualization": False,
+        }
         settings |= {name: getattr(loader, name) for name in ("global_batch_size", "seed", "shuffle_strategy")}
         loader = ComposableDataLoader(*sources, **settings, **sharing)
     loader.reshuffle(epoch=1)
@@ -100,7 +107,10 @@ def test_stages_change_at_the_step_next_to_their_tokens(tmp_path: Path, data: Pa
 def test_nothing_is_read_twice_before_its_domain_is_used_up(staged: tuple[Report, list[np.ndarray]]) -> None:
     report, batches = staged
     for name in NAMES:
-        read, there = _rows(np.concatenate(batches), name), _rows(tokens_of(name)[: len(tokens_of(name)) // LENGTH * LENGTH], name)
+        read, there = (
+            _rows(np.concatenate(batches), name),
+            _rows(tokens_of(name)[: len(tokens_of(name)) // LENGTH * LENGTH], name),
+        )
         passes = report.record["epochs"][name]
         assert read.keys() <= there.keys()
         assert max(read[row] / there[row] for row in read) <= np.ceil(passes)
@@ -133,7 +143,9 @@ def test_sample_policies_are_followed_document_by_document(tmp_path: Path, data:
     counted = Counter(ids[ids // SPAN == 3].tolist())
     wanted = Counter(np.concatenate(kept("math", mode)).tolist())
     assert {token for token in counted if token % SPAN} == {token for token in wanted if token % SPAN}
-    assert sum(abs(counted[token] - 2 * wanted[token]) for token in wanted) <= 4 * LENGTH  # the ends of the passes, and half a step
+    assert (
+        sum(abs(counted[token] - 2 * wanted[token]) for token in wanted) <= 4 * LENGTH
+    )  # the ends of the passes, and half a step
     assert report.record["epochs"]["math"] == pytest.approx(2, abs=0.02)
     assert not list(report.directory.glob("sources*.yaml"))
 
@@ -155,7 +167,9 @@ def test_files_that_hold_less_than_the_cap_needs_are_refused_by_the_curriculum(t
     _loader(report)
     module = load_curriculum(report)
     module.PLAN["domains"]["math"]["paths"] = [str(data / "math" / "part-0.npy")]
-    with pytest.raises(OLMoConfigurationError, match=r"math: the schedule reads 622 sequences, its files hold 1\d\d, at most 2.8"):
+    with pytest.raises(
+        OLMoConfigurationError, match=r"math: the schedule reads 622 sequences, its files hold 1\d\d, at most 2.8"
+    ):
         module.stages(TOKENIZER)[0].build(str(tmp_path / "work"))
 
 
@@ -201,11 +215,16 @@ def test_batch_sizes_that_the_trainer_cannot_change_to_are_refused(tmp_path: Pat
 def _mixed(report: Report, work: Path, number: int = 0) -> np.ndarray:
     """The sequences of a stage's YAML, as the printed lines configure it."""
     lines = [line for line in report.record["use"].splitlines() if re.match("(sources|mixture) =", line)]
-    names: dict[str, Any] = {"SourceMixtureList": SourceMixtureList, "SourceMixtureDatasetConfig": SourceMixtureDatasetConfig}
+    names: dict[str, Any] = {
+        "SourceMixtureList": SourceMixtureList,
+        "SourceMixtureDatasetConfig": SourceMixtureDatasetConfig,
+    }
     exec("\n".join(lines[2 * number : 2 * number + 2]), names)
     mixture = names["mixture"]
     mixture.render_tables, mixture.quiet = False, True
-    config = NumpyFSLDatasetConfig.from_src_mix(mixture, sequence_length=LENGTH, tokenizer=TOKENIZER, work_dir=str(work))
+    config = NumpyFSLDatasetConfig.from_src_mix(
+        mixture, sequence_length=LENGTH, tokenizer=TOKENIZER, work_dir=str(work)
+    )
     dataset = config.build()
     dataset.prepare()
     return np.stack([dataset[place]["input_ids"].numpy() for place in range(len(dataset))])
@@ -232,11 +251,15 @@ def test_an_average_is_one_source_mixture(tmp_path: Path, delimited: Path) -> No
         batch_size=[str(BATCH)],
         stages="average",
     )
-    assert token_shares(_mixed(report, tmp_path / "work")) == pytest.approx({"web": 0.5, "code": 0.3, "math": 0.2}, abs=0.005)
+    assert token_shares(_mixed(report, tmp_path / "work")) == pytest.approx(
+        {"web": 0.5, "code": 0.3, "math": 0.2}, abs=0.005
+    )
 
 
 def test_the_source_mixture_holds_the_cap(tmp_path: Path, delimited: Path) -> None:
-    report = convert_toy(tmp_path, delimited, stages={"only": WANTED}, tokens=600_000, math={"max_epochs": 2.1}, web={"max_epochs": 0.9})
+    report = convert_toy(
+        tmp_path, delimited, stages={"only": WANTED}, tokens=600_000, math={"max_epochs": 2.1}, web={"max_epochs": 0.9}
+    )
     _mixed(report, tmp_path / "work")
     path = report.directory / "sources.yaml"
     path.write_text(path.read_text().replace(f"{delimited}/math/*.npy", f"{delimited}/math/part-0.npy"))

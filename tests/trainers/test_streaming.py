@@ -43,7 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _convert(tmp_path: Path, data: Path, *, packed: bool = False, **mixture: Any) -> Report:
     path = make_mixture(tmp_path / "mixture", **mixture)
     rows = {"sequence_length": LENGTH, "batch_size": [str(BATCH)], "packed": True} if packed else {}
-    return convert(path, to="streaming", output=tmp_path / "out", data=[f"{data}/{'rows' if packed else 'raw'}/{{domain}}"], **rows)
+    return convert(
+        path, to="streaming", output=tmp_path / "out", data=[f"{data}/{'rows' if packed else 'raw'}/{{domain}}"], **rows
+    )
 
 
 def _loaders(report: Report) -> list[dict[str, Any]]:
@@ -59,7 +61,9 @@ def _loaders(report: Report) -> list[dict[str, Any]]:
 
 
 def _dataset(loader: dict[str, Any]) -> Any:
-    """As LLM-Foundry builds it: every stream's keys go to Stream, the others to the dataset, which takes its rows up to max_seq_len."""
+    """As LLM-Foundry builds it: every stream's keys go to Stream, the others to the dataset, which takes its rows up to
+    max_seq_len.
+    """
     clean_stale_shared_memory()
     settings = {key: value for key, value in loader.items() if key not in ("streams", "max_seq_len")}
     assert settings.keys() == {"epoch_size", "shuffle", "shuffle_seed"}
@@ -69,7 +73,9 @@ def _dataset(loader: dict[str, Any]) -> Any:
 
 
 def _trained(report: Report) -> list[list[np.ndarray]]:
-    """The samples of every stage, each an epoch: the later ones begin from the state at the end of the one before, as Composer saves it."""
+    """The samples of every stage, each an epoch: the later ones begin from the state at the end of the one before, as
+    Composer saves it.
+    """
     stages: list[list[np.ndarray]] = []
     state: dict[str, Any] | None = None
     for loader in _loaders(report):
@@ -98,7 +104,9 @@ def test_no_stage_reads_a_document_of_another_one(tmp_path: Path, data: Path, ki
     report = convert(path, to="streaming", output=tmp_path / "out", data=[f"{data}/{kind}/{{domain}}"])
     first, second = (documents_in(_ids(stage)) for stage in _trained(report))
     assert not first & second
-    if kind == "raw":  # a border that is moved to the end of a compressed shard leaves a stage a little more than it takes
+    if (
+        kind == "raw"
+    ):  # a border that is moved to the end of a compressed shard leaves a stage a little more than it takes
         assert len(first | second) == sum(len(documents(name)) for name in NAMES), "and between them they read all"
 
 
@@ -158,18 +166,31 @@ def test_a_view_leaves_the_shards_where_they_are(tmp_path: Path, data: Path) -> 
     [
         pytest.param({"policies": {"web": "filter"}}, {}, "no way to honour the sample policies of web", id="filter"),
         pytest.param({}, {"again": 2}, "web: 2 paths", id="paths"),
-        pytest.param({"tokens": 40_000}, {"sequence_length": LENGTH, "packed": True}, "a stage needs more samples", id="rounding"),
+        pytest.param(
+            {"tokens": 40_000}, {"sequence_length": LENGTH, "packed": True}, "a stage needs more samples", id="rounding"
+        ),
     ],
 )
-def test_what_streaming_cannot_do_is_refused(tmp_path: Path, data: Path, mixture: Any, flags: Any, message: str) -> None:
+def test_what_streaming_cannot_do_is_refused(
+    tmp_path: Path, data: Path, mixture: Any, flags: Any, message: str
+) -> None:
     path = make_mixture(tmp_path / "mixture", **mixture)
     words = [f"{data}/raw/{{domain}}", *[f"web={data}/raw/web"] * flags.get("again", 0)]
     with pytest.raises(UserError, match=message):
-        convert(path, to="streaming", output=tmp_path / "out", data=words, **{key: flags[key] for key in flags if key != "again"})
+        convert(
+            path,
+            to="streaming",
+            output=tmp_path / "out",
+            data=words,
+            **{key: flags[key] for key in flags if key != "again"},
+        )
 
 
 def test_data_elsewhere_are_streamed_and_the_report_says_what_is_read_twice(tmp_path: Path) -> None:
     path = make_mixture(tmp_path / "mixture")
     report = convert(path, to="streaming", output=tmp_path / "out", data=["s3://bucket/{domain}"], elsewhere=True)
-    assert _loaders(report)[0]["streams"]["web"] == {"remote": "s3://bucket/web", "proportion": pytest.approx(0.9, abs=0.05)}
+    assert _loaders(report)[0]["streams"]["web"] == {
+        "remote": "s3://bucket/web",
+        "proportion": pytest.approx(0.9, abs=0.05),
+    }
     assert any("read some twice" in note for note in report.record["notes"])

@@ -20,13 +20,20 @@ TOKENS = 3_000_000
 
 
 def _weights(tmp_path: Path, **kwargs: Any) -> tuple[Report, list[dict[str, Any]]]:
-    report = convert(make_mixture(tmp_path / "mixture", tokens=TOKENS, **kwargs), to="json", output=tmp_path / "plain", unit="document")
+    report = convert(
+        make_mixture(tmp_path / "mixture", tokens=TOKENS, **kwargs),
+        to="json",
+        output=tmp_path / "plain",
+        unit="document",
+    )
     record = json.loads((report.directory / "weights.json").read_text())
     assert record["unit"] == "document"
     return report, record["stages"]
 
 
-def _documents(stage: dict[str, Any], *, stop: str = StopCriteria.CYCLE_FOREVER, **sampler: Any) -> Iterator[np.ndarray]:
+def _documents(
+    stage: dict[str, Any], *, stop: str = StopCriteria.CYCLE_FOREVER, **sampler: Any
+) -> Iterator[np.ndarray]:
     """Documents as the sampler draws them: it wants floats above 0."""
     weights = {name: weight for name, weight in stage["weights"].items() if weight > 0}
     nodes = {name: IterableWrapper(documents(name)) for name in weights}
@@ -79,4 +86,6 @@ def test_a_weight_of_zero_stands_in_the_file_and_the_sampler_takes_the_rest(tmp_
     assert stages[0]["weights"]["math"] == 0.0
     assert token_shares(_train(stages[0])) == pytest.approx(ZERO, abs=0.01)
     with pytest.raises(ValueError, match="weights"):
-        MultiNodeWeightedSampler({name: IterableWrapper([]) for name in NAMES}, stages[0]["weights"], rank=0, world_size=1)
+        MultiNodeWeightedSampler(
+            {name: IterableWrapper([]) for name in NAMES}, stages[0]["weights"], rank=0, world_size=1
+        )

@@ -72,7 +72,9 @@ def _generated(report: Report, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("torchtitan_mixture")
 
 
-def _loader(report: Report, data: Path, monkeypatch: pytest.MonkeyPatch, *, rank: int = 0, ranks: int = 1, length: int = LENGTH) -> Any:
+def _loader(
+    report: Report, data: Path, monkeypatch: pytest.MonkeyPatch, *, rank: int = 0, ranks: int = 1, length: int = LENGTH
+) -> Any:
     """Built as torchtitan's trainer builds it."""
     return (
         _generated(report, monkeypatch)
@@ -130,7 +132,9 @@ def test_the_report_says_what_was_trained(staged: tuple[Report, np.ndarray]) -> 
     assert passes == pytest.approx(report.record["epochs"], rel=0.04)
 
 
-def test_a_stage_reads_on_and_no_token_comes_twice_before_its_domain_is_used_up(staged: tuple[Report, np.ndarray]) -> None:
+def test_a_stage_reads_on_and_no_token_comes_twice_before_its_domain_is_used_up(
+    staged: tuple[Report, np.ndarray],
+) -> None:
     _, rows = staged
     counts = Counter(rows.ravel().tolist())
     for name in ("web", "code"):
@@ -142,13 +146,19 @@ def test_a_stage_reads_on_and_no_token_comes_twice_before_its_domain_is_used_up(
         )  # the last one is cut by the end of the run, no other loses a token
 
 
-def test_a_small_domain_repeats_after_its_end_and_the_report_counts_the_passes(staged: tuple[Report, np.ndarray]) -> None:
+def test_a_small_domain_repeats_after_its_end_and_the_report_counts_the_passes(
+    staged: tuple[Report, np.ndarray],
+) -> None:
     report, rows = staged
     assert report.record["epochs"]["math"] == pytest.approx(2.78, abs=0.02)
-    assert {token for token in documents_in(rows) if token // SPAN == 3} == {int(document[0]) for document in documents("math")}
+    assert {token for token in documents_in(rows) if token // SPAN == 3} == {
+        int(document[0]) for document in documents("math")
+    }
 
 
-def test_stages_change_at_the_very_row_that_the_report_says(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_change_at_the_very_row_that_the_report_says(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = _convert(tmp_path, data, stages=DISJOINT, tokens=100_000)
     first, second = _by_stage(report, _train(_loader(report, data, monkeypatch), _steps(report)))
     assert abs(first.size - 50_000) <= LENGTH * BATCH / 2
@@ -164,7 +174,9 @@ def test_a_weight_of_zero_is_kept_and_never_drawn(tmp_path: Path, data: Path, mo
     assert token_shares(second) == pytest.approx(WANTED, abs=0.01)
 
 
-def test_a_checkpoint_resumes_to_the_row_within_a_stage_and_at_its_end(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_resumes_to_the_row_within_a_stage_and_at_its_end(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = _convert(tmp_path, data, tokens=60_000)
     whole = _train(_loader(report, data, monkeypatch), _steps(report))
     boundary = report.record["stages"][1]["start_tokens"] // (LENGTH * BATCH)
@@ -176,7 +188,9 @@ def test_a_checkpoint_resumes_to_the_row_within_a_stage_and_at_its_end(tmp_path:
         assert np.array_equal(np.concatenate([first, _train(after, _steps(report) - done)]), whole)
 
 
-def test_ranks_read_different_documents_and_follow_the_stages_together(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_read_different_documents_and_follow_the_stages_together(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = _convert(tmp_path, data)
     ranks = [_train(_loader(report, data, monkeypatch, rank=rank, ranks=2), _steps(report)) for rank in range(2)]
     half = report.record["stages"][1]["start_tokens"] // LENGTH // 2
@@ -191,7 +205,9 @@ def test_ranks_read_different_documents_and_follow_the_stages_together(tmp_path:
 
 
 @pytest.mark.parametrize("mode", ["filter", "multiplicity"])
-def test_documents_come_as_often_as_a_sample_policy_says(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_documents_come_as_often_as_a_sample_policy_says(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     report = _convert(tmp_path, data, policies={"math": mode}, stages={"only": SECOND}, tokens=300_000)
     rows = _train(_loader(report, data, monkeypatch), _steps(report))
     assert token_shares(rows) == pytest.approx(SECOND, abs=0.01)

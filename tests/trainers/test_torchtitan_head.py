@@ -1,4 +1,6 @@
-"""The generated dataset for torchtitan after 0.3.0, under real grain; torchtitan's part is restated in torchtitan_head.py."""
+"""The generated dataset for torchtitan after 0.3.0, under real grain; torchtitan's part is restated in
+torchtitan_head.py.
+"""
 
 import importlib
 import json
@@ -36,7 +38,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     datasets.disable_progress_bars()
     for name in NAMES:
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": ids.tolist()}) + "\n" for ids in documents(name)))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": ids.tolist()}) + "\n" for ids in documents(name))
+        )
     return folder
 
 
@@ -70,9 +74,13 @@ def _stages(report: Report, batches: Any, *, ranks: int = 1) -> list[np.ndarray]
     return [np.concatenate([next(batches) for _ in range(count)]) for count in steps]
 
 
-def test_every_stage_trains_the_shares_of_the_report_to_the_row(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_trains_the_shares_of_the_report_to_the_row(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = _convert(tmp_path, data)
-    for rows, wanted, stage in zip(_stages(report, _batches(report, monkeypatch)), (WANTED, SECOND), report.record["stages"], strict=True):
+    for rows, wanted, stage in zip(
+        _stages(report, _batches(report, monkeypatch)), (WANTED, SECOND), report.record["stages"], strict=True
+    ):
         assert token_shares(rows) == pytest.approx(wanted, abs=0.002)
         assert token_shares(rows) == pytest.approx(stage["given"], abs=3 / len(rows))
         assert rows.size == stage["tokens"]
@@ -88,11 +96,15 @@ def test_a_stage_reads_on_through_its_boundary_and_small_domains_repeat(
     for name in ("web", "code"):
         lengths = {int(document[0]): len(document) - 1 for document in documents(name)}
         assert all(counts[token] <= length for token, length in lengths.items())
-    assert {token for token in counts if token // SPAN == 3 and token % SPAN} == {int(document[0]) for document in documents("math")}
+    assert {token for token in counts if token // SPAN == 3 and token % SPAN} == {
+        int(document[0]) for document in documents("math")
+    }
     assert report.record["epochs"]["math"] == pytest.approx(2.78, abs=0.02)
 
 
-def test_a_domain_may_pause_and_goes_on_where_it_was(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_domain_may_pause_and_goes_on_where_it_was(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = _convert(tmp_path, data, stages={"a": WANTED, "b": ZERO, "c": WANTED}, tokens=150_000)
     first, second, third = _stages(report, _batches(report, monkeypatch))
     assert token_shares(second)["math"] == 0.0
@@ -109,7 +121,9 @@ def test_a_checkpoint_resumes_to_the_row(tmp_path: Path, data: Path, monkeypatch
         before, after = _batches(report, monkeypatch), _batches(report, monkeypatch)
         first = [next(before) for _ in range(done)]
         after.set_state(before.get_state())
-        assert np.array_equal(np.concatenate([*first, *(next(after) for _ in range(len(whole) // BATCH - done))]), whole)
+        assert np.array_equal(
+            np.concatenate([*first, *(next(after) for _ in range(len(whole) // BATCH - done))]), whole
+        )
 
 
 def test_ranks_read_different_documents(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,4 +138,6 @@ def test_ranks_read_different_documents(tmp_path: Path, data: Path, monkeypatch:
 def test_a_filter_leaves_documents_out(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = _convert(tmp_path, data, policies={"math": "filter"}, stages={"only": SECOND})
     rows = np.concatenate(_stages(report, _batches(report, monkeypatch)))
-    assert {token for token in documents_in(rows) if token // SPAN == 3} == {int(document[0]) for document in kept("math", "filter")}
+    assert {token for token in documents_in(rows) if token // SPAN == 3} == {
+        int(document[0]) for document in kept("math", "filter")
+    }

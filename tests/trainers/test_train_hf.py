@@ -1,4 +1,6 @@
-"""200 steps of a tiny model with HF's Trainer, and with TRL's SFTTrainer, on the stream of our loader: what the model saw."""
+"""200 steps of a tiny model with HF's Trainer, and with TRL's SFTTrainer, on the stream of our loader: what the model
+saw.
+"""
 
 import json
 from itertools import islice
@@ -20,7 +22,12 @@ TOKENS = ROW * BATCH * STEPS
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
-    convert(toy.make_mixture(folder, tokens=TOKENS), to="hf", output=folder / "out", data=write_rows(folder, smaller=SMALLER))
+    convert(
+        toy.make_mixture(folder, tokens=TOKENS),
+        to="hf",
+        output=folder / "out",
+        data=write_rows(folder, smaller=SMALLER),
+    )
     return folder / "out"
 
 
@@ -32,7 +39,13 @@ def packed(batch: dict[str, list]) -> dict[str, list]:
 
 
 def settings(folder: Path, **more: Any) -> dict[str, Any]:
-    fixed = {"output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": BATCH, "learning_rate": 1e-2, "use_cpu": True}
+    fixed = {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+    }
     return fixed | {"report_to": "none", "save_strategy": "no", "logging_steps": 50, "disable_tqdm": True} | more
 
 
@@ -44,10 +57,14 @@ def check_shares(directory: Path, ids: np.ndarray) -> None:
         lengths = [len(row["input_ids"]) for row in islice(loader.load_mixture(), plan["stages"][0]["rows"])]
     boundary = sum(lengths)
     assert boundary == pytest.approx(TOKENS / 2, rel=0.05)
-    for part, stage, wanted in zip((ids[:boundary], ids[boundary:]), report["stages"], (toy.WANTED, toy.SECOND), strict=True):
+    for part, stage, wanted in zip(
+        (ids[:boundary], ids[boundary:]), report["stages"], (toy.WANTED, toy.SECOND), strict=True
+    ):
         shares = toy.token_shares(part * SMALLER)
         assert shares == pytest.approx(wanted, abs=0.02)
-        assert all(low - 0.005 <= shares[name] <= high + 0.005 for name, (low, high) in stage["token_shares_95"].items())
+        assert all(
+            low - 0.005 <= shares[name] <= high + 0.005 for name, (low, high) in stage["token_shares_95"].items()
+        )
 
 
 def test_the_trainer_sees_both_stages_in_200_steps(converted, tmp_path):
@@ -74,9 +91,17 @@ def test_the_sft_trainer_sees_both_stages_in_200_steps(converted, tmp_path):
     seen = record_inputs(model)
     with loader_in(converted) as loader:
         rows = loader.load_mixture()
-    packing = {"packing": True, "packing_strategy": "wrapped", "max_length": ROW, "bf16": False, "gradient_checkpointing": False}
+    packing = {
+        "packing": True,
+        "packing_strategy": "wrapped",
+        "max_length": ROW,
+        "bf16": False,
+        "gradient_checkpointing": False,
+    }
     tokenizer = AutoTokenizer.from_pretrained(small_tokenizer(tmp_path))
-    SFTTrainer(model, args=SFTConfig(**settings(tmp_path / "run", **packing)), train_dataset=rows, processing_class=tokenizer).train()
+    SFTTrainer(
+        model, args=SFTConfig(**settings(tmp_path / "run", **packing)), train_dataset=rows, processing_class=tokenizer
+    ).train()
     assert len(seen) == STEPS
     check_shares(converted, np.concatenate([batch.ravel() for batch in seen]))
 

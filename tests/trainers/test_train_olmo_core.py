@@ -25,13 +25,17 @@ def test_the_model_sees_the_shares_of_both_stages(tmp_path: Path) -> None:
     curriculum, work = load_curriculum(report), str(tmp_path / "work")
     sources = [stage.build(work) for stage in curriculum.stages(TOKENIZER)]
     loader = curriculum.data_loader(work, display_source_visualization=False).build(*sources, tokenizer=TOKENIZER)
-    model = TransformerConfig.llama_like(d_model=16, vocab_size=TOKENIZER.padded_vocab_size(), n_layers=1, n_heads=2).build(
-        init_device="cpu"
-    )
+    model = TransformerConfig.llama_like(
+        d_model=16, vocab_size=TOKENIZER.padded_vocab_size(), n_layers=1, n_heads=2
+    ).build(init_device="cpu")
     seen: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-    module = TransformerTrainModuleConfig(rank_microbatch_size=BATCH * LENGTH, max_sequence_length=LENGTH, optim=AdamWConfig(lr=1e-2))
-    settings = TrainerConfig(save_folder=str(tmp_path / "run"), max_duration=Duration.epochs(1), no_checkpoints=True, no_evals=True)
+    module = TransformerTrainModuleConfig(
+        rank_microbatch_size=BATCH * LENGTH, max_sequence_length=LENGTH, optim=AdamWConfig(lr=1e-2)
+    )
+    settings = TrainerConfig(
+        save_folder=str(tmp_path / "run"), max_duration=Duration.epochs(1), no_checkpoints=True, no_evals=True
+    )
     trainer = settings.build(module.build(model, device=torch.device("cpu")), loader)
     torch.set_num_threads(1)
     trainer.fit()

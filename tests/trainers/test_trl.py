@@ -30,13 +30,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 def converted(
-    folder: Path, data: list[str], stages: Any = None, *, tokens: int = TOKENS, column: str = "input_ids", **options: Any
+    folder: Path,
+    data: list[str],
+    stages: Any = None,
+    *,
+    tokens: int = TOKENS,
+    column: str = "input_ids",
+    **options: Any,
 ) -> list:
     """The YAML files in their order."""
     mixture = toy.make_mixture(folder, stages, tokens=tokens, policies=options.pop("policies", None))
     convert(mixture, to="trl", output=folder / "out", data=data, column=column, **options)
     files = sorted((folder / "out").glob("*.yaml"))
-    slices = [entry["split"][6:-1].split(":") for file in files for entry in yaml.safe_load(file.read_text())["datasets"]]
+    slices = [
+        entry["split"][6:-1].split(":") for file in files for entry in yaml.safe_load(file.read_text())["datasets"]
+    ]
     check_rows(sum(int(high) - int(low) for low, high in slices), tokens)
     return files
 
@@ -45,7 +53,9 @@ def given(file: Path) -> Any:
     """What `trl sft --config FILE` loads."""
     from trl import DatasetMixtureConfig, SFTConfig, TrlParser, get_dataset
 
-    arguments, mixture = TrlParser((SFTConfig, DatasetMixtureConfig)).parse_args_and_config(["--config", str(file), "--bf16", "false"])
+    arguments, mixture = TrlParser((SFTConfig, DatasetMixtureConfig)).parse_args_and_config(
+        ["--config", str(file), "--bf16", "false"]
+    )
     assert arguments.num_train_epochs == 1
     return get_dataset(mixture)["train"]
 
@@ -82,7 +92,9 @@ def test_a_domain_that_is_used_up_is_read_again_in_whole_passes(tmp_path, data):
     ids = flat(given(file))
     assert toy.token_shares(ids) == pytest.approx({"web": 0.5, "code": 0.1, "math": 0.4}, abs=0.01)
     passes = ((ids // toy.SPAN == 3) & (ids % toy.SPAN == 0)).sum() / toy.DOCUMENTS["math"]
-    assert passes == pytest.approx(json.loads((tmp_path / "out" / "export_report.json").read_text())["epochs"]["math"], rel=0.01)
+    assert passes == pytest.approx(
+        json.loads((tmp_path / "out" / "export_report.json").read_text())["epochs"]["math"], rel=0.01
+    )
 
 
 def test_the_report_says_exactly_which_rows_the_trainer_is_given(tmp_path, data):
@@ -90,7 +102,9 @@ def test_the_report_says_exactly_which_rows_the_trainer_is_given(tmp_path, data)
     report = json.loads((tmp_path / "out" / "export_report.json").read_text())
     for file, stage in zip(files, report["stages"], strict=True):
         firsts = np.array([row[0] // toy.SPAN for row in given(file)["input_ids"]])
-        assert {name: float((firsts == 1 + k).mean()) for k, name in enumerate(toy.NAMES)} == pytest.approx(stage["unit_shares"], abs=1e-9)
+        assert {name: float((firsts == 1 + k).mean()) for k, name in enumerate(toy.NAMES)} == pytest.approx(
+            stage["unit_shares"], abs=1e-9
+        )
         assert stage["token_shares_95"] is None
 
 
@@ -134,7 +148,10 @@ def test_the_sft_trainer_trains_on_the_rows_of_a_stage(tmp_path):
         save_strategy="no",
     )
     SFTTrainer(
-        model, args=arguments, train_dataset=given(file), processing_class=AutoTokenizer.from_pretrained(small_tokenizer(tmp_path))
+        model,
+        args=arguments,
+        train_dataset=given(file),
+        processing_class=AutoTokenizer.from_pretrained(small_tokenizer(tmp_path)),
     ).train()
     ids = np.concatenate([batch.ravel() for batch in seen])
     assert toy.token_shares(ids * SMALLER) == pytest.approx(toy.WANTED, abs=0.01)

@@ -31,7 +31,9 @@ MODULES = {
 def find_format(name: str) -> Format:
     """The format of that name. Raises UserError with all names for an unknown one."""
     if name not in MODULES:
-        raise UserError(f"{name!r} is no format; formats: {', '.join(MODULES)} (`mixtures convert --list` says what each is)")
+        raise UserError(
+            f"{name!r} is no format; formats: {', '.join(MODULES)} (`mixtures convert --list` says what each is)"
+        )
     form = import_module(f"mixtures.convert.formats.{MODULES[name]}").FORMAT
     assert isinstance(form, Format)
     return form

@@ -1,10 +1,11 @@
 """NeMo Automodel: the blocks `dataset`, `step_scheduler` and `domain_mixture` of a recipe, one YAML a stage.
 
-Megatron's data and blend (a share of sequences), and per domain a loss multiplier objective_weight / sampling_weight. The objective is the
-mixture. Domains are read by the mixture, too, and losses count as they are; or with --sampling text by the size of their text: then none
-is read more often than another, and the multiplier makes up for it. Read in nemo-automodel 0.7.0
-(components/datasets/llm/megatron_dataset.py, components/training/domain_mixture.py): order, paths and weights of `domain_mixture` have to
-be those of the blend, and the blend has to be a list in the YAML (a path to Megatron's JSON is refused together with domain_mixture).
+Megatron's data and blend (a share of sequences), and per domain a loss multiplier objective_weight / sampling_weight.
+The objective is the mixture. Domains are read by the mixture, too, and losses count as they are; or with --sampling
+text by the size of their text: then none is read more often than another, and the multiplier makes up for it. Read in
+nemo-automodel 0.7.0 (components/datasets/llm/megatron_dataset.py, components/training/domain_mixture.py): order, paths
+and weights of `domain_mixture` have to be those of the blend, and the blend has to be a list in the YAML (a path to
+Megatron's JSON is refused together with domain_mixture).
 """
 
 import math
@@ -37,8 +38,13 @@ BLOCKS = ("dataset", "domain_mixture")  # that replace a recipe's own
 def write(job: Job) -> Output:
     """A YAML a stage, and the views that it reads."""
     if RESERVED in job.paths:
-        raise UserError(f"a domain is called {RESERVED!r}, which Automodel keeps for itself; rename the domain and export again")
-    recipe, sampled = _recipe(job.options.get("recipe")), _by_text(job) if job.options.get("sampling") == "text" else job
+        raise UserError(
+            f"a domain is called {RESERVED!r}, which Automodel keeps for itself; rename the domain and export again"
+        )
+    recipe, sampled = (
+        _recipe(job.options.get("recipe")),
+        _by_text(job) if job.options.get("sampling") == "text" else job,
+    )
     reading = plan_reading(sampled)
     batch = _batch(job)
     slots: list[Slot | None] = [*job.slots()] if batch else [None]
@@ -54,7 +60,12 @@ def write(job: Job) -> Output:
         tokens = (slot.start, slot.tokens) if slot else (span.start, span.tokens)
         drawn = domain_shares(parts, start=start, stop=stop)
         draws.append(Draw(drawn, *tokens, loss=None if sampled is job else _weighed(parts, drawn, objective)))
-    return Output(out, draws, use=_use(job, [name for name in out if name.endswith(".yaml")]), notes=_notes(job, reading.restarting))
+    return Output(
+        out,
+        draws,
+        use=_use(job, [name for name in out if name.endswith(".yaml")]),
+        notes=_notes(job, reading.restarting),
+    )
 
 
 def _by_text(job: Job) -> Job:
@@ -69,11 +80,18 @@ def _by_text(job: Job) -> Job:
 
 def _sampled(parts: Sequence[BlendPart]) -> dict[str, float]:
     """{domain: its share of the blend}, all of its prefixes together."""
-    return {name: math.fsum(part.share for part in parts if part.domain == name) for name in dict.fromkeys(part.domain for part in parts)}
+    return {
+        name: math.fsum(part.share for part in parts if part.domain == name)
+        for name in dict.fromkeys(part.domain for part in parts)
+    }
 
 
-def _weighed(parts: Sequence[BlendPart], drawn: Mapping[str, float], objective: Mapping[str, float]) -> dict[str, float]:
-    """Shares of the loss: what is drawn of a domain, times its multiplier, which Automodel computes from the shares in the YAML."""
+def _weighed(
+    parts: Sequence[BlendPart], drawn: Mapping[str, float], objective: Mapping[str, float]
+) -> dict[str, float]:
+    """Shares of the loss: what is drawn of a domain, times its multiplier, which Automodel computes from the shares in
+    the YAML.
+    """
     sampled = _sampled(parts)
     weighed = {name: drawn[name] * objective[name] / sampled[name] for name in objective}
     total = math.fsum(weighed.values())
@@ -81,17 +99,23 @@ def _weighed(parts: Sequence[BlendPart], drawn: Mapping[str, float], objective: 
 
 
 def _batch(job: Job) -> int | None:
-    """Sequences a step, None where the recipe is to say. Raises UserError for several stages without one number of them."""
+    """Sequences a step, None where the recipe is to say. Raises UserError for several stages without one number of
+    them.
+    """
     if len(job.spans) > 1:
         job.needs("sequence_length", "batches")
     if job.batches is None:
         return None
     if job.batches.constant is None:
-        raise UserError("Automodel has one global_batch_size for the whole run, no schedule of them; give one --batch-size")
+        raise UserError(
+            "Automodel has one global_batch_size for the whole run, no schedule of them; give one --batch-size"
+        )
     return job.batches.constant
 
 
-def _blocks(job: Job, parts: Sequence[BlendPart], objective: Mapping[str, float], slot: Slot | None, batch: int | None) -> dict[str, Any]:
+def _blocks(
+    job: Job, parts: Sequence[BlendPart], objective: Mapping[str, float], slot: Slot | None, batch: int | None
+) -> dict[str, Any]:
     """The recipe's blocks of one stage; max_steps counts from the beginning of the run."""
     dataset: dict[str, Any] = {
         "_target_": DATASET,
@@ -102,7 +126,10 @@ def _blocks(job: Job, parts: Sequence[BlendPart], objective: Mapping[str, float]
         dataset["seq_length"] = job.sequence_length
     blocks: dict[str, Any] = {"dataset": dataset}
     if slot and batch:
-        blocks["step_scheduler"] = {"global_batch_size": batch, "max_steps": steps_before(job, batch) + slot.step + slot.steps}
+        blocks["step_scheduler"] = {
+            "global_batch_size": batch,
+            "max_steps": steps_before(job, batch) + slot.step + slot.steps,
+        }
     if len(parts) > 1:
         blocks["domain_mixture"] = {"domains": _domains(parts, objective)}
     return blocks
@@ -127,7 +154,9 @@ def _recipe(path: str | None) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--recipe {path} cannot be read: {error}; give the YAML file that `automodel` is started with") from error
+        raise UserError(
+            f"--recipe {path} cannot be read: {error}; give the YAML file that `automodel` is started with"
+        ) from error
     if not isinstance(recipe, dict):
         raise UserError(f"--recipe {path} is no mapping of blocks; give the YAML file that `automodel` is started with")
     return recipe
@@ -137,14 +166,19 @@ def _filled(recipe: dict[str, Any], blocks: dict[str, Any]) -> dict[str, Any]:
     """The recipe with the blocks: data and mixture replaced, the steps put beside what it says of them."""
     rest = {name: block for name, block in recipe.items() if name not in BLOCKS}
     steps = {**(rest.pop("step_scheduler", None) or {}), **blocks.get("step_scheduler", {})}
-    return {**rest, **({"step_scheduler": steps} if steps else {}), **{name: blocks[name] for name in BLOCKS if name in blocks}}
+    return {
+        **rest,
+        **({"step_scheduler": steps} if steps else {}),
+        **{name: blocks[name] for name in BLOCKS if name in blocks},
+    }
 
 
 def _use(job: Job, names: Sequence[str]) -> str:
     put = "" if "recipe" in job.options else "put the blocks into your recipe (or convert with --recipe FILE), then\n"
     lines = "\n".join(f"automodel {job.directory / name}" for name in names)
     staged = (
-        "\none after another with the same checkpoint.checkpoint_dir; give lr_scheduler.lr_decay_steps, which otherwise end with a stage"
+        "\none after another with the same checkpoint.checkpoint_dir; give lr_scheduler.lr_decay_steps, which "
+        "otherwise end with a stage"
         if len(names) > 1
         else ""
     )
@@ -156,7 +190,9 @@ def _use(job: Job, names: Sequence[str]) -> str:
 def _notes(job: Job, restarting: frozenset[str]) -> list[str]:
     notes = read_again(job, restarting)
     if job.options.get("sampling") == "text":
-        notes.append("given is the share of the loss: domains are read by the size of their text, and their losses are weighed")
+        notes.append(
+            "given is the share of the loss: domains are read by the size of their text, and their losses are weighed"
+        )
     if job.mixture.horizon.start_tokens and job.batches:
         notes.append("max_steps counts from the beginning of the run, as if all of it had this batch size")
     return notes

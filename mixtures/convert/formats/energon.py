@@ -1,8 +1,10 @@
 """Megatron-Energon: one MetadatasetV2 a stage, each over its own part of every dataset.
 
-Energon draws documents (samples) one by one with these probabilities, in single precision, and repeats a dataset without end. It has no
-schedule over time, and a launch begins its datasets anew: a domain that several stages use is cut into parts by `subset`. Documents are
-left out by a split file that excludes them, and read k times by k entries of the dataset, the k-th over those read that often.
+Energon draws documents (samples) one by one with these probabilities, in single precision, and repeats a dataset
+without end. It has no
+schedule over time, and a launch begins its datasets anew: a domain that several stages use is cut into parts by
+`subset`. Documents are left out by a split file that excludes them, and read k times by k entries of the dataset, the
+k-th over those read that often.
 """
 
 import json
@@ -20,18 +22,26 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
 META = ".nv-meta"
-Layers = Mapping[str, list[tuple[str | None, float]]]  # {domain: (split file or None for its own, share of the domain's documents)}
+Layers = Mapping[
+    str, list[tuple[str | None, float]]
+]  # {domain: (split file or None for its own, share of the domain's documents)}
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage. Raises UserError for more than one path a domain, and for a sample policy of what is no webdataset here."""
+    """One YAML a stage. Raises UserError for more than one path a domain, and for a sample policy of what is no
+    webdataset here.
+    """
     _check_paths(job)
     splits = {name: _split_files(job, name) for name in job.selections}
     layers = {name: [(path, share) for path, _, share in split] for name, split in splits.items()}
     shares = [job.unit_shares(span) for span in job.spans]
     blends = [_blend(job, share, layers, ranges) for share, ranges in zip(shares, job.ranges(), strict=True)]
     files = {file_name(number): _yaml(blend) for number, blend in enumerate(blends)}
-    places = [(slot.start, slot.tokens) for slot in job.slots()] if job.stepped else [(span.start, span.tokens) for span in job.spans]
+    places = (
+        [(slot.start, slot.tokens) for slot in job.slots()]
+        if job.stepped
+        else [(span.start, span.tokens) for span in job.spans]
+    )
     return Output(
         files={**files, **{path: text for split in splits.values() for path, text, _ in split if path is not None}},
         draws=[Draw(share, *place, random=True) for share, place in zip(shares, places, strict=True)],
@@ -55,8 +65,12 @@ def _check_paths(job: Job) -> None:
         )
 
 
-def _blend(job: Job, shares: Mapping[str, float], layers: Layers, ranges: Mapping[str, tuple[float, float]]) -> list[dict[str, Any]]:
-    """Entries of a stage: every used domain, once for every layer of its documents; `ranges`: the stage's parts of shared domains."""
+def _blend(
+    job: Job, shares: Mapping[str, float], layers: Layers, ranges: Mapping[str, tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """Entries of a stage: every used domain, once for every layer of its documents; `ranges`: the stage's parts of
+    shared domains.
+    """
     entries = []
     for name, share in shares.items():
         for split, part in layers.get(name, [(None, 1.0)]):
@@ -81,14 +95,20 @@ def _yaml(blend: list[dict[str, Any]]) -> str:
 
 
 def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
-    """(file, its text, share of the domain's documents as read) of every layer of a domain's documents; None: all of them."""
+    """(file, its text, share of the domain's documents as read) of every layer of a domain's documents; None: all of
+    them.
+    """
     folder = Path(job.paths[name][0]) / META
     if not job.here or not folder.is_dir():
         raise UserError(
-            f"the sample policy of {name} needs a webdataset on this machine, and {job.paths[name][0]} is none ({META} is missing, or "
+            f"the sample policy of {name} needs a webdataset on this machine, and {job.paths[name][0]} is none "
+            f"({META} is missing, or "
             "--elsewhere); prepare one, or leave the policy out with --samples drop"
         )
-    keys, text = _sample_keys(folder), next(path for path in (folder / "split.yaml", folder / "split.json") if path.exists()).read_text()
+    keys, text = (
+        _sample_keys(folder),
+        next(path for path in (folder / "split.yaml", folder / "split.json") if path.exists()).read_text(),
+    )
     times = _times(job, name, samples=len(keys))
     split, layers = yaml.safe_load(text), []
     for number in range(1, int(times.max()) + 1):
@@ -100,7 +120,8 @@ def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
 
 
 def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
-    """How often each of the dataset's samples is read, int64 (samples,): by row where it holds all rows of the one file that was scored
+    """How often each of the dataset's samples is read, int64 (samples,): by row where it holds all rows of the one file
+    that was scored
     (also those held out), by order where it holds just the domain's documents and the policy lists all of them."""
     selection, domain = job.selections[name], job.mixture.domain(name)
     if samples == len(selection.times) == domain.unique_documents:
@@ -108,8 +129,10 @@ def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
     if selection.rows is None or len(selection.names) != 1 or selection.rows.max(initial=0) >= samples:
         documents = "" if domain.unique_documents is None else f" of {domain.unique_documents:,}"
         raise UserError(
-            f"the sample policy of {name} lists {len(selection.times):,}{documents} documents, of {', '.join(selection.names)}, and "
-            f"{job.paths[name][0]} has {samples:,} samples: which are which cannot be told; give the dataset that was made of that file, "
+            f"the sample policy of {name} lists {len(selection.times):,}{documents} documents, of "
+            f"{', '.join(selection.names)}, and "
+            f"{job.paths[name][0]} has {samples:,} samples: which are which cannot be told; give the dataset that "
+            f"was made of that file, "
             "one sample a row, in their order, or leave the policy out with --samples drop"
         )
     times = np.ones(samples, dtype=np.int64)
@@ -121,14 +144,19 @@ def _sample_keys(folder: Path) -> list[str]:
     """`shard/key` of every sample of a webdataset, in the order of its shards."""
     shards = list(json.loads((folder / ".info.json").read_text())["shard_counts"])
     with closing(sqlite3.connect(f"file:{folder / 'index.sqlite'}?mode=ro", uri=True)) as index:
-        rows = index.execute("SELECT tar_file_id, sample_key FROM samples ORDER BY tar_file_id, sample_index").fetchall()
+        rows = index.execute(
+            "SELECT tar_file_id, sample_key FROM samples ORDER BY tar_file_id, sample_index"
+        ).fetchall()
     return [f"{shards[shard]}/{key}" for shard, key in rows]
 
 
 def _notes(job: Job) -> Iterator[str]:
     yield "energon draws every document at random, each worker on its own: shares scatter around those given"
     if len(job.spans) > 1:
-        yield "every worker needs a document of every domain's part of a stage; one that has none draws the other domains more often"
+        yield (
+            "every worker needs a document of every domain's part of a stage; one that has none draws the other "
+            "domains more often"
+        )
 
 
 def _use(job: Job) -> str:
@@ -137,11 +165,16 @@ def _use(job: Job) -> str:
     lines = []
     for number, (span, slot) in enumerate(zip(job.spans, slots, strict=True)):
         end = f"to step {slot.step + slot.steps:,} (--train-iters)" if slot else _length(job, span)
-        lines.append(f"# {span.name}: {end}\n--dataloader-type external --data-path {job.directory / file_name(number)}")
+        lines.append(
+            f"# {span.name}: {end}\n--dataloader-type external --data-path {job.directory / file_name(number)}"
+        )
     if len(lines) > 1:
-        lines.insert(0, "# one launch a stage from the checkpoint of the one before, without its --dataloader-save state")
+        lines.insert(
+            0, "# one launch a stage from the checkpoint of the one before, without its --dataloader-save state"
+        )
     lines.append(
-        "# in Python: get_train_dataset(PATH, worker_config=..., batch_size=..., shuffle_buffer_size=..., max_samples_per_sequence=...)"
+        "# in Python: get_train_dataset(PATH, worker_config=..., batch_size=..., shuffle_buffer_size=..., "
+        "max_samples_per_sequence=...)"
     )
     return "\n".join(lines)
 

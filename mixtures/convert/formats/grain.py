@@ -1,9 +1,10 @@
-"""MaxText's JSON for grain: {domain: {"path": pattern of ArrayRecord files, "weight": share of records}}, one file a stage.
+"""MaxText's JSON for grain: {domain: {"path": pattern of ArrayRecord files, "weight": share of records}}, one file a
+stage.
 
-MaxText (src/maxtext/input_pipeline/grain_data_processing.py) divides the weights by their sum and hands them to grain's IterDataset.mix,
-which scales the smallest to 100 and cuts the others to whole numbers; records then come in that proportion, without chance. The weights
-written are chosen so that this arithmetic gives the nearest shares that it can. A relaunch from a checkpoint with the next stage's file
-goes on where every dataset was, by name.
+MaxText (src/maxtext/input_pipeline/grain_data_processing.py) divides the weights by their sum and hands them to grain's
+IterDataset.mix, which scales the smallest to 100 and cuts the others to whole numbers; records then come in that
+proportion, without chance. The weights written are chosen so that this arithmetic gives the nearest shares that it can.
+A relaunch from a checkpoint with the next stage's file goes on where every dataset was, by name.
 """
 
 import json
@@ -16,8 +17,16 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
 LEAST = 100  # parts that grain gives the smallest weight
-STRETCHES = tuple(1 + k / 2000 for k in range(-10, 11))  # near 1: the smallest share may be a little off, so that the others fit better
-OVER = (0.5, 0.4, 0.6, 0.3, 0.7)  # how far above a whole number of parts a weight is put, so that floats do not cut it to the one below
+STRETCHES = tuple(
+    1 + k / 2000 for k in range(-10, 11)
+)  # near 1: the smallest share may be a little off, so that the others fit better
+OVER = (
+    0.5,
+    0.4,
+    0.6,
+    0.3,
+    0.7,
+)  # how far above a whole number of parts a weight is put, so that floats do not cut it to the one below
 MARGIN = 1.01  # of the passes that num_epoch allows: records come in small runs, and the last steps round
 
 
@@ -28,7 +37,10 @@ def write(job: Job) -> Output:
     weights = [kept_weights(share) for share in shares]
     places = [(slot.start, slot.tokens) for slot in job.known_slots() or job.spans]
     files = {
-        file_name(number): json.dumps({name: {"path": job.paths[name][0], "weight": w} for name, w in stage.items()}, indent=1) + "\n"
+        file_name(number): json.dumps(
+            {name: {"path": job.paths[name][0], "weight": w} for name, w in stage.items()}, indent=1
+        )
+        + "\n"
         for number, stage in enumerate(weights)
     }
     return Output(
@@ -36,7 +48,8 @@ def write(job: Job) -> Output:
         draws=[Draw(given_shares(stage), *place) for stage, place in zip(weights, places, strict=True)],
         use=_use(job),
         notes=list(_notes(job)),
-        remedy=f"grain counts in parts of 1/{LEAST} of the smallest weight; change a share that is a little above the smallest one",
+        remedy=f"grain counts in parts of 1/{LEAST} of the smallest weight; change a share that is a little above "
+        f"the smallest one",
     )
 
 
@@ -46,9 +59,13 @@ def file_name(number: int) -> str:
 
 
 def kept_weights(shares: Mapping[str, float]) -> dict[str, float]:
-    """{name: weight}, sum 1: of those that grain's arithmetic takes to whole parts, the ones nearest to `shares` (all above 0)."""
+    """{name: weight}, sum 1: of those that grain's arithmetic takes to whole parts, the ones nearest to `shares` (all
+    above 0).
+    """
     tries = [_weights(shares, stretch=stretch, over=over) for stretch in STRETCHES for over in OVER]
-    return min(tries, key=lambda weights: max(abs(given / shares[name] - 1) for name, given in given_shares(weights).items()))
+    return min(
+        tries, key=lambda weights: max(abs(given / shares[name] - 1) for name, given in given_shares(weights).items())
+    )
 
 
 def _weights(shares: Mapping[str, float], *, stretch: float, over: float) -> dict[str, float]:
@@ -79,7 +96,9 @@ def _check_paths(job: Job) -> None:
         if len(paths) != 1:
             faults.append(f"{name}: {len(paths)} paths; MaxText takes one: a folder, or * in the last part")
         faults += [
-            f"{name}: {path} has a wildcard in a folder's name" for path in paths if set("*?") & set(str(PurePosixPath(path).parent))
+            f"{name}: {path} has a wildcard in a folder's name"
+            for path in paths
+            if set("*?") & set(str(PurePosixPath(path).parent))
         ]
     if faults:
         raise UserError("\n".join(faults) + "\ngive a folder, a file, or a pattern such as DIR/web.array_record*")
@@ -89,11 +108,15 @@ def _notes(job: Job) -> Iterator[str]:
     """What MaxText does otherwise than one would expect."""
     if job.unit == "document" and job.document_limit is None:
         yield (
-            "shares of records assume that whole documents are trained on (use_truncation=false below); for MaxText's default, which cuts "
+            "shares of records assume that whole documents are trained on (use_truncation=false below); for "
+            "MaxText's default, which cuts "
             "them at max_target_length, convert with --max-document-tokens"
         )
     if job.document_limit not in (None, job.sequence_length):
-        yield f"shares are for documents cut at {job.document_limit:,} tokens; MaxText cuts at max_target_length, {job.sequence_length}"
+        yield (
+            f"shares are for documents cut at {job.document_limit:,} tokens; MaxText cuts at max_target_length, "
+            f"{job.sequence_length}"
+        )
     for name in job.paths:
         here = [number for number, span in enumerate(job.spans) if name in span.used]
         if here != list(range(here[0], here[-1] + 1)):
@@ -104,11 +127,16 @@ def _use(job: Job) -> str:
     """Launch commands, one a stage."""
     passes = max(job.epochs(name) for name in job.paths)
     separators = job.mixture.tokenizer.separators_per_document
-    whole = "tokenize_train_data=false packing=false" if job.unit == "sequence" else "packing=true grain_packing_type=concat_then_split"
+    whole = (
+        "tokenize_train_data=false packing=false"
+        if job.unit == "sequence"
+        else "packing=true grain_packing_type=concat_then_split"
+    )
     fixed = [
         "run_name=RUN dataset_type=grain grain_file_type=arrayrecord enable_data_shuffling=true",
         f"data_shuffle_seed={job.seed} num_epoch={max(1, math.ceil(passes * MARGIN))}",
-        f"{whole} use_truncation={_word(job.document_limit is not None)} add_eos={_word(separators > 0)} add_bos={_word(separators > 1)}",
+        f"{whole} use_truncation={_word(job.document_limit is not None)} add_eos={_word(separators > 0)} "
+        f"add_bos={_word(separators > 1)}",
     ]
     slots = job.known_slots()
     commands = []
@@ -119,9 +147,13 @@ def _use(job: Job) -> str:
             own.append(f"max_target_length={job.sequence_length} steps={done} learning_rate_schedule_steps={end}")
         if len(slots) > 1:
             own.append("enable_checkpointing=true save_checkpoint_on_completion=true")
-        commands.append(" \\\n  ".join(["python3 -m maxtext.trainers.pre_train.train src/maxtext/configs/base.yml", *fixed, *own]))
+        commands.append(
+            " \\\n  ".join(["python3 -m maxtext.trainers.pre_train.train src/maxtext/configs/base.yml", *fixed, *own])
+        )
     if len(slots) > 1:
-        commands.insert(0, "# one launch a stage, each with the same RUN: it goes on from the checkpoint of the one before")
+        commands.insert(
+            0, "# one launch a stage, each with the same RUN: it goes on from the checkpoint of the one before"
+        )
     return "\n".join(commands)
 
 
@@ -139,6 +171,7 @@ FORMAT = Format(
     sums_to_one=False,
     exhausted="stops",
     caps="checked here",
-    tested="grain 0.2.18: its mixing and its checkpoints, with MaxText's reader restated (MaxText itself is not on PyPI)",
+    tested="grain 0.2.18: its mixing and its checkpoints, with MaxText's reader restated (MaxText itself is not on "
+    "PyPI)",
     packable=True,
 )

@@ -1,7 +1,7 @@
 """Hugging Face `datasets`: a JSON and a loader of its own beside it, for Trainer, TRL's trainers and any loop.
 
-`interleave_datasets` draws rows, takes one mixture and stops or repeats; the loader (templates/hf_loader.py) draws the same rows and
-goes on over the stages.
+`interleave_datasets` draws rows, takes one mixture and stops or repeats; the loader (templates/hf_loader.py) draws the
+same rows and goes on over the stages.
 """
 
 import json
@@ -40,7 +40,9 @@ def write(job: Job) -> Output:
             LOADER: files("mixtures.convert.formats").joinpath("templates", LOADER).read_text(),
             **written,
         },
-        draws=[Draw(share, span.start, span.tokens, random=True) for span, share in zip(job.spans, shares, strict=True)],
+        draws=[
+            Draw(share, span.start, span.tokens, random=True) for span, share in zip(job.spans, shares, strict=True)
+        ],
         use=_use(job, rows=int(ends[-1])),
         notes=["a row that the trainer cuts off shifts the shares; say where with --max-document-tokens"]
         if job.unit == "document" and job.document_limit is None
@@ -57,7 +59,8 @@ def _use(job: Job, *, rows: int) -> str:
         f"import sys; sys.path.insert(0, {str(job.directory)!r})\n"
         "from hf_loader import load_mixture\n"
         f"train = load_mixture()                  # a stream without end: give the Trainer max_steps ({length})\n"
-        "train = load_mixture(streaming=False)   # or these rows as a Dataset, with train_sampling_strategy='sequential'"
+        "train = load_mixture(streaming=False)   # or these rows as a Dataset, with "
+        "train_sampling_strategy='sequential'"
     )
 
 

@@ -1,8 +1,8 @@
 """Levanter and Marin: one YAML with `train_weights`, a weight for every domain from a step (from 0) on.
 
-Levanter draws blocks of `mixture_block_size` sequences. In each, every domain has a fixed number of them: the whole part of its share,
-and the largest domain what is left over. A stage may only begin where a block does. Domains go on where they were at a stage's start,
-and begin anew at their end.
+Levanter draws blocks of `mixture_block_size` sequences. In each, every domain has a fixed number of them: the whole
+part of its share, and the largest domain what is left over. A stage may only begin where a block does. Domains go on
+where they were at a stage's start, and begin anew at their end.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,10 @@ def write(job: Job) -> Output:
     if len(job.spans) > 1:
         job.needs("sequence_length", "batches")
     plan = choose(job)
-    weights = [[slot.step, {name: shares[name] for name in job.paths}] for slot, shares in zip(plan.slots, plan.weights, strict=True)]
+    weights = [
+        [slot.step, {name: shares[name] for name in job.paths}]
+        for slot, shares in zip(plan.slots, plan.weights, strict=True)
+    ]
     sources = {name: _source(name, paths) for name, paths in job.paths.items()}
     components = {name: _component(source) for name, source in sources.items()}
     common = {
@@ -37,14 +40,20 @@ def write(job: Job) -> Output:
         "permutation_type": "feistel",
     }
     tail = _trainer(job, plan.slots) | {"data_seed": job.seed}
-    length = f"; seq_len of the model (in Marin max_seq_len) must be {job.sequence_length}" if job.sequence_length else ""
+    length = (
+        f"; seq_len of the model (in Marin max_seq_len) must be {job.sequence_length}" if job.sequence_length else ""
+    )
     return Output(
         files={
             "levanter.yaml": _text({"data": {"configs": sources, **common}, **tail}),
             "marin.yaml": _text({"data": {"components": components, **common}, **tail}),
         },
         draws=[
-            Draw({name: count / plan.block for name, count in counts(shares, plan.block).items() if count}, slot.start, slot.tokens)
+            Draw(
+                {name: count / plan.block for name, count in counts(shares, plan.block).items() if count},
+                slot.start,
+                slot.tokens,
+            )
             for slot, shares in zip(plan.slots, plan.weights, strict=True)
         ],
         use=f"add `model:` and `optimizer:` to levanter.yaml (in Marin's copy of Levanter: marin.yaml){length}, then\n"
@@ -53,7 +62,8 @@ def write(job: Job) -> Output:
             f"each block of {plan.block:,} sequences has the same shares; a stage starts with a block",
             *_end_note(job, plan),
             *_tokenizer_note(job),
-            "shuffle: true reads every domain in a random order, the same in every epoch; Levanter's own default is the order of the files",
+            "shuffle: true reads every domain in a random order, the same in every epoch; Levanter's own default is "
+            "the order of the files",
         ],
         remedy=remedy(job, plan),
     )
@@ -70,7 +80,8 @@ def _tokenizer_note(job: Job) -> list[str]:
     if "tokenizer" in job.options:
         return []
     return [
-        f"tokenizer: {job.mixture.tokenizer.name} is the mixture's name of it; where Levanter is to load it by another, give --tokenizer"
+        f"tokenizer: {job.mixture.tokenizer.name} is the mixture's name of it; where Levanter is to load it by "
+        f"another, give --tokenizer"
     ]
 
 
@@ -79,7 +90,10 @@ def _source(name: str, paths: tuple[str, ...]) -> dict[str, Any]:
     if all(is_text(path) for path in paths):
         return {"train_urls": list(paths)}
     if len(paths) > 1:
-        raise UserError(f"{name}: {', '.join(paths)}: give text files ({', '.join(sorted(TEXT))}), or one directory of a Levanter cache")
+        raise UserError(
+            f"{name}: {', '.join(paths)}: give text files ({', '.join(sorted(TEXT))}), or one directory of a "
+            f"Levanter cache"
+        )
     return {"cache_dir": paths[0]}
 
 
@@ -101,7 +115,12 @@ def _trainer(job: Job, slots: list[Slot]) -> dict[str, Any]:
     if job.batches is None:
         return {}
     sizes: Any = [{"start": step, "value": size} for step, _, size in job.batches.by_step]
-    return {"trainer": {"train_batch_size": job.batches.constant or sizes, "num_train_steps": slots[-1].step + slots[-1].steps}}
+    return {
+        "trainer": {
+            "train_batch_size": job.batches.constant or sizes,
+            "num_train_steps": slots[-1].step + slots[-1].steps,
+        }
+    }
 
 
 def _text(record: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
-"""Levanter's blocks: how many sequences, so that every share survives the rounding and every stage can begin where a block does.
+"""Levanter's blocks: how many sequences, so that every share survives the rounding and every stage can begin where a
+block does.
 
-Read in levanter 1.2.dev1644, data/mixture.py: in each block every domain has the whole part of its share, the largest domain also what
-is left over, in an order of chance. A stage that does not begin with a block is an assertion error; a block has less than 2**16 sequences.
+Read in levanter 1.2.dev1644, data/mixture.py: in each block every domain has the whole part of its share, the largest
+domain also what is left over, in an order of chance. A stage that does not begin with a block is an assertion error; a
+block has less than 2**16 sequences.
 """
 
 import itertools
@@ -15,7 +17,13 @@ from mixtures.convert.steps import Slot
 from mixtures.errors import UserError
 
 MOST = 2**16 - 1
-PREFERRED = (2048, 4096, 8192, 16384, 32768)  # Levanter's own default first; in binary fractions nothing is lost to floats
+PREFERRED = (
+    2048,
+    4096,
+    8192,
+    16384,
+    32768,
+)  # Levanter's own default first; in binary fractions nothing is lost to floats
 
 
 class BlockPlan(NamedTuple):
@@ -27,10 +35,12 @@ class BlockPlan(NamedTuple):
 
 
 def choose(job: Job) -> BlockPlan:
-    """The first block size that the stages allow, that keeps every share, and whose last, unfinished block matters least.
+    """The first block size that the stages allow, that keeps every share, and whose last, unfinished block matters
+    least.
 
-    The mixture's own numbers where Levanter's rounding leaves them alone, else numbers that are whole sequences of a block. The finest
-    where none keeps every share, for the core to refuse. Raises UserError where a stage cannot begin with a block of --block-size.
+    The mixture's own numbers where Levanter's rounding leaves them alone, else numbers that are whole sequences of a
+    block. The finest where none keeps every share, for the core to refuse. Raises UserError where a stage cannot begin
+    with a block of --block-size.
     """
     allowed = {block: slots for block in _sizes(job) if (slots := _slots(job, block))}
     if not allowed:
@@ -40,7 +50,11 @@ def choose(job: Job) -> BlockPlan:
         for write_as, (block, slots) in itertools.product((_unchanged, _whole), allowed.items())
     ]
     kept = [plan for plan in plans if _keeps(job, plan)]
-    return min(kept, key=lambda plan: excess(job, plan)) if kept else max(plans[len(allowed) :], key=lambda plan: plan.block)
+    return (
+        min(kept, key=lambda plan: excess(job, plan))
+        if kept
+        else max(plans[len(allowed) :], key=lambda plan: plan.block)
+    )
 
 
 def counts(weights: Mapping[str, float], block: int) -> dict[str, int]:
@@ -53,13 +67,18 @@ def counts(weights: Mapping[str, float], block: int) -> dict[str, int]:
 
 
 def scatter(job: Job, plan: BlockPlan) -> dict[str, float]:
-    """{name: by how much its share of the last stage may be off}: 2 sd of what the part of the run's last block that is read may hold."""
+    """{name: by how much its share of the last stage may be off}: 2 sd of what the part of the run's last block that is
+    read may hold.
+    """
     if job.sequence_length is None:
         return {}
     sequences = plan.slots[-1].tokens // job.sequence_length
     rest = sequences % plan.block
     shares = {name: count / plan.block for name, count in counts(plan.weights[-1], plan.block).items()}
-    return {name: 2 * math.sqrt(rest * share * (1 - share) * (1 - rest / plan.block)) / sequences for name, share in shares.items()}
+    return {
+        name: 2 * math.sqrt(rest * share * (1 - share) * (1 - rest / plan.block)) / sequences
+        for name, share in shares.items()
+    }
 
 
 def excess(job: Job, plan: BlockPlan) -> float:
@@ -74,16 +93,22 @@ def remedy(job: Job, plan: BlockPlan) -> str:
     if len(job.spans) == 1 or plan.block >= PREFERRED[-1] or job.sequence_length is None:
         return raised
     return (
-        f"the stages allow blocks of {plan.block:,} sequences; begin them at multiples of {PREFERRED[-1] * job.sequence_length:,} tokens "
-        f"({PREFERRED[-1]:,} sequences) for the finest, with a batch size that is a power of two; or give --stages average; or {raised}"
+        f"the stages allow blocks of {plan.block:,} sequences; begin them at multiples of "
+        f"{PREFERRED[-1] * job.sequence_length:,} tokens "
+        f"({PREFERRED[-1]:,} sequences) for the finest, with a batch size that is a power of two; or give --stages "
+        f"average; or {raised}"
     )
 
 
 def _sizes(job: Job) -> Iterator[int]:
-    """To try, in this order: powers of two, then also of whole steps, and what divides the beginnings of the stages (or the one's end)."""
+    """To try, in this order: powers of two, then also of whole steps, and what divides the beginnings of the stages (or
+    the one's end).
+    """
     if "block_size" in job.options:
         if job.options["block_size"] > MOST:
-            raise UserError(f"--block-size {job.options['block_size']}: Levanter takes at most {MOST:,} sequences in a block")
+            raise UserError(
+                f"--block-size {job.options['block_size']}: Levanter takes at most {MOST:,} sequences in a block"
+            )
         yield job.options["block_size"]
         return
     yield from PREFERRED

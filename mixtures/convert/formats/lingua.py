@@ -1,8 +1,9 @@
 """Meta Lingua: one YAML a stage, and a script that puts a stage's weights into the checkpoint of the one before.
 
-Lingua draws every document at random, each rank on its own, by `data.sources`; a checkpoint holds these weights too, so that a run which
-is resumed with others goes on with the old ones. The script changes them there and leaves every rank's place in its files: no document
-comes twice. Every rank reads one of a domain's chunk files, so their number must divide the number of ranks; files above it are never read.
+Lingua draws every document at random, each rank on its own, by `data.sources`; a checkpoint holds these weights too, so
+that a run which is resumed with others goes on with the old ones. The script changes them there and leaves every rank's
+place in its files: no document comes twice. Every rank reads one of a domain's chunk files, so their number must divide
+the number of ranks; files above it are never read.
 """
 
 import glob
@@ -24,16 +25,21 @@ SCRIPT = "next_stage.py"
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage, all domains in each, and the script. Raises UserError for chunks that the ranks cannot share, and for batches
+    """One YAML a stage, all domains in each, and the script. Raises UserError for chunks that the ranks cannot share,
+    and for batches
     that change."""
     _check_paths(job)
     _check_chunks(job)
     slots = _slots(job)
     shares = [job.unit_shares(span) for span in job.spans]
-    written: dict[str, Content] = {file_name(number): _yaml(job, number, share, slots) for number, share in enumerate(shares)}
+    written: dict[str, Content] = {
+        file_name(number): _yaml(job, number, share, slots) for number, share in enumerate(shares)
+    }
     if len(shares) > 1:
         written[SCRIPT] = files("mixtures.convert.formats").joinpath("templates", f"lingua_{SCRIPT}").read_text()
-    places = [(slot.start, slot.tokens) for slot in slots] if slots else [(span.start, span.tokens) for span in job.spans]
+    places = (
+        [(slot.start, slot.tokens) for slot in slots] if slots else [(span.start, span.tokens) for span in job.spans]
+    )
     return Output(
         files=written,
         draws=[Draw(share, *place, random=True) for share, place in zip(shares, places, strict=True)],
@@ -49,19 +55,30 @@ def file_name(number: int) -> str:
 
 def _check_paths(job: Job) -> None:
     if several := [f"  - {name}: {len(paths)} paths" for name, paths in job.paths.items() if len(paths) != 1]:
-        raise UserError(f"a domain is one folder with {CHUNKS}:\n" + "\n".join(several) + "\nput the chunks of a domain into one folder")
+        raise UserError(
+            f"a domain is one folder with {CHUNKS}:\n"
+            + "\n".join(several)
+            + "\nput the chunks of a domain into one folder"
+        )
 
 
 def _chunks(job: Job) -> dict[str, int]:
     """{name: chunk files of the domain}, where they are here."""
-    return {name: len(glob.glob(os.path.join(glob.escape(paths[0]), CHUNKS))) for name, paths in job.paths.items()} if job.here else {}
+    return (
+        {name: len(glob.glob(os.path.join(glob.escape(paths[0]), CHUNKS))) for name, paths in job.paths.items()}
+        if job.here
+        else {}
+    )
 
 
 def _check_chunks(job: Job) -> None:
     ranks = job.options.get("ranks")
-    if ranks and (bad := [f"  - {name}: {count} chunks" for name, count in _chunks(job).items() if count > ranks or ranks % count]):
+    if ranks and (
+        bad := [f"  - {name}: {count} chunks" for name, count in _chunks(job).items() if count > ranks or ranks % count]
+    ):
         raise UserError(
-            f"{ranks} ranks cannot share these chunk files (Lingua leaves out files above the number of ranks without a word, and stops "
+            f"{ranks} ranks cannot share these chunk files (Lingua leaves out files above the number of ranks "
+            f"without a word, and stops "
             "where they do not divide it):\n"
             + "\n".join(bad)
             + "\nwrite them again as as many chunks as there are ranks, or as a divisor of that"
@@ -79,13 +96,25 @@ def _yaml(job: Job, number: int, shares: Mapping[str, float], slots: Sequence[Sl
     """The stage's part of Lingua's settings."""
     root = _root([paths[0] for paths in job.paths.values()])
     separators = job.mixture.tokenizer.separators_per_document
-    sources = {os.path.relpath(paths[0], root) if root else paths[0]: shares.get(name, 0.0) for name, paths in job.paths.items()}
-    data: dict[str, Any] = {"root_dir": root, "sources": sources, "seed": job.seed, "add_bos": separators > 1, "add_eos": separators > 0}
+    sources = {
+        os.path.relpath(paths[0], root) if root else paths[0]: shares.get(name, 0.0)
+        for name, paths in job.paths.items()
+    }
+    data: dict[str, Any] = {
+        "root_dir": root,
+        "sources": sources,
+        "seed": job.seed,
+        "add_bos": separators > 1,
+        "add_eos": separators > 0,
+    }
     record: dict[str, Any] = {"data": data}
     if job.sequence_length is not None:
         data["seq_len"] = job.sequence_length
     if slots:
-        record |= {"steps": slots[-1].step + slots[-1].steps, "checkpoint": {"dump": {"every": slots[number].step + slots[number].steps}}}
+        record |= {
+            "steps": slots[-1].step + slots[-1].steps,
+            "checkpoint": {"dump": {"every": slots[number].step + slots[number].steps}},
+        }
     return yaml.safe_dump(record, sort_keys=False, width=10**6, allow_unicode=True)
 
 
@@ -101,9 +130,14 @@ def _notes(job: Job) -> Iterator[str]:
     yield "Lingua draws every document at random, each rank on its own: shares scatter around those given"
     if chunks := _chunks(job):
         most = ", ".join(f"{name} {count}" for name, count in chunks.items())
-        yield f"chunk files: {most}; the number of data-parallel ranks must be a multiple of {math.lcm(*chunks.values())}"
+        yield (
+            f"chunk files: {most}; the number of data-parallel ranks must be a multiple of {math.lcm(*chunks.values())}"
+        )
     if len(job.spans) > 1:
-        yield "at a stage's start up to prefetch_size batches a rank come again, none where its first step is a multiple of prefetch_size"
+        yield (
+            "at a stage's start up to prefetch_size batches a rank come again, none where its first step is a "
+            "multiple of prefetch_size"
+        )
 
 
 def _use(job: Job, slots: Sequence[Slot]) -> str:
@@ -113,13 +147,21 @@ def _use(job: Job, slots: Sequence[Slot]) -> str:
         lines.append(f"# data.batch_size * grad_acc_steps * data-parallel ranks = {job.batches.constant:,}")
     for number, span in enumerate(job.spans):
         path, own = job.directory / file_name(number), f"train-{number + 1}.yaml"
-        merge = f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), '{own}')"
-        lines += [f"# {span.name}", f'python -c "{merge}"', f"torchrun --nproc-per-node 8 -m apps.main.train config={own}"]
+        merge = (
+            f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), '{own}')"
+        )
+        lines += [
+            f"# {span.name}",
+            f'python -c "{merge}"',
+            f"torchrun --nproc-per-node 8 -m apps.main.train config={own}",
+        ]
         if number + 1 < len(job.spans):
             folder = f"{slots[number].step + slots[number].steps:010d}"
             lines += [
-                "# steps are the whole run's, for the learning rate: stop it once this checkpoint is complete, and leave no later one",
-                f"python {job.directory / SCRIPT} DUMP_DIR/checkpoints/{folder} {job.directory / file_name(number + 1)}",
+                "# steps are the whole run's, for the learning rate: stop it once this checkpoint is complete, and "
+                "leave no later one",
+                f"python {job.directory / SCRIPT} DUMP_DIR/checkpoints/{folder} "
+                f"{job.directory / file_name(number + 1)}",
             ]
     return "\n".join(lines)
 

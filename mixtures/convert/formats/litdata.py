@@ -1,8 +1,9 @@
 """LitData: a CombinedStreamingDataset whose weights follow the stages, as generated Python with its numbers in JSON.
 
-LitData has no file for weights, ends at the first dataset that is used up, and never repeats one. `litdata_mixture.py` changes the
-weights of its iterator at the batch where a stage begins, so that nothing is read anew there, and lets StreamingDataset repeat a
-domain (`subsample` above 1) as often as the schedule needs. One block of TokensLoader is one sequence.
+LitData has no file for weights, ends at the first dataset that is used up, and never repeats one. `litdata_mixture.py`
+changes the weights of its iterator at the batch where a stage begins, so that nothing is read anew there, and lets
+StreamingDataset repeat a domain (`subsample` above 1) as often as the schedule needs. One block of TokensLoader is one
+sequence.
 """
 
 import json
@@ -18,23 +19,32 @@ from mixtures.errors import UserError
 
 
 def write(job: Job) -> Output:
-    """litdata_mixture.py and its JSON. Raises UserError for a domain in several directories, and for a batch size that changes."""
+    """litdata_mixture.py and its JSON. Raises UserError for a domain in several directories, and for a batch size that
+    changes.
+    """
     job.needs("sequence_length", "batches")
     _check(job)
     slots = job.slots()
     return Output(
         files={
-            "litdata_mixture.py": files("mixtures.convert.formats").joinpath("templates/litdata_mixture.py").read_text(),
+            "litdata_mixture.py": files("mixtures.convert.formats")
+            .joinpath("templates/litdata_mixture.py")
+            .read_text(),
             "litdata_mixture.json": json.dumps(_plan(job, slots), indent=1) + "\n",
         },
-        draws=[Draw(job.unit_shares(span), slot.start, slot.tokens, random=True) for span, slot in zip(job.spans, slots, strict=True)],
+        draws=[
+            Draw(job.unit_shares(span), slot.start, slot.tokens, random=True)
+            for span, slot in zip(job.spans, slots, strict=True)
+        ],
         use=_use(job, slots),
         notes=NOTES,
     )
 
 
 def _plan(job: Job, slots: Sequence[Slot]) -> dict[str, object]:
-    """What litdata_mixture.py reads: ends of the stages in sequences of the whole run, weights, and what they come to by domain."""
+    """What litdata_mixture.py reads: ends of the stages in sequences of the whole run, weights, and what they come to
+    by domain.
+    """
     assert job.sequence_length is not None
     shares = [job.unit_shares(span) for span in job.spans]
     lengths = [slot.tokens // job.sequence_length for slot in slots]
@@ -48,7 +58,13 @@ def _plan(job: Job, slots: Sequence[Slot]) -> dict[str, object]:
         {"name": span.name, "end_sequences": (slot.start + slot.tokens) // job.sequence_length, "weights": share}
         for span, slot, share in zip(job.spans, slots, shares, strict=True)
     ]
-    return {"mixture": job.mixture.id, "sequence_length": job.sequence_length, "seed": job.seed, "domains": domains, "stages": stages}
+    return {
+        "mixture": job.mixture.id,
+        "sequence_length": job.sequence_length,
+        "seed": job.seed,
+        "domains": domains,
+        "stages": stages,
+    }
 
 
 def _check(job: Job) -> None:
@@ -59,15 +75,20 @@ def _check(job: Job) -> None:
     ]
     if job.batches is not None and job.batches.constant is None:
         sizes = ", ".join(str(size) for _, size in job.batches.pieces)
-        faults.append(f"batch sizes {sizes}: a StreamingDataLoader keeps one, and goes on from a state with the same one only; give one")
+        faults.append(
+            f"batch sizes {sizes}: a StreamingDataLoader keeps one, and goes on from a state with the same one only; "
+            f"give one"
+        )
     if faults:
         raise UserError("\n".join(faults))
 
 
 NOTES = (
-    "the range of shares is for one reader; every worker of every process draws the same sequence of domains, which widens it by the root "
+    "the range of shares is for one reader; every worker of every process draws the same sequence of domains, which "
+    "widens it by the root "
     "of their number",
-    "going on from a state with several workers LitData 0.2.76 forgets the place in a domain by less than a batch a worker; with one or "
+    "going on from a state with several workers LitData 0.2.76 forgets the place in a domain by less than a batch a "
+    "worker; with one or "
     "none it goes on exactly",
 )
 
@@ -78,9 +99,11 @@ def _use(job: Job, slots: Sequence[Slot]) -> str:
         [
             f"# in the training script, with {job.directory} on PYTHONPATH",
             "import litdata_mixture",
-            f"loader = litdata_mixture.data_loader(batch_size=PER_PROCESS, num_workers=4)  # PER_PROCESS x processes divides "
+            f"loader = litdata_mixture.data_loader(batch_size=PER_PROCESS, num_workers=4)  # PER_PROCESS x processes "
+            f"divides "
             f"{job.batches.constant} sequences, a step",
-            f"# {slots[-1].step + slots[-1].steps:,} steps; LitGPT reads blocks of sequence length + 1: data_loader(..., block_size="
+            f"# {slots[-1].step + slots[-1].steps:,} steps; LitGPT reads blocks of sequence length + 1: "
+            f"data_loader(..., block_size="
             f"{(job.sequence_length or 0) + 1})",
         ]
     )

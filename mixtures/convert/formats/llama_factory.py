@@ -1,8 +1,8 @@
 """LLaMA-Factory: dataset_info.json with exact rows of every domain, and the YAML that trains on them.
 
-Not `mix_strategy: interleave_*`: with files read as a whole, `interleave_over` goes on until the last domain was read to its end and
-tokenizes all of it, and `interleave_under` stops with the first. Rows cut to what a stage reads and `concat`, which the trainer shuffles,
-give the shares exactly.
+Not `mix_strategy: interleave_*`: with files read as a whole, `interleave_over` goes on until the last domain was read
+to its end and tokenizes all of it, and `interleave_under` stops with the first. Rows cut to what a stage reads and
+`concat`, which the trainer shuffles, give the shares exactly.
 """
 
 import json
@@ -22,10 +22,13 @@ def write(job: Job) -> Output:
     """One dataset_info.json, one YAML a stage; a stage goes on in every domain where the one before it ended."""
     _check_paths(job)
     spans, counted = row_slices(job)
-    entries = [_entries(job, slices, stage=number if len(spans) > 1 else 0) for number, slices in enumerate(spans, start=1)]
+    entries = [
+        _entries(job, slices, stage=number if len(spans) > 1 else 0) for number, slices in enumerate(spans, start=1)
+    ]
     names = ["train.yaml"] if len(spans) == 1 else [f"train_stage_{number}.yaml" for number in range(1, len(spans) + 1)]
     lines = [
-        f"llamafactory-cli train {job.directory / name} model_name_or_path={f'OUT_{number - 1}' if number > 1 else 'MODEL'} "
+        f"llamafactory-cli train {job.directory / name} "
+        f"model_name_or_path={f'OUT_{number - 1}' if number > 1 else 'MODEL'} "
         f"output_dir=OUT_{number} ..."
         for number, name in enumerate(names, start=1)
     ]
@@ -33,7 +36,10 @@ def write(job: Job) -> Output:
     return Output(
         files={
             INFO: json.dumps(info, indent=1) + "\n",
-            **{name: yaml.safe_dump(_config(job, list(stage)), sort_keys=False) for name, stage in zip(names, entries, strict=True)},
+            **{
+                name: yaml.safe_dump(_config(job, list(stage)), sort_keys=False)
+                for name, stage in zip(names, entries, strict=True)
+            },
         },
         draws=as_draws(job, spans),
         use="\n".join(lines),
@@ -48,22 +54,37 @@ def _entries(job: Job, slices: Slices, *, stage: int) -> dict[str, Any]:
     entries = {}
     for name, parts in slices.items():
         for turn, (low, high) in enumerate(parts, start=1):
-            label = ":".join([name, *([f"stage{stage}"] if stage else []), *([f"pass{turn}"] if len(parts) > 1 else [])])
-            entries[label] = {"file_name": job.paths[name][0], "split": f"train[{low}:{high}]", "columns": {"prompt": column}}
+            label = ":".join(
+                [name, *([f"stage{stage}"] if stage else []), *([f"pass{turn}"] if len(parts) > 1 else [])]
+            )
+            entries[label] = {
+                "file_name": job.paths[name][0],
+                "split": f"train[{low}:{high}]",
+                "columns": {"prompt": column},
+            }
     return entries
 
 
 def _config(job: Job, datasets: list[str]) -> dict[str, Any]:
-    config: dict[str, Any] = {"stage": "pt", "do_train": True, "dataset_dir": str(job.directory), "dataset": ",".join(datasets)}
+    config: dict[str, Any] = {
+        "stage": "pt",
+        "do_train": True,
+        "dataset_dir": str(job.directory),
+        "dataset": ",".join(datasets),
+    }
     config |= {"mix_strategy": "concat", "num_train_epochs": 1.0}
     return config | ({"cutoff_len": job.sequence_length} if job.sequence_length else {})
 
 
 def _check_paths(job: Job) -> None:
-    several = [f"  - {name}: {', '.join(paths)}" for name, paths in job.paths.items() if len(paths) > 1 or "*" in paths[0]]
+    several = [
+        f"  - {name}: {', '.join(paths)}" for name, paths in job.paths.items() if len(paths) > 1 or "*" in paths[0]
+    ]
     if several:
         raise UserError(
-            "LLaMA-Factory reads one file or one folder a dataset, these domains have more:\n" + "\n".join(several) + "\ngive the folder, "
+            "LLaMA-Factory reads one file or one folder a dataset, these domains have more:\n"
+            + "\n".join(several)
+            + "\ngive the folder, "
             "with nothing else in it"
         )
     for name, (path,) in job.paths.items():
@@ -75,7 +96,8 @@ def _notes(job: Job) -> list[str]:
     notes = ["give num_train_epochs: 1.0 as it stands; another number repeats the whole stage"]
     if len(job.spans) > 1:
         notes.append(
-            "every stage is a launch of its own, with a fresh optimizer and learning-rate schedule; in one run: `--to hf` and HF's Trainer"
+            "every stage is a launch of its own, with a fresh optimizer and learning-rate schedule; in one run: "
+            "`--to hf` and HF's Trainer"
         )
     return notes
 

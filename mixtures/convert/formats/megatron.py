@@ -1,8 +1,10 @@
-"""Megatron-LM, Megatron-Bridge, NeMo: one blend a stage, as --data-args-path text and as --per-split-data-args-path JSON.
+"""Megatron-LM, Megatron-Bridge, NeMo: one blend a stage, as --data-args-path text and as --per-split-data-args-path
+JSON.
 
-A weight is a share of fixed-length sequences, so a share of tokens. Several stages are several launches: --phase-transition-iterations
-makes Megatron-LM save and exit at a boundary, and launch.sh goes on with the next blend. Read in megatron-core 0.16.1
-(core/datasets/blended_dataset.py, utils.py) and Megatron-LM's megatron/training/training.py.
+A weight is a share of fixed-length sequences, so a share of tokens. Several stages are several launches:
+--phase-transition-iterations makes Megatron-LM save and exit at a boundary, and launch.sh goes on with the next blend.
+Read in megatron-core 0.16.1 (core/datasets/blended_dataset.py, utils.py) and Megatron-LM's
+megatron/training/training.py.
 """
 
 import json
@@ -31,8 +33,15 @@ def write(job: Job) -> Output:
     """Blends, views, and with several stages launch.sh."""
     reading = plan_reading(job)
     if reading.files and re.search(r"\s", str(job.directory)):
-        raise UserError(f"{str(job.directory)!r} has a space, where Megatron-LM splits, and the blends name files in it; give another -o")
-    names = [f"blend-{stage_file(number, span)}" for number, span in enumerate(job.spans)] if len(job.spans) > 1 else ["blend"]
+        raise UserError(
+            f"{str(job.directory)!r} has a space, where Megatron-LM splits, and the blends name files in it; give "
+            f"another -o"
+        )
+    names = (
+        [f"blend-{stage_file(number, span)}" for number, span in enumerate(job.spans)]
+        if len(job.spans) > 1
+        else ["blend"]
+    )
     out: dict[str, Content] = dict(reading.files)
     for name, parts in zip(names, reading.parts, strict=True):
         blend = [word for part in parts for word in (repr(part.share), part.prefix)]
@@ -49,7 +58,9 @@ def write(job: Job) -> Output:
         Draw(domain_shares(parts, start=0, stop=slot.steps * batch), slot.start, slot.tokens)
         for parts, slot in zip(reading.parts, slots, strict=True)
     ]
-    return Output(out, draws, use=_use_staged(job), notes=[*_offset_note(job, batch), *read_again(job, reading.restarting)])
+    return Output(
+        out, draws, use=_use_staged(job), notes=[*_offset_note(job, batch), *read_again(job, reading.restarting)]
+    )
 
 
 def _sequences(job: Job) -> int:
@@ -60,7 +71,8 @@ def _sequences(job: Job) -> int:
 def _surplus(parts: Sequence[Sequence[BlendPart]], sequences: Sequence[int]) -> str:
     """The flag for a run of few sequences and many prefixes, empty for others.
 
-    Megatron rounds the sequences of every prefix up, which makes the blend longer, and a large prefix then gives more than the 0.5 % that
+    Megatron rounds the sequences of every prefix up, which makes the blend longer, and a large prefix then gives more
+    than the 0.5 % that
     are built in reserve: an IndexError (Megatron-LM issue 705). One part in `sequences` for each prefix is enough.
     """
     most = max(len(own) / count for own, count in zip(parts, sequences, strict=True))
@@ -68,19 +80,26 @@ def _surplus(parts: Sequence[Sequence[BlendPart]], sequences: Sequence[int]) -> 
 
 
 def _constant_batch(job: Job) -> int:
-    """Sequences a step. Raises UserError for a schedule of them, which Megatron-LM does not take together with phases."""
+    """Sequences a step.
+
+    Raises UserError for a schedule of them, which Megatron-LM does not take together with phases.
+    """
     job.needs("sequence_length", "batches")
     assert job.batches is not None
     if job.batches.constant is None:
         raise UserError(
-            "Megatron-LM takes no batch size schedule together with phases (it asserts that --rampup-batch-size is not given); give one "
+            "Megatron-LM takes no batch size schedule together with phases (it asserts that --rampup-batch-size is "
+            "not given); give one "
             "--batch-size, or --stages average"
         )
     return job.batches.constant
 
 
-def _launch(job: Job, slots: Sequence[Slot], names: Sequence[str], *, batch: int, surplus: str, seeds: bool) -> dict[str, Content]:
-    """launch.sh and what it reads: flags.txt, of all launches, and stages.txt, a line a stage: first iteration, end, blend, own flags.
+def _launch(
+    job: Job, slots: Sequence[Slot], names: Sequence[str], *, batch: int, surplus: str, seeds: bool
+) -> dict[str, Content]:
+    """launch.sh and what it reads: flags.txt, of all launches, and stages.txt, a line a stage: first iteration, end,
+    blend, own flags.
 
     seeds: every stage gets a --seed of its own, so that it does not read the same sequences again in the same order.
     """
@@ -105,7 +124,8 @@ def _offset_note(job: Job, batch: int) -> list[str]:
         return []
     first = steps_before(job, batch)
     return [
-        f"iterations in stages.txt and flags.txt count from the beginning of the run, the schedule begins at {first:,} of {batch} sequences"
+        f"iterations in stages.txt and flags.txt count from the beginning of the run, the schedule begins at "
+        f"{first:,} of {batch} sequences"
     ]
 
 
@@ -114,7 +134,8 @@ def _use_static(job: Job, surplus: str) -> str:
     return (
         f"Megatron-LM: --per-split-data-args-path {path}.json --eval-iters 0{surplus}\n"
         f"         or: --data-args-path {path}.txt --split 99,1,0{surplus}\n"
-        f"Megatron-Bridge: per_split_data_args_path={path}.json; NeMo: paths=json.load(open({str(path) + '.json'!r}))['train']\n"
+        f"Megatron-Bridge: per_split_data_args_path={path}.json; NeMo: "
+        f"paths=json.load(open({str(path) + '.json'!r}))['train']\n"
         "for validation put prefixes under `valid` of the JSON, and leave --eval-iters 0 out"
     )
 
@@ -122,7 +143,8 @@ def _use_static(job: Job, surplus: str) -> str:
 def _use_staged(job: Job) -> str:
     return (
         f"CHECKPOINTS=DIR bash {job.directory / 'launch.sh'} torchrun ... pretrain_gpt.py FLAGS --eval-iters 0\n"
-        "FLAGS are those of the model, tokenizer and optimizer; lengths of the learning rate in samples (--lr-decay-samples), as the run "
+        "FLAGS are those of the model, tokenizer and optimizer; lengths of the learning rate in samples "
+        "(--lr-decay-samples), as the run "
         "is given in --train-samples\n"
         "Megatron-Bridge, NeMo: one launch for each line of stages.txt, with the blend in it\n"
         "for validation put prefixes under `valid` of every JSON, and leave --eval-iters 0 out"
@@ -139,7 +161,8 @@ FORMAT = Format(
     sums_to_one=False,
     exhausted="repeats",
     caps="checked here",
-    tested="megatron-core 0.16.1: its datasets and blend; launch.sh with a stand-in for pretrain_gpt.py; NeMo's list by its rules",
+    tested="megatron-core 0.16.1: its datasets and blend; launch.sh with a stand-in for pretrain_gpt.py; NeMo's list "
+    "by its rules",
     samples=("filter", "multiplicity"),
     most_domains=32_766,
     splits_on=" \t\n\r\f\v",

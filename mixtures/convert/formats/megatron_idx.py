@@ -1,9 +1,10 @@
 """Megatron's index files: which tokens of PREFIX.bin are a document, as PREFIX.idx.
 
-Layout, little endian: 9 bytes of magic, version 1 (uint64), code of the token type (uint8), sequences S and document borders B (uint64
-each), then lengths int32 (S,), first bytes int64 (S,), borders int64 (B,): document d is the sequences borders[d] to borders[d + 1]; and
-for multimodal data modes int8 (S,). Nothing asks documents to follow each other in the .bin, so that a view, some of the documents and
-some of them several times, is an index of its own over the same .bin.
+Layout, little endian: 9 bytes of magic, version 1 (uint64), code of the token type (uint8), sequences S and document
+borders B (uint64 each), then lengths int32 (S,), first bytes int64 (S,), borders int64 (B,): document d is the
+sequences borders[d] to borders[d + 1]; and for multimodal data modes int8 (S,). Nothing asks documents to follow each
+other in the .bin, so that a view, some of the documents and some of them several times, is an index of its own over the
+same .bin.
 """
 
 import struct
@@ -23,7 +24,9 @@ REMEDY = "make it again with Megatron's tools/preprocess_data.py"
 
 @dataclass(frozen=True)
 class Index:
-    """lengths (S,): tokens; first_bytes (S,); borders (D + 1,): first sequence of every document, and S; modes (S,) or None."""
+    """lengths (S,): tokens; first_bytes (S,); borders (D + 1,): first sequence of every document, and S; modes (S,) or
+    None.
+    """
 
     code: int
     lengths: np.ndarray
@@ -49,7 +52,12 @@ class Index:
         """Write the file. Raises OSError."""
         with open(path, "wb") as file:
             file.write(HEADER.pack(MAGIC, VERSION, self.code, len(self.lengths), len(self.borders)))
-            for array, kind in ((self.lengths, "<i4"), (self.first_bytes, "<i8"), (self.borders, "<i8"), (self.modes, "<i1")):
+            for array, kind in (
+                (self.lengths, "<i4"),
+                (self.first_bytes, "<i8"),
+                (self.borders, "<i8"),
+                (self.modes, "<i1"),
+            ):
                 if array is not None:
                     file.write(np.ascontiguousarray(array, dtype=kind).data)
 
@@ -60,19 +68,31 @@ def read_index(prefix: str) -> Index:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(HEADER.size)
-        magic, version, code, sequences, borders = HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, 0, 0, 0)
+        magic, version, code, sequences, borders = (
+            HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, 0, 0, 0)
+        )
         if (magic, version) != (MAGIC, VERSION) or code not in ITEM_BYTES:
-            raise UserError(f"{path} is no index of Megatron's (magic {magic!r}, version {version}, type {code}); {REMEDY}")
+            raise UserError(
+                f"{path} is no index of Megatron's (magic {magic!r}, version {version}, type {code}); {REMEDY}"
+            )
         plain = HEADER.size + 12 * sequences + 8 * borders
         if size not in (plain, plain + sequences):
             raise UserError(f"{path} has {size:,} bytes, its header says {plain:,}: it is torn; {REMEDY}")
     raw = np.memmap(path, mode="r")  # mapped: these are large
     at, arrays = HEADER.size, []
-    for kind, count in (("<i4", sequences), ("<i8", sequences), ("<i8", borders), ("<i1", sequences if size > plain else 0)):
+    for kind, count in (
+        ("<i4", sequences),
+        ("<i8", sequences),
+        ("<i8", borders),
+        ("<i1", sequences if size > plain else 0),
+    ):
         arrays.append(np.frombuffer(raw, dtype=kind, count=count, offset=at))
         at += arrays[-1].nbytes
     lengths, first_bytes, ends, modes = arrays
     last = int((first_bytes + lengths * np.int64(ITEM_BYTES[code])).max(initial=0))
     if borders < 1 or ends[0] != 0 or ends[-1] != sequences or last > data.stat().st_size:
-        raise UserError(f"{path} and {data} do not belong together (tokens up to byte {last:,} of {data.stat().st_size:,}); {REMEDY}")
+        raise UserError(
+            f"{path} and {data} do not belong together (tokens up to byte {last:,} of {data.stat().st_size:,}); "
+            f"{REMEDY}"
+        )
     return Index(code, lengths, first_bytes, ends, modes if size > plain else None)

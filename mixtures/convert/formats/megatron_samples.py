@@ -1,4 +1,6 @@
-"""Which documents of Megatron's data a sample policy means: by their place in the domain's tokens, or by their rows in its files."""
+"""Which documents of Megatron's data a sample policy means: by their place in the domain's tokens, or by their rows in
+its files.
+"""
 
 from collections.abc import Sequence
 
@@ -24,7 +26,9 @@ def times_read(job: Job, name: str, indexes: Sequence[Index]) -> list[np.ndarray
 
 
 def _by_place(selection: Selection, lengths: Sequence[np.ndarray], times: Sequence[np.ndarray]) -> bool:
-    """Set the times of documents that begin at the same token of the domain and are as long; False where one does not."""
+    """Set the times of documents that begin at the same token of the domain and are as long; False where one does
+    not.
+    """
     flat = np.concatenate(lengths)
     begins = np.cumsum(flat) - flat
     found = np.searchsorted(begins, selection.start, side="right") - 1
@@ -37,12 +41,16 @@ def _by_place(selection: Selection, lengths: Sequence[np.ndarray], times: Sequen
     return True
 
 
-def _by_row(name: str, prefixes: Sequence[str], selection: Selection, lengths: Sequence[np.ndarray], times: Sequence[np.ndarray]) -> None:
+def _by_row(
+    name: str, prefixes: Sequence[str], selection: Selection, lengths: Sequence[np.ndarray], times: Sequence[np.ndarray]
+) -> None:
     """Set the times of documents by their rows in the files that the mixture was learned from, one prefix a file."""
     if selection.rows is None or len(prefixes) != len(selection.names):
         raise UserError(
-            f"the sample policy of {name} lists documents of {', '.join(selection.names)}; {', '.join(prefixes)} holds other tokens, so "
-            "that they cannot be found by their place, and not one prefix for each of these files, so that not by their row either; give a "
+            f"the sample policy of {name} lists documents of {', '.join(selection.names)}; {', '.join(prefixes)} "
+            f"holds other tokens, so "
+            "that they cannot be found by their place, and not one prefix for each of these files, so that not by "
+            "their row either; give a "
             "prefix for each file, in this order (--data again), or --samples drop"
         )
     for number, prefix in enumerate(prefixes):
@@ -50,12 +58,14 @@ def _by_row(name: str, prefixes: Sequence[str], selection: Selection, lengths: S
         rows, tokens = selection.rows[here], selection.tokens[here]
         if len(rows) and rows.max() >= len(lengths[number]):
             raise UserError(
-                f"the sample policy of {name} lists row {rows.max():,} of {selection.names[number]}, {prefix} has {len(lengths[number]):,} "
+                f"the sample policy of {name} lists row {rows.max():,} of {selection.names[number]}, {prefix} has "
+                f"{len(lengths[number]):,} "
                 "documents; make it from that file, all rows in their order, or give --samples drop"
             )
         if not _same_order(tokens, lengths[number][rows]):
             raise UserError(
-                f"the documents of {prefix} are not as long as those that the sample policy of {name} lists, row by row, of "
+                f"the documents of {prefix} are not as long as those that the sample policy of {name} lists, row by "
+                f"row, of "
                 f"{selection.names[number]}; make it from that file, all rows in their order, or give --samples drop"
             )
         times[number][rows] = selection.times[here]

@@ -1,8 +1,10 @@
-"""What every stage of a Megatron run reads: prefixes with their weights, and `.idx` views where a stage is to read only some documents.
+"""What every stage of a Megatron run reads: prefixes with their weights, and `.idx` views where a stage is to read only
+some documents.
 
-A stage restarts its datasets at the first sample, and would read again what the stages before it read. So every stage gets documents
-of its own: a seeded shuffle of each domain's documents is cut into one part a stage (`Job.ranges`). Sample policies are views, too: a
-document that is dropped is left out of the index, one that is read twice stands in it twice.
+A stage restarts its datasets at the first sample, and would read again what the stages before it read. So every stage
+gets documents
+of its own: a seeded shuffle of each domain's documents is cut into one part a stage (`Job.ranges`). Sample policies are
+views, too: a document that is dropped is left out of the index, one that is read twice stands in it twice.
 """
 
 import itertools
@@ -22,7 +24,9 @@ from mixtures.errors import UserError
 
 @dataclass(frozen=True)
 class BlendPart:
-    """A prefix in a stage's blend, with its share of the stage's sequences; a domain has one for each of its prefixes."""
+    """A prefix in a stage's blend, with its share of the stage's sequences; a domain has one for each of its
+    prefixes.
+    """
 
     domain: str
     prefix: str
@@ -31,7 +35,8 @@ class BlendPart:
 
 @dataclass(frozen=True)
 class Reading:
-    """parts: of every stage, in the mixture's order of domains. files: the views, by path in the directory. restarting: domains that
+    """parts: of every stage, in the mixture's order of domains. files: the views, by path in the directory. restarting:
+    domains that
     several stages read from their beginning, as no views can be written."""
 
     restarting: frozenset[str]
@@ -59,7 +64,9 @@ def plan_reading(job: Job) -> Reading:
             if name not in indexes:
                 parts.append(BlendPart(name, job.paths[name][0], _short(share)))
                 continue
-            chosen = [_documents(count, ranges[name], seed=[job.seed, place]) for place, count in enumerate(times[name])]
+            chosen = [
+                _documents(count, ranges[name], seed=[job.seed, place]) for place, count in enumerate(times[name])
+            ]
             sizes = [int(index.document_tokens[own].sum()) for index, own in zip(indexes[name], chosen, strict=True)]
             prefixes = _views(job, number, name) if name in needed else job.paths[name]
             parts += _split(span, name, share, prefixes, sizes)
@@ -73,24 +80,30 @@ def _refuse_far(job: Job, local: Collection[str]) -> None:
     """Raises UserError for what cannot be done without the .idx files of the data."""
     if lost := [name for name in job.selections if name not in local]:
         raise UserError(
-            f"the sample policies of {', '.join(lost)} become .idx files that leave documents out or repeat them, which need the .idx "
+            f"the sample policies of {', '.join(lost)} become .idx files that leave documents out or repeat them, "
+            f"which need the .idx "
             "files of the data; run `mixtures convert` where the data are, or give --samples drop"
         )
     if several := [name for name in job.paths if name not in local and len(job.paths[name]) > 1]:
         raise UserError(
-            f"{', '.join(several)}: how large each of several prefixes is stands in their .idx files; run `mixtures convert` where the "
+            f"{', '.join(several)}: how large each of several prefixes is stands in their .idx files; run `mixtures "
+            f"convert` where the "
             "data are, or join them with Megatron's tools/merge_datasets.py"
         )
 
 
 def _views(job: Job, number: int, name: str) -> list[str]:
-    """Prefixes of a stage's views of a domain: the domain's name, with the number of the prefix where there are several."""
+    """Prefixes of a stage's views of a domain: the domain's name, with the number of the prefix where there are
+    several.
+    """
     several = len(job.paths[name]) > 1
     folder = job.directory / "views" / stage_file(number, job.spans[number])
     return [str(folder / (f"{name}@{place + 1}" if several else name)) for place in range(len(job.paths[name]))]
 
 
-def _files(job: Job, prefixes: Sequence[str], name: str, indexes: Sequence[Index], chosen: Sequence[np.ndarray]) -> dict[str, Content]:
+def _files(
+    job: Job, prefixes: Sequence[str], name: str, indexes: Sequence[Index], chosen: Sequence[np.ndarray]
+) -> dict[str, Content]:
     """The views, written when their time comes, so that only one is in memory."""
     files: dict[str, Content] = {}
     for prefix, source, index, documents in zip(prefixes, job.paths[name], indexes, chosen, strict=True):
@@ -109,13 +122,20 @@ def _link(path: Path, *, target: str) -> None:
 
 
 def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: Sequence[int]) -> list[BlendPart]:
-    """A domain's share, divided over its prefixes as their tokens are; a prefix of which the stage reads nothing is left out."""
+    """A domain's share, divided over its prefixes as their tokens are; a prefix of which the stage reads nothing is
+    left out.
+    """
     if not sum(sizes):
         raise UserError(
-            f"stage {span.name!r}: no document of {name} is left for it, so few are there for the stages to share; give --stages average, "
+            f"stage {span.name!r}: no document of {name} is left for it, so few are there for the stages to share; "
+            f"give --stages average, "
             "or take the domain out of a stage"
         )
-    return [BlendPart(name, prefix, _short(share * size / sum(sizes))) for prefix, size in zip(prefixes, sizes, strict=True) if size]
+    return [
+        BlendPart(name, prefix, _short(share * size / sum(sizes)))
+        for prefix, size in zip(prefixes, sizes, strict=True)
+        if size
+    ]
 
 
 def _short(share: float) -> float:
@@ -142,17 +162,21 @@ def read_again(job: Job, restarting: frozenset[str]) -> list[str]:
     for previous, span in itertools.pairwise(job.spans):
         for name in previous.used:
             before[name] += previous.tokens * previous.weights[name] / job.texts[name].pass_tokens
-        shares = [f"{min(1.0, before[name]):.0%} of {name}" for name in span.used if name in restarting and before[name]]
+        shares = [
+            f"{min(1.0, before[name]):.0%} of {name}" for name in span.used if name in restarting and before[name]
+        ]
         if shares:
             notes.append(
-                f"stage {span.name} restarts its datasets: of what it reads, about {', '.join(shares)} was read before; for documents of "
+                f"stage {span.name} restarts its datasets: of what it reads, about {', '.join(shares)} was read "
+                f"before; for documents of "
                 "its own run `mixtures convert` where the data are"
             )
     return notes
 
 
 def count_sequences(shares: Sequence[float], *, start: int, stop: int, most: int = 100_000) -> list[float]:
-    """How many of the sequences start <= i < stop each part gives: Megatron's blend takes the part furthest behind its share.
+    """How many of the sequences start <= i < stop each part gives: Megatron's blend takes the part furthest behind its
+    share.
 
     Past `most` sequences the shares themselves, which that stays within a few sequences of.
     Restated from megatron/core/datasets/helpers.cpp, build_blending_indices (0.16.1).

@@ -1,9 +1,9 @@
 """Nanotron: `data_stages`, each with folders of tokens and their weights, from a training step (the first is 1) on.
 
-run_train.py builds the data of the last stage in its config only, and accepts a new stage only where a checkpoint ends right before it
-(huggingface/nanotron, pull request 380 is open). So there is one config for every launch: the first has one stage, each later one adds
-the next. A resumed launch goes on in every folder where the checkpoint left it. Nanotron blends as Megatron does: at every sequence
-the domain that is furthest behind its share is next.
+run_train.py builds the data of the last stage in its config only, and accepts a new stage only where a checkpoint ends
+right before it (huggingface/nanotron, pull request 380 is open). So there is one config for every launch: the first has
+one stage, each later one adds the next. A resumed launch goes on in every folder where the checkpoint left it. Nanotron
+blends as Megatron does: at every sequence the domain that is furthest behind its share is next.
 """
 
 from collections.abc import Mapping
@@ -31,15 +31,22 @@ def write(job: Job) -> Output:
     return Output(
         files={
             name: _text(
-                {"data_stages": stages[: number + 1], "tokens": {"sequence_length": job.sequence_length, "train_steps": ends[number]}}
+                {
+                    "data_stages": stages[: number + 1],
+                    "tokens": {"sequence_length": job.sequence_length, "train_steps": ends[number]},
+                }
             )
             for number, name in enumerate(names)
         },
-        draws=[Draw(job.unit_shares(span), slot.start, slot.tokens) for span, slot in zip(job.spans, slots, strict=True)],
+        draws=[
+            Draw(job.unit_shares(span), slot.start, slot.tokens) for span, slot in zip(job.spans, slots, strict=True)
+        ],
         use=_use(job, names, size=size, steps=ends[-1]),
         notes=[
-            "run_train.py of 2025 and later trains on the last stage of a config only; the stages are one launch after the other",
-            "in launchers with the older class Nanoset the shares hold too, but the same first sequences of a folder are read again",
+            "run_train.py of 2025 and later trains on the last stage of a config only; the stages are one launch "
+            "after the other",
+            "in launchers with the older class Nanoset the shares hold too, but the same first sequences of a folder "
+            "are read again",
         ],
     )
 
@@ -60,14 +67,17 @@ def _stage(job: Job, span: Span, slot: Slot) -> dict[str, Any]:
 def _batch_size(job: Job) -> int:
     assert isinstance(job.batches, Batches)
     if job.batches.constant is None:
-        raise UserError("Nanotron has one batch size for the whole run, and this one changes; give --batch-size SEQUENCES")
+        raise UserError(
+            "Nanotron has one batch size for the whole run, and this one changes; give --batch-size SEQUENCES"
+        )
     return job.batches.constant
 
 
 def _check_folders(job: Job) -> None:
     if several := [f"{name}: {', '.join(paths)}" for name, paths in job.paths.items() if len(paths) > 1]:
         raise UserError(
-            "Nanotron gives a weight to each folder; put every domain in one folder:\n" + "\n".join(f"  - {line}" for line in several)
+            "Nanotron gives a weight to each folder; put every domain in one folder:\n"
+            + "\n".join(f"  - {line}" for line in several)
         )
 
 
@@ -88,13 +98,18 @@ def _check_reached(job: Job, slots: list[Slot], size: int) -> None:
 
 def _use(job: Job, names: list[str], *, size: int, steps: int) -> str:
     lines = [
-        f"put the keys of each file into a whole config of its own; there micro_batch_size x batch_accumulation_per_replica x dp = {size},",
-        f"and optimizer.learning_rate_scheduler.lr_decay_steps for all {steps:,} steps (left out, it would end with the stage)",
+        f"put the keys of each file into a whole config of its own; there micro_batch_size x "
+        f"batch_accumulation_per_replica x dp = {size},",
+        f"and optimizer.learning_rate_scheduler.lr_decay_steps for all {steps:,} steps (left out, it would end with "
+        f"the stage)",
     ]
     for number, name in enumerate(names):
         resumed = ", checkpoints.resume_checkpoint_path: the last checkpoint of the launch before" if number else ""
         saved = ", checkpoints.save_final_state: true" if number < len(names) - 1 else ""
-        lines.append(f"torchrun --nproc_per_node=8 run_train.py --config-file {job.directory / name}   # whole config{saved}{resumed}")
+        lines.append(
+            f"torchrun --nproc_per_node=8 run_train.py --config-file {job.directory / name}   # whole "
+            f"config{saved}{resumed}"
+        )
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """OLMo-core: a curriculum in Python for its composable data loader, and the source-mixture YAML of its older dataset.
 
-A stage is a whole number of sequences of every domain (largest remainders), so shares are exact to one sequence. `curriculum.py`
-makes an instance source of each stage and lets the loader read them in order; it refuses files that would be read more often than
-max_epochs. The YAML (olmo_core/data/source_mixture.py) has the same shares, one file a stage, and its caps; the dataset that reads it
-takes the first tokens of every file, in every launch again.
+A stage is a whole number of sequences of every domain (largest remainders), so shares are exact to one sequence.
+`curriculum.py` makes an instance source of each stage and lets the loader read them in order; it refuses files that
+would be read more often than max_epochs. The YAML (olmo_core/data/source_mixture.py) has the same shares, one file a
+stage, and its caps; the dataset that reads it takes the first tokens of every file, in every launch again.
 """
 
 import io
@@ -22,17 +22,22 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.stream.policy import compose
 
-SLACK = 1.01  # of the repetitions that a domain without a cap needs: every repetition loses what is left of the last sequence of a file
+# of the repetitions that a domain without a cap needs: every repetition loses what is left of the last sequence of a
+# file
+SLACK = 1.01
 
 
 def write(job: Job) -> Output:
-    """curriculum.py with its numbers, one YAML a stage. Raises UserError for batch sizes that the loader cannot change to."""
+    """curriculum.py with its numbers, one YAML a stage. Raises UserError for batch sizes that the loader cannot change
+    to.
+    """
     job.needs("sequence_length", "batches")
     _check_batches(job)
     slots = job.slots()
     assert job.sequence_length is not None
     sequences = [
-        whole_parts(job.unit_shares(span), slot.tokens // job.sequence_length) for span, slot in zip(job.spans, slots, strict=True)
+        whole_parts(job.unit_shares(span), slot.tokens // job.sequence_length)
+        for span, slot in zip(job.spans, slots, strict=True)
     ]
     written: dict[str, Content] = {
         "curriculum.py": files("mixtures.convert.formats").joinpath("templates/olmo_curriculum.py").read_text(),
@@ -49,7 +54,8 @@ def write(job: Job) -> Output:
         ],
         use=_use(job, slots),
         notes=list(_notes(job)),
-        remedy="a share is a whole number of sequences in every stage; take fewer stages, or a shorter --sequence-length",
+        remedy="a share is a whole number of sequences in every stage; take fewer stages, or a shorter "
+        "--sequence-length",
     )
 
 
@@ -78,8 +84,12 @@ def _plan(job: Job, sequences: list[dict[str, int]]) -> dict[str, object]:
 
 
 def _caps(job: Job, sequences: list[dict[str, int]]) -> dict[str, float | None]:
-    """{name: passes that the trainer may read}: the cap; None without one, or where the schedule is allowed to exceed it."""
-    return {domain.name: cap_to_hold(domain, sum(_passes(job, sequences, domain.name))) for domain in job.mixture.domains}
+    """{name: passes that the trainer may read}: the cap; None without one, or where the schedule is allowed to exceed
+    it.
+    """
+    return {
+        domain.name: cap_to_hold(domain, sum(_passes(job, sequences, domain.name))) for domain in job.mixture.domains
+    }
 
 
 def _passes(job: Job, sequences: list[dict[str, int]], name: str) -> list[float]:
@@ -112,7 +122,10 @@ def _source_mixture(job: Job, sequences: list[dict[str, int]], number: int) -> s
         passes, cap = _passes(job, sequences, name), caps[name]
         most = passes[number] * SLACK if cap is None else cap * (1 + RELATIVE) - sum(passes) + passes[number]
         source = {"source_name": name, "target_ratio": count / sum(stage.values()), "paths": list(job.paths[name])}
-        sources.append(source | {"max_repetition_ratio": max(1.0, most), "max_source_fraction": 1.0 if cap is None else min(1.0, most)})
+        sources.append(
+            source
+            | {"max_repetition_ratio": max(1.0, most), "max_source_fraction": 1.0 if cap is None else min(1.0, most)}
+        )
     return yaml.safe_dump({"sources": sources}, sort_keys=False)
 
 
@@ -120,19 +133,28 @@ def _check_batches(job: Job) -> None:
     assert job.batches is not None
     sizes = [size for _, size in job.batches.pieces]
     if bad := [f"{a} to {b}" for a, b in itertools.pairwise(sizes) if a == b or max(a, b) % min(a, b)]:
-        raise UserError(f"--batch-size: OLMo-core changes it by whole factors only, not from {', '.join(bad)} sequences; give such sizes")
+        raise UserError(
+            f"--batch-size: OLMo-core changes it by whole factors only, not from {', '.join(bad)} sequences; give "
+            f"such sizes"
+        )
 
 
 def _notes(job: Job) -> Iterator[str]:
     if job.selections:
-        yield f"no source-mixture YAML: it cannot say which documents of {', '.join(job.selections)} are read; curriculum.py does"
+        yield (
+            f"no source-mixture YAML: it cannot say which documents of {', '.join(job.selections)} are read; "
+            f"curriculum.py does"
+        )
     elif len(job.spans) > 1:
         yield (
-            f"sources-1.yaml to sources-{len(job.spans)}.yaml each begin their domains anew: every stage reads the same first tokens of a "
+            f"sources-1.yaml to sources-{len(job.spans)}.yaml each begin their domains anew: every stage reads the "
+            f"same first tokens of a "
             "file; curriculum.py does not"
         )
     if len(job.batches.pieces if job.batches else ()) > 1:
-        yield "OLMo-core's BatchSizeSchedulerCallback multiplies the learning rate by the root of the batch sizes' ratio"
+        yield (
+            "OLMo-core's BatchSizeSchedulerCallback multiplies the learning rate by the root of the batch sizes' ratio"
+        )
 
 
 def _use(job: Job, slots: list[Slot]) -> str:
@@ -143,7 +165,8 @@ def _use(job: Job, slots: list[Slot]) -> str:
     lines = [
         f"# in the training script, with {job.directory} on PYTHONPATH",
         "import curriculum",
-        "dataset = curriculum.stages(tokenizer_config)  # ExperimentConfig(dataset=dataset, data_loader=data_loader, ...)",
+        "dataset = curriculum.stages(tokenizer_config)  # ExperimentConfig(dataset=dataset, data_loader=data_loader, "
+        "...)",
         "data_loader = curriculum.data_loader(work_dir)",
         f"max_duration = Duration.epochs(1)  # of the trainer: the whole schedule, {steps:,} steps",
     ]

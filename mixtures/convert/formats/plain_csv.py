@@ -16,8 +16,13 @@ def write(job: Job) -> Output:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["name", *names])
-    lines.writerows([span.name, *(repr(share.get(name, 0.0)) for name in names)] for span, share in zip(job.spans, shares, strict=True))
-    staged = ["where a stage begins does not stand in the CSV; it is in export_report.json"] if len(job.spans) > 1 else []
+    lines.writerows(
+        [span.name, *(repr(share.get(name, 0.0)) for name in names)]
+        for span, share in zip(job.spans, shares, strict=True)
+    )
+    staged = (
+        ["where a stage begins does not stand in the CSV; it is in export_report.json"] if len(job.spans) > 1 else []
+    )
     return Output(
         files={FILE: text.getvalue()},
         draws=[Draw(share, span.start, span.tokens) for span, share in zip(job.spans, shares, strict=True)],

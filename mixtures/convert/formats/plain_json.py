@@ -1,4 +1,6 @@
-"""Plain JSON, for a loader of one's own: {"unit": ..., "stages": [{"name", "start_tokens", "tokens", "weights": {domain: share}}]}."""
+"""Plain JSON, for a loader of one's own: {"unit": ..., "stages": [{"name", "start_tokens", "tokens", "weights":
+{domain: share}}]}.
+"""
 
 import json
 
@@ -13,7 +15,12 @@ def write(job: Job) -> Output:
     names = [domain.name for domain in job.mixture.domains]
     shares = [job.unit_shares(span) for span in job.spans]
     stages = [
-        {"name": span.name, "start_tokens": span.start, "tokens": span.tokens, "weights": {name: share.get(name, 0.0) for name in names}}
+        {
+            "name": span.name,
+            "start_tokens": span.start,
+            "tokens": span.tokens,
+            "weights": {name: share.get(name, 0.0) for name in names},
+        }
         for span, share in zip(job.spans, shares, strict=True)
     ]
     return Output(

@@ -1,9 +1,10 @@
-"""MosaicML Streaming and LLM-Foundry: one YAML a stage, each stage an epoch of exactly its samples over its own part of every domain.
+"""MosaicML Streaming and LLM-Foundry: one YAML a stage, each stage an epoch of exactly its samples over its own part of
+every domain.
 
-Streaming takes a whole number of samples from every stream: the part of `epoch_size` that its proportion is, cut to a whole number, and
-one more for streams that its generator picks until the sum is right (so that a stream without weight may get one: it is left out here).
-A launch begins the streams anew. So a domain that several stages use is cut into views: an index over links to whole shards, with a shard
-at a border written in two pieces.
+Streaming takes a whole number of samples from every stream: the part of `epoch_size` that its proportion is, cut to a
+whole number, and one more for streams that its generator picks until the sum is right (so that a stream without weight
+may get one: it is left out here). A launch begins the streams anew. So a domain that several stages use is cut into
+views: an index over links to whole shards, with a shard at a border written in two pieces.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,25 +24,38 @@ Shards = Mapping[str, Sequence[Shard]]  # of the domains whose data are here
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage, and views of the domains that several stages use. Raises UserError for more than one path a domain."""
+    """One YAML a stage, and views of the domains that several stages use. Raises UserError for more than one path a
+    domain.
+    """
     _check_paths(job)
     shares = [job.unit_shares(span) for span in job.spans]
     samples = _samples(job)
     counts = [chosen(share, total, seed=job.seed) for share, total in zip(shares, samples, strict=True)]
     shards = {name: read_shards(Path(job.paths[name][0])) for name in job.paths if job.local(name)}
-    views = {(number, name): files for number, ranges in enumerate(job.ranges()) for name, files in _views(job, ranges, shards).items()}
+    views = {
+        (number, name): files
+        for number, ranges in enumerate(job.ranges())
+        for name, files in _views(job, ranges, shards).items()
+    }
     files: dict[str, Content] = {}
     for number, share in enumerate(shares):
-        folders = {name: str(job.directory / _folder(number, name)) if (number, name) in views else job.paths[name][0] for name in share}
+        folders = {
+            name: str(job.directory / _folder(number, name)) if (number, name) in views else job.paths[name][0]
+            for name in share
+        }
         files[file_name(number)] = _yaml(job, number, share, folders, samples[number])
     for (number, name), contents in views.items():
         files |= {f"{_folder(number, name)}/{file}": content for file, content in contents.items()}
     return Output(
         files=files,
-        draws=[Draw({n: c / sum(count.values()) for n, c in count.items()}, *_place(job, k, samples)) for k, count in enumerate(counts)],
+        draws=[
+            Draw({n: c / sum(count.values()) for n, c in count.items()}, *_place(job, k, samples))
+            for k, count in enumerate(counts)
+        ],
         use=_use(job, samples),
         notes=list(_notes(job, views, shards)),
-        remedy="a stage needs more samples for its smallest shares: make it longer, or raise them with `mixtures export ... --min-share`",
+        remedy="a stage needs more samples for its smallest shares: make it longer, or raise them with `mixtures "
+        "export ... --min-share`",
     )
 
 
@@ -51,7 +65,9 @@ def file_name(number: int) -> str:
 
 
 def chosen(shares: Mapping[str, float], total: int, *, seed: int) -> dict[str, int]:
-    """{name: samples of an epoch of `total`} that streaming makes of proportions, in its order of operations (floats)."""
+    """{name: samples of an epoch of `total`} that streaming makes of proportions, in its order of operations
+    (floats).
+    """
     parts = np.array(list(shares.values()), dtype=np.float64)
     parts /= parts.sum()
     counts = (total * parts).astype(np.int64)
@@ -62,7 +78,9 @@ def chosen(shares: Mapping[str, float], total: int, *, seed: int) -> dict[str, i
 def _check_paths(job: Job) -> None:
     if several := [f"  - {name}: {len(paths)} paths" for name, paths in job.paths.items() if len(paths) != 1]:
         raise UserError(
-            "a domain is one stream, the folder of an index.json:\n" + "\n".join(several) + "\njoin them with streaming's merge_index, or "
+            "a domain is one stream, the folder of an index.json:\n"
+            + "\n".join(several)
+            + "\njoin them with streaming's merge_index, or "
             "make each a domain of its own"
         )
 
@@ -84,13 +102,16 @@ def _place(job: Job, number: int, samples: Sequence[int]) -> tuple[int, int]:
 def _yaml(job: Job, number: int, shares: Mapping[str, float], folders: Mapping[str, str], samples: int) -> str:
     """What LLM-Foundry reads of a stage."""
     streams = {
-        name: {"remote" if "://" in folders[name] else "local": folders[name], "proportion": share} for name, share in shares.items()
+        name: {"remote" if "://" in folders[name] else "local": folders[name], "proportion": share}
+        for name, share in shares.items()
     }
     dataset: dict[str, Any] = {"streams": streams, "epoch_size": samples, "shuffle": True, "shuffle_seed": job.seed}
     if job.sequence_length is not None:
         dataset["max_seq_len"] = job.sequence_length
     loader = {"name": "text", "dataset": dataset, "drop_last": True, "num_workers": 8}
-    return yaml.safe_dump({"max_duration": f"{number + 1}ep", "train_loader": loader}, sort_keys=False, width=10**6, allow_unicode=True)
+    return yaml.safe_dump(
+        {"max_duration": f"{number + 1}ep", "train_loader": loader}, sort_keys=False, width=10**6, allow_unicode=True
+    )
 
 
 def _folder(number: int, name: str) -> str:
@@ -98,7 +119,9 @@ def _folder(number: int, name: str) -> str:
 
 
 def _views(job: Job, ranges: Mapping[str, tuple[float, float]], shards: Shards) -> dict[str, dict[str, Content]]:
-    """{name: files of its view} for the domains of a stage's `ranges` that other stages use too, where the data are here."""
+    """{name: files of its view} for the domains of a stage's `ranges` that other stages use too, where the data are
+    here.
+    """
     found = {}
     for name in [name for name in ranges if name in shards and job.shared(name)]:
         first, last = (border(shards[name], fraction) for fraction in ranges[name])
@@ -109,13 +132,16 @@ def _views(job: Job, ranges: Mapping[str, tuple[float, float]], shards: Shards) 
 
 def _notes(job: Job, views: Mapping[tuple[int, str], Any], shards: Shards) -> Iterator[str]:
     shared = [name for name in job.paths if job.shared(name)]
-    again = [n for n in shared if any(n in span.used and (number, n) not in views for number, span in enumerate(job.spans))]
+    again = [
+        n for n in shared if any(n in span.used and (number, n) not in views for number, span in enumerate(job.spans))
+    ]
     if again:
         why = "their shards are not on this machine, or compressed and too few to be divided"
         yield f"the stages draw from the same samples of {', '.join(again)}, and read some twice: {why}"
     if job.unit == "document" and job.document_limit is None:
         yield (
-            "a sample is taken for a whole document; where LLM-Foundry cuts documents at max_seq_len, convert with --max-document-tokens, "
+            "a sample is taken for a whole document; where LLM-Foundry cuts documents at max_seq_len, convert with "
+            "--max-document-tokens, "
             "and where the samples are rows of a fixed length (--concat_tokens), with --packed"
         )
     if rows := list(_not_documents(job, shards)):
@@ -139,7 +165,10 @@ def _use(job: Job, samples: Sequence[int]) -> str:
     lines = []
     for number, (span, count) in enumerate(zip(job.spans, samples, strict=True)):
         path = job.directory / file_name(number)
-        merge = f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), 'train-{number + 1}.yaml')"
+        merge = (
+            f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), "
+            f"'train-{number + 1}.yaml')"
+        )
         lines += [
             f"# {span.name}: {count:,} samples",
             f'python -c "{merge}"',
@@ -147,9 +176,13 @@ def _use(job: Job, samples: Sequence[int]) -> str:
         ]
     head = ["# LLM-Foundry; train.yaml is yours, without train_loader and max_duration"]
     if len(samples) > 1:
-        head.append("# every stage is an epoch: keep save_interval: 1ep and one save_folder, and t_max of the scheduler as the total in ba")
+        head.append(
+            "# every stage is an epoch: keep save_interval: 1ep and one save_folder, and t_max of the scheduler as "
+            "the total in ba"
+        )
     tail = [
-        "# streaming alone: d = yaml['train_loader']['dataset']; StreamingDataset(streams=[Stream(**s) for s in d['streams'].values()],",
+        "# streaming alone: d = yaml['train_loader']['dataset']; StreamingDataset(streams=[Stream(**s) for s in "
+        "d['streams'].values()],",
         "#   epoch_size=d['epoch_size'], shuffle=True, shuffle_seed=d['shuffle_seed'], batch_size=...)",
     ]
     return "\n".join([*head, *lines, *tail])

@@ -1,4 +1,6 @@
-"""Parts of a MosaicML stream without copying it: an index over links to whole shards, and a piece of the shard at a border."""
+"""Parts of a MosaicML stream without copying it: an index over links to whole shards, and a piece of the shard at a
+border.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,9 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of a stream: its entry in the index, and its file where samples can be taken out of it (uncompressed MDS)."""
+    """One shard of a stream: its entry in the index, and its file where samples can be taken out of it (uncompressed
+    MDS).
+    """
 
     entry: Mapping[str, Any]
     folder: Path
@@ -53,7 +57,9 @@ def border(shards: Sequence[Shard], fraction: float) -> int:
 
 
 def view(shards: Sequence[Shard], first: int, last: int) -> dict[str, Content]:
-    """The files of a stream of the samples from `first` up to `last`: an index, links to whole shards, pieces of others."""
+    """The files of a stream of the samples from `first` up to `last`: an index, links to whole shards, pieces of
+    others.
+    """
     entries, begin = [], 0
     files: dict[str, Content] = {}
     for shard in shards:
@@ -65,8 +71,21 @@ def view(shards: Sequence[Shard], first: int, last: int) -> dict[str, Content]:
         elif low < high:
             assert shard.raw is not None, "borders lie inside shards that can be cut only"
             name, (sizes, head) = shard.entry["raw_data"]["basename"], _head(shard.raw)
-            raw = {"basename": name, "bytes": len(head) + 4 * (high - low + 2) + int(sizes[low:high].sum()), "hashes": {}}
-            entries.append({**shard.entry, "samples": high - low, "raw_data": raw, "zip_data": None, "compression": None, "hashes": []})
+            raw = {
+                "basename": name,
+                "bytes": len(head) + 4 * (high - low + 2) + int(sizes[low:high].sum()),
+                "hashes": {},
+            }
+            entries.append(
+                {
+                    **shard.entry,
+                    "samples": high - low,
+                    "raw_data": raw,
+                    "zip_data": None,
+                    "compression": None,
+                    "hashes": [],
+                }
+            )
             files[name] = partial(_write_piece, source=shard.raw, low=low, high=high)
     return {INDEX: json.dumps({"version": 2, "shards": entries}), **files}
 
@@ -76,7 +95,9 @@ def _link(target: Path) -> Callable[[Path], None]:
 
 
 def _head(path: Path) -> tuple[np.ndarray, bytes]:
-    """(size in bytes of every sample, the description of the columns) of an MDS shard: uint32 count, count + 1 offsets, description."""
+    """(size in bytes of every sample, the description of the columns) of an MDS shard: uint32 count, count + 1 offsets,
+    description.
+    """
     with open(path, "rb") as file:
         count = int(np.fromfile(file, np.uint32, 1)[0])
         offsets = np.fromfile(file, np.uint32, count + 1).astype(np.int64)

@@ -1,7 +1,7 @@
 """torchtitan: generated Python for its config functions that goes through the stages in one run.
 
-0.3.0 draws packed rows at random (InterleavedDataset); what comes after it mixes packed rows in fixed proportion (grain, as MaxText).
-Both pack every domain before they mix, so that a share of rows is a share of tokens.
+0.3.0 draws packed rows at random (InterleavedDataset); what comes after it mixes packed rows in fixed proportion
+(grain, as MaxText). Both pack every domain before they mix, so that a share of rows is a share of tokens.
 """
 
 import json
@@ -17,14 +17,21 @@ from mixtures.convert.table import Format
 
 TEMPLATES = {"0.3": "torchtitan_loader.py", "head": "torchtitan_grain.py"}
 CONFIGS = {
-    "0.3": "from torchtitan_mixture import MixtureDataLoader\nconfig.dataloader = MixtureDataLoader.Config(text='text')",
-    "head": "from torchtitan_mixture import MixtureConfig\nconfig.dataloader = GrainDataLoader.Config(dataset=MixtureConfig(text='text'))",
+    "0.3": "from torchtitan_mixture import MixtureDataLoader\nconfig.dataloader = "
+    "MixtureDataLoader.Config(text='text')",
+    "head": "from torchtitan_mixture import MixtureConfig\nconfig.dataloader = "
+    "GrainDataLoader.Config(dataset=MixtureConfig(text='text'))",
 }
-IN_ORDER = "the first pass over a domain reads its documents in the order of the files, as torchtitan 0.3.0 does: shuffle them beforehand"
+IN_ORDER = (
+    "the first pass over a domain reads its documents in the order of the files, as torchtitan 0.3.0 does: "
+    "shuffle them beforehand"
+)
 
 
 def write(job: Job) -> Output:
-    """The loader, its numbers, and the rows that sample policies list. Raises UserError where documents are no rows of files."""
+    """The loader, its numbers, and the rows that sample policies list. Raises UserError where documents are no rows of
+    files.
+    """
     head = (release := job.options.get("release", "0.3")) == "head"
     slots = job.known_slots()
     places: Sequence[Slot | Span] = slots or job.spans
@@ -33,7 +40,9 @@ def write(job: Job) -> Output:
     record = {
         "seed": job.seed,
         "sequence_length": job.sequence_length,
-        "domains": [{"name": name, "paths": list(paths), "samples": selected.get(name)} for name, paths in job.paths.items()],
+        "domains": [
+            {"name": name, "paths": list(paths), "samples": selected.get(name)} for name, paths in job.paths.items()
+        ],
         "stages": _stages(job, slots, weights),
     }
     return Output(
@@ -67,7 +76,10 @@ def _template(name: str) -> str:
 
 
 def _use(job: Job, slots: list[Slot], config: str) -> str:
-    where = f"# with PYTHONPATH={job.directory}:$PYTHONPATH, in your config function (config_registry.py); text: the column of the text"
+    where = (
+        f"# with PYTHONPATH={job.directory}:$PYTHONPATH, in your config function (config_registry.py); text: the "
+        f"column of the text"
+    )
     lines = [where, config]
     if job.sequence_length is not None:
         lines.append(f"config.training.seq_len = {job.sequence_length}")
@@ -88,7 +100,8 @@ FORMAT = Format(
     sums_to_one=False,
     exhausted="repeats",
     caps="checked here",
-    tested="torchtitan 0.3.0: its text loader and its checkpoints; head: grain 0.2.18 with torchtitan's packing restated",
+    tested="torchtitan 0.3.0: its text loader and its checkpoints; head: grain 0.2.18 with torchtitan's packing "
+    "restated",
     samples=("filter", "multiplicity"),
     options=("release",),
     reads=("parquet", "jsonl", "csv"),

@@ -1,7 +1,8 @@
 """TRL's `datasets:` list, for `trl sft` and its other scripts: exact rows of every domain, which the trainer shuffles.
 
-TRL's own `fraction` is not used: it keeps the first rows of every dataset, cuts the whole mixture to what the scarcest domain has, and
-repeats none. A `split` such as `train[100:200]` says the same share in rows and lets a domain be listed again for another pass.
+TRL's own `fraction` is not used: it keeps the first rows of every dataset, cuts the whole mixture to what the scarcest
+domain has, and repeats none. A `split` such as `train[100:200]` says the same share in rows and lets a domain be listed
+again for another pass.
 """
 
 from typing import Any
@@ -28,7 +29,8 @@ def write(job: Job) -> Output:
         draws=as_draws(job, spans),
         use="\n".join(lines),
         notes=[*counted, *_notes(job)],
-        remedy="train on more tokens, so that a row counts for less, or take `--to hf` and give its stream to TRL's trainer",
+        remedy="train on more tokens, so that a row counts for less, or take `--to hf` and give its stream to TRL's "
+        "trainer",
     )
 
 
@@ -48,10 +50,14 @@ def _datasets(job: Job, slices: Slices) -> list[dict[str, Any]]:
 def _notes(job: Job) -> list[str]:
     notes = ["give num_train_epochs: 1 as it stands; another number repeats the whole stage"]
     if job.unit == "document" and job.document_limit is None:
-        notes.append("rows beyond TRL's max_length are cut or split: give --max-document-tokens with its value where packing cuts them")
+        notes.append(
+            "rows beyond TRL's max_length are cut or split: give --max-document-tokens with its value where packing "
+            "cuts them"
+        )
     if len(job.spans) > 1:
         notes.append(
-            "every stage is a launch of its own, with a fresh optimizer and learning-rate schedule; one run over all stages: `--to hf`, "
+            "every stage is a launch of its own, with a fresh optimizer and learning-rate schedule; one run over all "
+            "stages: `--to hf`, "
             "its stream given to TRL's trainer"
         )
     return notes

@@ -32,7 +32,9 @@ def make_tables(
     evaluations: int = 4,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Keyword arguments of `summarize`: mixtures differ by `effects` in every domain, plus noise of runs and of rows."""
+    """Keyword arguments of `summarize`: mixtures differ by `effects` in every domain, plus noise of runs and of
+    rows.
+    """
     rng = np.random.default_rng(seed)
     level, height = rng.uniform(3, 5, len(domains)), rng.normal(0, 0.3, (len(domains), rows))
     steps = [END * number // evaluations for number in range(evaluations + 1)]
@@ -47,7 +49,9 @@ def make_tables(
                 losses += [{**run, "row": row, "loss": loss} for row, loss in enumerate(final)]
                 for step in steps:
                     loss = float(final.mean() + 4 * (1 - step / END))
-                    results.append({**run, "step": step, "tokens": 512 * step, "loss": loss, "bits_per_byte": loss / 2.5})
+                    results.append(
+                        {**run, "step": step, "tokens": 512 * step, "loss": loss, "bits_per_byte": loss / 2.5}
+                    )
     shares = {name: (index + 1) / sum(range(1, len(domains) + 1)) for index, name in enumerate(domains)}
     return {
         "results": pd.DataFrame(results),
@@ -64,10 +68,14 @@ def make_tables(
 def summarized(tables: dict[str, Any]) -> Comparison:
     """`summarize` of what `make_tables` gave."""
     results, rows = tables["results"], tables["rows"]
-    return summarize(results, rows, **{name: value for name, value in tables.items() if name not in ("results", "rows")})
+    return summarize(
+        results, rows, **{name: value for name, value in tables.items() if name not in ("results", "rows")}
+    )
 
 
-def change(tables: dict[str, Any], where: Callable[[pd.DataFrame], pd.Series], how: Callable[[pd.Series], Any]) -> dict[str, Any]:
+def change(
+    tables: dict[str, Any], where: Callable[[pd.DataFrame], pd.Series], how: Callable[[pd.Series], Any]
+) -> dict[str, Any]:
     """The tables with the losses changed where `where` says so, in results and rows."""
     changed = dict(tables)
     for name in ("results", "rows"):
@@ -87,8 +95,12 @@ def of_run(mixture: str, seed: int | None = None) -> Callable[[pd.DataFrame], pd
     return lambda frame: (frame["mixture"] == mixture) & (True if seed is None else frame["seed"] == seed)
 
 
-def make_comparison(path: Path, *, learned: str | None = None, environment: dict[str, Any] | None = None, **given: Any) -> Path:
-    """A finished comparison's directory, as `proxies.compare` writes it, of `make_tables`; `learned`: a mixture with a proxy run."""
+def make_comparison(
+    path: Path, *, learned: str | None = None, environment: dict[str, Any] | None = None, **given: Any
+) -> Path:
+    """A finished comparison's directory, as `proxies.compare` writes it, of `make_tables`; `learned`: a mixture with a
+    proxy run.
+    """
     tables = make_tables(**given)
     results, rows, mixtures = tables["results"], tables["rows"], list(tables["weights"])
     domains = list(tables["natural"])
@@ -97,13 +109,20 @@ def make_comparison(path: Path, *, learned: str | None = None, environment: dict
     if learned:
         run = make_run(path / "learned" / learned, domains=domains)
         export_mixture([run]).save(run / "mixture.json")
-    config = {"run_dir": str(path), "seeds": sorted(results["seed"].unique().tolist()), "baseline": mixtures[0], "objective": "auto"}
+    config = {
+        "run_dir": str(path),
+        "seeds": sorted(results["seed"].unique().tolist()),
+        "baseline": mixtures[0],
+        "objective": "auto",
+    }
     config |= {"mixtures": {name: {"fixed": "uniform"} for name in mixtures}, "environment": environment or {}}
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     tokenizer = read_corpus(path / "corpus.json").tokenizer
     texts = tuple(Domain(name=name, unique_tokens=10_000) for name in domains)
     for name in mixtures:
-        mixture = fixed_mixture(tables["weights"][name], domains=texts, tokenizer=tokenizer, total_tokens=512_000, method=name)
+        mixture = fixed_mixture(
+            tables["weights"][name], domains=texts, tokenizer=tokenizer, total_tokens=512_000, method=name
+        )
         mixture.save(path / "mixtures" / f"{name}.json")
         for seed in config["seeds"]:
             base = path / "bases" / name / f"seed-{seed}"

@@ -37,7 +37,12 @@ def test_differences_are_paired_by_seed_and_row() -> None:
     comparison = summarized(tables)
     frame = tables["rows"].set_index(["mixture", "seed", "row"]).sort_index()
     arrays = [
-        np.array([[frame[frame["domain"] == domain].loc[(m, s), "loss"] for s in (0, 1)] for m in ("uniform", "natural", "unimax")])
+        np.array(
+            [
+                [frame[frame["domain"] == domain].loc[(m, s), "loss"] for s in (0, 1)]
+                for m in ("uniform", "natural", "unimax")
+            ]
+        )
         for domain in ("wiki", "code", "law")
     ]
     overall = paired_difference(arrays, [1 / 3] * 3, mixture=1, reference=0, pool=[0, 1, 2])
@@ -65,7 +70,9 @@ def test_mixtures_are_ranked_as_they_were_made(noise: float) -> None:
     comparison = summarized(make_tables(mixtures=["uniform", *effects], effects=effects, noise=noise))
     assert comparison.best == "doremi"
     assert comparison.tied == ()
-    assert [outcome.name for outcome in comparison.compared if outcome.difference and outcome.difference.worse] == ["natural"]
+    assert [outcome.name for outcome in comparison.compared if outcome.difference and outcome.difference.worse] == [
+        "natural"
+    ]
 
 
 def test_no_best_where_mixtures_differ_by_noise_alone() -> None:
@@ -87,7 +94,10 @@ def test_a_mixture_that_is_the_baseline_again_is_no_different() -> None:
     difference = comparison.outcome("unimax").difference
     assert difference is not None
     assert difference.identical
-    assert comparison.outcome("natural").difference == summarized(drop(tables, of_run("unimax"))).outcome("natural").difference
+    assert (
+        comparison.outcome("natural").difference
+        == summarized(drop(tables, of_run("unimax"))).outcome("natural").difference
+    )
 
 
 def test_one_seed_leaves_the_interval_to_the_rows() -> None:
@@ -130,12 +140,19 @@ def test_a_diverged_run_is_reported_and_never_averaged(value: float) -> None:
     assert outcome.difference is None
     assert not outcome.by_domain
     assert list(outcome.by_seed) == [0, 2]
-    assert comparison.outcome("unimax").difference == summarized(drop(tables, of_run("natural"))).outcome("unimax").difference
+    assert (
+        comparison.outcome("unimax").difference
+        == summarized(drop(tables, of_run("natural"))).outcome("unimax").difference
+    )
 
 
 def test_a_run_that_stopped_when_it_diverged_is_diverged() -> None:
-    tables = change(make_tables(), lambda frame: of_run("natural", 1)(frame) & (frame["domain"] == "code"), lambda losses: np.nan)
-    tables["results"] = tables["results"][~(of_run("natural", 1)(tables["results"]) & (tables["results"]["step"] > 500))]
+    tables = change(
+        make_tables(), lambda frame: of_run("natural", 1)(frame) & (frame["domain"] == "code"), lambda losses: np.nan
+    )
+    tables["results"] = tables["results"][
+        ~(of_run("natural", 1)(tables["results"]) & (tables["results"]["step"] > 500))
+    ]
     tables["rows"] = tables["rows"][~of_run("natural", 1)(tables["rows"])]
     assert summarized(tables).outcome("natural").diverged == (1,)
 
@@ -174,7 +191,9 @@ def test_cost_is_in_percent_of_a_base_run() -> None:
 
 
 def test_curves_hold_the_objective_at_every_evaluation() -> None:
-    tables = change(make_tables(), lambda frame: of_run("natural", 1)(frame) & (frame["domain"] == "code"), lambda losses: np.nan)
+    tables = change(
+        make_tables(), lambda frame: of_run("natural", 1)(frame) & (frame["domain"] == "code"), lambda losses: np.nan
+    )
     curves = summarized(tables).curves.set_index(["mixture", "seed", "step"])["loss"].sort_index()
     at = tables["results"]
     chosen = at[of_run("uniform", 0)(at) & (at["step"] == 250)]
@@ -195,12 +214,18 @@ def test_input_tables_stay_as_they_are() -> None:
     [
         (lambda t: {**t, "baseline": "nobody"}, "baseline nobody: the results hold uniform, natural, unimax"),
         (lambda t: drop(t, lambda f: f["mixture"] != "uniform"), "at least one other mixture"),
-        (lambda t: {**t, "importance": {"wiki": 1, "novels": 2}}, "importance names novels; the results hold wiki, code, law"),
+        (
+            lambda t: {**t, "importance": {"wiki": 1, "novels": 2}},
+            "importance names novels; the results hold wiki, code, law",
+        ),
         (lambda t: {**t, "importance": {"wiki": -1.0, "law": 2.0}}, "importance is .*at least 0"),
         (lambda t: {**t, "natural": {"wiki": math.nan}}, "natural is .*finite"),
         (lambda t: {**t, "costs": {"uniform": t["costs"]["uniform"]}}, r"costs lack the mixture\(s\) natural, unimax"),
         (lambda t: {**t, "weights": {}}, r"weights lack the mixture\(s\) uniform, natural, unimax"),
-        (lambda t: {**t, "rows": t["rows"].drop(columns=["row"])}, r"rows lacks the column\(s\) row; needed: mixture, seed"),
+        (
+            lambda t: {**t, "rows": t["rows"].drop(columns=["row"])},
+            r"rows lacks the column\(s\) row; needed: mixture, seed",
+        ),
         (
             lambda t: drop(t, lambda f: of_run("natural", 1)(f) & (f["domain"] == "law")),
             "runs without all domains at their last step: natural seed 1 lacks law",

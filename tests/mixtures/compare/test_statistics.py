@@ -28,7 +28,9 @@ def draw(
     rest: float = 0.01,
     effect: float = 0.02,
 ) -> list[np.ndarray]:
-    """Tables (M, S, n): common seed and row effects, and noise of runs, of mixtures x rows, of all three; mixture m is m * effect worse."""
+    """Tables (M, S, n): common seed and row effects, and noise of runs, of mixtures x rows, of all three; mixture m is
+    m * effect worse.
+    """
     common, own = rng.normal(0, 0.05, seeds), rng.normal(0, run, (mixtures, seeds))
     levels = effect * np.arange(mixtures)[:, None] + common + own
     return [
@@ -45,7 +47,10 @@ def slow_difference(losses: list[np.ndarray], weights: list[float], mixture: int
     count, seeds = losses[0].shape[:2]
     mean = [
         [
-            sum(w * sum(t[m, s, r] for r in range(t.shape[2])) / t.shape[2] for t, w in zip(losses, weights, strict=True))
+            sum(
+                w * sum(t[m, s, r] for r in range(t.shape[2])) / t.shape[2]
+                for t, w in zip(losses, weights, strict=True)
+            )
             for s in range(seeds)
         ]
         for m in range(count)
@@ -112,7 +117,10 @@ def test_a_bootstrap_over_seeds_and_rows_finds_the_same_error() -> None:
         seeds = rng.integers(30, size=30)
         values.append(
             sum(
-                w * (t[1, seeds].mean(axis=0) - t[0, seeds].mean(axis=0))[rng.integers(t.shape[2], size=t.shape[2])].mean()
+                w
+                * (t[1, seeds].mean(axis=0) - t[0, seeds].mean(axis=0))[
+                    rng.integers(t.shape[2], size=t.shape[2])
+                ].mean()
                 for t, w in zip(losses, weights, strict=True)
             )
         )
@@ -131,14 +139,18 @@ def test_a_bootstrap_over_seeds_and_rows_finds_the_same_error() -> None:
         (4, 1, {"run": 0.0}),
     ],
 )
-def test_intervals_hold_the_true_difference_as_often_as_they_say(mixtures: int, seeds: int, noise: dict[str, float]) -> None:
+def test_intervals_hold_the_true_difference_as_often_as_they_say(
+    mixtures: int, seeds: int, noise: dict[str, float]
+) -> None:
     rng, weights, hits = np.random.default_rng(1), [0.5, 0.3, 0.2], 0
     for _ in range(400):
         losses = draw(rng, mixtures=mixtures, seeds=seeds, **noise)
         found = paired_difference(losses, weights, mixture=1, reference=0, pool=range(mixtures))
         assert found is not None
         hits += found.low <= 0.02 <= found.high
-    assert 0.925 <= hits / 400 <= 0.99  # a standard error is 0.011; what rows and runs share counts twice, to the safe side
+    assert (
+        0.925 <= hits / 400 <= 0.99
+    )  # a standard error is 0.011; what rows and runs share counts twice, to the safe side
 
 
 @pytest.mark.parametrize("part", ["seed_variance", "row_variance"])
@@ -174,7 +186,10 @@ def test_a_missing_seed_leaves_the_pairs_and_keeps_the_other_cells() -> None:
     residual, degrees = residual_variance(table)
     assert found is not None
     assert found.value == pytest.approx(table[2, 0] - table[0, 0])
-    assert (residual, degrees) == (pytest.approx(residual_variance(table[:2])[0]), 2)  # one cell says nothing about noise
+    assert (residual, degrees) == (
+        pytest.approx(residual_variance(table[:2])[0]),
+        2,
+    )  # one cell says nothing about noise
     assert found.seed_variance == pytest.approx(2 * residual)
 
 

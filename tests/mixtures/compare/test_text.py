@@ -24,7 +24,10 @@ def plain(text: str) -> str:
     [
         (difference(-0.031, -0.05, -0.012), "better than uniform by 0.031 nats (95 % 0.012 to 0.050)"),
         (difference(0.031, 0.012, 0.05), "worse than uniform by 0.031 nats (95 % 0.012 to 0.050)"),
-        (difference(-0.004, -0.02, 0.012), "not distinguishable from uniform (difference -0.004 nats, 95 % -0.020 to +0.012)"),
+        (
+            difference(-0.004, -0.02, 0.012),
+            "not distinguishable from uniform (difference -0.004 nats, 95 % -0.020 to +0.012)",
+        ),
         (difference(0.00042, 0.0001, 0.00074), "worse than uniform by 0.00042 nats (95 % 0.00010 to 0.00074)"),
         (
             Difference(0.0, 0.0, 0.0, 0.0, 0.0, math.inf),
@@ -43,14 +46,22 @@ def test_a_difference_is_said_in_plain_words(found: Difference, words: str) -> N
 def test_numbers_show_two_figures_of_the_uncertainty_and_no_negative_zero() -> None:
     assert [decimals(difference(0, -half, half)) for half in (0.5, 0.019, 0.0019, 2e-9)] == [3, 3, 4, 6]
     assert signed(-0.0001, 3) == "+0.000"
-    assert [percent(value) for value in (0.0, 0.4213, 23.4, 120.0, math.nan)] == ["0 %", "0.42 %", "23 %", "120 %", "? %"]
+    assert [percent(value) for value in (0.0, 0.4213, 23.4, 120.0, math.nan)] == [
+        "0 %",
+        "0.42 %",
+        "23 %",
+        "120 %",
+        "? %",
+    ]
 
 
 def test_the_overall_line_names_the_best_or_says_that_there_is_none() -> None:
     assert overall(summarized(make_tables(seed=1))) == "no mixture is distinguishable from uniform"
     worse = overall(summarized(make_tables(effects={"unimax": 0.3})))
     assert worse == "no mixture is distinguishably better than uniform; worse: unimax"
-    assert overall(summarized(make_tables(effects={"unimax": -0.3}))).startswith("best: unimax, better than uniform by 0.")
+    assert overall(summarized(make_tables(effects={"unimax": -0.3}))).startswith(
+        "best: unimax, better than uniform by 0."
+    )
     tied = overall(summarized(make_tables(effects={"natural": -0.3, "unimax": -0.301})))
     assert "; not distinguishable from " in tied
     diverged = change(make_tables(seed=1), of_run("natural", 1), lambda losses: np.nan)
@@ -58,7 +69,9 @@ def test_the_overall_line_names_the_best_or_says_that_there_is_none() -> None:
 
 
 def test_a_verdict_says_who_paid_and_who_gained_with_their_shares() -> None:
-    tables = change(make_tables(), lambda f: of_run("natural")(f) & (f["domain"] == "code"), lambda losses: losses + 0.5)
+    tables = change(
+        make_tables(), lambda f: of_run("natural")(f) & (f["domain"] == "code"), lambda losses: losses + 0.5
+    )
     tables = change(tables, lambda f: of_run("natural")(f) & (f["domain"] == "law"), lambda losses: losses - 0.5)
     tables["weights"]["natural"] = {"wiki": 0.33, "code": 0.01, "law": 0.66}
     comparison = summarized(tables)
@@ -100,7 +113,9 @@ def test_the_report_says_sizes_method_and_what_the_intervals_are_not() -> None:
     text = plain(comparison_text(summarized(make_tables())))
     assert "mean over 3 domains alike" in text
     assert "at step 1,000 (512 k tokens), means over 2 seeds (0, 1) and 12 held-out rows a domain" in text
-    assert "with 2 degrees of freedom), by Welch and Satterthwaite. With so few degrees they are rough: add seeds." in text
+    assert (
+        "with 2 degrees of freedom), by Welch and Satterthwaite. With so few degrees they are rough: add seeds." in text
+    )
     assert "Every interval is for one comparison by itself" in text
 
 
@@ -113,16 +128,23 @@ def test_one_seed_is_said_to_say_nothing_about_others() -> None:
 
 def test_diverged_runs_stand_in_the_report() -> None:
     text = plain(comparison_text(summarized(change(make_tables(), of_run("natural", 1), lambda losses: np.nan))))
-    assert "natural: diverged (loss not finite) with 1 of 2 seeds: 1; no average and no interval; difference of the others: " in text
+    assert (
+        "natural: diverged (loss not finite) with 1 of 2 seeds: 1; no average and no interval; difference of the "
+        "others: " in text
+    )
     text = plain(comparison_text(summarized(change(make_tables(), of_run("uniform", 1), lambda losses: np.nan))))
     assert "uniform: diverged (loss not finite) with 1 of 2 seeds: 1, left out of every difference." in text
-    everything = plain(comparison_text(summarized(change(make_tables(), lambda f: f["seed"] >= 0, lambda losses: np.nan))))
+    everything = plain(
+        comparison_text(summarized(change(make_tables(), lambda f: f["seed"] >= 0, lambda losses: np.nan)))
+    )
     assert "no mixture could be compared with uniform; diverged: uniform, natural, unimax" in everything
 
 
 def test_unequal_seeds_stand_in_the_report() -> None:
     text = plain(comparison_text(summarized(drop(make_tables(seeds=(0, 1, 2)), of_run("natural", 0)))))
-    assert "Not every mixture has every seed (natural 1, 2): a difference is over the seeds shared with uniform." in text
+    assert (
+        "Not every mixture has every seed (natural 1, 2): a difference is over the seeds shared with uniform." in text
+    )
     text = plain(comparison_text(summarized(drop(drop(make_tables(), of_run("uniform", 1)), of_run("natural", 0)))))
     assert "natural: not compared, no seed that finished is shared with uniform; run it with the same seeds." in text
 
@@ -130,5 +152,7 @@ def test_unequal_seeds_stand_in_the_report() -> None:
 @pytest.mark.parametrize(("mixtures", "domains"), [(2, 1), (7, 11), (8, 40)])
 def test_the_report_fits_120_columns(mixtures: int, domains: int) -> None:
     names = [f"{name}_with_a_name_that_is_long_{number}" for number, name in enumerate(MIXTURES[:mixtures])]
-    tables = make_tables(mixtures=names, domains=[f"domain_of_some_length_and_more_{number}" for number in range(domains)])
+    tables = make_tables(
+        mixtures=names, domains=[f"domain_of_some_length_and_more_{number}" for number in range(domains)]
+    )
     assert max(map(len, comparison_text(summarized(tables)).splitlines())) <= 120

@@ -77,7 +77,10 @@ def test_lengths_from_a_manifest_are_cut_where_the_trainer_cuts(tmp_path):
         (["--to", "jsno"], r"'jsno' is no format; formats: megatron, .*json, csv"),
         (["--to", "csv", "--packed"], None),
         ([], "convert needs --to FORMAT"),
-        (["--to", "json", "--samples", "keep", "--document-tokens", "wbe=3"], "'wbe' is no domain; domains: web, code, math"),
+        (
+            ["--to", "json", "--samples", "keep", "--document-tokens", "wbe=3"],
+            "'wbe' is no domain; domains: web, code, math",
+        ),
         (["--to", "json", "--document-tokens", "web=-3"], "web=-3 is no number of tokens"),
         (["--to", "json", "--batch-size", "4"], "--sequence-length"),
         (["--to", "json", "--data", "wbe=x"], "'wbe' is no domain"),
@@ -124,13 +127,18 @@ def test_sample_weights_are_never_silently_lost(tmp_path):
     with pytest.raises(UserError, match=r"web \(filter\), code \(loss_weight\); it honours none; `--samples drop`"):
         convert(mixture, to="json", output=tmp_path / "out")
     report = convert(mixture, to="json", output=tmp_path / "out", samples="drop")
-    assert "sample weights inside web, code were left out (--samples drop): all documents count alike" in report.record["notes"]
+    assert (
+        "sample weights inside web, code were left out (--samples drop): all documents count alike"
+        in report.record["notes"]
+    )
 
 
 def test_a_cap_that_the_trainer_would_not_hold_is_refused(tmp_path):
     capped = {"max_epochs": 2.0, "on_exhausted": "renormalize"}
     with pytest.raises(
-        UserError, match=r"math: 2\.78 epochs, at most 2 \(on_exhausted: renormalize\)\nexport the mixture again with --max-epochs"
+        UserError,
+        match=r"math: 2\.78 epochs, at most 2 \(on_exhausted: renormalize\)\nexport the mixture again with "
+        r"--max-epochs",
     ):
         convert(toy.make_mixture(tmp_path / "a", math=capped), to="json", output=tmp_path / "out")
     allowed = toy.make_mixture(tmp_path / "b", math={**capped, "on_exhausted": "repeat"})

@@ -1,4 +1,6 @@
-"""What the trainers cannot take, as one message each: what was found, where, what is allowed, what to do; nothing is written."""
+"""What the trainers cannot take, as one message each: what was found, where, what is allowed, what to do; nothing is
+written.
+"""
 
 import json
 from pathlib import Path
@@ -73,9 +75,13 @@ def test_more_domains_than_the_trainer_can_number_are_refused(tmp_path, capsys, 
     count = 32_768
     record["domains"] = [{**record["domains"][0], "name": f"d{number}"} for number in range(count)]
     record["stages"][0]["weights"] = {f"d{number}": 1 / count for number in range(count)}
-    many = Mixture.model_validate({key: value for key, value in record.items() if key not in ("id", "expected", "checks")})
+    many = Mixture.model_validate(
+        {key: value for key, value in record.items() if key not in ("id", "expected", "checks")}
+    )
     many.save(tmp_path / "many.json")
-    message = refused(capsys, tmp_path, tmp_path / "many.json", "--to", "megatron", "--data", "/d/{domain}", "--elsewhere", *STEPS)
+    message = refused(
+        capsys, tmp_path, tmp_path / "many.json", "--to", "megatron", "--data", "/d/{domain}", "--elsewhere", *STEPS
+    )
     assert "32,768 domains, megatron can number 32,766 at most; merge small domains" in message
 
 

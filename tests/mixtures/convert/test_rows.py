@@ -1,4 +1,6 @@
-"""Rows of files that stages read, and what TRL and LLaMA-Factory are given of them; their own readers are in tests/trainers."""
+"""Rows of files that stages read, and what TRL and LLaMA-Factory are given of them; their own readers are in
+tests/trainers.
+"""
 
 import gzip
 import json
@@ -38,7 +40,12 @@ def test_rows_are_counted_in_compressed_files_folders_and_patterns(tmp_path):
 
 
 def test_a_stem_has_no_ending_that_says_how_to_read():
-    assert [stem(path) for path in ("x/web.jsonl", "web.parquet", "web.en.jsonl.zst", "web.1")] == ["web", "web", "web.en", "web.1"]
+    assert [stem(path) for path in ("x/web.jsonl", "web.parquet", "web.en.jsonl.zst", "web.1")] == [
+        "web",
+        "web",
+        "web.en",
+        "web.1",
+    ]
 
 
 def files_of(folder: Path, rows: dict[str, int] | None = None) -> str:
@@ -48,7 +55,9 @@ def files_of(folder: Path, rows: dict[str, int] | None = None) -> str:
 
 
 def test_a_stage_of_trl_begins_where_the_one_before_ended_and_lists_a_domain_again_for_every_pass(tmp_path):
-    report = convert(toy.make_mixture(tmp_path, tokens=800_000), to="trl", output=tmp_path / "out", data=[files_of(tmp_path)])
+    report = convert(
+        toy.make_mixture(tmp_path, tokens=800_000), to="trl", output=tmp_path / "out", data=[files_of(tmp_path)]
+    )
     first, second = (yaml.safe_load((tmp_path / "out" / f"trl_stage_{number}.yaml").read_text()) for number in (1, 2))
     assert set(first) == {"datasets", "streaming", "num_train_epochs"}
     assert first["num_train_epochs"] == 1
@@ -73,13 +82,20 @@ def test_llama_factory_is_given_a_dataset_for_every_slice(tmp_path):
     assert config["dataset"].split(",") == list(info) == ["web", "code", "math:pass1", "math:pass2"]
     assert (config["mix_strategy"], config["num_train_epochs"], config["cutoff_len"]) == ("concat", 1.0, 128)
     assert config["dataset_dir"] == str(tmp_path / "out")
-    assert info["math:pass1"] == {"file_name": f"{tmp_path}/math.jsonl", "split": "train[0:240]", "columns": {"prompt": "body"}}
+    assert info["math:pass1"] == {
+        "file_name": f"{tmp_path}/math.jsonl",
+        "split": "train[0:240]",
+        "columns": {"prompt": "body"},
+    }
 
 
 @pytest.mark.parametrize("form", ["trl", "llama-factory"])
 def test_a_pass_is_the_rows_that_the_data_have(tmp_path, form):
     """`datasets` cuts a slice past the end of a file short without a word."""
-    mixture, data = toy.make_mixture(tmp_path, {"only": toy.WANTED}, tokens=800_000), files_of(tmp_path, {**toy.DOCUMENTS, "math": 200})
+    mixture, data = (
+        toy.make_mixture(tmp_path, {"only": toy.WANTED}, tokens=800_000),
+        files_of(tmp_path, {**toy.DOCUMENTS, "math": 200}),
+    )
     report = convert(mixture, to=form, output=tmp_path / "out", data=[data])
     text = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if "report" not in path.name)
     assert "train[0:200]" in text

@@ -48,7 +48,9 @@ def test_the_nearest_step_is_the_nearest_of_all_steps_that_fit(batches, tokens, 
     except UserError:
         assert not [at for at in fitting if at and abs(at - tokens) < multiple * LENGTH]
         return
-    assert abs(found - tokens) <= min(abs(at - tokens) for at in fitting) + multiple * 9 * LENGTH * (len(batches.pieces) > 1)
+    assert abs(found - tokens) <= min(abs(at - tokens) for at in fitting) + multiple * 9 * LENGTH * (
+        len(batches.pieces) > 1
+    )
     if len(batches.pieces) == 1:
         assert abs(found - tokens) == min(abs(at - tokens) for at in fitting)
 
@@ -66,7 +68,8 @@ def test_a_boundary_at_a_multiple_that_moves_too_far_names_the_nearest():
     batches = read_batches(["2"], sequence_length=LENGTH)
     assert slots([0, 800], ["a", "b"], total=1600, batches=batches, multiple=4)[1].start == 800
     with pytest.raises(
-        UserError, match=r"stage 'b' starts at 840 tokens; the nearest .* multiple of 64 sequences, is 768 tokens \(step 96\)"
+        UserError,
+        match=r"stage 'b' starts at 840 tokens; the nearest .* multiple of 64 sequences, is 768 tokens \(step 96\)",
     ):
         slots([0, 840], ["a", "b"], total=1600, batches=batches, multiple=64)
 

@@ -1,5 +1,7 @@
 """What runs the trainers' tests (tests/trainers) and the page about trainers, without any trainer."""
 
+# ruff: noqa: E501
+
 import importlib.util
 import sys
 from pathlib import Path
@@ -97,8 +99,13 @@ def test_an_environment_that_cannot_be_installed_is_a_skip_with_its_reason(
         (tmp_path / name).touch()
     (environment,) = run.environments(make_envs(tmp_path, none="# tests: test_a.py test_b.py"))
     outcomes = list(run.run_environment(environment, tmp_path / "venvs"))
-    assert [(outcome.test, outcome.passed, outcome.failed) for outcome in outcomes] == [("test_a.py", 0, 0), ("test_b.py", 0, 0)]
-    assert all("cannot be installed" in reason and "numpy" in reason for outcome in outcomes for reason in outcome.skips)
+    assert [(outcome.test, outcome.passed, outcome.failed) for outcome in outcomes] == [
+        ("test_a.py", 0, 0),
+        ("test_b.py", 0, 0),
+    ]
+    assert all(
+        "cannot be installed" in reason and "numpy" in reason for outcome in outcomes for reason in outcome.skips
+    )
 
 
 def test_every_mutant_still_finds_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,9 @@ def test_stages_read_disjoint_parts_sized_by_what_they_take(stages):
 
 def test_the_range_of_random_draws_is_that_of_drawing_documents_one_by_one():
     lengths = {"web": np.array([30.0, 90.0]), "code": np.array([100.0, 900.0])}
-    texts = {name: DocumentLengths(None, values.mean(), values.std(), 1e4, "a test") for name, values in lengths.items()}
+    texts = {
+        name: DocumentLengths(None, values.mean(), values.std(), 1e4, "a test") for name, values in lengths.items()
+    }
     job = make_job({"web": 0.5, "code": 0.5}, texts=texts)
     draw = Draw(job.unit_shares(job.spans[0]), 0, 40_000, random=True)
     found = simulate.share_ranges(job, draw)
@@ -88,7 +90,9 @@ def test_the_range_of_random_draws_is_that_of_drawing_documents_one_by_one():
     runs = []
     for _ in range(400):
         names = rng.choice(
-            list(draw.shares), p=list(draw.shares.values()), size=round(40_000 / (60 * draw.shares["web"] + 500 * draw.shares["code"]))
+            list(draw.shares),
+            p=list(draw.shares.values()),
+            size=round(40_000 / (60 * draw.shares["web"] + 500 * draw.shares["code"])),
         )
         tokens = {name: rng.choice(lengths[name], size=int((names == name).sum())).sum() for name in lengths}
         runs.append(tokens["web"] / sum(tokens.values()))

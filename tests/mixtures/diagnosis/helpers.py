@@ -17,7 +17,9 @@ def domain_names(count: int) -> list[str]:
 
 
 def planted_grams(directions: np.ndarray, *, noise: float, steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(S, G, G) grams and (S, G) self products of gradients `directions` (G, P) plus noise of `noise` a half of the rows (norm)."""
+    """(S, G, G) grams and (S, G) self products of gradients `directions` (G, P) plus noise of `noise` a half of the
+    rows (norm).
+    """
     rng = np.random.default_rng(seed)
     groups, size = directions.shape
     halves = directions + rng.normal(scale=noise / np.sqrt(size), size=(steps, 2, groups, size))
@@ -39,7 +41,8 @@ def planted_run(
 ) -> Path:
     """A run whose grams have these directions (G, P): the training domains first, then `targets`.
 
-    `columns`: whole columns in place of others, or None to leave one out (`gram`: of all steps); `train`: settings of config.yaml.
+    `columns`: whole columns in place of others, or None to leave one out (`gram`: of all steps); `train`: settings of
+    config.yaml.
     """
     domains = domain_names(len(directions) - len(targets))
     make_run(path, domains=domains, targets=targets, steps=steps, **keywords)
@@ -47,7 +50,10 @@ def planted_run(
     groups = [*domains, *targets]
     grams, products = planted_grams(directions, noise=noise, steps=steps)
     arrays = {"gram": grams, "self_product": products, "weight": np.full((steps, len(domains)), 1 / len(domains))}
-    arrays |= {"loss": np.linspace(4, 3, steps)[:, None].repeat(len(groups), axis=1), "gradient_norm": np.full(steps, 0.5)}
+    arrays |= {
+        "loss": np.linspace(4, 3, steps)[:, None].repeat(len(groups), axis=1),
+        "gradient_norm": np.full(steps, 0.5),
+    }
     arrays = {kind: values for kind, values in (arrays | (columns or {})).items() if values is not None}
     norms = arrays.pop("gradient_norm")
     writer = TrajectoryWriter(path / "trajectory", domains=domains, groups=groups)

@@ -18,7 +18,17 @@ from proxies.learn import finish
 from tests.mixtures.diagnosis.helpers import domain_names, planted_run
 
 STEPS = 60
-IDS = ["settled", "reliability", "effective_domains", "clipped", "negative", "floor", "repetition", "memorised", "pairs"]
+IDS = [
+    "settled",
+    "reliability",
+    "effective_domains",
+    "clipped",
+    "negative",
+    "floor",
+    "repetition",
+    "memorised",
+    "pairs",
+]
 
 
 def directions(count: int = 4, *, spread: float = 1.0) -> np.ndarray:
@@ -56,7 +66,9 @@ def test_the_step_from_which_the_average_stays_near_its_end_is_the_one_that_a_lo
 
 
 def test_weights_that_drift_to_the_end_have_not_settled_and_weights_that_stay_have(tmp_path: Path) -> None:
-    drifting = planted_run(tmp_path / "drift", directions(), columns={"weight": weights_of(1, np.linspace(1, 20, STEPS), 1, 1)})
+    drifting = planted_run(
+        tmp_path / "drift", directions(), columns={"weight": weights_of(1, np.linspace(1, 20, STEPS), 1, 1)}
+    )
     found = look(drifting, "settled")
     assert found.status == "warn"
     assert found.value["step"] > STEPS / 2  # type: ignore[operator]
@@ -83,7 +95,9 @@ def test_reliability_is_the_share_of_the_means_variance_that_is_not_noise() -> N
 
 
 @given(st.integers(2, 30), st.integers(3, 8), st.integers(0, 2**32 - 1), st.floats(0.1, 100), st.floats(-10, 10))
-def test_reliability_is_a_share_whatever_the_unit_and_the_level(blocks: int, count: int, seed: int, unit: float, level: float) -> None:
+def test_reliability_is_a_share_whatever_the_unit_and_the_level(
+    blocks: int, count: int, seed: int, unit: float, level: float
+) -> None:
     alignments = np.random.default_rng(seed).normal(size=(blocks, count))
     found = split_half(alignments)
     assert 0 <= found <= 1
@@ -102,7 +116,9 @@ def test_every_target_has_its_own_reliability(tmp_path: Path) -> None:
 
 
 def test_a_mixture_of_one_domain_is_not_spread_out(tmp_path: Path) -> None:
-    found = look(planted_run(tmp_path / "run", directions(), columns={"weight": weights_of(97, 1, 1, 1)}), "effective_domains")
+    found = look(
+        planted_run(tmp_path / "run", directions(), columns={"weight": weights_of(97, 1, 1, 1)}), "effective_domains"
+    )
     assert found.status == "warn"
     assert found.value["largest"] == "domain_00"
     shares = np.array([0.97, 0.01, 0.01, 0.01])
@@ -137,7 +153,10 @@ def test_domains_left_with_the_floor_are_named(tmp_path: Path) -> None:
     assert found.status == "warn"
     assert list(found.value["shares_of_prior"]) == ["domain_01"]  # type: ignore[arg-type]
     given_floor = planted_run(
-        tmp_path / "given", directions(), columns={"weight": weights_of(1, 0.3, 1, 1)}, update={"preset": "stable", "floor": 0.4}
+        tmp_path / "given",
+        directions(),
+        columns={"weight": weights_of(1, 0.3, 1, 1)},
+        update={"preset": "stable", "floor": 0.4},
     )
     assert look(given_floor, "floor").status == "warn"
 
@@ -232,7 +251,11 @@ def test_what_a_run_does_not_record_is_unknown_and_says_so(tmp_path: Path) -> No
 
 def test_an_odd_number_of_rows_leaves_a_universal_objective_unknown_and_a_target_known(tmp_path: Path) -> None:
     universal = planted_run(tmp_path / "universal", directions(), columns={"self_product": None})
-    assert [look(universal, name).status for name in ("reliability", "negative", "pairs")] == ["unknown", "unknown", "pass"]
+    assert [look(universal, name).status for name in ("reliability", "negative", "pairs")] == [
+        "unknown",
+        "unknown",
+        "pass",
+    ]
     target = planted_run(tmp_path / "target", directions(5), targets=["catalan"], columns={"self_product": None})
     assert [look(target, name).status for name in ("reliability", "negative", "pairs")] == ["pass"] * 3
 
@@ -263,11 +286,15 @@ def test_a_diagnosis_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_damaged_diagnosis_is_one_message_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "diagnosis.json").write_text('{"steps": 3, "findings": [{"id": "settled"}]}')
-    with pytest.raises(UserError, match=r"diagnosis\.json is damaged:(.|\n)*sentence: Field required\n`mixtures diagnose`"):
+    with pytest.raises(
+        UserError, match=r"diagnosis\.json is damaged:(.|\n)*sentence: Field required\n`mixtures diagnose`"
+    ):
         read_diagnosis(tmp_path)
 
 
-def test_the_command_prints_every_finding_and_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_every_finding_and_writes_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = planted_run(tmp_path / "run", directions())
     assert main(["diagnose", str(run), "--token-budget", "400k", "--unique-tokens", "domain_01=10k"]) == 0
     printed = capsys.readouterr().out
@@ -279,7 +306,9 @@ def test_the_command_prints_every_finding_and_writes_the_file(tmp_path: Path, ca
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 2
 
 
-def test_a_finished_run_has_its_diagnosis_and_prints_the_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_has_its_diagnosis_and_prints_the_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = planted_run(tmp_path / "run", directions(), columns={"weight": weights_of(97, 1, 1, 1)})
     finish(run)
     printed = capsys.readouterr().out

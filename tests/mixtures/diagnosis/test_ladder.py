@@ -1,4 +1,6 @@
-"""Runs of several proxy sizes: agreement and trends are found where they were planted, and nothing is extrapolated where not."""
+"""Runs of several proxy sizes: agreement and trends are found where they were planted, and nothing is extrapolated
+where not.
+"""
 
 import itertools
 import json
@@ -48,12 +50,17 @@ def names_of(count: int) -> list[str]:
     return list(NAMES[:count]) if count <= len(NAMES) else [f"domain_{number:02d}" for number in range(count)]
 
 
-def trending(folder: Path, *, domains: int = 9, noise: float = 0.0, slope: float = 0.3, sizes: tuple[int, ...] = SIZES) -> list[Path]:
+def trending(
+    folder: Path, *, domains: int = 9, noise: float = 0.0, slope: float = 0.3, sizes: tuple[int, ...] = SIZES
+) -> list[Path]:
     """A run a size, log-ratios on a line over log10(parameters) but for noise."""
     draw = np.random.default_rng(0)
     start, slopes = draw.normal(size=domains), slope * draw.normal(size=domains)
     log_ratios = [start + slopes * np.log10(size / SIZES[0]) + noise * draw.normal(size=domains) for size in sizes]
-    return [sized(folder / str(size), parameters=size, weights=shares(row)) for size, row in zip(sizes, log_ratios, strict=True)]
+    return [
+        sized(folder / str(size), parameters=size, weights=shares(row))
+        for size, row in zip(sizes, log_ratios, strict=True)
+    ]
 
 
 def slow_agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -113,7 +120,9 @@ def test_noise_is_taken_for_a_trend_as_seldom_as_the_test_says() -> None:
     found = 0
     for _ in range(400):
         log_ratios = base + 0.1 * draw.normal(size=(3, 11))
-        ladder = Ladder(names_of(11), np.array(SIZES), log_ratios - log_ratios.mean(1, keepdims=True), np.full(11, 1 / 11), ())  # type: ignore[arg-type]
+        ladder = Ladder(
+            names_of(11), np.array(SIZES), log_ratios - log_ratios.mean(1, keepdims=True), np.full(11, 1 / 11), ()
+        )  # type: ignore[arg-type]
         found += fit_trend(ladder).p <= 0.05
     assert 0.02 <= found / 400 <= 0.09
 
@@ -218,7 +227,9 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
     return code, *capsys.readouterr()
 
 
-def test_the_command_prints_a_verdict_and_writes_what_compare_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_verdict_and_writes_what_compare_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = trending(tmp_path, noise=0.02)
     code, out, err = command(capsys, "ladder", *runs, "--at", "125M", "-o", tmp_path / "out")
     assert (code, err) == (0, "")

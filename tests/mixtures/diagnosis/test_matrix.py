@@ -168,14 +168,22 @@ def test_the_objective_counts_the_groups_that_the_run_counted(
     np.testing.assert_array_equal(importance_of(run), expected)
 
 
-@pytest.mark.parametrize(("objective", "expected"), [("universal", [2, 1, 1]), ({"wiki": 2.0, "news": 2.0, "domain_01": 1.0}, [4, 1, 0])])
-def test_reused_domains_count_as_many_as_they_are(tmp_path: Path, objective: str | dict[str, float], expected: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("objective", "expected"), [("universal", [2, 1, 1]), ({"wiki": 2.0, "news": 2.0, "domain_01": 1.0}, [4, 1, 0])]
+)
+def test_reused_domains_count_as_many_as_they_are(
+    tmp_path: Path, objective: str | dict[str, float], expected: list[float]
+) -> None:
     run = read_run(planted_run(tmp_path / "run", np.eye(3, 20), update={"preset": "stable", "objective": objective}))
     first, *rest = run.corpus.domains
     behind = tuple(first.model_copy(update={"name": name}) for name in ("wiki", "news"))
     names = (REUSED, "domain_01", "domain_02")
-    reused = Reused(mixture="sha256:0", relative={"wiki": 0.5, "news": 0.5}, order=("wiki", "news", *names[1:]), domains=behind)
-    corpus = run.corpus.model_copy(update={"domains": (first.model_copy(update={"name": REUSED}), *rest), "reused": reused})
+    reused = Reused(
+        mixture="sha256:0", relative={"wiki": 0.5, "news": 0.5}, order=("wiki", "news", *names[1:]), domains=behind
+    )
+    corpus = run.corpus.model_copy(
+        update={"domains": (first.model_copy(update={"name": REUSED}), *rest), "reused": reused}
+    )
     run = replace(run, corpus=corpus, trajectory=replace(run.trajectory, domains=names, groups=names))
     np.testing.assert_allclose(importance_of(run), expected)
 
@@ -197,7 +205,9 @@ def test_a_run_of_one_step_has_cosines_and_claims_nothing(tmp_path: Path) -> Non
 def test_names_of_the_heat_map_do_not_overlap_on_a_bounded_page(tmp_path: Path, domains: int, targets: int) -> None:
     directions = np.eye(domains + targets, 3 * domains)
     with matplotlib.rc_context(STYLE):
-        figure = matrix_figure(matrix_of(tmp_path / "run", directions, steps=8, targets=[f"target_{n}" for n in range(targets)]))
+        figure = matrix_figure(
+            matrix_of(tmp_path / "run", directions, steps=8, targets=[f"target_{n}" for n in range(targets)])
+        )
         FigureCanvasAgg(figure).draw()
     assert max(figure.get_size_inches()) < 20
     axes = figure.axes[0]

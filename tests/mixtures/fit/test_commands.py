@@ -23,7 +23,9 @@ def write_tables(folder: Path, *, count: int = 24, noise: float = 0.003, signal:
     values = law(shares)[:, :2] if signal else rng.normal(size=(count, 2))
     runs = pd.Index([f"run-{number}" for number in range(count)], name="run")
     pd.DataFrame(shares, columns=NAMES, index=runs).to_csv(folder / "ratios.csv")
-    pd.DataFrame(values + rng.normal(0, noise, (count, 2)), columns=["wiki", "code"], index=runs).to_csv(folder / "metrics.csv")
+    pd.DataFrame(values + rng.normal(0, noise, (count, 2)), columns=["wiki", "code"], index=runs).to_csv(
+        folder / "metrics.csv"
+    )
     return [str(folder / "ratios.csv"), str(folder / "metrics.csv")]
 
 
@@ -35,7 +37,9 @@ def fit(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -
     return said.err if code else said.out
 
 
-def test_fit_prints_every_surrogate_and_writes_what_a_comparison_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_prints_every_surrogate_and_writes_what_a_comparison_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = fit(capsys, *write_tables(tmp_path, count=16), "-o", tmp_path / "best.json")
     assert "16 mixtures of 7 domains; objective (lower is better): mean of wiki, code" in said
     for name in ("ridge", "law", "boosting", "mean"):
@@ -52,7 +56,18 @@ def test_fit_prints_every_surrogate_and_writes_what_a_comparison_reads(tmp_path:
 
 
 def test_fit_keeps_bounds_of_a_large_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model", "law", "--max-epochs", "d0=2", "--unique-tokens", "d0=6B", "--token-budget", "100B", "--min-share", "0.05"]
+    words = [
+        "--model",
+        "law",
+        "--max-epochs",
+        "d0=2",
+        "--unique-tokens",
+        "d0=6B",
+        "--token-budget",
+        "100B",
+        "--min-share",
+        "0.05",
+    ]
     said = fit(capsys, *write_tables(tmp_path), *words, "-o", tmp_path / "best.json")
     shares = json.loads((tmp_path / "best.json").read_text())
     assert shares["d0"] <= 0.12 + 1e-9
@@ -60,9 +75,23 @@ def test_fit_keeps_bounds_of_a_large_run(tmp_path: Path, capsys: pytest.CaptureF
     assert "At their bounds: d0" in said
 
 
-def test_fit_writes_a_whole_mixture_beside_one_of_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_writes_a_whole_mixture_beside_one_of_the_same_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run", domains=NAMES)
-    words = ["--model", "ridge", "--like", run, "--token-budget", "20k", "--max-epochs", "4", "d0=1", "--min-share", "0.01"]
+    words = [
+        "--model",
+        "ridge",
+        "--like",
+        run,
+        "--token-budget",
+        "20k",
+        "--max-epochs",
+        "4",
+        "d0=1",
+        "--min-share",
+        "0.01",
+    ]
     fit(capsys, *write_tables(tmp_path), *words, "-o", tmp_path / "mixture.json")
     mixture = Mixture.load(tmp_path / "mixture.json")
     assert {result.status for result in check(tmp_path / "mixture.json")} <= {"pass", "warn"}
@@ -70,14 +99,18 @@ def test_fit_writes_a_whole_mixture_beside_one_of_the_same_text(tmp_path: Path, 
     assert mixture.provenance.proxy["fit"]["model"] == "ridge"
     assert [source.uri.split("/")[-1] for source in mixture.provenance.inputs] == ["ratios.csv", "metrics.csv"]
     assert mixture.horizon.total_tokens == 20_000
-    assert {domain.name: domain.max_epochs for domain in mixture.domains} == {name: 1 if name == "d0" else 4 for name in NAMES}
+    assert {domain.name: domain.max_epochs for domain in mixture.domains} == {
+        name: 1 if name == "d0" else 4 for name in NAMES
+    }
     assert mixture.average_weights()["d0"] <= mixture.domains[0].unique_tokens / 20_000 + 1e-9
 
 
 def test_fit_of_a_comparison_writes_a_mixture_of_its_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shares = np.random.default_rng(0).dirichlet(np.full(3, 2.0), 11)
     rows = np.vstack([np.full((1, 3), 1 / 3), shares])
-    mixtures = {f"m{number}": dict(zip(("web", "wiki", "code"), row.tolist(), strict=True)) for number, row in enumerate(rows)}
+    mixtures = {
+        f"m{number}": dict(zip(("web", "wiki", "code"), row.tolist(), strict=True)) for number, row in enumerate(rows)
+    }
     compared = write_comparison(tmp_path / "compare", mixtures)
     said = fit(capsys, compared, "--model", "ridge", "--objective", "code=1", "-o", tmp_path / "best.json")
     assert "held-out loss of every domain" in said

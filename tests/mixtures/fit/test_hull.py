@@ -23,7 +23,13 @@ def slow_lowest(value: Value, tried: np.ndarray, lower: np.ndarray, upper: np.nd
     ]
     starts = [np.full(count, 1 / count), *np.random.default_rng(0).dirichlet(np.ones(count), 2)]
     found = [
-        minimize(lambda weights: value((weights @ tried)[None])[0], start, bounds=[(0, 1)] * count, constraints=constraints, tol=1e-12)
+        minimize(
+            lambda weights: value((weights @ tried)[None])[0],
+            start,
+            bounds=[(0, 1)] * count,
+            constraints=constraints,
+            tol=1e-12,
+        )
         for start in starts
     ]
     return min(float(result.fun) for result in found if result.success)

@@ -79,7 +79,14 @@ def test_ridge_is_its_closed_form_at_the_alpha_with_the_least_leave_one_out_erro
     def error(alpha: float) -> float:
         rest = [np.arange(len(shares)) != left for left in range(len(shares))]
         models = [Ridge(alpha=alpha).fit(scaled[kept], values[kept]) for kept in rest]
-        return float(np.mean([(model.predict(scaled[~kept])[0] - values[~kept][0]) ** 2 for model, kept in zip(models, rest, strict=True)]))
+        return float(
+            np.mean(
+                [
+                    (model.predict(scaled[~kept])[0] - values[~kept][0]) ** 2
+                    for model, kept in zip(models, rest, strict=True)
+                ]
+            )
+        )
 
     best = min(mixtures.fit.regressions.ALPHAS, key=error)
     slow = Ridge(alpha=best).fit(scaled, values).predict(scaled)
@@ -135,12 +142,16 @@ def test_noise_is_refused_with_the_numbers() -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("spearman", "chosen"), [((0.8, 0.9, 0.7), "law"), ((0.901, 0.9, 0.899), "ridge"), ((0.1, 0.9, 0.95), "boosting")])
+@pytest.mark.parametrize(
+    ("spearman", "chosen"), [((0.8, 0.9, 0.7), "law"), ((0.901, 0.9, 0.899), "ridge"), ((0.1, 0.9, 0.95), "boosting")]
+)
 def test_auto_takes_the_best_rank_correlation_and_the_simpler_of_equals(
     monkeypatch: pytest.MonkeyPatch, spearman: tuple[float, ...], chosen: str
 ) -> None:
     scores = {name: Score(value, (0, 1), 0.5, 0.1) for name, value in zip(SURROGATES, spearman, strict=True)}
-    monkeypatch.setattr(mixtures.fit.surrogate, "cross_validate", lambda *_, **__: {MEAN: Score(0, (0, 0), 0, 1), **scores})
+    monkeypatch.setattr(
+        mixtures.fit.surrogate, "cross_validate", lambda *_, **__: {MEAN: Score(0, (0, 0), 0, 1), **scores}
+    )
     shares = swarm_shares(np.random.default_rng(0), count=12)
     assert fitted(shares, law(shares)[:, :1])[0].model == chosen
 
@@ -171,7 +182,9 @@ def test_bounds_are_kept_and_out_of_reach_ones_refused_with_the_numbers() -> Non
     assert (found >= lower - 2 * INSIDE).all()
     assert (found <= upper + 2 * INSIDE).all()
     assert found[0] == pytest.approx(0.2, abs=1e-4)
-    with pytest.raises(UserError, match=r"(?s)misses one by a share of 0\.\d+.*d0: allowed 0.9 to 1, tried 0\.0\d+ to 0\.74"):
+    with pytest.raises(
+        UserError, match=r"(?s)misses one by a share of 0\.\d+.*d0: allowed 0.9 to 1, tried 0\.0\d+ to 0\.74"
+    ):
         best_mixture(surrogate, ratios, lower=np.array([0.9, *np.zeros(DOMAINS - 1)]))
 
 

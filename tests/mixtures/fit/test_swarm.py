@@ -109,4 +109,10 @@ def test_objective_is_what_was_asked_else_the_comparisons(tmp_path: Path) -> Non
 def test_what_was_read_of_a_comparison_is_named(tmp_path: Path) -> None:
     swarm = read_swarm([write_comparison(tmp_path / "compare", MIXTURES)])
     assert all(path.is_file() for path in swarm.inputs)
-    assert {path.name for path in swarm.inputs} == {"config.yaml", "uniform.json", "more.json", "less.json", "seed-0.parquet"}
+    assert {path.name for path in swarm.inputs} == {
+        "config.yaml",
+        "uniform.json",
+        "more.json",
+        "less.json",
+        "seed-0.parquet",
+    }

@@ -72,12 +72,17 @@ STATIC = {
     "olmix": (".json", [{"domain": name, "weight": share} for name, share in WANTED.items()]),
     "megatron": (".txt", f"{blend(WANTED)}\n"),
     "json": (".json", WANTED),
-    "levanter": (".yaml", {"data": {"configs": {}, "train_weights": {name: 10 * share for name, share in WANTED.items()}}}),
+    "levanter": (
+        ".yaml",
+        {"data": {"configs": {}, "train_weights": {name: 10 * share for name, share in WANTED.items()}}},
+    ),
 }
 
 
 @pytest.mark.parametrize("source", STATIC)
-def test_shares_of_tokens_and_rows_are_read_as_they_stand(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shares_of_tokens_and_rows_are_read_as_they_stand(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     suffix, content = STATIC[source]
     said = run(capsys, write(tmp_path / f"file{suffix}", content), "--from", source, "-o", tmp_path / "shares.json")
     assert read_shares(tmp_path / "shares.json") == pytest.approx(WANTED, abs=1e-12)
@@ -101,10 +106,14 @@ def test_a_whole_mixture_is_written_beside_one_of_the_same_text(
     assert found.provenance.proxy["import"] == {"format": source, "unit": "token", "like": model.id}
 
 
-def test_a_run_can_stand_for_the_text_and_the_budget_be_the_large_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_can_stand_for_the_text_and_the_budget_be_the_large_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = make_run(tmp_path / "run", domains=list(WANTED))
     path = write(tmp_path / "doremi.json", {"train_domain_weights": WANTED})
-    run(capsys, path, "--from", "doremi", "--like", directory, "--token-budget", "300B", "-o", tmp_path / "mixture.json")
+    run(
+        capsys, path, "--from", "doremi", "--like", directory, "--token-budget", "300B", "-o", tmp_path / "mixture.json"
+    )
     mixture = Mixture.load(tmp_path / "mixture.json")
     assert (mixture.horizon.total_tokens, mixture.weights_at(0)) == (300 * 10**9, WANTED)
 
@@ -126,7 +135,9 @@ DOCUMENT_SHARES = [
 
 
 @pytest.mark.parametrize("content", DOCUMENT_SHARES, ids=["by name", "two lists"])
-def test_shares_of_documents_become_shares_of_tokens(content: Any, tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shares_of_documents_become_shares_of_tokens(
+    content: Any, tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "hf.json", content)
     amounts = {"web": 70 * 100, "code": 25 * 800, "math": 2.5 * 200}  # documents times tokens a document
     expected = {name: amount / sum(amounts.values()) for name, amount in amounts.items()}
@@ -148,13 +159,17 @@ def test_means_that_the_user_measured_come_before_those_of_the_mixture(
     assert stages_of(tmp_path / "mixture.json")[0][1] == pytest.approx({"web": 0.5, "code": 0.5, "math": 0.0})
 
 
-def test_packed_rows_of_a_document_trainer_are_tokens(tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packed_rows_of_a_document_trainer_are_tokens(
+    tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "hf.json", WANTED)
     run(capsys, path, "--from", "hf", "--packed", "-o", tmp_path / "shares.json")
     assert read_shares(tmp_path / "shares.json") == pytest.approx(WANTED)
 
 
-def test_a_filtered_domains_documents_have_the_mean_of_those_that_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_filtered_domains_documents_have_the_mean_of_those_that_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest = make_manifest("web", mode="filter", tokens=[10, 30, 20], weight=[1, 0, 1])
     make_sampled(tmp_path / "old", {"web": 0.5, "code": 0.5}, {"web": manifest}, rows=100, web={"unique_documents": 3})
     path = write(tmp_path / "hf.json", {"web": 0.5, "code": 0.5})
@@ -167,18 +182,24 @@ def test_a_filtered_domains_documents_have_the_mean_of_those_that_are_kept(tmp_p
     assert found.documents == manifest.documents
 
 
-def test_documents_of_unknown_length_are_refused_with_every_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documents_of_unknown_length_are_refused_with_every_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "hf.json", WANTED)
     refused = run(capsys, path, "--from", "hf", "--document-tokens", "web=60", "-o", tmp_path / "shares.json", code=2)
     for expected in (str(path), "a document of code, math", "--like", "--document-tokens", "--packed"):
         assert expected in refused
     assert not (tmp_path / "shares.json").exists()
     make_mixture(WANTED, rows=10, domains={"math": {"unique_documents": None}}).save(tmp_path / "like.json")
-    refused = run(capsys, path, "--from", "hf", "--like", tmp_path / "like.json", "-o", tmp_path / "shares.json", code=2)
+    refused = run(
+        capsys, path, "--from", "hf", "--like", tmp_path / "like.json", "-o", tmp_path / "shares.json", code=2
+    )
     assert "a document of math has" in refused
 
 
-@pytest.mark.parametrize("words", [["--document-tokens", "web=60"], ["--packed"], ["--max-document-tokens", "100"]], ids=lambda w: w[0])
+@pytest.mark.parametrize(
+    "words", [["--document-tokens", "web=60"], ["--packed"], ["--max-document-tokens", "100"]], ids=lambda w: w[0]
+)
 def test_lengths_of_documents_are_refused_where_shares_are_of_tokens(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +210,9 @@ def test_lengths_of_documents_are_refused_where_shares_are_of_tokens(
 
 
 @pytest.mark.parametrize(("words", "found"), [(["web=0"], "web=0"), (["web=60", "books=9"], "books=9")])
-def test_means_that_are_none_are_refused(words: list[str], found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_means_that_are_none_are_refused(
+    words: list[str], found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "hf.json", {"web": 1.0})
     assert f"{found}: give a positive number" in run(
         capsys, path, "--from", "hf", "--document-tokens", *words, "-o", tmp_path / "shares.json", code=2
@@ -199,14 +222,18 @@ def test_means_that_are_none_are_refused(words: list[str], found: str, tmp_path:
 STAGED = {"train_weights": [[0, WANTED], [500, SECOND]]}
 
 
-def test_levanters_stages_keep_their_places_in_tokens(tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_levanters_stages_keep_their_places_in_tokens(
+    tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, out = write(tmp_path / "train.yaml", {"data": STAGED}), tmp_path / "mixture.json"
     run(capsys, path, "--from", "levanter", "--like", like, "--sequence-length", "8", "--batch-size", "8", "-o", out)
     assert stages_of(out) == [(0, pytest.approx(WANTED)), (500 * 8 * 8, pytest.approx(SECOND))]
     assert [stage.name for stage in Mixture.load(out).stages] == ["stage-1", "stage-2"]
 
 
-def test_levanters_own_batch_schedule_and_sequence_length_are_read(tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_levanters_own_batch_schedule_and_sequence_length_are_read(
+    tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     schedule = [{"start": 0, "value": 4}, {"start": 300, "value": 16}]
     record = {"data": STAGED, "trainer": {"train_batch_size": schedule}, "model": {"type": "llama", "max_seq_len": 8}}
     out = tmp_path / "mixture.json"
@@ -238,11 +265,18 @@ def test_a_stage_past_the_end_is_refused(tmp_path: Path, like: Path, capsys: pyt
     run(capsys, path, "--from", "levanter", "--like", like, "--token-budget", "128k", *words)
 
 
-def test_one_file_a_stage_becomes_the_schedule_that_they_are(tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [write(tmp_path / f"{name}.txt", blend(shares)) for name, shares in (("a", WANTED), ("b", {"web": 3, "math": 1}))]
+def test_one_file_a_stage_becomes_the_schedule_that_they_are(
+    tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        write(tmp_path / f"{name}.txt", blend(shares)) for name, shares in (("a", WANTED), ("b", {"web": 3, "math": 1}))
+    ]
     out = tmp_path / "mixture.json"
     run(capsys, *files, "--from", "megatron", "--starts", "40k", "--like", like, "-o", out)
-    assert stages_of(out) == [(0, pytest.approx(WANTED)), (40_000, pytest.approx({"web": 0.75, "code": 0.0, "math": 0.25}))]
+    assert stages_of(out) == [
+        (0, pytest.approx(WANTED)),
+        (40_000, pytest.approx({"web": 0.75, "code": 0.0, "math": 0.25})),
+    ]
     for starts in ([], ["--starts", "40k", "50k"]):
         refused = run(capsys, *files, "--from", "megatron", *starts, "--like", like, "-o", out, code=2)
         assert "after how many tokens each file after the first begins" in refused
@@ -260,7 +294,9 @@ BLENDS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("content", BLENDS.values(), ids=BLENDS)
-def test_every_way_to_write_a_megatron_blend_is_read(content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_way_to_write_a_megatron_blend_is_read(
+    content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = run(capsys, write(tmp_path / "blend.json", content), "--from", "megatron", "-o", tmp_path / "shares.json")
     assert read_shares(tmp_path / "shares.json") == pytest.approx(WANTED, abs=1e-12)
     assert ("only train is read, not valid" in said) == (content == BLENDS["per-split text"])
@@ -283,7 +319,9 @@ def test_a_blend_without_weights_is_refused(content: Any, tmp_path: Path, capsys
     assert str(path) in run(capsys, path, "--from", "megatron", "-o", tmp_path / "shares.json", code=2)
 
 
-def test_the_user_says_how_a_file_calls_the_domains(tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_user_says_how_a_file_calls_the_domains(
+    tmp_path: Path, like: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, out = write(tmp_path / "blend.txt", "3 /x/web-v2.tok 4 /x/code-v2.tok 3 /y/sums"), tmp_path / "mixture.json"
     refused = run(capsys, path, "--from", "megatron", "--like", like, "-o", out, code=2)
     assert "web-v2.tok, code-v2.tok, sums" in refused
@@ -328,7 +366,12 @@ def test_caps_hold_or_are_raised(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 REFUSED: dict[str, tuple[str, str, Any, str]] = {
-    "unknown format": ("nemo", "f.json", {}, "--from nemo: unknown; allowed: doremi, regmix, olmix, megatron, levanter, hf, json"),
+    "unknown format": (
+        "nemo",
+        "f.json",
+        {},
+        "--from nemo: unknown; allowed: doremi, regmix, olmix, megatron, levanter, hf, json",
+    ),
     "no doremi": ("doremi", "f.json", WANTED, "is no domain config of DoReMi"),
     "torn": ("doremi", "f.json", '{"train_domain_weights": {"web": 0.', "is not complete JSON"),
     "no sum": ("doremi", "f.json", {"train_domain_weights": {"web": 0.5, "code": 0.2}}, "sum to 0.7"),
@@ -360,7 +403,9 @@ def test_a_missing_file_is_named(source: str, tmp_path: Path, capsys: pytest.Cap
     assert str(path) in run(capsys, path, "--from", source, "-o", tmp_path / "shares.json", code=2)
 
 
-ROUND_TRIPS: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {  # format written, its options, files, flags of import
+ROUND_TRIPS: dict[
+    str, tuple[str, dict[str, Any], list[str], list[str]]
+] = {  # format written, its options, files, flags of import
     "hf": ("hf", {}, ["hf_mixture.json"], ["--from", "hf"]),
     "packed hf": ("hf", {"packed": True}, ["hf_mixture.json"], ["--from", "hf"]),
     "json": ("json", {}, ["weights.json"], ["--from", "json"]),
@@ -368,21 +413,33 @@ ROUND_TRIPS: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {  # 
     "levanter": ("levanter", {}, ["levanter.yaml"], ["--from", "levanter", "--sequence-length", "8"]),
     "marin": ("levanter", {}, ["marin.yaml"], ["--from", "levanter", "--sequence-length", "8"]),
     "megatron": ("megatron", {}, ["blend-1-s0.json", "blend-2-s1.txt"], ["--from", "megatron", "--starts", "32768"]),
-    "megatron, text first": ("megatron", {}, ["blend-1-s0.txt", "blend-2-s1.json"], ["--from", "megatron", "--starts", "32768"]),
+    "megatron, text first": (
+        "megatron",
+        {},
+        ["blend-1-s0.txt", "blend-2-s1.json"],
+        ["--from", "megatron", "--starts", "32768"],
+    ),
 }
 
 
 @pytest.mark.parametrize(("to", "options", "files", "flags"), ROUND_TRIPS.values(), ids=ROUND_TRIPS)
 def test_what_was_converted_is_read_back_as_it_was(
-    to: str, options: dict[str, Any], files: list[str], flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    to: str,
+    options: dict[str, Any],
+    files: list[str],
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     total = 65_536
-    make_mixture({"web": 0.75, "code": 0.25, "math": 0.0}, SECOND, rows=total // 8, starts=[0, total // 2], domains=DOMAINS).save(
-        tmp_path / "mixture.json"
-    )
+    make_mixture(
+        {"web": 0.75, "code": 0.25, "math": 0.0}, SECOND, rows=total // 8, starts=[0, total // 2], domains=DOMAINS
+    ).save(tmp_path / "mixture.json")
     sizes = {"sequence_length": 8, "batch_size": ["16"]}
     prefix = f"{tmp_path}/tokens/{{domain}}_text_document" if to == "megatron" else f"{tmp_path}/{{domain}}.jsonl"
-    convert(tmp_path / "mixture.json", to=to, output=tmp_path / "out", data=[prefix], elsewhere=True, **sizes, **options)
+    convert(
+        tmp_path / "mixture.json", to=to, output=tmp_path / "out", data=[prefix], elsewhere=True, **sizes, **options
+    )
     paths = [tmp_path / "out" / name for name in files]
     run(capsys, *paths, *flags, "--like", tmp_path / "mixture.json", "-o", tmp_path / "back.json")
     (first, before), (second, after) = stages_of(tmp_path / "back.json")

@@ -18,7 +18,8 @@ from mixtures.schedule.shares import fixed_mixture, uniform, unimax
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 TOKENIZER = Tokenizer(name="bpe", vocab_size=4096, fingerprint="sha256:x")
-# sail-sg/regmix data/train_mixture_1m.csv: regression_fitting/collect_mixture_data.py writes it, rounded; the index counts from 1
+# sail-sg/regmix data/train_mixture_1m.csv: regression_fitting/collect_mixture_data.py writes it, rounded; the index
+# counts from 1
 REGMIX = """\
 index,train_the_pile_arxiv,train_the_pile_wikipedia_en,train_the_pile_pile_cc
 1,0.004,0.209,0.787
@@ -61,7 +62,10 @@ def refusal(path: Path, **choices: Any) -> str:
 
 
 def two_domains(**changes: Any) -> tuple[Domain, ...]:
-    return tuple(Domain(name=name, unique_tokens=tokens, unique_documents=3, **changes) for name, tokens in (("wiki", 200), ("web", 1000)))
+    return tuple(
+        Domain(name=name, unique_tokens=tokens, unique_documents=3, **changes)
+        for name, tokens in (("wiki", 200), ("web", 1000))
+    )
 
 
 def mixture_of(shares: dict[str, float], **changes: Any) -> Mixture:
@@ -88,7 +92,11 @@ def test_plain_shares_are_read_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_a_domain_of_a_plain_file_may_be_called_like_a_label(tmp_path: Path) -> None:
-    assert read_shares(write(tmp_path, {"name": 0.5, "index": 0.25, "kind": 0.25})) == {"name": 0.5, "index": 0.25, "kind": 0.25}
+    assert read_shares(write(tmp_path, {"name": 0.5, "index": 0.25, "kind": 0.25})) == {
+        "name": 0.5,
+        "index": 0.25,
+        "kind": 0.25,
+    }
 
 
 def test_our_mixture_gives_its_weights(tmp_path: Path) -> None:
@@ -150,7 +158,10 @@ def test_rows_without_a_number_are_also_chosen_by_position_from_zero(tmp_path: P
 
 
 def test_a_csv_as_a_spreadsheet_saves_it_is_read(tmp_path: Path) -> None:
-    assert read_shares(write(tmp_path, "\ufeffindex, wiki ,web\r\n\r\n1, 0.5,0.5\r\n", ".CSV")) == {"wiki": 0.5, "web": 0.5}
+    assert read_shares(write(tmp_path, "\ufeffindex, wiki ,web\r\n\r\n1, 0.5,0.5\r\n", ".CSV")) == {
+        "wiki": 0.5,
+        "web": 0.5,
+    }
 
 
 def test_a_file_of_several_mixtures_lists_them_when_none_is_chosen(tmp_path: Path) -> None:
@@ -180,7 +191,9 @@ def test_shares_that_were_rounded_are_normalised(tmp_path: Path, total: float) -
     assert shares == pytest.approx({"wiki": 0.25, "web": 0.75}, abs=1e-15)
 
 
-@pytest.mark.parametrize(("total", "said"), [(0.98, "sum to 0.98, off by -0.02"), (1.1, "sum to 1.1, off by +0.1"), (0, "off by -1")])
+@pytest.mark.parametrize(
+    ("total", "said"), [(0.98, "sum to 0.98, off by -0.02"), (1.1, "sum to 1.1, off by +0.1"), (0, "off by -1")]
+)
 def test_shares_that_do_not_sum_to_one_are_refused_with_how_far_off(tmp_path: Path, total: float, said: str) -> None:
     assert said in refusal(write(tmp_path, {"wiki": total / 4, "web": 3 * total / 4}))
 
@@ -204,7 +217,8 @@ def test_values_in_json_that_are_no_shares_are_refused_by_name(tmp_path: Path, w
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"), [("-0.1", "-0.1 is negative"), ("nan", "NaN"), ("", "'' is no number"), ("half", "'half' is no number")]
+    ("cell", "said"),
+    [("-0.1", "-0.1 is negative"), ("nan", "NaN"), ("", "'' is no number"), ("half", "'half' is no number")],
 )
 def test_values_in_a_csv_that_are_no_shares_are_refused_by_name_and_line(tmp_path: Path, cell: str, said: str) -> None:
     message = refusal(write(tmp_path, f"index,wiki,web\n1,0.5,0.5\n2,{cell},1.0\n", ".csv"), row=2)
@@ -222,7 +236,9 @@ def test_all_values_that_are_no_shares_are_listed_with_their_item(tmp_path: Path
 
 def test_a_domain_given_twice_is_refused_in_every_format(tmp_path: Path) -> None:
     assert "gives wiki twice" in refusal(write(tmp_path, '{"wiki": 0.5, "wiki": 0.5}'))
-    assert "gives wiki twice" in refusal(write(tmp_path, [{"domain": "wiki", "weight": 0.5}, {"domain": "wiki", "weight": 0.5}]))
+    assert "gives wiki twice" in refusal(
+        write(tmp_path, [{"domain": "wiki", "weight": 0.5}, {"domain": "wiki", "weight": 0.5}])
+    )
     assert "line 1 gives wiki twice" in refusal(write(tmp_path, "wiki,wiki\n0.5,0.5\n", ".csv"))
 
 
@@ -245,7 +261,9 @@ def test_a_truncated_json_is_refused_as_that(tmp_path: Path, keep: float) -> Non
 
 
 def test_a_truncated_csv_is_refused_as_that(tmp_path: Path) -> None:
-    assert "the header has 4 columns, line 4 has 2; it is truncated" in refusal(write(tmp_path, REGMIX[: REGMIX.rindex(",0.044")], ".csv"))
+    assert "the header has 4 columns, line 4 has 2; it is truncated" in refusal(
+        write(tmp_path, REGMIX[: REGMIX.rindex(",0.044")], ".csv")
+    )
     assert "is not complete CSV" in refusal(write(tmp_path, 'wiki,web\n0.5,"0.', ".csv"))
 
 
@@ -274,12 +292,17 @@ def test_files_that_are_no_text_or_not_there_are_refused(tmp_path: Path) -> None
 def test_a_damaged_mixture_is_refused_as_a_mixture(tmp_path: Path) -> None:
     mixture_of({"wiki": 0.7, "web": 0.3}).save(tmp_path / "mixture.json")
     text = (tmp_path / "mixture.json").read_text()
-    assert "was edited by hand" in refusal(write(tmp_path, text.replace('"total_tokens": 1000', '"total_tokens": 2000')))
+    assert "was edited by hand" in refusal(
+        write(tmp_path, text.replace('"total_tokens": 1000', '"total_tokens": 2000'))
+    )
     assert 'no "kind": "mixture-schedule"' in refusal(write(tmp_path, {"kind": "mixture", "stages": []}))
 
 
 @PROPERTY
-@given(raw=st.lists(st.floats(0, 1), min_size=1, max_size=20).filter(lambda raw: sum(raw) > 1e-3), digits=st.integers(4, 17))
+@given(
+    raw=st.lists(st.floats(0, 1), min_size=1, max_size=20).filter(lambda raw: sum(raw) > 1e-3),
+    digits=st.integers(4, 17),
+)
 def test_what_is_written_rounded_comes_back_on_the_simplex_in_every_format(
     tmp_path_factory: pytest.TempPathFactory, raw: list[float], digits: int
 ) -> None:
@@ -287,7 +310,12 @@ def test_what_is_written_rounded_comes_back_on_the_simplex_in_every_format(
     shares = {f"d{number}": round(value / math.fsum(raw), digits) for number, value in enumerate(raw)}
     table = ",".join(["index", *shares]) + "\n" + ",".join(["1", *map(repr, shares.values())]) + "\n"
     rows = [{"domain": name, "weight": share} for name, share in shares.items()]
-    for content, suffix in ((shares, ".json"), ({"train_domain_weights": shares}, ".json"), (rows, ".json"), (table, ".csv")):
+    for content, suffix in (
+        (shares, ".json"),
+        ({"train_domain_weights": shares}, ".json"),
+        (rows, ".json"),
+        (table, ".csv"),
+    ):
         read = read_shares(write(path, content, suffix))
         assert list(read) == list(shares)
         assert read == pytest.approx(shares, abs=20 * 10.0**-digits)
@@ -297,7 +325,10 @@ def test_what_is_written_rounded_comes_back_on_the_simplex_in_every_format(
 def test_a_fixed_mixture_keeps_its_shares_and_passes_its_checks(tmp_path: Path) -> None:
     mixture = mixture_of({"web": 0.75, "wiki": 0.25}, method="uniformish", seed=7)
     assert [stage.weights for stage in mixture.stages] == [{"wiki": 0.25, "web": 0.75}]
-    assert [(row.domain, row.tokens, row.epochs) for row in mixture.expected] == [("wiki", 250, 1.25), ("web", 750, 0.75)]
+    assert [(row.domain, row.tokens, row.epochs) for row in mixture.expected] == [
+        ("wiki", 250, 1.25),
+        ("web", 750, 0.75),
+    ]
     assert (mixture.provenance.method, mixture.sampling.seed, mixture.horizon.total_tokens) == ("uniformish", 7, 1000)
     assert mixture.domains == two_domains()
     mixture.save(tmp_path / "mixture.json")

@@ -27,8 +27,12 @@ def annotations(figure: Figure) -> list[Annotation]:
     return [text for axes in figure.axes for text in axes.texts if isinstance(text, Annotation)]
 
 
-@pytest.mark.parametrize(("mixtures", "domains", "seeds"), [(2, 2, (0,)), (4, 12, (0, 1, 2)), (7, 11, (0, 1)), (8, 40, (0, 1))])
-def test_a_comparison_is_drawn_in_two_plots(tmp_path: Path, mixtures: int, domains: int, seeds: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("mixtures", "domains", "seeds"), [(2, 2, (0,)), (4, 12, (0, 1, 2)), (7, 11, (0, 1)), (8, 40, (0, 1))]
+)
+def test_a_comparison_is_drawn_in_two_plots(
+    tmp_path: Path, mixtures: int, domains: int, seeds: tuple[int, ...]
+) -> None:
     paths = plot_comparison(made(mixtures, domains, seeds=seeds, rows=4), tmp_path / "plots")
     assert [path.name for path in paths] == ["loss_over_tokens.png", "difference_by_domain.png"]
     assert all(path.read_bytes().startswith(PNG) for path in paths)

@@ -39,7 +39,11 @@ LOOK = Look("#000000", "-", True)
 
 
 def names_of(count: int) -> list[str]:
-    return list(NAMES[:count]) if count <= len(NAMES) else [f"domain_{number:02d}_of_a_rather_long_name" for number in range(count)]
+    return (
+        list(NAMES[:count])
+        if count <= len(NAMES)
+        else [f"domain_{number:02d}_of_a_rather_long_name" for number in range(count)]
+    )
 
 
 def scored_run(path: Path, *, domains: int = 2, documents: int = 60, **settings: Any) -> Path:
@@ -55,7 +59,9 @@ def summary_of(path: Path, **settings: Any) -> Summary:
 
 def sizes_of(summary: Summary) -> dict[tuple[str, str], np.ndarray]:
     shape = (len(summary.domains), len(TEMPERATURES))
-    return {(score, transform): np.full(shape, 0.5) for score in summary.names for transform in summary.transforms(score)}
+    return {
+        (score, transform): np.full(shape, 0.5) for score in summary.names for transform in summary.transforms(score)
+    }
 
 
 def drawn_texts(figure: Figure) -> list[Text]:
@@ -182,7 +188,13 @@ def test_effective_sample_sizes_are_those_of_the_weights_that_an_export_would_ma
     sizes = sample_sizes(scores, [("self_influence_all", "log")])["self_influence_all", "log"]
     frame = scores.frame(scores.domains[1])
     for temperature, direction in ((-1.5, "inverse"), (1.0, "direct")):
-        rule = SampleRule(rule="softmax", score="self_influence_all", direction=direction, temperature=abs(temperature), transform="log")
+        rule = SampleRule(
+            rule="softmax",
+            score="self_influence_all",
+            direction=direction,
+            temperature=abs(temperature),
+            transform="log",
+        )
         size = effective_sample_size(rule_weights(rule, frame), frame["tokens"].to_numpy())
         assert sizes[1, TEMPERATURES.tolist().index(temperature)] == pytest.approx(size, rel=1e-12)
     assert (sizes[:, TEMPERATURES == 0] == 1).all()
@@ -254,17 +266,24 @@ def test_where_the_text_cannot_be_read_the_documents_are_listed_without_it_and_t
 
 
 def test_nothing_that_a_terminal_would_obey_is_left_in_a_text() -> None:
-    assert printable("tab\there \x07\x9b\u202e\ufeff caf\u00e9 \u4e2d") == "tab\\there \\x07\\x9b\\u202e\\ufeff caf\u00e9 \u4e2d"
+    assert (
+        printable("tab\there \x07\x9b\u202e\ufeff caf\u00e9 \u4e2d")
+        == "tab\\there \\x07\\x9b\\u202e\\ufeff caf\u00e9 \u4e2d"
+    )
 
 
-def test_the_plot_command_adds_the_plots_of_scores_and_the_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plot_command_adds_the_plots_of_scores_and_the_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = scored_run(tmp_path, few=True)
     assert main(["plot", str(run)]) == 0
     assert all((run / "plots" / name).is_file() for name in ("weights.png", *FILES, "documents.txt"))
     assert f"wrote {run / 'plots' / 'documents.txt'}" in capsys.readouterr().out
 
 
-def test_unfinished_scores_are_said_and_the_plots_of_the_run_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfinished_scores_are_said_and_the_plots_of_the_run_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = scored_run(tmp_path, few=True)
     meta = read_meta(run)
     assert meta is not None
@@ -292,7 +311,9 @@ def test_a_mixture_without_sample_policies_has_none(tmp_path: Path) -> None:
 
 def test_the_size_of_a_manifest_counts_text_that_it_does_not_list_once() -> None:
     start, tokens = np.array([0, 30]), np.array([30, 30])
-    manifest = Manifest("wiki", None, 100, "filter", ["a", "b"], start, tokens, np.array([0.0, 1.0]), {"rule": {"rule": "filter"}})
+    manifest = Manifest(
+        "wiki", None, 100, "filter", ["a", "b"], start, tokens, np.array([0.0, 1.0]), {"rule": {"rule": "filter"}}
+    )
     figure = samples_figure([manifest])
     bar = figure.axes[0].patches[0]
     assert bar.get_width() == pytest.approx(0.7)  # type: ignore[attr-defined]

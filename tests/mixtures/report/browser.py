@@ -1,4 +1,6 @@
-"""A headless chromium, spoken to in its DevTools protocol over two pipes: pages, widths, schemes, keys, console messages, pictures."""
+"""A headless chromium, spoken to in its DevTools protocol over two pipes: pages, widths, schemes, keys, console
+messages, pictures.
+"""
 
 import base64
 import json
@@ -26,7 +28,9 @@ PATIENCE = 60  # seconds for one answer
 
 
 class Browser:
-    """One tab. `problems`: errors and warnings of the console, exceptions, and what the page's policy kept from loading."""
+    """One tab. `problems`: errors and warnings of the console, exceptions, and what the page's policy kept from
+    loading.
+    """
 
     def __init__(self, program: str, directory: Path) -> None:
         self.problems: list[str] = []
@@ -39,7 +43,11 @@ class Browser:
             os.dup2(os.dup(up_write), 4)
 
         command = [program, *FLAGS, f"--user-data-dir={directory}"]
-        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
         self._process = subprocess.Popen(command, preexec_fn=pipes, pass_fds=(3, 4, down_read, up_write), **quiet)
         os.close(down_read)
         os.close(up_write)
@@ -79,7 +87,10 @@ class Browser:
         """Load a page from a file at this width (pixels) and colour scheme."""
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=phone)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=page.resolve().as_uri())
         for _ in range(PATIENCE * 20):
             if self.run("location.href") == page.resolve().as_uri() and self.run("document.readyState") == "complete":

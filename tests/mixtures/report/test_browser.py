@@ -1,4 +1,8 @@
-"""The page of `mixtures report` in a browser: at two widths, in both colour schemes, by keyboard, with 5 and with 40 domains."""
+"""The page of `mixtures report` in a browser: at two widths, in both colour schemes, by keyboard, with 5 and with 40
+domains.
+"""
+
+# ruff: noqa: E501
 
 import json
 import shutil
@@ -14,7 +18,9 @@ from tests.mixtures.compare.helpers import make_comparison
 from tests.mixtures.helpers import NAMES, make_run
 from tests.mixtures.report.browser import Browser
 
-PROGRAM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+PROGRAM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium here: the page is not opened in a browser")
 
 WIDTHS = (390, 1280)
@@ -68,7 +74,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for count in SIZES:
         names = [f"{NAMES[number % 11]}_{number:02d}" for number in range(count)]
-        runs = [make_run(place / f"{count}-{seed}", domains=names, targets=["catalan"], steps=30, seed=seed) for seed in range(3)]
+        runs = [
+            make_run(place / f"{count}-{seed}", domains=names, targets=["catalan"], steps=30, seed=seed)
+            for seed in range(3)
+        ]
         export_mixture(runs).save(runs[0] / "mixture.json")
         made[str(count)] = write_report(runs[0], place / f"{count}.html")
     comparison = make_comparison(place / "comparison", learned="natural", effects={"natural": -0.2, "unimax": 0.1})
@@ -79,7 +88,9 @@ NAMED = pytest.mark.parametrize("name", [*map(str, SIZES), "comparison"])
 
 
 @NAMED
-def test_the_page_opens_without_a_complaint_and_asks_for_nothing_else(browser: Browser, pages: dict[str, Path], name: str) -> None:
+def test_the_page_opens_without_a_complaint_and_asks_for_nothing_else(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
     browser.problems.clear()
     browser.requests.clear()
     browser.open(pages[name])
@@ -104,7 +115,9 @@ def test_the_page_never_scrolls_sideways_and_wide_things_do_in_their_box(
 
 @NAMED
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_text_stands_out_from_what_is_behind_it(browser: Browser, pages: dict[str, Path], name: str, dark: bool) -> None:
+def test_every_text_stands_out_from_what_is_behind_it(
+    browser: Browser, pages: dict[str, Path], name: str, dark: bool
+) -> None:
     browser.open(pages[name], dark=dark)
     assert browser.run(CONTRAST) == []
     body = browser.run("getComputedStyle(document.body).backgroundColor")
@@ -112,7 +125,9 @@ def test_every_text_stands_out_from_what_is_behind_it(browser: Browser, pages: d
 
 
 @NAMED
-def test_names_in_charts_are_whole_and_none_is_over_another(browser: Browser, pages: dict[str, Path], name: str) -> None:
+def test_names_in_charts_are_whole_and_none_is_over_another(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
     browser.open(pages[name])
     browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert browser.run(OUTSIDE) == []
@@ -121,7 +136,9 @@ def test_names_in_charts_are_whole_and_none_is_over_another(browser: Browser, pa
 
 def shares(browser: Browser) -> list[float]:
     """The column of shares, from the top."""
-    column = "[...document.querySelector('#mixture table').tBodies[0].rows].map(row => Number(row.cells[1].textContent))"
+    column = (
+        "[...document.querySelector('#mixture table').tBodies[0].rows].map(row => Number(row.cells[1].textContent))"
+    )
     found: list[float] = browser.run(column)
     return found
 
@@ -136,7 +153,9 @@ def test_a_table_is_sorted_by_a_click_and_the_other_way_by_another(browser: Brow
     assert browser.run(f"{heading}.getAttribute('aria-sort')") == "ascending"
     assert shares(browser) == sorted(shares(browser))
     browser.run("document.querySelector('#mixture table').tHead.rows[0].cells[0].querySelector('button').click()")
-    names = browser.run("[...document.querySelector('#mixture table').tBodies[0].rows].map(row => row.cells[0].textContent)")
+    names = browser.run(
+        "[...document.querySelector('#mixture table').tBodies[0].rows].map(row => row.cells[0].textContent)"
+    )
     assert names == sorted(names, key=str.lower)
     assert browser.run(f"{heading}.getAttribute('aria-sort')") is None
 
@@ -157,7 +176,11 @@ def test_the_keyboard_reaches_boxes_and_headings_and_sorts(browser: Browser, pag
     seen = []
     for _ in range(40):
         browser.press("Tab")
-        seen.append(browser.run("document.activeElement.closest('th') ? 'heading' : document.activeElement.className || 'other'"))
+        seen.append(
+            browser.run(
+                "document.activeElement.closest('th') ? 'heading' : document.activeElement.className || 'other'"
+            )
+        )
         if seen[-1] == "heading":
             break
     assert "scroll" in seen

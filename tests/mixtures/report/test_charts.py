@@ -34,7 +34,15 @@ def test_code_in_a_sentence_is_between_two_backticks() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("-0.0123", -0.0123), ("+0.5 to +0.7", 0.5), ("82 %", 82.0), ("1,234", 1234.0), ("1.2e+13", 1.2e13), ("-", None), ("? %", None)],
+    [
+        ("-0.0123", -0.0123),
+        ("+0.5 to +0.7", 0.5),
+        ("82 %", 82.0),
+        ("1,234", 1234.0),
+        ("1.2e+13", 1.2e13),
+        ("-", None),
+        ("? %", None),
+    ],
 )
 def test_numbers_in_text_tables_sort_as_numbers(text: str, value: float | None) -> None:
     assert parse_number(text) == (text, value)
@@ -68,7 +76,8 @@ def test_dots_stand_on_their_whiskers_in_the_order_of_the_rows() -> None:
     for dot, whisker in zip(dots, whiskers, strict=True):
         assert float(str(whisker["x1"])) < float(str(dot["cx"])) < float(str(whisker["x2"]))
     apart, width = (
-        float(str(one)) - float(str(other)) for one, other in ((dots[0]["cx"], dots[1]["cx"]), (whiskers[0]["x2"], whiskers[0]["x1"]))
+        float(str(one)) - float(str(other))
+        for one, other in ((dots[0]["cx"], dots[1]["cx"]), (whiskers[0]["x2"], whiskers[0]["x1"]))
     )
     assert apart / 0.2 == pytest.approx(width / 0.3, rel=1e-2)
 

@@ -1,4 +1,6 @@
-"""The page of `mixtures report`: that it says what the records say, and that it is well formed, escaped and self-contained."""
+"""The page of `mixtures report`: that it says what the records say, and that it is well formed, escaped and
+self-contained.
+"""
 
 import json
 import re
@@ -44,7 +46,18 @@ def with_intervals(tmp_path: Path, weights: np.ndarray, *, spread: float = 0.02,
 def test_a_run_is_told_section_by_section_with_the_verdict_first(tmp_path: Path) -> None:
     page = report(make_run(tmp_path / "run", domains=NAMES[:5], targets=["catalan"]))
     sections = [facts["id"] for facts in page.all("section")]
-    assert sections == ["verdict", "mixture", "weights", "matrix", "losses", "comparison", "diagnosis", "cost", "provenance", "replay"]
+    assert sections == [
+        "verdict",
+        "mixture",
+        "weights",
+        "matrix",
+        "losses",
+        "comparison",
+        "diagnosis",
+        "cost",
+        "provenance",
+        "replay",
+    ]
     assert [facts["href"] for facts in page.all("a")] == [f"#{name}" for name in sections]
     for name in (*NAMES[:5], "catalan", "abc123", "llama-1m", "proxies.compare"):
         assert name in page.text
@@ -67,7 +80,9 @@ def test_the_table_of_shares_is_the_mixture(tmp_path: Path) -> None:
 
 def test_the_verdict_names_what_to_raise_and_what_to_lower_by_how_much(tmp_path: Path) -> None:
     text = report(with_intervals(tmp_path, np.array([0.6, 0.25, 0.15]))).text
-    assert re.search(r"The run proposes more of wiki_en \((59|60)\.\d %, 1\.\d\d times its prior\); less of forum", text)
+    assert re.search(
+        r"The run proposes more of wiki_en \((59|60)\.\d %, 1\.\d\d times its prior\); less of forum", text
+    )
     assert "3 of 3 domains differ from the prior by more than their 95 % intervals" in text
 
 
@@ -86,7 +101,12 @@ def test_without_intervals_the_verdict_says_that_nothing_is_known_of_other_seeds
 
 def test_warnings_of_the_diagnosis_stand_in_the_verdict(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    finding = {"id": "reliability", "status": "warn", "value": {}, "sentence": "Half of it is noise: raise `train.steps`."}
+    finding = {
+        "id": "reliability",
+        "status": "warn",
+        "value": {},
+        "sentence": "Half of it is noise: raise `train.steps`.",
+    }
     (run / "diagnosis.json").write_text(json.dumps({"format": 1, "steps": 20, "findings": [finding]}))
     page = report(run)
     assert page.text.count("Half of it is noise: raise train.steps.") == 2
@@ -99,7 +119,9 @@ def test_every_stage_is_in_the_table_and_few_have_charts(tmp_path: Path, stages:
     export_mixture([run], stages=stages).save(run / "mixture.json")
     page = report(run)
     header = next(cells[0] for caption, cells in page.tables.items() if caption.startswith("The mixture"))
-    assert [name for name in header if name.startswith("stage-")] == [f"stage-{n + 1}" for n in range(stages) if stages > 1]
+    assert [name for name in header if name.startswith("stage-")] == [
+        f"stage-{n + 1}" for n in range(stages) if stages > 1
+    ]
     charts = [facts for facts in page.all("svg") if "largest" in str(facts["aria-label"])]
     assert len(charts) == (stages if stages <= 4 else 1)
 
@@ -123,7 +145,10 @@ def test_losses_are_those_of_the_records(tmp_path: Path) -> None:
 
 def test_the_command_that_does_it_again_names_the_settings_of_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a run")
-    assert f"accelerate launch --num_processes 1 -m proxies.train '{run}/config.yaml' --run_dir NEW_DIRECTORY" in report(run).text
+    assert (
+        f"accelerate launch --num_processes 1 -m proxies.train '{run}/config.yaml' --run_dir NEW_DIRECTORY"
+        in report(run).text
+    )
 
 
 def test_a_rule_without_gradients_has_no_matrix_and_says_so() -> None:
@@ -231,7 +256,9 @@ def test_a_comparison_that_is_not_finished_says_what_is_missing(tmp_path: Path) 
         write_report(path, tmp_path / "page.html")
 
 
-def test_the_command_writes_into_the_directory_or_where_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_into_the_directory_or_where_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run")
     assert main(["report", str(run)]) == 0
     assert (run / "report.html").is_file()
@@ -240,8 +267,12 @@ def test_the_command_writes_into_the_directory_or_where_it_is_told(tmp_path: Pat
     assert capsys.readouterr().out == f"wrote {run / 'report.html'}\nwrote {tmp_path / 'deep' / 'page.html'}\n"
 
 
-@pytest.mark.parametrize(("source", "found"), [("none", "is not there"), ("file", "is a file"), ("empty", "is not a run directory")])
-def test_what_is_no_run_and_no_comparison_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "found"), [("none", "is not there"), ("file", "is a file"), ("empty", "is not a run directory")]
+)
+def test_what_is_no_run_and_no_comparison_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, found: str
+) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     assert main(["report", str(tmp_path / source)]) == 2

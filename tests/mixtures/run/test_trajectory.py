@@ -111,7 +111,9 @@ def test_truncate_also_drops_buffered_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_trajectory(tmp_path).steps, range(1, 7))
 
 
-def test_a_kill_in_the_middle_of_truncate_is_repaired_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_in_the_middle_of_truncate_is_repaired_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = write(tmp_path, range(1, 9))
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))

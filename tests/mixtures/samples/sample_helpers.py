@@ -19,7 +19,9 @@ def split(tokens: int, documents: int, *, seed: int = 0) -> np.ndarray:
 
 
 def write_scores(run: Path, scores: Mapping[str, Mapping[str, Any]] | None = None, **meta: Any) -> Path:
-    """Scores of every domain of a run of `make_run`. scores: {domain: {"tokens": (S,), "start": (S,), NAME: (S,)}}, the rest made up."""
+    """Scores of every domain of a run of `make_run`. scores: {domain: {"tokens": (S,), "start": (S,), NAME: (S,)}}, the
+    rest made up.
+    """
     corpus: CorpusRecord = read_run(run).corpus
     domains = {}
     for number, domain in enumerate(domain for domain in corpus.domains if domain.role == "domain"):
@@ -27,7 +29,10 @@ def write_scores(run: Path, scores: Mapping[str, Mapping[str, Any]] | None = Non
         sizes = np.asarray(given.pop("tokens", split(domain.tokens, domain.documents, seed=number)), dtype=np.int64)
         starts = np.asarray(given.pop("start", np.cumsum(sizes) - sizes), dtype=np.int64)
         rng = np.random.default_rng(number)
-        columns = {"self_influence_all": rng.lognormal(size=len(sizes)), "nll_mean": rng.normal(5, 1, size=len(sizes))} | given
+        columns = {
+            "self_influence_all": rng.lognormal(size=len(sizes)),
+            "nll_mean": rng.normal(5, 1, size=len(sizes)),
+        } | given
         names = [f"{domain.name}:{line}" for line in range(len(sizes))]
         keys = [[domain.name] * len(sizes), names, [None] * len(sizes), starts, sizes]
         arrays = [*keys, *(np.asarray(column, dtype=np.float64) for column in columns.values())]

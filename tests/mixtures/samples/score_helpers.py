@@ -50,14 +50,20 @@ def score_columns(count: int, *, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_cache(run: Path, texts: Mapping[str, Sequence[str]], *, cache: Path | None = None) -> dict[str, dict[str, np.ndarray]]:
-    """The token cache beside the run, one token a byte, with the run's fingerprints; {domain: tokens (S,) of its documents}."""
+def make_cache(
+    run: Path, texts: Mapping[str, Sequence[str]], *, cache: Path | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """The token cache beside the run, one token a byte, with the run's fingerprints; {domain: tokens (S,) of its
+    documents}.
+    """
     tokenizer = raw_bytes()
     write_atomic(run / "tokenizer.json", tokenizer.backend.to_str())
     corpus = json.loads((run / "corpus.json").read_text())
     sizes = {}
     for domain in corpus["domains"]:
-        pieces = [np.append(ids, tokenizer.eos_id) for ids in tokenizer.encode(list(texts.get(domain["name"], ["nothing"])))]
+        pieces = [
+            np.append(ids, tokenizer.eos_id) for ids in tokenizer.encode(list(texts.get(domain["name"], ["nothing"])))
+        ]
         sizes[domain["name"]] = {"tokens": np.array([len(ids) for ids in pieces])}
         directory = (cache or run.parent / "cache") / f"{domain['name']}-0123456789abcdef"
         directory.mkdir(parents=True)

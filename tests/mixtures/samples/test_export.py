@@ -69,7 +69,9 @@ def test_a_run_with_scores_exports_as_before_where_samples_are_not_asked_for(tmp
     assert all(domain.sample_policy is None for domain in before.domains)
 
 
-def test_of_several_runs_the_first_that_has_scores_gives_them(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_several_runs_the_first_that_has_scores_gives_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bare = make_run(tmp_path / "bare", seed=1)
     code, out, _ = call("export", bare, run, *SOFTMAX, "-o", tmp_path / "two.json", capsys=capsys)
     assert code == 0
@@ -104,7 +106,9 @@ def test_caps_that_hold_the_text_but_not_what_a_filter_keeps_are_refused_with_th
     assert files(tmp_path) == before
 
 
-def test_exporting_again_leaves_the_manifests_of_the_new_mixture_only(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exporting_again_leaves_the_manifests_of_the_new_mixture_only(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     call("export", run, *SOFTMAX, capsys=capsys)
     first = files(run / "mixture.samples")
     call("export", run, *FILTER, capsys=capsys)
@@ -144,9 +148,18 @@ def test_a_full_disk_leaves_the_old_mixture_and_its_manifests(
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--samples", "filter", "--drop-top", "0.1"], "the rule filter needs a score; give one of self_influence_all, nll_mean (--score)"),
-        (["--samples", "softmax", "--score", "loss"], "has no score 'loss'; give one of self_influence_all, nll_mean (--score)"),
-        (["--score", SCORE, "--drop-top", "0.1"], "--score, --drop-top without --samples; say what to make of the scores"),
+        (
+            ["--samples", "filter", "--drop-top", "0.1"],
+            "the rule filter needs a score; give one of self_influence_all, nll_mean (--score)",
+        ),
+        (
+            ["--samples", "softmax", "--score", "loss"],
+            "has no score 'loss'; give one of self_influence_all, nll_mean (--score)",
+        ),
+        (
+            ["--score", SCORE, "--drop-top", "0.1"],
+            "--score, --drop-top without --samples; say what to make of the scores",
+        ),
         ([*SOFTMAX, "--temperature", "0"], "temperature 0 makes every weight 1"),
         ([*SOFTMAX, "--cap", "0.5"], "cap 0.5"),
         ([*FILTER, "--drop-bottom", "0.8"], "together less than 1, so that something stays"),
@@ -184,12 +197,30 @@ def edited(run: Path, change: Callable[[dict[str, Any]], None]) -> Path:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda domain: domain["sample_policy"].update(manifest_sha256="sha256:" + "0" * 64), "was written with sha256:0"),
-        (lambda domain: domain["sample_policy"].update(kept_tokens=3000), "wiki_en recorded kept_tokens 3,000, its manifest has 3,2"),
-        (lambda domain: domain["sample_policy"].update(scored_tokens=3), "wiki_en recorded scored_tokens 3, its manifest has 4,000"),
-        (lambda domain: domain["sample_policy"].update(kept_documents=3), "wiki_en recorded kept_documents 3, its manifest has"),
-        (lambda domain: domain["sample_policy"].update(effective_sample_size=0.5), "wiki_en recorded effective_sample_size 0.5"),
-        (lambda domain: domain["sample_policy"].update(mode="multiplicity"), "it is for mode filter, the mixture says multiplicity"),
+        (
+            lambda domain: domain["sample_policy"].update(manifest_sha256="sha256:" + "0" * 64),
+            "was written with sha256:0",
+        ),
+        (
+            lambda domain: domain["sample_policy"].update(kept_tokens=3000),
+            "wiki_en recorded kept_tokens 3,000, its manifest has 3,2",
+        ),
+        (
+            lambda domain: domain["sample_policy"].update(scored_tokens=3),
+            "wiki_en recorded scored_tokens 3, its manifest has 4,000",
+        ),
+        (
+            lambda domain: domain["sample_policy"].update(kept_documents=3),
+            "wiki_en recorded kept_documents 3, its manifest has",
+        ),
+        (
+            lambda domain: domain["sample_policy"].update(effective_sample_size=0.5),
+            "wiki_en recorded effective_sample_size 0.5",
+        ),
+        (
+            lambda domain: domain["sample_policy"].update(mode="multiplicity"),
+            "it is for mode filter, the mixture says multiplicity",
+        ),
         (lambda domain: domain["sample_policy"].update(manifest_uri="gone.parquet"), "gone.parquet is not there"),
         (lambda domain: domain.update(fingerprint="sha256:other"), "the mixture's is sha256:other"),
         (lambda domain: domain.update(unique_tokens=4001), "it is for a text of 4,000 tokens, the mixture's has 4,001"),
@@ -223,7 +254,9 @@ def test_show_prints_rule_effective_size_and_what_is_kept_by_domain(run: Path, t
     mixture = export_mixture([run], samples=rule, samples_dir=tmp_path / "m.samples")
     lines = mixture_text(mixture).splitlines()
     row = next(
-        line.split() for line in lines[[line.startswith("samples of") for line in lines].index(True) :] if line.startswith("wiki_en")
+        line.split()
+        for line in lines[[line.startswith("samples of") for line in lines].index(True) :]
+        if line.startswith("wiki_en")
     )
     policy = mixture.domains[0].sample_policy
     assert policy is not None
@@ -244,7 +277,9 @@ def test_a_sample_policy_of_an_older_file_keeps_its_id(run: Path) -> None:
     assert older.domains[0].pass_tokens == 4000
 
 
-def test_where_a_mixture_lies_is_remembered_and_is_no_part_of_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_mixture_lies_is_remembered_and_is_no_part_of_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mixture = export_mixture([run])
     assert mixture.directory is None
     mixture.save(tmp_path / "a" / "m.json")

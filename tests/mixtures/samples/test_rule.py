@@ -24,7 +24,14 @@ from tests.mixtures.samples.sample_helpers import write_scores
 SCORE = "self_influence_all"
 EVERY_RULE = [
     {"rule": "softmax", "score": SCORE, "cap": 2.0, "transform": "log"},
-    {"rule": "softmax", "score": SCORE, "direction": "direct", "temperature": 3.0, "transform": "rank", "shuffle": True},
+    {
+        "rule": "softmax",
+        "score": SCORE,
+        "direction": "direct",
+        "temperature": 3.0,
+        "transform": "rank",
+        "shuffle": True,
+    },
     {"rule": "multiplicity", "score": SCORE, "transform": "rank"},
     {"rule": "filter", "score": SCORE, "drop_top": 0.2, "drop_bottom": 0.1},
     {"rule": "linear_upper"},
@@ -33,7 +40,9 @@ EVERY_RULE = [
 
 def frame(scores: Any, tokens: Any, **columns: Any) -> pd.DataFrame:
     names = [f"d{number}" for number in range(len(scores))]
-    return pd.DataFrame({"domain": "wiki", "document": names, "tokens": np.asarray(tokens), SCORE: np.asarray(scores, float), **columns})
+    return pd.DataFrame(
+        {"domain": "wiki", "document": names, "tokens": np.asarray(tokens), SCORE: np.asarray(scores, float), **columns}
+    )
 
 
 @pytest.fixture
@@ -60,16 +69,28 @@ RULE = st.one_of(
         transform=st.sampled_from(["none", "log", "rank"]),
         shuffle=st.booleans(),
     ),
-    st.builds(SampleRule, rule=st.just("linear_upper"), score=st.just(SCORE), temperature=st.floats(0.1, 10), shuffle=st.booleans()),
+    st.builds(
+        SampleRule,
+        rule=st.just("linear_upper"),
+        score=st.just(SCORE),
+        temperature=st.floats(0.1, 10),
+        shuffle=st.booleans(),
+    ),
 )
 
 
 @given(st.data(), RULE, st.lists(LENGTHS, min_size=1, max_size=4))
-def test_domain_shares_before_and_after_are_equal(data: st.DataObject, rule: SampleRule, lengths: list[list[int]]) -> None:
-    domains = [frame(data.draw(st.lists(st.floats(1e-9, 1e9), min_size=len(tokens), max_size=len(tokens))), tokens) for tokens in lengths]
+def test_domain_shares_before_and_after_are_equal(
+    data: st.DataObject, rule: SampleRule, lengths: list[list[int]]
+) -> None:
+    domains = [
+        frame(data.draw(st.lists(st.floats(1e-9, 1e9), min_size=len(tokens), max_size=len(tokens))), tokens)
+        for tokens in lengths
+    ]
     before = [int(domain["tokens"].sum()) for domain in domains]
     after = [
-        math.fsum(w * n for w, n in zip(rule_weights(rule, domain).tolist(), domain["tokens"].tolist(), strict=True)) for domain in domains
+        math.fsum(w * n for w, n in zip(rule_weights(rule, domain).tolist(), domain["tokens"].tolist(), strict=True))
+        for domain in domains
     ]
     shares = np.array([before, after]) / np.array([[sum(before)], [math.fsum(after)]])
     assert np.abs(shares[1] - shares[0]).max() < 1e-12
@@ -95,7 +116,9 @@ def test_no_rule_changes_the_shares_of_the_domains(scored: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("settings", EVERY_RULE, ids=lambda settings: settings["rule"])
-def test_where_scores_say_nothing_or_there_is_one_document_all_weights_are_exactly_one(settings: dict[str, Any]) -> None:
+def test_where_scores_say_nothing_or_there_is_one_document_all_weights_are_exactly_one(
+    settings: dict[str, Any],
+) -> None:
     for tokens in ([700], [3, 20, 100, 7]):
         constant = [0.3] * len(tokens)
         assert (rule_weights(make_rule(**settings), frame(constant, tokens, nll_mean=constant)) == 1).all()
@@ -103,9 +126,14 @@ def test_where_scores_say_nothing_or_there_is_one_document_all_weights_are_exact
 
 
 def test_zscores_are_taken_inside_the_domain(scored: Path, tmp_path: Path) -> None:
-    scores = {"wiki_en": {"tokens": [40, 100, 60], SCORE: [1, 2, 3]}, "forum": {"tokens": [40, 100, 60], SCORE: [1e6, 2e6, 3e6]}}
+    scores = {
+        "wiki_en": {"tokens": [40, 100, 60], SCORE: [1, 2, 3]},
+        "forum": {"tokens": [40, 100, 60], SCORE: [1e6, 2e6, 3e6]},
+    }
     run = write_scores(make_run(tmp_path / "other"), scores)
-    found = manifests(attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "x.samples"))
+    found = manifests(
+        attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "x.samples")
+    )
     np.testing.assert_allclose(found["wiki_en"].weight, found["forum"].weight, rtol=1e-12)
 
 
@@ -122,11 +150,15 @@ def test_rules_go_in_their_direction() -> None:
 def test_a_shuffled_rule_has_the_same_weights_on_other_documents() -> None:
     made = frame(np.random.default_rng(0).lognormal(size=50), np.full(50, 30))
     plain, mixed = (
-        rule_weights(make_rule(rule="softmax", score=SCORE, transform="log", shuffle=shuffle), made) for shuffle in (False, True)
+        rule_weights(make_rule(rule="softmax", score=SCORE, transform="log", shuffle=shuffle), made)
+        for shuffle in (False, True)
     )
     assert (plain != mixed).any()
     np.testing.assert_allclose(np.sort(plain), np.sort(mixed), rtol=1e-12)
-    kept = [rule_weights(make_rule(rule="filter", score=SCORE, drop_top=0.3, shuffle=shuffle), made) for shuffle in (False, True)]
+    kept = [
+        rule_weights(make_rule(rule="filter", score=SCORE, drop_top=0.3, shuffle=shuffle), made)
+        for shuffle in (False, True)
+    ]
     assert kept[0].sum() == kept[1].sum() == 35
     assert (kept[0] != kept[1]).any()
     other = rule_weights(make_rule(rule="softmax", score=SCORE, transform="log", shuffle=True, seed=1), made)
@@ -144,7 +176,9 @@ def test_multiplicities_are_the_softmax_weights_rounded_up_or_down() -> None:
 
 def test_text_that_was_not_scored_counts_once(tmp_path: Path) -> None:
     run = write_scores(make_run(tmp_path / "run"), {"forum": {"tokens": [50, 50], "start": [100, 200], SCORE: [1, 9]}})
-    mixture = attach_samples(export_mixture([run]), run, make_rule(rule="filter", score=SCORE, drop_top=0.5), tmp_path / "m.samples")
+    mixture = attach_samples(
+        export_mixture([run]), run, make_rule(rule="filter", score=SCORE, drop_top=0.5), tmp_path / "m.samples"
+    )
     policy = mixture.domains[2].sample_policy
     assert policy is not None
     assert (policy.kept_tokens, policy.kept_documents, policy.scored_tokens) == (10_000 - 50, 113, 100)
@@ -166,7 +200,14 @@ def test_the_same_command_gives_the_same_mixture_and_provenance_says_whose_score
     assert one.id == two.id != export_mixture([scored]).id
     assert one == two
     samples = one.provenance.proxy["samples"]
-    expected = {"rule": "softmax", "score": SCORE, "direction": "inverse", "temperature": 1.0, "cap": None, "transform": "none"}
+    expected = {
+        "rule": "softmax",
+        "score": SCORE,
+        "direction": "inverse",
+        "temperature": 1.0,
+        "cap": None,
+        "transform": "none",
+    }
     assert samples == {"scores": "run/scores", **expected}
     assert {entry.uri for entry in one.provenance.inputs} >= {"run/scores/meta.json", "run/scores/part-000002.parquet"}
     one.save(tmp_path / "a" / "m.json")
@@ -179,7 +220,10 @@ def test_the_same_command_gives_the_same_mixture_and_provenance_says_whose_score
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"rule": "softmax", "temperature": 0}, "temperature 0 makes every weight 1: leave the sample weights out for that"),
+        (
+            {"rule": "softmax", "temperature": 0},
+            "temperature 0 makes every weight 1: leave the sample weights out for that",
+        ),
         ({"rule": "softmax", "cap": 0.99}, "give 1 or more, or no cap"),
         ({"rule": "filter"}, "a filter that drops nothing; give drop_top, drop_bottom or both"),
         ({"rule": "filter", "drop_top": 0.5, "drop_bottom": 0.5}, "together less than 1, so that something stays"),
@@ -188,7 +232,10 @@ def test_the_same_command_gives_the_same_mixture_and_provenance_says_whose_score
             "cap does nothing for the rule filter, which has drop_top, drop_bottom; leave it out",
         ),
         ({"rule": "softmax", "drop_top": 0.5}, "drop_top does nothing for the rule softmax"),
-        ({"rule": "linear_upper", "direction": "direct"}, "direction does nothing for the rule linear_upper, which has temperature"),
+        (
+            {"rule": "linear_upper", "direction": "direct"},
+            "direction does nothing for the rule linear_upper, which has temperature",
+        ),
         ({"rule": "best"}, "rule: Input should be 'softmax', 'filter', 'multiplicity' or 'linear_upper'"),
         ({"rule": "softmax", "temprature": 1}, "temprature: Extra inputs"),
     ],
@@ -201,28 +248,42 @@ def test_a_rule_that_makes_no_sense_is_refused(settings: dict[str, Any], found: 
 def test_a_score_without_a_value_is_named(tmp_path: Path) -> None:
     tokens = [40, 100, 60]
     run = write_scores(
-        make_run(tmp_path / "run"), {name: {"tokens": tokens, SCORE: [1, math.nan, math.inf]} for name in ("wiki_de", "forum")}
+        make_run(tmp_path / "run"),
+        {name: {"tokens": tokens, SCORE: [1, math.nan, math.inf]} for name in ("wiki_de", "forum")},
     )
     with pytest.raises(UserError) as caught:
         attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
     for name in ("wiki_de", "forum"):
-        assert f"{SCORE} of document {name}:1 of {name} is nan, and 1 more of its documents; score the run again" in str(caught.value)
+        assert (
+            f"{SCORE} of document {name}:1 of {name} is nan, and 1 more of its documents; score the run again"
+            in str(caught.value)
+        )
 
 
 def test_a_logarithm_of_zero_is_refused_with_what_to_do() -> None:
-    with pytest.raises(UserError, match=r"document d1 of wiki is 0.0; there is no logarithm of it; use the transform rank or none"):
+    with pytest.raises(
+        UserError, match=r"document d1 of wiki is 0.0; there is no logarithm of it; use the transform rank or none"
+    ):
         rule_weights(make_rule(rule="softmax", score=SCORE, transform="log"), frame([1, 0], [5, 5]))
 
 
 def test_a_filter_that_leaves_less_than_a_row_names_the_domain(tmp_path: Path) -> None:
     run = write_scores(make_run(tmp_path / "run"), {"wiki_en": {"tokens": [3900, 100], SCORE: [9, 1]}})
-    with pytest.raises(UserError, match=r"filter leaves 100 of 4,000 tokens of wiki_en, less than a row of 128; keep more"):
-        attach_samples(export_mixture([run]), run, make_rule(rule="filter", score=SCORE, drop_top=0.98), tmp_path / "m.samples")
+    with pytest.raises(
+        UserError, match=r"filter leaves 100 of 4,000 tokens of wiki_en, less than a row of 128; keep more"
+    ):
+        attach_samples(
+            export_mixture([run]), run, make_rule(rule="filter", score=SCORE, drop_top=0.98), tmp_path / "m.samples"
+        )
 
 
 def test_an_unknown_score_lists_the_ones_there_are(scored: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run has no score 'loss'; give one of self_influence_all, nll_mean \(--score\)"):
-        attach_samples(export_mixture([scored]), scored, make_rule(rule="softmax", score="loss"), tmp_path / "m.samples")
+    with pytest.raises(
+        UserError, match=r"run has no score 'loss'; give one of self_influence_all, nll_mean \(--score\)"
+    ):
+        attach_samples(
+            export_mixture([scored]), scored, make_rule(rule="softmax", score="loss"), tmp_path / "m.samples"
+        )
     with pytest.raises(UserError, match=r"the rule filter needs a score; give one of self_influence_all, nll_mean"):
         attach_samples(export_mixture([scored]), scored, make_rule(rule="filter", drop_top=0.1), tmp_path / "m.samples")
 
@@ -252,11 +313,15 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path: Path) -> None:
 
 def test_a_filter_that_would_break_a_cap_is_refused_with_the_way_out(scored: Path, tmp_path: Path) -> None:
     mixture = export_mixture([scored], token_budget=40_000, max_epochs=2)
-    with pytest.raises(UserError, match=r"exceeds its caps: .*at most 2; export it again with --samples and --max-epochs"):
+    with pytest.raises(
+        UserError, match=r"exceeds its caps: .*at most 2; export it again with --samples and --max-epochs"
+    ):
         attach_samples(mixture, scored, make_rule(rule="filter", score=SCORE, drop_top=0.5), tmp_path / "m.samples")
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -268,7 +333,19 @@ def test_a_full_disk_is_an_error_that_names_the_file(scored: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("rule", ["softmax", "multiplicity"])
 def test_without_a_score_the_rule_is_the_one_that_was_measured_best(rule: str) -> None:
-    expected = {"rule": rule, "score": "word_embedding", "direction": "inverse", "temperature": 1.0, "cap": 4.0, "transform": "log"}
+    expected = {
+        "rule": rule,
+        "score": "word_embedding",
+        "direction": "inverse",
+        "temperature": 1.0,
+        "cap": 4.0,
+        "transform": "log",
+    }
     assert {**make_rule(rule=rule).settings(), "seed": 0} == {**expected, "seed": 0}
-    assert make_rule(rule=rule, cap=2.0, transform="rank").settings().items() >= {"cap": 2.0, "transform": "rank"}.items()
-    assert make_rule(rule=rule, score=SCORE).settings().items() >= {"score": SCORE, "cap": None, "transform": "none"}.items()
+    assert (
+        make_rule(rule=rule, cap=2.0, transform="rank").settings().items() >= {"cap": 2.0, "transform": "rank"}.items()
+    )
+    assert (
+        make_rule(rule=rule, score=SCORE).settings().items()
+        >= {"score": SCORE, "cap": None, "transform": "none"}.items()
+    )

@@ -24,16 +24,33 @@ def write(run: Path, *, complete: bool = True, parts: tuple[int, int] = (2, 1)) 
     """Scores of two domains, three documents a part; a score is the number of its document in all."""
     entry = {"fingerprint": None, "documents": 9, "tokens": 90}
     domains = {
-        name: ScoredDomain(**entry, scored_documents=3 * count, scored_tokens=30 * count, samples=3 * count, parts=count)
+        name: ScoredDomain(
+            **entry, scored_documents=3 * count, scored_tokens=30 * count, samples=3 * count, parts=count
+        )
         for name, count in zip(("wiki", "web"), parts, strict=True)
     }
     meta = ScoresMeta(
-        unit="document", scores=NAMES, checkpoints=(), max_rows=None, row_tokens=8, tokenizer="t", domains=domains, complete=complete
+        unit="document",
+        scores=NAMES,
+        checkpoints=(),
+        max_rows=None,
+        row_tokens=8,
+        tokenizer="t",
+        domains=domains,
+        complete=complete,
     )
     names = [name for name, count in zip(("wiki", "web"), parts, strict=True) for _ in range(count)]
     for number, name in enumerate(names):
         place = np.arange(3 * number, 3 * number + 3)
-        arrays = [[name] * 3, [f"{name}:{line}" for line in place], [None] * 3, 10 * place, [10] * 3, place.astype(float), place / 10]
+        arrays = [
+            [name] * 3,
+            [f"{name}:{line}" for line in place],
+            [None] * 3,
+            10 * place,
+            [10] * 3,
+            place.astype(float),
+            place / 10,
+        ]
         write_part(run, number, pa.table(arrays, schema=table_schema(NAMES)))
     write_meta(run, meta)
     return meta

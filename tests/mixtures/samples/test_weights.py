@@ -157,7 +157,9 @@ def test_linear_upper_lowers_low_losses_and_treats_all_above_the_middle_alike() 
 def test_shuffled_scores_give_the_same_histogram_of_weights_but_for_one_constant() -> None:
     rng = np.random.default_rng(0)
     scores, tokens = rng.normal(size=300), rng.integers(2, 1000, size=300)
-    made = [softmax_weights(each, tokens, temperature=1, direction="inverse") for each in (scores, shuffled(scores, seed=3))]
+    made = [
+        softmax_weights(each, tokens, temperature=1, direction="inverse") for each in (scores, shuffled(scores, seed=3))
+    ]
     ratio = np.sort(made[1]) / np.sort(made[0])
     assert np.ptp(ratio) < 1e-12
     assert all(abs(mean(weights, tokens) - 1) < 1e-12 for weights in made)

@@ -55,7 +55,11 @@ def test_a_cap_for_all_and_one_of_its_own(run: Path, tmp_path: Path, capsys: pyt
     assert {domain.name: domain.max_epochs for domain in mixture.domains} == {"wiki_en": 4, "wiki_de": 2, "forum": 4}
     assert {domain.on_exhausted for domain in mixture.domains} == {"renormalize"}
     np.testing.assert_allclose(shares(mixture), [[0.32, 0.28, 0.4]], rtol=1e-12)
-    assert {name: round(value, 9) for name, value in epochs(mixture).items()} == {"wiki_en": 4, "wiki_de": 2, "forum": 2}
+    assert {name: round(value, 9) for name, value in epochs(mixture).items()} == {
+        "wiki_en": 4,
+        "wiki_de": 2,
+        "forum": 2,
+    }
     record = mixture.provenance.constraints[0]
     assert record.max_epochs == {"*": 4, "wiki_de": 2}
     assert record.moved == pytest.approx(0.2)
@@ -118,8 +122,19 @@ def test_a_zero_that_a_least_share_lifts_is_infinitely_far_and_said_so(tmp_path:
     assert failed(path) == {}
 
 
-def test_the_large_runs_own_text_is_what_caps_count(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--unique-tokens", "wiki_en=3e9", "wiki_de=4B", "forum=5_000_000_000", "--token-budget", "20e9", "--max-epochs", "2"]
+def test_the_large_runs_own_text_is_what_caps_count(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--unique-tokens",
+        "wiki_en=3e9",
+        "wiki_de=4B",
+        "forum=5_000_000_000",
+        "--token-budget",
+        "20e9",
+        "--max-epochs",
+        "2",
+    ]
     code, _, err = command("export", run, *words, "-o", tmp_path / "x.json", capsys=capsys)
     assert (code, err) == (0, "")
     mixture = Mixture.load(tmp_path / "x.json")
@@ -154,7 +169,10 @@ def test_caps_that_hold_too_little_show_the_arithmetic_and_the_advice_helps(
     assert not (tmp_path / "x.json").exists()
     assert command(*words, "--token-budget", "69,000", "--max-epochs", 3, "wiki_en=4.5", capsys=capsys)[0] == 0
     assert command(*words, "--token-budget", "69,001", "--max-epochs", 3, "wiki_en=4.5", capsys=capsys)[0] == 2
-    assert command(*words, "--token-budget", "100k", "--max-epochs", 1.45 * 3, f"wiki_en={1.45 * 4.5}", capsys=capsys)[0] == 0
+    assert (
+        command(*words, "--token-budget", "100k", "--max-epochs", 1.45 * 3, f"wiki_en={1.45 * 4.5}", capsys=capsys)[0]
+        == 0
+    )
 
 
 def test_a_budget_just_above_what_the_caps_hold_is_written_out(run: Path) -> None:
@@ -176,7 +194,10 @@ def test_domains_that_were_not_learned_or_only_partly_read_are_named(tmp_path: P
         export_mixture([run], token_budget=50_000, max_epochs=4)
     assert "nothing was learned for them (they get their --min-share and no more): forum" in str(caught.value)
     assert "only partly read, so that there is more than is counted here: wiki_de" in str(caught.value)
-    assert export_mixture([run], token_budget=50_000, max_epochs=4, min_share={"forum": 0.3}).stages[0].weights["forum"] == 0.3
+    assert (
+        export_mixture([run], token_budget=50_000, max_epochs=4, min_share={"forum": 0.3}).stages[0].weights["forum"]
+        == 0.3
+    )
 
 
 def test_a_stage_that_may_use_too_little_is_refused(tmp_path: Path) -> None:
@@ -230,7 +251,10 @@ def test_a_domain_held_at_four_epochs_is_not_warned_about(tmp_path: Path) -> Non
         (["--min-share", "forum=1.5"], "--min-share: 1.5 for forum; allowed: 0 to 1"),
         (["--min-share", "nan"], "--min-share: nan for all domains"),
         (["--min-share", "wiki=0.1"], "--min-share: there is no domain wiki"),
-        (["--min-share", "0.4"], "least shares of 3 of 3 domains sum to 1.2, more than the whole of a stage; divide them by 1.2 or more"),
+        (
+            ["--min-share", "0.4"],
+            "least shares of 3 of 3 domains sum to 1.2, more than the whole of a stage; divide them by 1.2 or more",
+        ),
         (["--unique-tokens", "wiki=3e9"], "--unique-tokens: there is no domain wiki"),
         (["--unique-tokens", "forum=0"], "--unique-tokens: forum: '0' is no number of tokens"),
         (["--unique-tokens", "forum=-5"], "--unique-tokens: forum: '-5' is no number of tokens"),
@@ -250,7 +274,9 @@ def test_a_bound_that_is_none_is_one_message_and_exit_2(
 
 
 @pytest.mark.parametrize("flag", ["--max-epochs", "--min-share", "--unique-tokens"])
-def test_a_run_directory_behind_a_bound_is_told_its_place(run: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_directory_behind_a_bound_is_told_its_place(
+    run: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["export", flag, "4", str(run)])
     assert caught.value.code == 2
@@ -278,12 +304,18 @@ def test_a_least_share_against_a_cap_says_what_each_holds_and_the_advice_helps(r
 
 def test_words_become_bounds() -> None:
     assert read_words(None, flag="--max-epochs", read=float) == {}
-    assert read_words(["4", "wiki=2", "a.b-c=0.5"], flag="--max-epochs", read=float) == {"*": 4, "wiki": 2, "a.b-c": 0.5}
+    assert read_words(["4", "wiki=2", "a.b-c=0.5"], flag="--max-epochs", read=float) == {
+        "*": 4,
+        "wiki": 2,
+        "a.b-c": 0.5,
+    }
     assert read_words(["wiki=3B"], flag="--unique-tokens", read=parse_tokens) == {"wiki": 3 * 10**9}
 
 
 def test_show_says_what_a_single_stage_gave_up(run: Path) -> None:
-    lines = mixture_text(export_mixture([run], token_budget=50_000, max_epochs={"*": 4, "wiki_de": 2}, min_share=0.1)).splitlines()
+    lines = mixture_text(
+        export_mixture([run], token_budget=50_000, max_epochs={"*": 4, "wiki_de": 2}, min_share=0.1)
+    ).splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("domain"))
     assert lines[first].split() == ["domain", "share", "learned", "tokens", "epochs", "cap", "held", "by"]
     cells = [line.split() for line in lines[first + 2 : first + 5]]
@@ -359,33 +391,52 @@ def test_check_takes_a_cap_exceeded_by_rounding(run: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda r: r["stages"][0].update(weights={"wiki_en": 0.2, "wiki_de": 0.5, "forum": 0.3}), "wiki_de in stage stage-1 recorded 0.5"),
-        (lambda r: r["stages"][1].update(weights={"wiki_en": 0.2, "wiki_de": 0.05, "forum": 0.75}), "wiki_de has 0.05 of stage stage-2"),
+        (
+            lambda r: r["stages"][0].update(weights={"wiki_en": 0.2, "wiki_de": 0.5, "forum": 0.3}),
+            "wiki_de in stage stage-1 recorded 0.5",
+        ),
+        (
+            lambda r: r["stages"][1].update(weights={"wiki_en": 0.2, "wiki_de": 0.05, "forum": 0.75}),
+            "wiki_de has 0.05 of stage stage-2",
+        ),
         (lambda r: r["domains"][1].update(max_epochs=5), "wiki_de was exported with max_epochs 4.0, it has 5.0"),
         (lambda r: r["domains"][1].update(max_epochs=None), "wiki_de was exported with max_epochs 4.0, it has none"),
         (lambda r: r["provenance"]["constraints"][0].update(moved=0.5), "moved recorded 0.5, computed 0.2"),
         (lambda r: r["provenance"]["constraints"][0].update(kl=None), "kl recorded None, computed 0.1"),
         (lambda r: r["provenance"]["constraints"][0].update(min_share={"*": 0.3}), "at least 0.3 was asked"),
         (lambda r: r["provenance"]["constraints"][0].update(learned=[]), "moved recorded"),
-        (lambda r: r["domains"][2].update(unique_tokens=3000), "nothing keeps these constraints: --max-epochs: these caps hold at most"),
+        (
+            lambda r: r["domains"][2].update(unique_tokens=3000),
+            "nothing keeps these constraints: --max-epochs: these caps hold at most",
+        ),
     ],
 )
-def test_check_finds_weights_that_are_not_the_closest_ones(run: Path, tmp_path: Path, change: Callable[..., None], found: str) -> None:
+def test_check_finds_weights_that_are_not_the_closest_ones(
+    run: Path, tmp_path: Path, change: Callable[..., None], found: str
+) -> None:
     assert found in failed(edited(run, tmp_path / "x.json", change))["constraints"]
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"learned": [{"wiki_en": 0.5, "wiki_de": 0.3, "forum": 0.2}]}, "learned weights of 1 stages, the mixture has 2"),
-        ({"learned": [{"wiki_en": 0.5, "wiki_de": 0.3, "forum": 0.1}] * 2}, "learned weights of stage 1 sum to 0.9, off by -0.1"),
+        (
+            {"learned": [{"wiki_en": 0.5, "wiki_de": 0.3, "forum": 0.2}]},
+            "learned weights of 1 stages, the mixture has 2",
+        ),
+        (
+            {"learned": [{"wiki_en": 0.5, "wiki_de": 0.3, "forum": 0.1}] * 2},
+            "learned weights of stage 1 sum to 0.9, off by -0.1",
+        ),
         ({"learned": [{"wiki_en": 0.5, "wiki": 0.5}] * 2}, "stage 1 and domains do not match in forum, wiki, wiki_de"),
         ({"max_epochs": {"wiki": 4}}, "constraints: wiki not in domains"),
         ({"max_epochs": {"*": -1}}, "provenance.constraints.0.max_epochs.*"),
         ({"min_share": {"*": 1.5}}, "provenance.constraints.0.min_share.*"),
     ],
 )
-def test_a_record_of_constraints_that_does_not_fit_is_refused(run: Path, tmp_path: Path, change: dict[str, Any], found: str) -> None:
+def test_a_record_of_constraints_that_does_not_fit_is_refused(
+    run: Path, tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
     with pytest.raises(UserError) as caught:
         edited(run, tmp_path / "x.json", lambda record: record["provenance"]["constraints"][0].update(change))
     assert found in str(caught.value)

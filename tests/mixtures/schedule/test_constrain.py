@@ -13,7 +13,11 @@ NONE = np.inf
 
 
 def solve(
-    weights: list[list[float]], *, tokens: list[float], caps: list[float] | None = None, least: list[float] | None = None
+    weights: list[list[float]],
+    *,
+    tokens: list[float],
+    caps: list[float] | None = None,
+    least: list[float] | None = None,
 ) -> np.ndarray:
     count = len(weights[0])
     bounds = {"caps": np.array(caps or [NONE] * count), "least": np.array(least or [0.0] * count)}
@@ -21,7 +25,9 @@ def solve(
 
 
 @st.composite
-def problems(draw: st.DrawFn, *, most_stages: int = 6, most_domains: int = 12, zeros: bool = True) -> dict[str, np.ndarray]:
+def problems(
+    draw: st.DrawFn, *, most_stages: int = 6, most_domains: int = 12, zeros: bool = True
+) -> dict[str, np.ndarray]:
     """A problem that has a solution; from loose to with hardly any room, flat to peaked, with zeros and tiny shares."""
     stages, domains = draw(st.integers(1, most_stages)), draw(st.integers(1, most_domains))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -79,7 +85,9 @@ def test_weights_that_keep_the_constraints_come_back_bit_for_bit(problem: dict[s
 @PROPERTY
 @given(problem=problems(zeros=False))
 def test_the_solution_fulfils_the_optimality_conditions(problem: dict[str, np.ndarray]) -> None:
-    """log(x/a) = mu_s - lambda_j above the least share, lambda >= 0, and 0 where the cap is not used up (Karush, Kuhn, Tucker)."""
+    """log(x/a) = mu_s - lambda_j above the least share, lambda >= 0, and 0 where the cap is not used up (Karush, Kuhn,
+    Tucker).
+    """
     problem["caps"] = problem["caps"] * 1.01
     weights, tokens, caps, least = arguments(problem)
     found = constrain(**problem)
@@ -123,18 +131,24 @@ def gap(x: np.ndarray, weights: np.ndarray, tokens: np.ndarray) -> float:
     return float(tokens @ terms.sum(axis=1) / tokens.sum())
 
 
-def slow(weights: np.ndarray, tokens: np.ndarray, caps: np.ndarray, least: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def slow(
+    weights: np.ndarray, tokens: np.ndarray, caps: np.ndarray, least: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """The slow twin: a general solver on the weights themselves, from many starts."""
     stages, domains = weights.shape
     sums = LinearConstraint(np.kron(np.eye(stages), np.ones(domains)), 1, 1)
-    taken = LinearConstraint(np.kron(tokens / tokens.sum(), np.eye(domains)), -np.inf, np.minimum(caps / tokens.sum(), 2))
+    taken = LinearConstraint(
+        np.kron(tokens / tokens.sum(), np.eye(domains)), -np.inf, np.minimum(caps / tokens.sum(), 2)
+    )
     best = None
     for _ in range(6):
         start = rng.dirichlet(np.ones(domains), size=stages).ravel()
         result = minimize(
             lambda x: gap(x.reshape(weights.shape), weights, tokens),
             start,
-            jac=lambda x: (tokens[:, None] / tokens.sum() * (np.log(np.maximum(x.reshape(weights.shape), 1e-12) / weights) + 1)).ravel(),
+            jac=lambda x: (
+                tokens[:, None] / tokens.sum() * (np.log(np.maximum(x.reshape(weights.shape), 1e-12) / weights) + 1)
+            ).ravel(),
             bounds=[(max(floor, 1e-12), 1) for _ in range(stages) for floor in least],
             constraints=[sums, taken],
             method="SLSQP",
@@ -167,7 +181,9 @@ def test_trying_all_weights_on_a_grid_finds_nothing_closer() -> None:
     grid = np.arange(0, 101, 2) / 100
     rows = np.array([(a, b, 1 - a - b) for a, b in itertools.product(grid, grid) if a + b <= 1 + 1e-9]).clip(0)
     rows = rows[(rows >= least - 1e-12).all(axis=1)]
-    costs = np.array([[0.3 * gap(row[None], weights[:1], tokens[:1]), 0.7 * gap(row[None], weights[1:], tokens[1:])] for row in rows])
+    costs = np.array(
+        [[0.3 * gap(row[None], weights[:1], tokens[:1]), 0.7 * gap(row[None], weights[1:], tokens[1:])] for row in rows]
+    )
     total = costs[:, None, 0] + costs[None, :, 1]
     used = tokens[0] * rows[:, None] + tokens[1] * rows[None]
     total[(used > caps + 1e-9).any(axis=2)] = np.inf

@@ -41,9 +41,17 @@ def manifest(mode: str = "sampling_weight", **changes: Any) -> Manifest:
     return Manifest(**known | changes)
 
 
-def domain(found: str | None, *, uri: str | None = "mixture.samples/wiki.parquet", mode: Any = "sampling_weight", **changes: Any) -> Domain:
+def domain(
+    found: str | None,
+    *,
+    uri: str | None = "mixture.samples/wiki.parquet",
+    mode: Any = "sampling_weight",
+    **changes: Any,
+) -> Domain:
     policy = SamplePolicy(mode=mode, manifest_uri=uri, manifest_sha256=found)
-    return Domain(**{"name": "wiki", "unique_tokens": 100, "fingerprint": "sha256:text", "sample_policy": policy, **changes})
+    return Domain(
+        **{"name": "wiki", "unique_tokens": 100, "fingerprint": "sha256:text", "sample_policy": policy, **changes}
+    )
 
 
 @pytest.mark.parametrize("mode", ["filter", "multiplicity", "sampling_weight"])
@@ -84,7 +92,10 @@ def test_a_manifest_may_list_nothing(tmp_path: Path) -> None:
     assert (len(read.documents), read.pass_tokens, read.effective_sample_size) == (0, 100, 1)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=30), st.integers(0, 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=30),
+    st.integers(0, 9),
+)
 def test_a_pass_counted_token_by_token(spans: list[tuple[int, int, int]], rest: int) -> None:
     times: list[int] = []
     start = []
@@ -95,7 +106,12 @@ def test_a_pass_counted_token_by_token(spans: list[tuple[int, int, int]], rest: 
     times += [1] * rest
     sizes, counts = np.array([tokens for _, tokens, _ in spans]), np.array([float(count) for *_, count in spans])
     made = manifest(
-        "multiplicity", documents=["d"] * len(spans), start=np.array(start), tokens=sizes, weight=counts, domain_tokens=len(times)
+        "multiplicity",
+        documents=["d"] * len(spans),
+        start=np.array(start),
+        tokens=sizes,
+        weight=counts,
+        domain_tokens=len(times),
     )
     assert made.pass_tokens == sum(times)
 
@@ -103,14 +119,20 @@ def test_a_pass_counted_token_by_token(spans: list[tuple[int, int, int]], rest: 
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"start": np.array([0, 9, 50])}, r"a:2 of wiki overlaps the one before it, or is out of order \(tokens 9 to 29 of 100"),
+        (
+            {"start": np.array([0, 9, 50])},
+            r"a:2 of wiki overlaps the one before it, or is out of order \(tokens 9 to 29 of 100",
+        ),
         ({"start": np.array([50, 0, 20])}, "out of order"),
         ({"start": np.array([0, 10, 80])}, "a:7 of wiki does not lie in the domain"),
         ({"start": np.array([-1, 10, 50])}, "a:1 of wiki does not lie in the domain"),
         ({"tokens": np.array([10, 0, 30])}, "a:2 of wiki has no tokens"),
         ({"weight": np.array([1, np.nan, 1])}, "a:2 of wiki has a weight that is not finite and at least 0"),
         ({"weight": np.array([1, -1.0, 1])}, "a:2 of wiki has a weight that is not finite"),
-        ({"mode": "multiplicity", "weight": np.array([1, 0.5, 1])}, "a:2 of wiki has a multiplicity that is not a whole number"),
+        (
+            {"mode": "multiplicity", "weight": np.array([1, 0.5, 1])},
+            "a:2 of wiki has a multiplicity that is not a whole number",
+        ),
         ({"mode": "filter", "weight": np.array([1, 2.0, 1])}, "a:2 of wiki has a multiplicity that is not 0 or 1"),
         ({"mode": "some"}, "mode 'some'; known: filter, multiplicity"),
         ({"documents": ["a"]}, "columns have different lengths"),
@@ -122,7 +144,9 @@ def test_what_is_no_manifest_is_not_written(tmp_path: Path, changes: dict[str, A
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("cut", "found"), [(slice(0, 200), "cannot be read: it is torn or damaged"), (slice(0, 0), "cannot be read")])
+@pytest.mark.parametrize(
+    ("cut", "found"), [(slice(0, 200), "cannot be read: it is torn or damaged"), (slice(0, 0), "cannot be read")]
+)
 def test_a_torn_manifest_is_refused(tmp_path: Path, cut: slice, found: str) -> None:
     write_manifest(tmp_path / "m.parquet", manifest())
     (tmp_path / "m.parquet").write_bytes((tmp_path / "m.parquet").read_bytes()[cut])
@@ -166,7 +190,9 @@ def test_a_manifest_that_is_not_the_domains_is_refused(tmp_path: Path, changes: 
 
 
 def test_a_mixture_that_never_was_in_a_file_says_so() -> None:
-    with pytest.raises(UserError, match="this mixture never was in one; save it beside its manifests, or load it from there"):
+    with pytest.raises(
+        UserError, match="this mixture never was in one; save it beside its manifests, or load it from there"
+    ):
         open_manifest(domain(None), None)
 
 

@@ -34,7 +34,10 @@ def content(**changes: Any) -> dict[str, Any]:
 
 
 def stages(*starts_and_weights: tuple[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"name": f"s{number}", "start_tokens": start, "weights": weights} for number, (start, weights) in enumerate(starts_and_weights)]
+    return [
+        {"name": f"s{number}", "start_tokens": start, "weights": weights}
+        for number, (start, weights) in enumerate(starts_and_weights)
+    ]
 
 
 def load(tmp_path: Path, record: Any) -> Mixture:
@@ -114,7 +117,9 @@ def test_weights_before_the_start_are_refused(tmp_path: Path, tokens: float) -> 
 
 @PROPERTY
 @given(data=st.data(), count=st.integers(1, 12), start=st.integers(0, 10**12), length=st.integers(20, 10**13))
-def test_any_schedule_stays_on_the_simplex_and_its_tokens_add_up(data: st.DataObject, count: int, start: int, length: int) -> None:
+def test_any_schedule_stays_on_the_simplex_and_its_tokens_add_up(
+    data: st.DataObject, count: int, start: int, length: int
+) -> None:
     inner = data.draw(st.sets(st.integers(start + 1, start + length - 1), max_size=6))
     raw = data.draw(st.lists(st.lists(st.floats(1e-6, 1), min_size=count, max_size=count), min_size=len(inner) + 1))
     names = [f"d{number}" for number in range(count)]
@@ -123,7 +128,9 @@ def test_any_schedule_stays_on_the_simplex_and_its_tokens_add_up(data: st.DataOb
         horizon=Horizon(start_tokens=start, total_tokens=length),
         domains=tuple(Domain(name=name, unique_tokens=1, unique_documents=1) for name in names),
         stages=tuple(
-            Stage(name=str(at), start_tokens=at, weights={n: w / math.fsum(row) for n, w in zip(names, row, strict=True)})
+            Stage(
+                name=str(at), start_tokens=at, weights={n: w / math.fsum(row) for n, w in zip(names, row, strict=True)}
+            )
             for at, row in zip([start, *sorted(inner)], raw, strict=False)
         ),
         provenance=Provenance(tool="test", method="fixed"),
@@ -159,7 +166,9 @@ def test_weights_off_by_rounding_are_taken(tmp_path: Path) -> None:
     load(tmp_path, content(stages=stages((0, {"wiki": 0.7, "forum": 0.3 + 1e-10}))))
 
 
-@pytest.mark.parametrize(("value", "found"), [("NaN", "nan"), ("-0.1", "-0.1"), ("Infinity", "inf"), ('"much"', "much")])
+@pytest.mark.parametrize(
+    ("value", "found"), [("NaN", "nan"), ("-0.1", "-0.1"), ("Infinity", "inf"), ('"much"', "much")]
+)
 def test_a_weight_that_is_no_share_is_named(tmp_path: Path, value: str, found: str) -> None:
     text = json.dumps(content(stages=stages((0, {"wiki": 12345, "forum": 0.3})))).replace("12345", value)
     message = refusal(tmp_path, text)

@@ -9,7 +9,9 @@ from mixtures.errors import UserError
 from mixtures.schedule.shares import natural, temperature, uniform, unimax
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
-COUNTS = st.lists(st.integers(1, 10**13), min_size=1, max_size=30).map(lambda counts: {f"d{n}": count for n, count in enumerate(counts)})
+COUNTS = st.lists(st.integers(1, 10**13), min_size=1, max_size=30).map(
+    lambda counts: {f"d{n}": count for n, count in enumerate(counts)}
+)
 RULES = {
     "uniform": uniform,
     "natural": natural,
@@ -72,8 +74,11 @@ def test_unimax_takes_no_domain_above_its_cap_and_gives_the_others_equal_and_not
 
 
 def test_unimax_computed_by_hand() -> None:
-    # 100 tokens, 2 epochs: a third each is 33; a holds 2 x 5 = 10, so 90 for two, 45 each; b holds 2 x 20 = 40, so c takes 50.
-    assert unimax({"c": 900, "a": 5, "b": 20}, budget=100, max_epochs=2) == pytest.approx({"c": 0.5, "a": 0.1, "b": 0.4})
+    # 100 tokens, 2 epochs: a third each is 33; a holds 2 x 5 = 10, so 90 for two, 45 each; b holds 2 x 20 = 40, so c
+    # takes 50.
+    assert unimax({"c": 900, "a": 5, "b": 20}, budget=100, max_epochs=2) == pytest.approx(
+        {"c": 0.5, "a": 0.1, "b": 0.4}
+    )
 
 
 def test_unimax_gives_the_worked_example_of_the_package_unimax_sampling() -> None:
@@ -94,7 +99,9 @@ def test_unimax_is_uniform_where_no_cap_binds_and_natural_where_all_do() -> None
     assert unimax(tokens, budget=60, max_epochs=math.inf) == uniform(tokens)
     assert unimax(tokens, budget=4400, max_epochs=4) == pytest.approx(natural(tokens), abs=1e-15)
     thirds = {"a": 1, "b": 1, "c": 1}
-    assert unimax(thirds, budget=3 * 0.1, max_epochs=0.1) == pytest.approx(uniform(thirds))  # 3 x 0.1 is not 0.1 + 0.1 + 0.1
+    assert unimax(thirds, budget=3 * 0.1, max_epochs=0.1) == pytest.approx(
+        uniform(thirds)
+    )  # 3 x 0.1 is not 0.1 + 0.1 + 0.1
 
 
 def test_an_infeasible_unimax_shows_the_arithmetic_and_its_remedy_works() -> None:

@@ -26,10 +26,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def simulate(rng: np.random.Generator, count: tuple[int, ...], *, goal: np.ndarray, between: float, shared: float) -> np.ndarray:
-    """(*count, STEPS, D) weights over steps: AR(1) noise around `goal`, 2.7 times larger in the last domain than in the first.
+def simulate(
+    rng: np.random.Generator, count: tuple[int, ...], *, goal: np.ndarray, between: float, shared: float
+) -> np.ndarray:
+    """(*count, STEPS, D) weights over steps: AR(1) noise around `goal`, 2.7 times larger in the last domain than in the
+    first.
 
-    between: a shift of every run, as another seed makes it; shared: how much of the steps' noise moves half of the domains together.
+    between: a shift of every run, as another seed makes it; shared: how much of the steps' noise moves half of the
+    domains together.
     """
     size = 0.5 * np.exp(np.linspace(-0.5, 0.5, len(goal)))
     fresh = rng.normal(size=(*count, STEPS, len(goal)))
@@ -48,7 +52,9 @@ def log_ratio(shares: np.ndarray) -> np.ndarray:
 
 
 def redraw(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
-    """(..., DRAWS, D) averages of `weights` (..., STEPS, D) over blocks of neighbouring steps drawn again, the steps in a circle."""
+    """(..., DRAWS, D) averages of `weights` (..., STEPS, D) over blocks of neighbouring steps drawn again, the steps in
+    a circle.
+    """
     around = np.concatenate([weights, weights[..., :BLOCK, :]], axis=-2).cumsum(axis=-2)
     blocks = (around[..., BLOCK:, :] - around[..., :-BLOCK, :]) / BLOCK
     return blocks[..., rng.integers(0, STEPS, size=(DRAWS, STEPS // BLOCK)), :].mean(axis=-2)
@@ -88,7 +94,9 @@ def studies(
         (5, False, {"between": 0.3}),
     ],
 )
-def test_nineteen_of_twenty_intervals_hold_the_true_weight(runs: int, replicates: bool, settings: dict[str, Any]) -> None:
+def test_nineteen_of_twenty_intervals_hold_the_true_weight(
+    runs: int, replicates: bool, settings: dict[str, Any]
+) -> None:
     found, truth = studies(runs, goal=np.linspace(-0.7, 0.7, DOMAINS)[::-1], replicates=replicates, **settings)
     holds = np.array([(each.low <= truth) & (truth <= each.high) for each in found])
     assert len(holds) == STUDIES
@@ -96,8 +104,12 @@ def test_nineteen_of_twenty_intervals_hold_the_true_weight(runs: int, replicates
     assert holds.mean(axis=0).min() >= 0.85
 
 
-@pytest.mark.parametrize(("runs", "replicates", "settings"), [(1, True, {}), (3, False, {"between": 0.3}), (3, True, {"between": 0.3})])
-def test_where_the_prior_is_the_truth_the_weights_are_the_prior(runs: int, replicates: bool, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("runs", "replicates", "settings"), [(1, True, {}), (3, False, {"between": 0.3}), (3, True, {"between": 0.3})]
+)
+def test_where_the_prior_is_the_truth_the_weights_are_the_prior(
+    runs: int, replicates: bool, settings: dict[str, Any]
+) -> None:
     found, _ = studies(runs, goal=np.zeros(DOMAINS), replicates=replicates, **settings)
     assert np.mean([each.factor == 0 for each in found]) > 0.88
     held = next(each for each in found if each.factor == 0)
@@ -105,10 +117,16 @@ def test_where_the_prior_is_the_truth_the_weights_are_the_prior(runs: int, repli
 
 
 @pytest.mark.parametrize(("spread", "most"), [(0.05, 0.3), (0.3, 1.35), (1.2, 1.01)])
-def test_shrinkage_helps_much_where_there_is_little_signal_and_costs_little_elsewhere(spread: float, most: float) -> None:
-    """The price of staying at the prior without support is paid in between: a quarter more squared error of the log-ratios."""
+def test_shrinkage_helps_much_where_there_is_little_signal_and_costs_little_elsewhere(
+    spread: float, most: float
+) -> None:
+    """The price of staying at the prior without support is paid in between: a quarter more squared error of the
+    log-ratios.
+    """
     found, truth = studies(3, goal=spread * np.linspace(-1, 1, DOMAINS), replicates=True, between=0.3)
-    error = np.array([[(log_ratio(w) - log_ratio(truth)) ** 2 for w in (each.mean, shrink_to_uniform(each))] for each in found])
+    error = np.array(
+        [[(log_ratio(w) - log_ratio(truth)) ** 2 for w in (each.mean, shrink_to_uniform(each))] for each in found]
+    )
     plain, after = error.mean(axis=(0, 2))
     assert after < most * plain
 
@@ -124,9 +142,13 @@ def test_variances_are_those_of_a_loop_over_domains() -> None:
     spread = [np.var([np.log(run[j] / (1 - run[j])) for run in shares], ddof=1) for j in range(5)]
     alone = [(POOLED * np.mean(spread) + 2 * one) / (POOLED + 2) for one in spread]
     check(estimate(shares, prior=np.full(5, 0.2)), shares, alone, POOLED + 2)
-    within = [np.mean([np.var([np.log(row[j] / (1 - row[j])) for row in run], ddof=1) for run in drawn]) for j in range(5)]
+    within = [
+        np.mean([np.var([np.log(row[j] / (1 - row[j])) for row in run], ddof=1) for run in drawn]) for j in range(5)
+    ]
     level = max(1, np.mean([one / shape for one, shape in zip(spread, within, strict=True)]))
-    both = [(REPLICATED * level * shape + 2 * one) / (REPLICATED + 2) for one, shape in zip(spread, within, strict=True)]
+    both = [
+        (REPLICATED * level * shape + 2 * one) / (REPLICATED + 2) for one, shape in zip(spread, within, strict=True)
+    ]
     check(estimate(shares, prior=np.full(5, 0.2), replicates=list(drawn)), shares, both, REPLICATED + 2)
 
 
@@ -136,7 +158,9 @@ def check(found: Estimate | None, shares: np.ndarray, variance: list[float], fre
         mean = np.mean([run[j] for run in shares])
         reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance[j] / 3)
         centre = np.log(mean / (1 - mean))
-        np.testing.assert_allclose([found.low[j], found.high[j]], [1 / (1 + np.exp(-centre + sign * reach)) for sign in (1, -1)])
+        np.testing.assert_allclose(
+            [found.low[j], found.high[j]], [1 / (1 + np.exp(-centre + sign * reach)) for sign in (1, -1)]
+        )
     departures = [(log_odds(shares.mean(axis=0))[j] - np.log(0.2 / 0.8)) ** 2 / (variance[j] / 3) for j in range(5)]
     np.testing.assert_allclose(found.signal, sum(departures) / 4)
     np.testing.assert_allclose(found.needed, stats.f.ppf(0.95, 4, freedom))
@@ -148,7 +172,11 @@ def share_tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[np.ndarr
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     sharpness = draw(st.sampled_from([0.02, 0.3, 5.0]))  # the first has shares of zero
     shares = rng.dirichlet(np.full(count, sharpness), size=runs)
-    return shares, rng.dirichlet(np.full(count, 3.0)), list(rng.dirichlet(np.full(count, sharpness), size=(draw(st.integers(0, 2)), 20)))
+    return (
+        shares,
+        rng.dirichlet(np.full(count, 3.0)),
+        list(rng.dirichlet(np.full(count, sharpness), size=(draw(st.integers(0, 2)), 20))),
+    )
 
 
 @given(table=share_tables(), factor=st.floats(0, 1))
@@ -201,5 +229,8 @@ def test_factors_are_the_prior_below_what_is_needed_and_one_minus_noise_above() 
 
 def test_more_runs_give_narrower_intervals() -> None:
     goal = np.linspace(-0.7, 0.7, DOMAINS)
-    width = [np.mean([each.high - each.low for each in studies(runs, goal=goal, replicates=False, between=0.3)[0]]) for runs in (2, 3, 5)]
+    width = [
+        np.mean([each.high - each.low for each in studies(runs, goal=goal, replicates=False, between=0.3)[0]])
+        for runs in (2, 3, 5)
+    ]
     assert width[0] > 1.15 * width[1] > 1.15**2 * width[2]

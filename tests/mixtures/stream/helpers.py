@@ -20,7 +20,10 @@ def make_mixture(
     **horizon: Any,
 ) -> Mixture:
     """A schedule of `rows` rows of ROW tokens; `starts` (tokens) of its stages; `domains` overrides records by name."""
-    records = [{"name": name, "unique_tokens": 1000, "unique_documents": 10, **(domains or {}).get(name, {})} for name in stages[0]]
+    records = [
+        {"name": name, "unique_tokens": 1000, "unique_documents": 10, **(domains or {}).get(name, {})}
+        for name in stages[0]
+    ]
     return Mixture.model_validate(
         {
             "tokenizer": {"name": "test", "vocab_size": 2**20, "fingerprint": "sha256:test"},
@@ -50,10 +53,21 @@ def domain_of(rows: np.ndarray) -> np.ndarray:
 
 
 def make_manifest(
-    domain: str, *, mode: str, tokens: Sequence[int], weight: Sequence[float], gaps: Sequence[int] | None = None, after: int = 0
+    domain: str,
+    *,
+    mode: str,
+    tokens: Sequence[int],
+    weight: Sequence[float],
+    gaps: Sequence[int] | None = None,
+    after: int = 0,
 ) -> Manifest:
-    """Documents of `tokens` (S,) tokens, before each a gap of `gaps` tokens that no document covers, `after` tokens at the end."""
-    lengths, before = np.asarray(tokens, dtype=np.int64), np.zeros(len(tokens), dtype=np.int64) if gaps is None else np.asarray(gaps)
+    """Documents of `tokens` (S,) tokens, before each a gap of `gaps` tokens that no document covers, `after` tokens at
+    the end.
+    """
+    lengths, before = (
+        np.asarray(tokens, dtype=np.int64),
+        np.zeros(len(tokens), dtype=np.int64) if gaps is None else np.asarray(gaps),
+    )
     ends = np.cumsum(lengths + before)
     return Manifest(
         domain=domain,
@@ -67,7 +81,9 @@ def make_manifest(
     )
 
 
-def make_sampled(folder: Path, shares: Mapping[str, float], manifests: Mapping[str, Manifest], *, rows: int, **overrides: Any) -> Mixture:
+def make_sampled(
+    folder: Path, shares: Mapping[str, float], manifests: Mapping[str, Manifest], *, rows: int, **overrides: Any
+) -> Mixture:
     """A saved mixture of `rows` rows whose domains have these manifests; `overrides` of their records by name."""
     records = {}
     for name, manifest in manifests.items():
@@ -82,12 +98,18 @@ def make_sampled(folder: Path, shares: Mapping[str, float], manifests: Mapping[s
 
 def make_places(mixture: Mixture, *, rows: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
     """{name: tokens}: token t of the d-th domain is 10,000 * d + t."""
-    sizes = {domain.name: domain.unique_tokens for domain in mixture.domains} | {n: ROW * count for n, count in (rows or {}).items()}
+    sizes = {domain.name: domain.unique_tokens for domain in mixture.domains} | {
+        n: ROW * count for n, count in (rows or {}).items()
+    }
     return {name: (10_000 * d + np.arange(size)).astype(np.uint32) for d, (name, size) in enumerate(sizes.items())}
 
 
 def epoch_of_lists(manifest: Manifest, counts: Sequence[int]) -> list[int]:
     """The slow obvious twin of an epoch's text: places in the domain, pass by pass, every token on its own."""
-    document = {place: n for n in range(len(counts)) for place in range(manifest.start[n], manifest.start[n] + manifest.tokens[n])}
+    document = {
+        place: n
+        for n in range(len(counts))
+        for place in range(manifest.start[n], manifest.start[n] + manifest.tokens[n])
+    }
     times = [counts[document[place]] if place in document else 1 for place in range(manifest.domain_tokens)]
     return [place for turn in range(max(times)) for place in range(manifest.domain_tokens) if times[place] > turn]

@@ -24,12 +24,15 @@ def due(starts: list[float], shares: np.ndarray, row: float) -> np.ndarray:
     """(D,) every domain's share of the first `row` rows."""
     ends = [*starts[1:], math.inf]
     return sum(
-        (max(min(row, end) - start, 0) * share for start, end, share in zip(starts, ends, shares, strict=True)), np.zeros(shares.shape[1])
+        (max(min(row, end) - start, 0) * share for start, end, share in zip(starts, ends, shares, strict=True)),
+        np.zeros(shares.shape[1]),
     )
 
 
 def slow_turns(starts: list[float], shares: np.ndarray, rows: int) -> list[int]:
-    """Tijdeman's rule word for word: among the domains that are behind enough, the one whose deadline, found by trying, is first."""
+    """Tijdeman's rule word for word: among the domains that are behind enough, the one whose deadline, found by trying,
+    is first.
+    """
     domains = shares.shape[1]
     margin = 1 / (2 * max(int((shares > 0).any(axis=0).sum()) - 1, 1))
     given = np.zeros(domains)
@@ -38,7 +41,9 @@ def slow_turns(starts: list[float], shares: np.ndarray, rows: int) -> list[int]:
         ready = [d for d in range(domains) if due(starts, shares, row)[d] - given[d] >= margin - 1e-8]
 
         def deadline(domain: int, row: int = row) -> float:
-            later = (n for n in range(row, 40 * rows) if due(starts, shares, n)[domain] - given[domain] >= 1 - margin - 1e-8)
+            later = (
+                n for n in range(row, 40 * rows) if due(starts, shares, n)[domain] - given[domain] >= 1 - margin - 1e-8
+            )
             return next(later, math.inf)
 
         chosen = min(ready, key=lambda d: (deadline(d), d))

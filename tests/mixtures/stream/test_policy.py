@@ -1,4 +1,6 @@
-"""A domain's epochs under its sample policy, against texts put together token by token, and what a policy is refused for."""
+"""A domain's epochs under its sample policy, against texts put together token by token, and what a policy is refused
+for.
+"""
 
 import pickle
 from pathlib import Path
@@ -24,10 +26,14 @@ def manifests(draw: st.DrawFn, mode: str | None = None) -> Manifest:
     tokens = draw(st.lists(st.integers(1, 30), min_size=1, max_size=12))
     gaps = draw(st.lists(st.integers(0, 9), min_size=len(tokens), max_size=len(tokens)))
     most = 1 if mode == "filter" else 4
-    weight = np.array(draw(st.lists(st.integers(0, most), min_size=len(tokens), max_size=len(tokens))), dtype=np.float64)
+    weight = np.array(
+        draw(st.lists(st.integers(0, most), min_size=len(tokens), max_size=len(tokens))), dtype=np.float64
+    )
     if mode == "sampling_weight":
         weight = (weight + 0.1) / ((weight + 0.1) @ tokens) * sum(tokens)
-    return make_manifest("web", mode=mode, tokens=tokens, gaps=gaps, weight=weight.tolist(), after=draw(st.integers(ROW, 40)))
+    return make_manifest(
+        "web", mode=mode, tokens=tokens, gaps=gaps, weight=weight.tolist(), after=draw(st.integers(ROW, 40))
+    )
 
 
 @given(manifests(), st.integers(0, 3))
@@ -68,7 +74,9 @@ def test_counts_stay_next_to_epochs_times_weight(manifest: Manifest, seed: int) 
 
 
 def test_the_expected_count_over_seeds_is_the_weight_in_every_epoch() -> None:
-    manifest = make_manifest("web", mode="sampling_weight", tokens=[7, 20, 3, 9], weight=[0.25, 1.5, 0.2, (39 - 1.75 - 30 - 0.6) / 9])
+    manifest = make_manifest(
+        "web", mode="sampling_weight", tokens=[7, 20, 3, 9], weight=[0.25, 1.5, 0.2, (39 - 1.75 - 30 - 0.6) / 9]
+    )
     policies = [Policy(manifest, seed=seed, row_tokens=ROW) for seed in range(4000)]
     for epoch in (0, 1, 7):
         mean = np.mean([policy.counts(epoch) for policy in policies], axis=0)
@@ -96,7 +104,9 @@ def test_an_epoch_of_less_than_a_row_gives_none_and_the_next_one_goes_on() -> No
 
 def test_weights_of_one_are_the_domain_itself() -> None:
     for mode in ("filter", "multiplicity", "sampling_weight"):
-        policy = Policy(make_manifest("web", mode=mode, tokens=[5] * 9, weight=[1] * 9, after=6), seed=3, row_tokens=ROW)
+        policy = Policy(
+            make_manifest("web", mode=mode, tokens=[5] * 9, weight=[1] * 9, after=6), seed=3, row_tokens=ROW
+        )
         for epoch in (0, 5):
             text = policy.text(epoch)
             assert (text.starts.tolist(), text.ends.tolist()) == ([0], [51])
@@ -127,13 +137,16 @@ def sampled(folder: Path, **changes: object) -> Mixture:
 
 def test_a_filter_that_leaves_less_than_a_row_is_refused(tmp_path: Path) -> None:
     mixture = sampled(tmp_path, weight=[0] * 8 + [1], tokens=[10] * 8 + [7])
-    with pytest.raises(UserError, match=r"web: its filter leaves 7 of 87 tokens, less than one row of 8; keep more (.|\n)* code: its"):
+    with pytest.raises(
+        UserError, match=r"web: its filter leaves 7 of 87 tokens, less than one row of 8; keep more (.|\n)* code: its"
+    ):
         open_stream(mixture)
 
 
 def test_loss_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"web: its manifest weighs the loss of documents(.|\n)*softmax, filter or multiplicity, or without"
+        UserError,
+        match=r"web: its manifest weighs the loss of documents(.|\n)*softmax, filter or multiplicity, or without",
     ):
         open_stream(sampled(tmp_path, mode="loss_weight", weight=[1] * 9))
 
@@ -146,7 +159,10 @@ def test_sampling_weights_that_would_change_how_much_an_epoch_is_are_refused(tmp
 def test_a_manifest_of_another_text_is_refused(tmp_path: Path) -> None:
     mixture = sampled(tmp_path)
     longer = {name: np.append(tokens, 1) for name, tokens in make_places(mixture).items()}
-    with pytest.raises(UserError, match=r"lists documents of a text of 90 tokens .* holds 91 .*; give the text that was scored, or score"):
+    with pytest.raises(
+        UserError,
+        match=r"lists documents of a text of 90 tokens .* holds 91 .*; give the text that was scored, or score",
+    ):
         MixtureStream(mixture, longer, row_tokens=ROW, check_text=False)
 
 
@@ -154,7 +170,9 @@ def test_a_manifest_that_was_replaced_or_is_not_there_is_refused(tmp_path: Path)
     mixture = sampled(tmp_path)
     path = tmp_path / "mixture.samples" / "web.parquet"
     path.write_bytes((tmp_path / "mixture.samples" / "code.parquet").read_bytes())
-    with pytest.raises(UserError, match=r"web: .*web.parquet has sha256:\w+, the mixture was written with sha256:\w+: it was replaced"):
+    with pytest.raises(
+        UserError, match=r"web: .*web.parquet has sha256:\w+, the mixture was written with sha256:\w+: it was replaced"
+    ):
         open_stream(mixture)
     path.unlink()
     with pytest.raises(UserError, match=r"web.parquet is not there; keep it beside its mixture.json"):
@@ -163,6 +181,8 @@ def test_a_manifest_that_was_replaced_or_is_not_there_is_refused(tmp_path: Path)
 
 def test_a_mixture_that_never_was_in_a_file_is_refused(tmp_path: Path) -> None:
     loose = Mixture.model_validate(sampled(tmp_path).model_dump())
-    with pytest.raises(UserError, match=r"looked for beside the mixture's file, and this mixture never was in one; save it"):
+    with pytest.raises(
+        UserError, match=r"looked for beside the mixture's file, and this mixture never was in one; save it"
+    ):
         open_stream(loose)
     assert len(open_stream(Mixture.load(tmp_path / "mixture.json")).take(20)) == 20

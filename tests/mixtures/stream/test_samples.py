@@ -1,4 +1,6 @@
-"""MixtureStream with sample policies: what is dropped never comes, what is repeated does, on every rank and after every resume."""
+"""MixtureStream with sample policies: what is dropped never comes, what is repeated does, on every rank and after every
+resume.
+"""
 
 import json
 import pickle
@@ -67,7 +69,10 @@ def shuffled_twin(manifest: Manifest, rows: int, *, seed: int) -> np.ndarray:
     policy, out, epoch = Policy(manifest, seed=seed, row_tokens=ROW), [], 0
     while len(out) < rows:
         text = epoch_of_lists(manifest, policy.counts(epoch).tolist())
-        size, key = len(text) // ROW, np.array([epoch_key(seed, manifest.domain, epoch)], dtype=np.uint64).reshape(ROUNDS, 1)
+        size, key = (
+            len(text) // ROW,
+            np.array([epoch_key(seed, manifest.domain, epoch)], dtype=np.uint64).reshape(ROUNDS, 1),
+        )
         for place in range(size):
             cut = int(shuffled(np.array([place]), sizes=np.array([size]), keys=key)[0])
             out.append(text[ROW * cut : ROW * cut + ROW])
@@ -99,7 +104,9 @@ def test_a_dropped_document_is_never_given_and_a_kept_one_once_an_epoch(mixture:
 
 
 def test_policies_do_not_touch_the_shares_of_domains_or_their_order(mixture: Mixture) -> None:
-    plain = make_mixture(SHARES, rows=ROWS, domains={domain.name: {"unique_tokens": domain.unique_tokens} for domain in mixture.domains})
+    plain = make_mixture(
+        SHARES, rows=ROWS, domains={domain.name: {"unique_tokens": domain.unique_tokens} for domain in mixture.domains}
+    )
     streams = open_stream(mixture), open_stream(plain)
     rows = [stream.take(ROWS) for stream in streams]
     assert (rows[0][:, 0] // 10_000 == rows[1][:, 0] // 10_000).all()
@@ -113,12 +120,16 @@ def test_policies_that_change_nothing_give_the_rows_of_none(tmp_path: Path) -> N
         for name, mode in (("web", "filter"), ("code", "multiplicity"), ("maths", "sampling_weight"))
     }
     mixture = make_sampled(tmp_path, SHARES, same, rows=ROWS, news={"unique_tokens": 300})
-    plain = make_mixture(SHARES, rows=ROWS, domains={domain.name: {"unique_tokens": domain.unique_tokens} for domain in mixture.domains})
+    plain = make_mixture(
+        SHARES, rows=ROWS, domains={domain.name: {"unique_tokens": domain.unique_tokens} for domain in mixture.domains}
+    )
     assert (open_stream(mixture).take(ROWS) == open_stream(plain).take(ROWS)).all()
 
 
 def test_tokens_come_as_often_as_weights_say_over_many_epochs(tmp_path: Path) -> None:
-    """Token by token through the stream: never more often, and less often only what the last short row of an epoch leaves out."""
+    """Token by token through the stream: never more often, and less often only what the last short row of an epoch
+    leaves out.
+    """
     manifest = manifests()["maths"]
     size = manifest.domain_tokens // ROW
     mixture = make_sampled(tmp_path, {"maths": 1.0}, {"maths": manifest}, rows=300 * size)
@@ -134,7 +145,9 @@ def test_tokens_come_as_often_as_weights_say_over_many_epochs(tmp_path: Path) ->
 def test_caps_count_passes_over_what_is_kept(tmp_path: Path) -> None:
     cap = {"max_epochs": 2.5, "on_exhausted": "renormalize"}
     kinds = manifests()
-    mixture = make_sampled(tmp_path, {**SHARES, "news": 0.1}, kinds, rows=2000, web=cap, code=cap, maths=cap, news={"unique_tokens": 300})
+    mixture = make_sampled(
+        tmp_path, {**SHARES, "news": 0.1}, kinds, rows=2000, web=cap, code=cap, maths=cap, news={"unique_tokens": 300}
+    )
     stream = open_stream(mixture)
     stream.skip(2000)
     for name, manifest in kinds.items():

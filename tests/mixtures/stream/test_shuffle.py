@@ -37,11 +37,16 @@ def test_every_number_comes_exactly_once(size: int, seed: int) -> None:
 def test_the_order_is_the_one_written_out_slowly() -> None:
     for size in (1, 2, 3, 5, 64, 65, 1000):
         key = epoch_key(7, "code", 2)
-        assert order(size, seed=7, domain="code", epoch=2).tolist() == [slow_shuffled(i, size, key) for i in range(size)]
+        assert order(size, seed=7, domain="code", epoch=2).tolist() == [
+            slow_shuffled(i, size, key) for i in range(size)
+        ]
 
 
 def test_domains_of_different_sizes_and_epochs_are_shuffled_in_one_call() -> None:
-    sizes, keys = np.array([5, 1000, 5, 2**33]), [epoch_key(0, "a", 0), epoch_key(0, "b", 3), epoch_key(0, "a", 1), epoch_key(0, "c", 0)]
+    sizes, keys = (
+        np.array([5, 1000, 5, 2**33]),
+        [epoch_key(0, "a", 0), epoch_key(0, "b", 3), epoch_key(0, "a", 1), epoch_key(0, "c", 0)],
+    )
     together = shuffled(np.array([4, 999, 4, 2**33 - 1]), sizes=sizes, keys=np.array(keys, dtype=np.uint64).T)
     alone = [slow_shuffled(int(size) - 1, int(size), key) for size, key in zip(sizes, keys, strict=True)]
     assert together.tolist() == alone

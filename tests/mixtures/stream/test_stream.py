@@ -19,7 +19,9 @@ SHARES = {"web": 0.7, "code": 0.2, "maths": 0.1}
 SIZES = {"web": 300, "code": 90, "maths": 12}
 
 
-def open_stream(mixture: Mixture | None = None, *, sizes: dict[str, int] | None = None, **options: Any) -> MixtureStream:
+def open_stream(
+    mixture: Mixture | None = None, *, sizes: dict[str, int] | None = None, **options: Any
+) -> MixtureStream:
     mixture = mixture or make_mixture(SHARES, rows=1000)
     return MixtureStream(mixture, make_sources(sizes or SIZES), row_tokens=ROW, **options)
 
@@ -60,7 +62,10 @@ def test_a_stage_may_begin_inside_a_row() -> None:
 def test_lengths_of_documents_do_not_move_the_shares() -> None:
     """70/20/10 stays so with documents of 60, 480 and 120 tokens; drawing documents at these rates gives 28/64/8."""
     lengths = {"web": 60, "code": 480, "maths": 120}
-    sources = {name: np.concatenate([np.full(length, n, dtype=np.uint16)] * 400) for n, (name, length) in enumerate(lengths.items())}
+    sources = {
+        name: np.concatenate([np.full(length, n, dtype=np.uint16)] * 400)
+        for n, (name, length) in enumerate(lengths.items())
+    }
     tokens = MixtureStream(make_mixture(SHARES, rows=3000), sources, row_tokens=ROW, check_text=False).take(3000)
     assert np.abs(np.bincount(tokens.ravel(), minlength=3) / tokens.size - [0.7, 0.2, 0.1]).max() < 0.001
     by_document = np.array([0.7, 0.2, 0.1]) * list(lengths.values())
@@ -100,7 +105,10 @@ def test_the_seed_changes_the_rows_and_not_the_order_of_domains() -> None:
 
 def test_without_sample_policies_the_rows_are_those_of_the_first_version() -> None:
     rows = open_stream(seed=5).take(1000)
-    assert hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() == "f56f75f24d3f4394a379091ad1cda4a06271a253069b76d8fe9757dfa2e86645"
+    assert (
+        hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+        == "f56f75f24d3f4394a379091ad1cda4a06271a253069b76d8fe9757dfa2e86645"
+    )
 
 
 # used-up domains
@@ -130,20 +138,27 @@ def test_repeat_goes_on_past_the_cap() -> None:
 
 
 def test_error_refuses_before_the_first_row() -> None:
-    with pytest.raises(UserError, match=r"maths \(at most 248 tokens\) would be used up after 2.48 k of 8.00 k tokens; raise max_epochs"):
+    with pytest.raises(
+        UserError,
+        match=r"maths \(at most 248 tokens\) would be used up after 2.48 k of 8.00 k tokens; raise max_epochs",
+    ):
         open_stream(capped("error"))
     assert len(all_rows(open_stream(capped("error", rows=300)))) == 300
 
 
 def test_a_schedule_that_all_domains_together_cannot_fill_is_refused() -> None:
-    mixture = make_mixture(SHARES, rows=1000, domains={name: {"max_epochs": 1, "on_exhausted": "renormalize"} for name in SHARES})
+    mixture = make_mixture(
+        SHARES, rows=1000, domains={name: {"max_epochs": 1, "on_exhausted": "renormalize"} for name in SHARES}
+    )
     with pytest.raises(UserError, match=r"web .*, code .*, maths .* would be used up after 3.24 k of 8.00 k tokens"):
         open_stream(mixture)
 
 
 def test_a_cap_that_the_schedule_just_meets_is_enough() -> None:
     sizes = {"web": 70, "code": 20, "maths": 10}
-    mixture = make_mixture(SHARES, rows=400, domains={name: {"max_epochs": 4, "on_exhausted": "error"} for name in SHARES})
+    mixture = make_mixture(
+        SHARES, rows=400, domains={name: {"max_epochs": 4, "on_exhausted": "error"} for name in SHARES}
+    )
     stream = open_stream(mixture, sizes=sizes)
     assert len(all_rows(stream)) == 400
     assert stream.drawn == {"web": 280, "code": 80, "maths": 40}
@@ -160,7 +175,10 @@ def test_ranks_share_the_rows_out_without_overlap(world: int) -> None:
     assert (together == all_rows(open_stream())[: len(together)]).all()
 
 
-@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 60)), min_size=1, max_size=4), st.sampled_from(["repeat", "renormalize"]))
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 60)), min_size=1, max_size=4),
+    st.sampled_from(["repeat", "renormalize"]),
+)
 def test_a_resumed_stream_goes_on_exactly_at_any_world_size(legs: list[tuple[int, int]], mode: str) -> None:
     whole = open_stream(capped(mode))
     state = whole.state_dict()
@@ -250,7 +268,9 @@ def test_row_lengths_that_do_not_fit_are_refused() -> None:
         MixtureStream(mixture, sources, row_tokens=100)
     with pytest.raises(UserError, match=r"8,000 tokens, less than one row of 9000"):
         MixtureStream(mixture, sources, row_tokens=9000)
-    assert (MixtureStream(make_mixture(SHARES, rows=1000, sequence_length=ROW), sources).take(5) == open_stream().take(5)).all()
+    assert (
+        MixtureStream(make_mixture(SHARES, rows=1000, sequence_length=ROW), sources).take(5) == open_stream().take(5)
+    ).all()
 
 
 def test_a_state_of_another_seed_row_length_text_or_schedule_is_refused() -> None:
@@ -259,7 +279,9 @@ def test_a_state_of_another_seed_row_length_text_or_schedule_is_refused() -> Non
         open_stream(seed=4).load_state_dict(state)
     with pytest.raises(UserError, match=r"web had 300 rows, has 299; give the same seed, row_tokens and text"):
         open_stream(seed=3, sizes={**SIZES, "web": 299}).load_state_dict(state)
-    with pytest.raises(UserError, match=r"state belongs to mixture sha256:\w+, this one is sha256:\w+; .* new_weights=True"):
+    with pytest.raises(
+        UserError, match=r"state belongs to mixture sha256:\w+, this one is sha256:\w+; .* new_weights=True"
+    ):
         open_stream(make_mixture(SHARES, rows=999), seed=3).load_state_dict(state)
     with pytest.raises(UserError, match=r"no state of a MixtureStream: it has no drawn, position"):
         open_stream(seed=3).load_state_dict({key: state[key] for key in state if key not in ("drawn", "position")})
@@ -269,7 +291,9 @@ def test_a_state_of_another_format_or_a_damaged_one_is_refused() -> None:
     stream = open_stream()
     stream.take(7)
     state = stream.state_dict()
-    with pytest.raises(UserError, match=r"state has format 99, this version reads 1; go on with the version that wrote it"):
+    with pytest.raises(
+        UserError, match=r"state has format 99, this version reads 1; go on with the version that wrote it"
+    ):
         stream.load_state_dict({**state, "format": 99})
     with pytest.raises(UserError, match=r"state is damaged: its position is not the sum of the rows drawn"):
         stream.load_state_dict({**state, "position": 3})
@@ -288,5 +312,7 @@ def test_a_refused_state_leaves_the_stream_where_it_was() -> None:
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
     sources = make_sources(SIZES)
     sources["code"][5] = 2**20
-    with pytest.raises(UserError, match=r"source of code holds token 1048576, the mixture's tokenizer test has 1048576 tokens"):
+    with pytest.raises(
+        UserError, match=r"source of code holds token 1048576, the mixture's tokenizer test has 1048576 tokens"
+    ):
         MixtureStream(make_mixture(SHARES, rows=1000), sources, row_tokens=ROW).take(1000)

@@ -14,14 +14,18 @@ SIZES = {"web": 40, "code": 20}
 SHARES = {"web": 0.5, "code": 0.5}
 
 
-def write_cache(root: Path, *, tokenizer: str = "sha256:test", text: str = "sha256:text", key: str = "0123456789abcdef") -> Path:
+def write_cache(
+    root: Path, *, tokenizer: str = "sha256:test", text: str = "sha256:text", key: str = "0123456789abcdef"
+) -> Path:
     """A token cache of both domains, as `proxies.train` keeps it."""
     for name, tokens in make_sources(SIZES).items():
         directory = root / f"{name}-{key}"
         directory.mkdir(parents=True)
         tokens.tofile(directory / "train.bin")
         record = {"name": "test", "vocab_size": 2**20, "fingerprint": tokenizer}
-        (directory / "meta.json").write_text(json.dumps({"tokenizer": record, "fingerprint": text, "train": {"tokens": len(tokens)}}))
+        (directory / "meta.json").write_text(
+            json.dumps({"tokenizer": record, "fingerprint": text, "train": {"tokens": len(tokens)}})
+        )
     return root
 
 
@@ -59,7 +63,9 @@ def test_another_tokenizers_tokens_are_refused(tmp_path: Path) -> None:
     cache = write_cache(tmp_path, tokenizer="sha256:other")
     sources = {name: cache / f"{name}-0123456789abcdef" for name in SIZES}
     with pytest.raises(
-        UserError, match=r"web: .* was tokenized with sha256:other, the mixture counts tokens of test \(sha256:test\)(.|\n)*code: "
+        UserError,
+        match=r"web: .* was tokenized with sha256:other, the mixture counts tokens of test "
+        r"\(sha256:test\)(.|\n)*code: ",
     ):
         rows_of(sources)
     with pytest.raises(UserError, match="sha256:other"):
@@ -69,7 +75,10 @@ def test_another_tokenizers_tokens_are_refused(tmp_path: Path) -> None:
 def test_a_changed_corpus_is_refused_unless_it_is_said_to_be_another(tmp_path: Path) -> None:
     cache = write_cache(tmp_path, text="sha256:newer")
     sources = {name: cache / f"{name}-0123456789abcdef" for name in SIZES}
-    with pytest.raises(UserError, match=r"web: .* is not the text that the mixture was made for \(323 tokens\): it changed(.|\n)*code: "):
+    with pytest.raises(
+        UserError,
+        match=r"web: .* is not the text that the mixture was made for \(323 tokens\): it changed(.|\n)*code: ",
+    ):
         rows_of(sources)
     assert len(rows_of(sources, check_text=False)) == 60
     assert len(rows_of(sources, mixture_of(text=None))) == 60
@@ -81,7 +90,8 @@ def test_a_changed_corpus_is_refused_unless_it_is_said_to_be_another(tmp_path: P
 def test_domains_that_only_one_side_has_are_both_listed() -> None:
     sources = make_sources({"web": 40, "news": 10, "chat": 10})
     with pytest.raises(
-        UserError, match=r"only the mixture has code; only the sources have news, chat; give one source for each of web, code"
+        UserError,
+        match=r"only the mixture has code; only the sources have news, chat; give one source for each of web, code",
     ):
         rows_of(sources)
 
@@ -101,7 +111,9 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
     directory = write_cache(tmp_path) / "code-0123456789abcdef"
     sources = {"web": tmp_path / "web-0123456789abcdef", "code": directory}
     (directory / "train.bin").write_bytes((directory / "train.bin").read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"code-0123456789abcdef holds 162 tokens, its meta.json says 163: it is damaged"):
+    with pytest.raises(
+        UserError, match=r"code-0123456789abcdef holds 162 tokens, its meta.json says 163: it is damaged"
+    ):
         rows_of(sources)
     (directory / "train.bin").unlink()
     with pytest.raises(UserError, match=r"code-0123456789abcdef is damaged \(FileNotFoundError"):

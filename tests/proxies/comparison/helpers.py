@@ -37,7 +37,15 @@ def write_comparison(folder: Path, **blocks: Any) -> Path:
         "seeds": [0],
         "corpus": run["corpus"] | blocks.pop("corpus", {}),
         "model": run["model"],
-        "train": {"steps": 6, "batch_rows": 4, "lr": 0.01, "min_lr": 0.001, "warmup_steps": 2, "evaluate_every": 3, "evaluate_rows": 4}
+        "train": {
+            "steps": 6,
+            "batch_rows": 4,
+            "lr": 0.01,
+            "min_lr": 0.001,
+            "warmup_steps": 2,
+            "evaluate_every": 3,
+            "evaluate_rows": 4,
+        }
         | blocks.pop("train", {}),
         "proxy": {"train": run["train"]},
         "mixtures": FIXED,
@@ -69,27 +77,51 @@ def results(folder: Path, name: str = "comparison") -> pd.DataFrame:
 def stamps(folder: Path) -> dict[Path, int]:
     """Modification times of the files that only a base run or a proxy run writes."""
     parts = ("bases", "learned", "mixtures")
-    return {path: path.stat().st_mtime_ns for part in parts for path in (folder / part).rglob("*.*") if path.suffix != ".lock"}
+    return {
+        path: path.stat().st_mtime_ns
+        for part in parts
+        for path in (folder / part).rglob("*.*")
+        if path.suffix != ".lock"
+    }
 
 
 def write_scores(comparison: Path, run_dir: Path, *, seed: int = 0) -> Path:
-    """Random scores `luck` of all documents of a comparison's training text, as proxies.score leaves them in a run directory."""
+    """Random scores `luck` of all documents of a comparison's training text, as proxies.score leaves them in a run
+    directory.
+    """
     corpus = prepare(load(CompareSettings, comparison).text_run())
     draw, domains = np.random.default_rng(seed), {}
     for number, name in enumerate(corpus.domains):
         frame = pd.read_parquet(corpus.documents[name]).query("split == 'train'")
-        columns = {"domain": name, "document": frame["id"], "row": None, "start": frame["start"], "tokens": frame["tokens"]}
+        columns = {
+            "domain": name,
+            "document": frame["id"],
+            "row": None,
+            "start": frame["start"],
+            "tokens": frame["tokens"],
+        }
         table = pd.DataFrame({**columns, "luck": draw.normal(size=len(frame))}).astype({"row": "Int64"})
         write_part(run_dir, number, pa.Table.from_pandas(table, schema=table_schema(("luck",)), preserve_index=False))
         entry, count, tokens = corpus.entry(name), len(frame), int(frame["tokens"].sum())
         domains[name] = ScoredDomain(
-            fingerprint=entry["fingerprint"], documents=count, tokens=entry["tokens"], scored_documents=count, scored_tokens=tokens,
-            samples=count, parts=1,
-        )  # fmt: skip
+            fingerprint=entry["fingerprint"],
+            documents=count,
+            tokens=entry["tokens"],
+            scored_documents=count,
+            scored_tokens=tokens,
+            samples=count,
+            parts=1,
+        )
     meta = ScoresMeta(
-        unit="document", scores=("luck",), checkpoints=(Checkpoint(step=6, lr=0.001),), max_rows=None, row_tokens=corpus.row_tokens,
-        tokenizer=corpus.record["tokenizer"]["fingerprint"], domains=domains, complete=True,
-    )  # fmt: skip
+        unit="document",
+        scores=("luck",),
+        checkpoints=(Checkpoint(step=6, lr=0.001),),
+        max_rows=None,
+        row_tokens=corpus.row_tokens,
+        tokenizer=corpus.record["tokenizer"]["fingerprint"],
+        domains=domains,
+        complete=True,
+    )
     write_meta(run_dir, meta)
     return run_dir
 

@@ -17,18 +17,33 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize(
     ("blocks", "parts"),
     [
-        ({"mixtures": {**FIXED, "odd": {"fixed": "unifrom"}}},
-         ["mixtures.odd.fixed", "'uniform', 'natural', 'temperature' or 'unimax'", "unifrom"]),
-        ({"mixtures": {**FIXED, "odd": {"fixd": "uniform"}}}, ["mixtures.odd.fixd: unknown setting; the nearest known one is fixed"]),
-        ({"mixtures": {**FIXED, "odd": {}}}, ["mixtures.odd: give exactly one of fixed, file, learn, run; found none of them"]),
+        (
+            {"mixtures": {**FIXED, "odd": {"fixed": "unifrom"}}},
+            ["mixtures.odd.fixed", "'uniform', 'natural', 'temperature' or 'unimax'", "unifrom"],
+        ),
+        (
+            {"mixtures": {**FIXED, "odd": {"fixd": "uniform"}}},
+            ["mixtures.odd.fixd: unknown setting; the nearest known one is fixed"],
+        ),
+        (
+            {"mixtures": {**FIXED, "odd": {}}},
+            ["mixtures.odd: give exactly one of fixed, file, learn, run; found none of them"],
+        ),
         ({"mixtures": {**FIXED, "odd": {"fixed": "uniform", "run": "run"}}}, ["found fixed, run"]),
         ({"mixtures": {**FIXED, "odd": {"fixed": "unimax"}}}, ["fixed: unimax needs max_epochs"]),
-        ({"mixtures": {**FIXED, "odd": {"fixed": "uniform", "temperature": 2, "average": "tail"}}},
-         ["temperature (only with fixed: temperature)", "average (only with learn or run) has no effect here"]),
+        (
+            {"mixtures": {**FIXED, "odd": {"fixed": "uniform", "temperature": 2, "average": "tail"}}},
+            ["temperature (only with fixed: temperature)", "average (only with learn or run) has no effect here"],
+        ),
         ({"mixtures": {**FIXED, "odd": {"learn": {"preset": "stabel"}}}}, ["mixtures.odd.learn.preset"]),
-        ({"mixtures": {**FIXED, "odd": {"learn": {"taau": 1}}}}, ["mixtures.odd.learn.taau: unknown", "the nearest known one is tau"]),
-        ({"mixtures": {**FIXED, "odd": {"learn": {}, "train": {"stepz": 1, "lr": -1}}}},
-         ["mixtures.odd.train.stepz", "mixtures.odd.train.lr"]),
+        (
+            {"mixtures": {**FIXED, "odd": {"learn": {"taau": 1}}}},
+            ["mixtures.odd.learn.taau: unknown", "the nearest known one is tau"],
+        ),
+        (
+            {"mixtures": {**FIXED, "odd": {"learn": {}, "train": {"stepz": 1, "lr": -1}}}},
+            ["mixtures.odd.train.stepz", "mixtures.odd.train.lr"],
+        ),
         ({"mixtures": {"uniform": {"fixed": "uniform"}}}, ["mixtures holds 1"]),
         ({"mixtures": {**FIXED, "Natural": {"fixed": "natural"}}}, ["upper and lower case"]),
         ({"baseline": "uniformm"}, ["baseline is 'uniformm', which is no mixture here; allowed: uniform, natural"]),
@@ -37,16 +52,28 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
         ({"objective": {"digit": 1}}, ["objective names digit", "allowed: vowels, consonants, digits"]),
         ({"train": {"lr": 1e-4}}, ["min_lr 0.001 is above lr 0.0001"]),
         ({"train": {"rows_per_domain": 4}}, ["train.rows_per_domain: unknown setting"]),
-        ({"mixtures": {**FIXED, "odd": {"learn": {"preset": "official", "held_out": True}}}, "train": {"evaluate_rows": 9}},
-         ["mixtures.odd.learn.held_out", "raise proxy.train.evaluate_rows from 4"]),
-        ({"mixtures": {**FIXED, "odd": {"learn": {}}}, "train": {"precision": "bf16"}},
-         ["proxy.train.precision and train.precision alike"]),
+        (
+            {
+                "mixtures": {**FIXED, "odd": {"learn": {"preset": "official", "held_out": True}}},
+                "train": {"evaluate_rows": 9},
+            },
+            ["mixtures.odd.learn.held_out", "raise proxy.train.evaluate_rows from 4"],
+        ),
+        (
+            {"mixtures": {**FIXED, "odd": {"learn": {}}}, "train": {"precision": "bf16"}},
+            ["proxy.train.precision and train.precision alike"],
+        ),
         ({"mixtures": {**FIXED, "odd": {"file": "nothing.json"}}}, ["mixtures.odd", "nothing.json is not there"]),
         ({"mixtures": {**FIXED, "odd": {"run": "nothing"}}}, ["mixtures.odd", "nothing is not there"]),
-        ({"mixtures": {**FIXED, "odd": {"fixed": "unimax", "max_epochs": 0.001}}}, ["mixtures.odd", "raise max_epochs"]),
+        (
+            {"mixtures": {**FIXED, "odd": {"fixed": "unimax", "max_epochs": 0.001}}},
+            ["mixtures.odd", "raise max_epochs"],
+        ),
     ],
-)  # fmt: skip
-def test_bad_settings_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], blocks: dict, parts: list[str]) -> None:
+)
+def test_bad_settings_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], blocks: dict, parts: list[str]
+) -> None:
     said = message(capsys, write_comparison(tmp_path, **blocks))
     assert all(part in said for part in parts), said
     assert not (tmp_path / "comparison/bases").exists()
@@ -65,13 +92,18 @@ def test_two_mixtures_of_one_name_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "natural is given twice in the block that starts at line" in message(capsys, path)
 
 
-def test_a_proxy_run_directory_is_not_taken_for_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_proxy_run_directory_is_not_taken_for_a_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train.main([str(write_run(tmp_path))]) == 0
     assert "holds a run of proxies.train" in message(capsys, write_comparison(tmp_path), "--run_dir", tmp_path / "run")
 
 
 def test_a_run_on_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main([str(write_run(tmp_path, corpus={"tokenizer": {"train_bpe": 300}})), "--model.preset", "llama-1m"]) == 2
+    assert (
+        train.main([str(write_run(tmp_path, corpus={"tokenizer": {"train_bpe": 300}})), "--model.preset", "llama-1m"])
+        == 2
+    )
     (tmp_path / "model.json").write_text(json.dumps({**MODEL, "vocab_size": 400}))
     run = yaml.safe_load((tmp_path / "run.yaml").read_text())
     del run["corpus"]["domains"]["digits"]
@@ -89,8 +121,15 @@ def test_a_run_on_another_corpus_is_refused(tmp_path: Path, capsys: pytest.Captu
         assert part in said
 
 
-def test_a_run_that_learned_from_the_held_out_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main([str(write_run(tmp_path, update={"preset": "official", "held_out": True}, train={"evaluate_rows": 2}))]) == 0
+def test_a_run_that_learned_from_the_held_out_rows_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        train.main(
+            [str(write_run(tmp_path, update={"preset": "official", "held_out": True}, train={"evaluate_rows": 2}))]
+        )
+        == 0
+    )
     path = write_comparison(tmp_path, mixtures={**FIXED, "mine": {"run": "run"}})
     assert "lower train.evaluate_rows to 2" in message(capsys, path)
     assert compare(path, "--train.evaluate_rows", "2") == 0
@@ -103,7 +142,9 @@ def test_rows_that_do_not_split_over_the_processes_are_refused(tmp_path: Path) -
     assert "train.batch_rows is 5, which does not split over 2 processes" in done.stderr
 
 
-def test_a_model_that_does_not_fit_is_refused_before_anything_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = tmp_path / "small.json"
     stable = {"learn": {"preset": "stable"}, "model": {"config": "model.json"}}
     path = write_comparison(tmp_path, model={"config": "small.json"}, mixtures={**FIXED, "stable": stable})

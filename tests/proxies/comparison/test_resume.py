@@ -1,4 +1,6 @@
-"""proxies.compare again on the same directory: only what is missing, and never results of different settings together."""
+"""proxies.compare again on the same directory: only what is missing, and never results of different settings
+together.
+"""
 
 import json
 import subprocess
@@ -46,7 +48,10 @@ def test_a_rerun_does_nothing_and_a_new_seed_or_mixture_only_itself(tmp_path: Pa
     assert compare(path, "--seeds", "[0, 3]") == 0
     assert trained == [("uniform", 3), ("natural", 3), ("stable", 3)]
     trained.clear()
-    assert compare(path, "--seeds", "[0, 3]", "--mixtures.warm.fixed", "temperature", "--mixtures.warm.temperature", "2") == 0
+    assert (
+        compare(path, "--seeds", "[0, 3]", "--mixtures.warm.fixed", "temperature", "--mixtures.warm.temperature", "2")
+        == 0
+    )
     assert trained == [("temperature", 0), ("temperature", 3)]
     assert before.items() <= stamps(tmp_path / "comparison").items()
     kept = load(CompareSettings, tmp_path / "comparison/config.yaml")
@@ -158,15 +163,21 @@ def test_a_full_disk_says_that_finished_bases_are_kept(
 
 def test_two_commands_at_once_with_different_seeds_share_what_is_learned(tmp_path: Path) -> None:
     mixtures = {**FIXED, "stable": {"learn": {"preset": "stable"}}, "paper": {"learn": {"preset": "paper"}}}
-    path = write_comparison(tmp_path, mixtures=mixtures, proxy={"train": {"steps": 30, "rows_per_domain": 4, "evaluate_rows": 4}})
+    path = write_comparison(
+        tmp_path, mixtures=mixtures, proxy={"train": {"steps": 30, "rows_per_domain": 4, "evaluate_rows": 4}}
+    )
     environment = {**clean_environment(), "ACCELERATE_USE_CPU": "true"}
     commands = [
         subprocess.Popen(
             [sys.executable, "-m", "proxies.compare", str(path), "--seeds", str(seed)],
-            cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for seed in (0, 1)
-    ]  # fmt: skip
+    ]
     said = [command.communicate(timeout=240) for command in commands]
     assert [command.returncode for command in commands] == [0, 0], said
     assert sum(out.count(f"learning {name}") for out, _ in said for name in ("stable", "paper")) == 2

@@ -27,12 +27,26 @@ def test_a_comparison_leaves_its_records(tmp_path: Path, capsys: pytest.CaptureF
         tmp_path,
         seeds=[0, 1],
         targets=True,
-        mixtures={**FIXED, "warm": {"fixed": "temperature", "temperature": 2}, "unimax": {"fixed": "unimax", "max_epochs": 1},
-                  "stable": {"learn": {"preset": "stable"}}, "doremi": {"learn": {"preset": "doremi"}}},
-    )  # fmt: skip
+        mixtures={
+            **FIXED,
+            "warm": {"fixed": "temperature", "temperature": 2},
+            "unimax": {"fixed": "unimax", "max_epochs": 1},
+            "stable": {"learn": {"preset": "stable"}},
+            "doremi": {"learn": {"preset": "doremi"}},
+        },
+    )
     assert compare(path) == 0
     directory, table = tmp_path / "comparison", results(tmp_path)
-    assert list(table.columns) == ["mixture", "seed", "step", "tokens", "domain", "loss", "bits_per_byte", "held_out_tokens"]
+    assert list(table.columns) == [
+        "mixture",
+        "seed",
+        "step",
+        "tokens",
+        "domain",
+        "loss",
+        "bits_per_byte",
+        "held_out_tokens",
+    ]
     assert len(table) == 6 * 2 * 3 * 4  # mixtures, seeds, evaluations, domains with the target
     assert sorted(set(table["tokens"])) == [0, 3 * 4 * 16, 6 * 4 * 16]
     assert np.isfinite(table["loss"]).all()
@@ -40,13 +54,17 @@ def test_a_comparison_leaves_its_records(tmp_path: Path, capsys: pytest.CaptureF
     means = rows.groupby(["mixture", "seed", "domain"])["loss"].mean()
     last = table[table["step"] == 6].set_index(["mixture", "seed", "domain"])["loss"]
     assert np.allclose(means.sort_index(), last.sort_index(), atol=1e-12)
-    assert {fact["mixture_id"] for fact in facts} == {Mixture.load(file).id for file in (directory / "mixtures").glob("*.json")}
+    assert {fact["mixture_id"] for fact in facts} == {
+        Mixture.load(file).id for file in (directory / "mixtures").glob("*.json")
+    }
     costs = json.loads((directory / "costs.json").read_text())
     assert costs["mixtures"]["uniform"] == {"seconds": 0, "flops": 0}
     assert costs["mixtures"]["stable"]["seconds"] > 0
     parameters, tokens = facts[0]["parameters"], 6 * 4 * 16
     assert costs["base_run"]["flops"] == 6 * parameters * tokens
-    assert costs["mixtures"]["stable"]["flops"] == 6 * parameters * 6 * 4 * 4 * 16  # steps, rows, four groups, the target's too
+    assert (
+        costs["mixtures"]["stable"]["flops"] == 6 * parameters * 6 * 4 * 4 * 16
+    )  # steps, rows, four groups, the target's too
     assert costs["mixtures"]["doremi"]["flops"] == (6 + 6 + 2) * parameters * 6 * 4 * 3 * 16
     summary = (directory / "summary.txt").read_text()
     for part in ("Objective: mixed", "95 % interval", "not distinguishable", "FLOPs: 6 per parameter"):
@@ -93,7 +111,9 @@ def test_settings_of_the_proxy_reach_the_learned_runs(tmp_path: Path) -> None:
         "doremi": {"learn": {"preset": "doremi"}},
         "paper": {"learn": {"preset": "paper", "objective": "universal"}},
     }
-    settings = load(CompareSettings, write_comparison(tmp_path, mixtures=mixtures, objective={"digits": 1}), ["--proxy.seed", "5"])
+    settings = load(
+        CompareSettings, write_comparison(tmp_path, mixtures=mixtures, objective={"digits": 1}), ["--proxy.seed", "5"]
+    )
     runs = {name: settings.run_of(name) for name in settings.learned}
     assert [run.seed for run in runs.values()] == [5, 5, 5]
     assert [run.train.steps for run in runs.values()] == [2, 6, 6]
@@ -167,7 +187,10 @@ def test_noise_ranks_last_and_a_duplicate_is_worth_nothing(tmp_path: Path, capsy
     path = write_comparison(
         folder,
         seeds=[0, 1],
-        corpus={"row_tokens": 32, "domains": {name: {"data_files": f"{name}.jsonl"} for name in ("first", "copy", "second", "noise")}},
+        corpus={
+            "row_tokens": 32,
+            "domains": {name: {"data_files": f"{name}.jsonl"} for name in ("first", "copy", "second", "noise")},
+        },
         train={"steps": 150, "batch_rows": 8, "evaluate_every": 150, "evaluate_rows": 16},
         objective={"first": 1, "second": 1},
         mixtures=mixtures,

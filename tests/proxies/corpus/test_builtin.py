@@ -33,7 +33,9 @@ def test_every_builtin_is_there_bounded_and_the_same_again() -> None:
 
 
 def test_headers_and_generated_code_do_not_overlap() -> None:
-    written, generated = ({place.rsplit(":", 1)[0] for place, _ in builtin.texts(name)} for name in ("cpp_headers", "generated_ops"))
+    written, generated = (
+        {place.rsplit(":", 1)[0] for place, _ in builtin.texts(name)} for name in ("cpp_headers", "generated_ops")
+    )
     assert not written & generated
     assert not any("@generated" in text for _, text in builtin.texts("cpp_headers"))
     assert all("/ATen/ops/" in place for place in generated)
@@ -55,7 +57,9 @@ def test_pieces_join_to_the_whole_and_are_cut_at_lines() -> None:
     text = "".join(f"line {number}\n" for number in range(5000))
     pieces = list(builtin._cut(text))
     assert "".join(piece for _, piece in pieces) == text
-    assert all(piece.startswith(f"line {first - 1}\n") and len(piece) <= builtin.DOCUMENT_CHARACTERS for first, piece in pieces)
+    assert all(
+        piece.startswith(f"line {first - 1}\n") and len(piece) <= builtin.DOCUMENT_CHARACTERS for first, piece in pieces
+    )
 
 
 def test_a_missing_package_leaves_a_domain_empty_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def same(first: CorpusData, second: CorpusData) -> bool:
     return first.record == second.record and all(
-        np.array_equal(first.tokens[name], second.tokens[name]) and np.array_equal(first.held_out[name], second.held_out[name])
+        np.array_equal(first.tokens[name], second.tokens[name])
+        and np.array_equal(first.held_out[name], second.held_out[name])
         for name in first.names
     )
 
@@ -82,7 +83,9 @@ def same(first: CorpusData, second: CorpusData) -> bool:
 
 
 @pytest.mark.parametrize("tokenizer", [{"bytes": True}, {"train_bpe": 300}])
-def test_tokens_are_the_documents_one_by_one_each_with_a_separator(tmp_path: Path, files: dict, tokenizer: dict) -> None:
+def test_tokens_are_the_documents_one_by_one_each_with_a_separator(
+    tmp_path: Path, files: dict, tokenizer: dict
+) -> None:
     data = prepare(settings(tmp_path, {"cats": files["cats"], "dogs": files["dogs"]}, tokenizer=tokenizer))
     loaded = tokenizers.from_file(data.tokenizer_path)
     for name in data.names:
@@ -111,14 +114,18 @@ def test_the_table_of_documents_leads_from_tokens_back_to_the_text(tmp_path: Pat
     texts = dict(documents(SourceSettings(data_files=files["dogs"])))
     assert len(table) == len(texts)
     for row in table.itertuples():
-        tokens = {"train": data.tokens, "held_out": data.held_out}[row.split]["dogs"][row.start : row.start + row.tokens]
+        tokens = {"train": data.tokens, "held_out": data.held_out}[row.split]["dogs"][
+            row.start : row.start + row.tokens
+        ]
         assert loaded.decode(tokens[:-1].tolist()) == texts[row.id]
         assert tokens[-1] == data.eos_id
         assert row.bytes == len(texts[row.id].encode())
 
 
 def test_the_record_counts_what_is_there(tmp_path: Path, files: dict) -> None:
-    given = settings(tmp_path, {"cats": files["cats"], "dogs": files["dogs"]}, targets={"birds": {"data_files": files["birds"]}})
+    given = settings(
+        tmp_path, {"cats": files["cats"], "dogs": files["dogs"]}, targets={"birds": {"data_files": files["birds"]}}
+    )
     data = prepare(given)
     assert data.names == ("cats", "dogs", "birds")
     assert data.domains == ("cats", "dogs")
@@ -153,12 +160,16 @@ def test_the_held_out_share_is_about_what_was_asked_for() -> None:
     texts = [f"text {number}" for number in range(4000)]
     for share in (0.05, 0.5):
         assert abs(sum(cache.is_held_out(text, share) for text in texts) / 4000 - share) < 0.03
-    assert {text for text in texts if cache.is_held_out(text, 0.05)} <= {text for text in texts if cache.is_held_out(text, 0.5)}
+    assert {text for text in texts if cache.is_held_out(text, 0.05)} <= {
+        text for text in texts if cache.is_held_out(text, 0.5)
+    }
 
 
 def test_given_validation_files_are_the_held_out_text(tmp_path: Path, files: dict) -> None:
     validation = write(tmp_path / "validation.jsonl", ["held out text of some length"])
-    data = prepare(settings(tmp_path, {"cats": {"data_files": files["cats"], "validation": validation}, "dogs": files["dogs"]}))
+    data = prepare(
+        settings(tmp_path, {"cats": {"data_files": files["cats"], "validation": validation}, "dogs": files["dogs"]})
+    )
     assert data.entry("cats")["documents"] == 60
     assert data.entry("cats")["held_out_documents"] == 1
     assert bytes(data.held_out["cats"][:-1].astype(np.uint8)) == b"held out text of some length"
@@ -179,7 +190,9 @@ def test_the_tokenizer_is_trained_on_equal_training_text_of_the_training_domains
     domains = {"cats": files["cats"], "dogs": write(tmp_path / "few.jsonl", sentences("dogs", 20))}
     block = {"tokenizer": {"train_bpe": 320}, "targets": {"birds": {"data_files": files["birds"]}}}
     data = prepare(settings(tmp_path, domains, **block))
-    kept = [[text for text in sentences(*each) if not cache.is_held_out(text, 0.25)] for each in (("cats",), ("dogs", 20))]
+    kept = [
+        [text for text in sentences(*each) if not cache.is_held_out(text, 0.25)] for each in (("cats",), ("dogs", 20))
+    ]
     reference = tokenizers.train_bpe(tokenizers.equal_text(kept), 320)
     assert data.record["tokenizer"]["fingerprint"] == reference.fingerprint
     assert data.record["tokenizer"]["name"] == "bpe-320"
@@ -189,7 +202,9 @@ def test_the_tokenizer_is_trained_on_equal_training_text_of_the_training_domains
 
 
 def test_reading_stops_at_max_tokens(tmp_path: Path, files: dict) -> None:
-    data = prepare(settings(tmp_path, {"cats": {"data_files": files["cats"], "max_tokens": 200}, "dogs": files["dogs"]}))
+    data = prepare(
+        settings(tmp_path, {"cats": {"data_files": files["cats"], "max_tokens": 200}, "dogs": files["dogs"]})
+    )
     whole = prepare(settings(tmp_path, files))
     assert data.entry("cats")["complete"] is False
     assert data.entry("dogs")["complete"] is True
@@ -199,11 +214,15 @@ def test_reading_stops_at_max_tokens(tmp_path: Path, files: dict) -> None:
 
 
 def test_a_limit_that_is_not_reached_leaves_the_domain_complete(tmp_path: Path, files: dict) -> None:
-    data = prepare(settings(tmp_path, {"cats": {"data_files": files["cats"], "max_tokens": 10**6}, "dogs": files["dogs"]}))
+    data = prepare(
+        settings(tmp_path, {"cats": {"data_files": files["cats"], "max_tokens": 10**6}, "dogs": files["dogs"]})
+    )
     assert data.entry("cats")["complete"] is True
 
 
-def test_a_streamed_dataset_stops_at_what_the_run_draws(tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_streamed_dataset_stops_at_what_the_run_draws(
+    tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -277,22 +296,31 @@ def test_a_source_that_breaks_off_leaves_nothing_behind(tmp_path: Path, files: d
     ]
 
 
-def test_a_full_disk_is_a_clear_message_and_leaves_nothing_behind(tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_clear_message_and_leaves_nothing_behind(
+    tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache._Writer, "add", full)
     message = fault(settings(tmp_path, files))
-    assert f"the token cache cannot be written in {tmp_path}/runs/cache: No space left on device; make room, or set" in message
+    assert (
+        f"the token cache cannot be written in {tmp_path}/runs/cache: No space left on device; make room, or set"
+        in message
+    )
     assert len(left_behind(tmp_path / "runs" / "cache")) == 1  # the tokenizer
 
 
 def test_a_cache_directory_that_cannot_be_made_is_a_clear_message(tmp_path: Path, files: dict) -> None:
     (tmp_path / "file").write_text("")
-    assert "set corpus.cache_dir to another place" in fault(settings(tmp_path, files, cache_dir=str(tmp_path / "file" / "x")))
+    assert "set corpus.cache_dir to another place" in fault(
+        settings(tmp_path, files, cache_dir=str(tmp_path / "file" / "x"))
+    )
 
 
-def test_when_another_process_was_faster_its_cache_is_opened(tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_another_process_was_faster_its_cache_is_opened(
+    tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = cache._tokenized
     nested: list[CorpusData] = []
 
@@ -310,10 +338,11 @@ def test_processes_that_start_together_get_the_same_corpus(tmp_path: Path, files
     given = settings(tmp_path, files, tokenizer={"train_bpe": 300})
     code = """if True:
         import hashlib, sys
-        from proxies.corpus import prepare
+        from proxies.corpus.corpus import prepare
         from proxies.settings import Settings
         data = prepare(Settings.model_validate_json(sys.argv[1]))
-        print(data.record["tokenizer"]["fingerprint"], hashlib.sha256(b"".join(data.tokens[n].tobytes() for n in data.names)).hexdigest())
+        tokens = b"".join(data.tokens[n].tobytes() for n in data.names)
+        print(data.record["tokenizer"]["fingerprint"], hashlib.sha256(tokens).hexdigest())
     """
     command = [sys.executable, "-c", code, given.model_dump_json()]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -371,7 +400,9 @@ def test_real_corpora_are_prepared_as_they_are_documented(tmp_path: Path) -> Non
         for name in ("speeches_small", "law_en", "ood_nl_wiki")
     }
     target = sources.pop("ood_nl_wiki")
-    data = prepare(settings(tmp_path, sources, tokenizer={"train_bpe": 1024}, row_tokens=128, targets={"ood_nl_wiki": target}))
+    data = prepare(
+        settings(tmp_path, sources, tokenizer={"train_bpe": 1024}, row_tokens=128, targets={"ood_nl_wiki": target})
+    )
     for name in data.names:
         entry = data.entry(name)
         assert entry["sources"][0]["sha256"].startswith("sha256:")

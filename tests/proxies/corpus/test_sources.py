@@ -54,7 +54,9 @@ def fault(files: str | list[str], **more: str) -> str:
 
 @pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "txt"])
-def test_every_format_plain_or_compressed_gives_the_texts_as_they_were(tmp_path: Path, kind: str, compression: str) -> None:
+def test_every_format_plain_or_compressed_gives_the_texts_as_they_were(
+    tmp_path: Path, kind: str, compression: str
+) -> None:
     path = write(tmp_path / f"a.{kind}{compression}", kind, TEXTS, compression)
     found = read(path)
     if kind == "txt":
@@ -166,7 +168,9 @@ def test_every_missing_file_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_directory_gets_a_glob_as_advice(tmp_path: Path) -> None:
-    assert f"{tmp_path}: is a directory; name its files with a glob such as {tmp_path}/*.parquet" in fault(str(tmp_path))
+    assert f"{tmp_path}: is a directory; name its files with a glob such as {tmp_path}/*.parquet" in fault(
+        str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize("name", ["a.doc", "a", "a.gz", "a.json.gz"])
@@ -270,7 +274,9 @@ def test_a_local_dataset_directory_is_read_streamed_or_not(tmp_path: Path, strea
     write(root / "test.jsonl", "jsonl", ["other"])
     source = SourceSettings(dataset=str(root), streaming=streaming)
     assert list(documents(source)) == [(f"{root}:train:{row}", text) for row, text in enumerate(TEXTS, 1)]
-    assert [text for _, text in documents(SourceSettings(dataset=str(root), split="test", streaming=streaming))] == ["other"]
+    assert [text for _, text in documents(SourceSettings(dataset=str(root), split="test", streaming=streaming))] == [
+        "other"
+    ]
     before = describe(source)
     write(root / "train.jsonl", "jsonl", TEXTS[:1])
     assert before[0]["format"] == "hf"

@@ -17,7 +17,9 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 def write_documents(path: Path, lengths: list[int]) -> Path:
     """documents.parquet of a token cache: training documents of these lengths, held-out ones between them."""
-    train = pd.DataFrame({"id": [f"file:{line}" for line in range(len(lengths))], "split": "train", "tokens": lengths, "bytes": 0})
+    train = pd.DataFrame(
+        {"id": [f"file:{line}" for line in range(len(lengths))], "split": "train", "tokens": lengths, "bytes": 0}
+    )
     train["start"] = np.cumsum(lengths) - lengths
     held_out = train.assign(split="held_out", id="held out")
     pd.concat([train, held_out]).sort_index(kind="stable").to_parquet(path)
@@ -55,7 +57,12 @@ def test_every_token_but_a_documents_first_is_predicted_once_and_listed_spans_ti
 @pytest.mark.parametrize("unit", ["document", "row"])
 @given(lengths=LENGTHS, tokens=st.integers(1, 300), batch=st.integers(1, 50), max_rows=st.integers(20, 200) | st.none())
 def test_shards_hold_every_chosen_document_once_however_they_are_read(
-    unit: str, lengths: list[int], tokens: int, batch: int, max_rows: int | None, tmp_path_factory: pytest.TempPathFactory
+    unit: str,
+    lengths: list[int],
+    tokens: int,
+    batch: int,
+    max_rows: int | None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = write_documents(tmp_path_factory.mktemp("documents") / "documents.parquet", lengths)
     found = []

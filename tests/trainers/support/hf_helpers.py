@@ -1,4 +1,6 @@
-"""What the tests of HF's trainers share: the toy documents as files of rows, a tiny model, and a record of what a model saw."""
+"""What the tests of HF's trainers share: the toy documents as files of rows, a tiny model, and a record of what a model
+saw.
+"""
 
 import json
 import sys
@@ -20,12 +22,16 @@ SMALLER = 256  # toy ids are divided by this for the tiny model: 256 ids, 64 a d
 def write_rows(folder: Path, *, smaller: int = 1) -> list[str]:
     """Rows {"input_ids"} of every document, as parquet; the words of --data."""
     for name in toy.NAMES:
-        pq.write_table(pa.table({"input_ids": [ids // smaller for ids in toy.documents(name)]}), folder / f"{name}.parquet")
+        pq.write_table(
+            pa.table({"input_ids": [ids // smaller for ids in toy.documents(name)]}), folder / f"{name}.parquet"
+        )
     return [f"{folder}/{{domain}}.parquet"]
 
 
 def write_texts(folder: Path) -> list[str]:
-    """Rows {"text", "url"} of every document as JSON lines, in words of the ids divided by SMALLER; the words of --data."""
+    """Rows {"text", "url"} of every document as JSON lines, in words of the ids divided by SMALLER; the words of
+    --data.
+    """
     for name in toy.NAMES:
         texts = (" ".join(f"w{token // SMALLER}" for token in ids[:-1]) for ids in toy.documents(name))
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text, "url": name}) + "\n" for text in texts))
@@ -35,7 +41,9 @@ def write_texts(folder: Path) -> list[str]:
 def small_tokenizer(folder: Path) -> Path:
     """A directory with the tokenizer of these words; the end of text is id 0."""
     record = json.loads(toy.word_tokenizer(folder).read_text())
-    record["model"]["vocab"] = {toy.END_OF_TEXT: 0, "<unk>": 1} | {f"w{token}": token for token in range(2, toy.VOCABULARY // SMALLER)}
+    record["model"]["vocab"] = {toy.END_OF_TEXT: 0, "<unk>": 1} | {
+        f"w{token}": token for token in range(2, toy.VOCABULARY // SMALLER)
+    }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": toy.END_OF_TEXT, "pad_token": toy.END_OF_TEXT}
     (folder / "tokenizer").mkdir()
     for name, content in (("tokenizer.json", record), ("tokenizer_config.json", config)):
@@ -71,8 +79,16 @@ def tiny_model(vocabulary: int = toy.VOCABULARY // SMALLER) -> Any:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=512, bos_token_id=0, eos_token_id=0, **sizes))
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=vocabulary, max_position_embeddings=512, bos_token_id=0, eos_token_id=0, **sizes)
+    )
 
 
 def record_inputs(model: Any) -> list[np.ndarray]:

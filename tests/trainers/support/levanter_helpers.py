@@ -15,11 +15,17 @@ LENGTH = 128
 def write_data(folder: Path, *, divisor: int = 1) -> Path:
     """A cache of every domain, as Levanter's tokenization leaves it, and the tokenizer. divisor: of every token id."""
     toy.word_tokenizer(folder)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": toy.END_OF_TEXT, "model_input_names": ["input_ids"]}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": toy.END_OF_TEXT,
+        "model_input_names": ["input_ids"],
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     for name in toy.NAMES:
         with SerialCacheWriter(str(folder / name / "train"), {"input_ids": np.zeros(0, dtype=np.int32)}) as writer:
-            writer.write_batch([{"input_ids": (document // divisor).astype(np.int32)} for document in toy.documents(name)])
+            writer.write_batch(
+                [{"input_ids": (document // divisor).astype(np.int32)} for document in toy.documents(name)]
+            )
     return folder
 
 

@@ -15,7 +15,9 @@ LENGTH, BATCH = 128, 16
 
 
 def write_tokens(folder: Path, *, divisor: int = 1, end_of_text: bool = False) -> Path:
-    """Headerless .npy, uint16, two files a domain; ids divided by `divisor`, for a small vocabulary. end_of_text: separators become 0."""
+    """Headerless .npy, uint16, two files a domain; ids divided by `divisor`, for a small vocabulary. end_of_text:
+    separators become 0.
+    """
     for name in NAMES:
         (folder / name).mkdir(parents=True)
         half = len(documents(name)) // 2

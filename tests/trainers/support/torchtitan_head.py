@@ -1,6 +1,8 @@
-"""What the generated dataset needs of torchtitan after 0.3.0 (snapshot b5bcd76c6), which is on no package index: restated over real grain.
+"""What the generated dataset needs of torchtitan after 0.3.0 (snapshot b5bcd76c6), which is on no package index:
+restated over real grain.
 
-In torchtitan: components/data/dataset.py, packing.py, loader.py, types.py, and TextProcessor in hf_datasets/text_datasets.py.
+In torchtitan: components/data/dataset.py, packing.py, loader.py, types.py, and TextProcessor in
+hf_datasets/text_datasets.py.
 """
 
 import sys
@@ -75,14 +77,20 @@ class ConcatThenSplitPackingConfig:
 
     def build(self, *, context: Context, dataset_iteration_policy: Policy) -> grain.IterDataset:
         data = self.dataset.build(context=context, dataset_iteration_policy=dataset_iteration_policy)
-        data = data.map(lambda ids: {"input_ids": ids}).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        return ConcatThenSplitIterDataset(data, length_struct={"input_ids": context.seq_len}).map(lambda packed: packed["input_ids"])
+        data = data.map(lambda ids: {"input_ids": ids}).to_iter_dataset(
+            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        )
+        return ConcatThenSplitIterDataset(data, length_struct={"input_ids": context.seq_len}).map(
+            lambda packed: packed["input_ids"]
+        )
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """As modules of torchtitan."""
     data, texts = ModuleType("torchtitan.components.data"), ModuleType("torchtitan.hf_datasets.text_datasets")
-    data.__dict__.update(SingleDatasetConfig=SingleDatasetConfig, ConcatThenSplitPackingConfig=ConcatThenSplitPackingConfig)
+    data.__dict__.update(
+        SingleDatasetConfig=SingleDatasetConfig, ConcatThenSplitPackingConfig=ConcatThenSplitPackingConfig
+    )
     texts.__dict__.update(TextProcessor=TextProcessor)
     for module in (data, texts):
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -91,4 +99,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 def batches(dataset: Any, *, context: Context, policy: Policy, local_batch_size: int) -> Any:
     """The iterator of GrainDataLoader."""
     rows = dataset.build(context=context, dataset_iteration_policy=policy)
-    return iter(ThreadPrefetchIterDataset(rows.batch(local_batch_size, drop_remainder=policy.repeat), prefetch_buffer_size=2))
+    return iter(
+        ThreadPrefetchIterDataset(rows.batch(local_batch_size, drop_remainder=policy.repeat), prefetch_buffer_size=2)
+    )

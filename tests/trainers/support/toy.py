@@ -1,7 +1,8 @@
 """Three domains of very different document lengths, whose every token says which document it is from.
 
-A token id is 16384 * domain + document, domain 1, 2, 3 for web, code, math, documents from 1; the last id of every document is its
-separator, 16384 * domain. As words: `w` and the id, for trainers that tokenize; the tokenizer gives the same ids, its end of text is 0.
+A token id is 16384 * domain + document, domain 1, 2, 3 for web, code, math, documents from 1; the last id of every
+document is its separator, 16384 * domain. As words: `w` and the id, for trainers that tokenize; the tokenizer gives the
+same ids, its end of text is 0.
 """
 
 import functools
@@ -58,7 +59,14 @@ def word_tokenizer(folder: Path) -> Path:
         "normalized": False,
         "special": True,
     }
-    record = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None, "model": model}
+    record = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [special],
+        "normalizer": None,
+        "model": model,
+    }
     record |= {"pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None}
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(record))
@@ -66,7 +74,9 @@ def word_tokenizer(folder: Path) -> Path:
 
 
 def domains_of(ids: np.ndarray) -> np.ndarray:
-    """The number of the domain of every token (1, 2, 3), flat; an end of text of the tokenizer (id 0) goes with the token before it."""
+    """The number of the domain of every token (1, 2, 3), flat; an end of text of the tokenizer (id 0) goes with the
+    token before it.
+    """
     numbers = np.asarray(ids).ravel() // SPAN
     known = np.flatnonzero(numbers)
     before = np.searchsorted(known, np.arange(len(numbers)), side="right") - 1
@@ -92,8 +102,10 @@ def make_mixture(
     policies: Mapping[str, str] | None = None,
     **overrides: Mapping[str, Any],
 ) -> Path:
-    """mixture.json of stages of equal length (default: WANTED, then SECOND). policies: {name: filter | multiplicity | sampling_weight |
-    loss_weight} for every fourth document, dropped, or twice the weight; overrides: of a domain's record, by name."""
+    """mixture.json of stages of equal length (default: WANTED, then SECOND). policies: {name: filter | multiplicity |
+    sampling_weight | loss_weight} for every fourth document, dropped, or twice the weight; overrides: of a domain's
+    record, by name.
+    """
     stages = stages or {"first": WANTED, "second": SECOND}
     folder.mkdir(parents=True, exist_ok=True)
     records = [_domain(folder, name, (policies or {}).get(name)) | dict(overrides.get(name, {})) for name in NAMES]
@@ -136,5 +148,10 @@ def _domain(folder: Path, name: str, mode: str | None) -> dict[str, Any]:
     ids: Sequence[str] = [f"{name}.jsonl:{1 + row}" for row in range(len(lengths))]
     manifest = Manifest(name, None, int(lengths.sum()), mode, list(ids), np.cumsum(lengths) - lengths, lengths, weight)
     path, digest = store_manifest(folder / "mixture.samples", manifest)
-    policy = {"mode": mode, "manifest_uri": f"mixture.samples/{path.name}", "manifest_sha256": digest, "kept_tokens": manifest.pass_tokens}
+    policy = {
+        "mode": mode,
+        "manifest_uri": f"mixture.samples/{path.name}",
+        "manifest_sha256": digest,
+        "kept_tokens": manifest.pass_tokens,
+    }
     return record | {"sample_policy": policy}

@@ -29,8 +29,14 @@ def write_data(folder: Path, name: str, documents: list[np.ndarray]) -> str:
 def read_documents(prefix: str) -> list[list[int]]:
     """All documents, read token by token as the layout says."""
     index, ids = read_index(prefix), np.fromfile(f"{prefix}.bin", dtype="<u2")
-    sequences = [ids[first // 2 : first // 2 + length].tolist() for first, length in zip(index.first_bytes, index.lengths, strict=True)]
-    return [[*itertools.chain(*sequences[low:high])] for low, high in zip(index.borders[:-1], index.borders[1:], strict=True)]
+    sequences = [
+        ids[first // 2 : first // 2 + length].tolist()
+        for first, length in zip(index.first_bytes, index.lengths, strict=True)
+    ]
+    return [
+        [*itertools.chain(*sequences[low:high])]
+        for low, high in zip(index.borders[:-1], index.borders[1:], strict=True)
+    ]
 
 
 def converted(mixture: Path, data: Path, to: str = "megatron", own: Sequence[str] = (), **options: Any) -> Path:

@@ -17,8 +17,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_recipe_gets_the_blocks_of_every_stage(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("model: {a: 1}\nstep_scheduler: {max_steps: 5, local_batch_size: 2}\ndomain_mixture: null\n")
-    out = converted(toy.make_mixture(tmp_path, {"only": toy.ZERO}), data, to="automodel", recipe=str(tmp_path / "recipe.yaml"))
+    (tmp_path / "recipe.yaml").write_text(
+        "model: {a: 1}\nstep_scheduler: {max_steps: 5, local_batch_size: 2}\ndomain_mixture: null\n"
+    )
+    out = converted(
+        toy.make_mixture(tmp_path, {"only": toy.ZERO}), data, to="automodel", recipe=str(tmp_path / "recipe.yaml")
+    )
     domains = [
         {"name": name, "sampling_weight": share, "objective_weight": share, "path": f"{data}/{name}"}
         for name, share in (("web", 0.8), ("code", 0.2))
@@ -48,7 +52,9 @@ def test_text_read_by_its_size_is_weighed_to_the_mixture(tmp_path: Path, data: P
     assert stage["epochs"]["web"] == pytest.approx(stage["epochs"]["code"], rel=1e-2)
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("a: [", "cannot be read"), ("- a", "no mapping")])
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "cannot be read"), ("a: [", "cannot be read"), ("- a", "no mapping")]
+)
 def test_a_recipe_that_is_none_is_refused(tmp_path: Path, data: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "recipe.yaml").write_text(text)

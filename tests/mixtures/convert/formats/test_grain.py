@@ -1,7 +1,9 @@
-"""The `grain` format: what MaxText's reader of the JSON takes, restated, and grain's whole numbers; grain itself is in tests/trainers.
+"""The `grain` format: what MaxText's reader of the JSON takes, restated, and grain's whole numbers; grain itself is in
+tests/trainers.
 
-MaxText's rules are those of src/maxtext/input_pipeline/grain_data_processing.py: every entry has a `path` (a folder, a file, or a pattern
-with * or ? in its last part) and a `weight` that float() takes; weights are divided by their sum; grain refuses a 0 among them.
+MaxText's rules are those of src/maxtext/input_pipeline/grain_data_processing.py: every entry has a `path` (a folder, a
+file, or a pattern with * or ? in its last part) and a `weight` that float() takes; weights are divided by their sum;
+grain refuses a 0 among them.
 """
 
 import json
@@ -34,7 +36,10 @@ def read(report: Report, number: int) -> dict[str, float]:
         assert entry.keys() == {"path", "weight"}
         assert PurePosixPath(entry["path"]).name == f"{name}.array_record*"
         assert not set("*?") & set(str(PurePosixPath(entry["path"]).parent))
-    divided = {name: float(entry["weight"]) / sum(float(entry["weight"]) for entry in config.values()) for name, entry in config.items()}
+    divided = {
+        name: float(entry["weight"]) / sum(float(entry["weight"]) for entry in config.values())
+        for name, entry in config.items()
+    }
     assert 0 not in divided.values()
     parts = {name: int(share * (100 / min(divided.values()))) for name, share in divided.items()}
     return {name: part / sum(parts.values()) for name, part in parts.items()}
@@ -52,7 +57,11 @@ def test_every_stage_is_a_file_of_shares_of_records_that_come_to_the_asked_share
         records = read(report, number)
         assert records == pytest.approx(report.record["stages"][number - 1]["unit_shares"], rel=1e-12)
         assert shares_of_tokens(records) == pytest.approx(wanted, rel=0.005)
-    assert sorted(path.name for path in report.directory.iterdir()) == ["export_report.json", "stage-1.json", "stage-2.json"]
+    assert sorted(path.name for path in report.directory.iterdir()) == [
+        "export_report.json",
+        "stage-1.json",
+        "stage-2.json",
+    ]
 
 
 def test_rows_of_fixed_length_keep_the_shares(tmp_path):
@@ -63,9 +72,15 @@ def test_rows_of_fixed_length_keep_the_shares(tmp_path):
 
 def test_a_domain_without_weight_is_in_no_file_and_one_that_comes_back_is_noted(tmp_path):
     report = converted(tmp_path, {"a": toy.WANTED, "b": toy.ZERO, "c": toy.WANTED})
-    assert [sorted(read(report, number)) for number in (1, 2, 3)] == [["code", "math", "web"], ["code", "web"], ["code", "math", "web"]]
+    assert [sorted(read(report, number)) for number in (1, 2, 3)] == [
+        ["code", "math", "web"],
+        ["code", "web"],
+        ["code", "math", "web"],
+    ]
     assert any(note.startswith("math has no weight for a while") for note in report.record["notes"])
-    assert not any("for a while" in note for note in converted(tmp_path / "two", {"a": toy.ZERO, "b": toy.WANTED}).record["notes"])
+    assert not any(
+        "for a while" in note for note in converted(tmp_path / "two", {"a": toy.ZERO, "b": toy.WANTED}).record["notes"]
+    )
 
 
 def test_the_commands_stop_where_a_stage_ends_and_allow_the_passes_that_it_takes(tmp_path):

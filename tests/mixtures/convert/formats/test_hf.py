@@ -94,8 +94,15 @@ def test_rows_of_a_stage_come_as_interleave_datasets_draws_them(tmp_path, data, 
 
     directory = converted(tmp_path, data, {"only": toy.ZERO}, tokens=100_000)
     (stage,) = plan_of(directory)["stages"]
-    sources = [load_dataset("json", data_files=f"{data}/{name}.jsonl", split="train", streaming=streaming) for name in toy.NAMES]
-    used = [(source, share) for source, share in zip(sources, stage["probabilities"].values(), strict=True) if streaming or share > 0]
+    sources = [
+        load_dataset("json", data_files=f"{data}/{name}.jsonl", split="train", streaming=streaming)
+        for name in toy.NAMES
+    ]
+    used = [
+        (source, share)
+        for source, share in zip(sources, stage["probabilities"].values(), strict=True)
+        if streaming or share > 0
+    ]
     mixed = interleave_datasets(
         [source.select_columns(["document"]) for source, _ in used],
         [share for _, share in used],
@@ -108,7 +115,9 @@ def test_rows_of_a_stage_come_as_interleave_datasets_draws_them(tmp_path, data, 
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_filter_drops_documents_and_a_multiplicity_spreads_copies_a_pass_apart(tmp_path, data, streaming):
-    directory = converted(tmp_path, data, {"only": toy.SECOND}, policies={"code": "filter", "math": "multiplicity"}, tokens=200_000)
+    directory = converted(
+        tmp_path, data, {"only": toy.SECOND}, policies={"code": "filter", "math": "multiplicity"}, tokens=200_000
+    )
     documents = read(directory, plan_of(directory)["stages"][0]["rows"], streaming=streaming)
     ordered = {name: np.array([int(ids[0]) for ids in toy.documents(name)]) for name in toy.NAMES}
     code = [document for document in documents if document // toy.SPAN == 2]
@@ -149,7 +158,10 @@ def test_a_stream_goes_on_from_its_state_and_is_shared_out_among_processes(tmp_p
     again = module.load_mixture()
     again.load_state_dict(state)
     assert begun + [row["document"] for row in islice(again, 80)] == whole
-    ranks = [[row["document"] for row in islice(split_dataset_by_node(module.load_mixture(), rank, 2), 100)] for rank in (0, 1)]
+    ranks = [
+        [row["document"] for row in islice(split_dataset_by_node(module.load_mixture(), rank, 2), 100)]
+        for rank in (0, 1)
+    ]
     assert [document for pair in zip(*ranks, strict=True) for document in pair] == whole
 
 
@@ -180,14 +192,17 @@ def test_files_that_are_not_the_selected_ones_are_named(tmp_path, data):
 def test_data_without_the_scored_files_are_refused_before_anything_is_written(tmp_path, data):
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"code": "filter"})
     with pytest.raises(
-        UserError, match=r"(?s)code: code.jsonl was scored, its data have not one file of that name: .*math.jsonl.*--samples drop"
+        UserError,
+        match=r"(?s)code: code.jsonl was scored, its data have not one file of that name: .*math.jsonl.*--samples drop",
     ):
         convert(mixture, to="hf", output=tmp_path / "out", data=[f"{data}/{{domain}}.jsonl", f"code={data}/math.jsonl"])
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_no_whole_numbers_are_refused_with_the_remedy(tmp_path, data):
-    with pytest.raises(UserError, match=r"web \(sampling_weight\); it honours filter, multiplicity.*--samples multiplicity"):
+    with pytest.raises(
+        UserError, match=r"web \(sampling_weight\); it honours filter, multiplicity.*--samples multiplicity"
+    ):
         converted(tmp_path, data, policies={"web": "sampling_weight"})
 
 
@@ -202,4 +217,6 @@ def test_the_report_says_what_the_loader_gives(tmp_path, data):
         assert all(low - 0.005 <= given[name] <= high + 0.005 for name, (low, high) in stage["token_shares_95"].items())
     math = sum(document // toy.SPAN == 3 for document in documents) / toy.DOCUMENTS["math"]
     assert report["epochs"]["math"] == pytest.approx(math, rel=0.02)
-    assert report["notes"][-1] == "a row that the trainer cuts off shifts the shares; say where with --max-document-tokens"
+    assert (
+        report["notes"][-1] == "a row that the trainer cuts off shifts the shares; say where with --max-document-tokens"
+    )

@@ -1,4 +1,6 @@
-"""The `levanter` format: which block size it takes, what it refuses. What Levanter makes of it is in tests/trainers/test_levanter.py."""
+"""The `levanter` format: which block size it takes, what it refuses. What Levanter makes of it is in
+tests/trainers/test_levanter.py.
+"""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +19,9 @@ from tests.trainers.support import toy
 EVEN = {"first": {"web": 0.5, "code": 0.25, "math": 0.25}, "second": {"web": 0.25, "code": 0.25, "math": 0.5}}
 
 
-def converted(folder: Path, stages: Mapping[str, Mapping[str, float]] | None = None, *, tokens: int = 400_000, **options: Any) -> Path:
+def converted(
+    folder: Path, stages: Mapping[str, Mapping[str, float]] | None = None, *, tokens: int = 400_000, **options: Any
+) -> Path:
     mixture = toy.make_mixture(folder, stages, tokens=tokens)
     options = {"sequence_length": 128, "batch_size": ["16"], "data": ["gs://bucket/{domain}.jsonl.gz"]} | options
     convert(mixture, to="levanter", output=folder / "out", **options)
@@ -60,7 +64,9 @@ def test_short_stages_get_a_block_that_ends_with_them(tmp_path: Path) -> None:
 
 
 def test_shares_that_a_block_rounds_are_written_in_whole_sequences(tmp_path: Path) -> None:
-    """Each of 50 domains would lose a part of a sequence to the largest, which would get more than 0.5 % too much in any block."""
+    """Each of 50 domains would lose a part of a sequence to the largest, which would get more than 0.5 % too much in
+    any block.
+    """
     weights = {"large": 0.1} | {f"d{number}": 0.018 + 0.00001 * (number - 24.5) for number in range(50)}
     mixture = make_mixture(weights, rows=10**7)
     mixture.save(tmp_path / "mixture.json")
@@ -99,7 +105,8 @@ def test_what_levanter_cannot_do_is_refused_with_what_would_do(tmp_path: Path) -
     rare = {"first": {"web": 0.8995, "code": 0.1, "math": 0.0005}, "second": toy.WANTED}
     faults: list[tuple[str, dict[str, Any]]] = [
         (
-            r"math in stage first: 0\.0005 asked, .* given(.|\n)*begin them at multiples of 4,194,304 tokens.*--min-share",
+            r"math in stage first: 0\.0005 asked, .* given(.|\n)*begin them at multiples of 4,194,304 "
+            r"tokens.*--min-share",
             {"stages": rare, "tokens": 100_000},
         ),
         ("the nearest that the trainer can take, a step after a multiple of 1,024 sequences, is", {"block_size": 1024}),
@@ -109,7 +116,10 @@ def test_what_levanter_cannot_do_is_refused_with_what_would_do(tmp_path: Path) -
             {"stages": {"only": {"web": 0.8, "code": 0.1999999, "math": 1e-7}}},
         ),
         (r"--sequence-length .* and --batch-size", {"sequence_length": None, "batch_size": ()}),
-        (r"web: gs://a, gs://b: give text files .* or one directory", {"data": ["gs://c/{domain}", "web=gs://a", "web=gs://b"]}),
+        (
+            r"web: gs://a, gs://b: give text files .* or one directory",
+            {"data": ["gs://c/{domain}", "web=gs://a", "web=gs://b"]},
+        ),
         (r"train/shard_ledger.json is not there", {"data": [f"{tmp_path}/{{domain}}"]}),
     ]
     for number, (message, options) in enumerate(faults):
@@ -121,6 +131,10 @@ def test_a_short_run_ends_with_a_block_or_says_what_may_be_off(tmp_path: Path) -
     whole = converted(tmp_path / "whole", {"only": {"web": 0.41, "code": 0.34, "math": 0.25}}, tokens=16 * 100 * 128)
     assert data_of(whole)["mixture_block_size"] == 1600
     ragged = {"first": {"web": 0.41, "code": 0.34, "math": 0.25}, "second": {"web": 0.34, "code": 0.41, "math": 0.25}}
-    notes = json.loads((converted(tmp_path / "part", ragged, tokens=16 * 203 * 128) / "export_report.json").read_text())["notes"]
+    notes = json.loads(
+        (converted(tmp_path / "part", ragged, tokens=16 * 203 * 128) / "export_report.json").read_text()
+    )["notes"]
     assert any("ends inside a block" in note for note in notes)
-    assert not any("ends inside a block" in note for note in json.loads((whole / "export_report.json").read_text())["notes"])
+    assert not any(
+        "ends inside a block" in note for note in json.loads((whole / "export_report.json").read_text())["notes"]
+    )

@@ -1,7 +1,8 @@
-"""The `lingua` format: golden files, and the rules of Lingua's settings and data loader, restated from facebookresearch/lingua (2025).
+"""The `lingua` format: golden files, and the rules of Lingua's settings and data loader, restated from
+facebookresearch/lingua (2025).
 
-Lingua is on no package index (`pip install lingua` is something else), and its trainer needs a GPU. `_batches` follows lingua/data.py: what
-a rank reads, and the state that its checkpoints hold.
+Lingua is on no package index (`pip install lingua` is something else), and its trainer needs a GPU. `_batches` follows
+lingua/data.py: what a rank reads, and the state that its checkpoints hold.
 """
 
 import itertools
@@ -22,27 +23,64 @@ from tests.trainers.support import toy
 from tests.trainers.support.toy import SECOND, WANTED, ZERO
 
 GOLDEN = Path(__file__).parent / "golden" / "lingua"
-DATA = {"root_dir", "sources", "batch_size", "seq_len", "n_views", "seed", "add_bos", "add_eos", "load_async", "prefetch_size", "tokenizer"}
+DATA = {
+    "root_dir",
+    "sources",
+    "batch_size",
+    "seq_len",
+    "n_views",
+    "seed",
+    "add_bos",
+    "add_eos",
+    "load_async",
+    "prefetch_size",
+    "tokenizer",
+}
 LENGTH, BATCH, RANKS, PREFETCH = 128, 16, 2, 7
 CHUNKS = {"web": 2, "code": 1, "math": 1}
 
 
 def _place(folder: str, rank: int) -> dict[str, Any]:
-    """Where a rank begins: chunk files above the number of ranks are left out, the ranks of one file take turns at its lines."""
+    """Where a rank begins: chunk files above the number of ranks are left out, the ranks of one file take turns at its
+    lines.
+    """
     chunks = sorted(str(path) for path in Path(folder).glob("*.chunk.*.jsonl"))[:RANKS]
     assert RANKS % len(chunks) == 0, "World size should be a multiple of number of chunks"
     turns = RANKS // len(chunks)
-    return {"file_path": chunks[rank // turns], "position": 0, "block_size": turns, "offset": rank % turns, "current_iter": 0}
+    return {
+        "file_path": chunks[rank // turns],
+        "position": 0,
+        "block_size": turns,
+        "offset": rank % turns,
+        "current_iter": 0,
+    }
 
 
 def _begin(data: dict[str, Any], rank: int) -> dict[str, Any]:
     """A rank's state before the first batch."""
     generators = [np.random.default_rng((data["seed"] + n, rank, RANKS)).bit_generator.state for n in range(2)]
     places = {name: _place(f"{data['root_dir']}/{name}", rank) for name in data["sources"]}
-    choice = {"root_dir": data["root_dir"], "sources": data["sources"], "source_to_state": places, "rng_state": generators[0]}
-    tokenizer = {"it_state": choice, "name": "words", "add_bos": data["add_bos"], "add_eos": data["add_eos"], "path": None}
+    choice = {
+        "root_dir": data["root_dir"],
+        "sources": data["sources"],
+        "source_to_state": places,
+        "rng_state": generators[0],
+    }
+    tokenizer = {
+        "it_state": choice,
+        "name": "words",
+        "add_bos": data["add_bos"],
+        "add_eos": data["add_eos"],
+        "path": None,
+    }
     packer = {"start_token": 0, "it_state": tokenizer, "output_seq_len": data["seq_len"], "n_views": 2, "seq_len": 0}
-    return {"it_state": packer, "seq_idx": 0, "rng_state": generators[1], "batch_size": BATCH // RANKS, "prefetch_size": PREFETCH}
+    return {
+        "it_state": packer,
+        "seq_idx": 0,
+        "rng_state": generators[1],
+        "batch_size": BATCH // RANKS,
+        "prefetch_size": PREFETCH,
+    }
 
 
 def _lines(place: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -73,11 +111,17 @@ def _drawn(choice: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _rows(packer: dict[str, Any]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Rows of tokens, each with the one behind it; the state says in which document, and where in it, the next row begins."""
+    """Rows of tokens, each with the one behind it; the state says in which document, and where in it, the next row
+    begins.
+    """
     tokenizer, skip, length = packer["it_state"], packer["start_token"], packer["output_seq_len"]
     queue: list[tuple[int, dict[str, Any], int]] = []
     for text, choice in _drawn(tokenizer["it_state"]):
-        tokens = [*([0] * tokenizer["add_bos"]), *(int(word[1:]) for word in text.split()), *([0] * tokenizer["add_eos"])]
+        tokens = [
+            *([0] * tokenizer["add_bos"]),
+            *(int(word[1:]) for word in text.split()),
+            *([0] * tokenizer["add_eos"]),
+        ]
         assert skip < len(tokens), "Start token index bigger than sequence"
         for place in range(skip, len(tokens)):
             queue.append((tokens[place], tokenizer, place))
@@ -89,8 +133,15 @@ def _rows(packer: dict[str, Any]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]
 
 
 def _batches(state: dict[str, Any]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """A rank's batches, and the state behind each: that at the beginning of the prefetched window, and the place in the window."""
-    size, count, rng, rows = state["batch_size"], state["prefetch_size"], np.random.default_rng(), _rows(state["it_state"])
+    """A rank's batches, and the state behind each: that at the beginning of the prefetched window, and the place in the
+    window.
+    """
+    size, count, rng, rows = (
+        state["batch_size"],
+        state["prefetch_size"],
+        np.random.default_rng(),
+        _rows(state["it_state"]),
+    )
     rng.bit_generator.state = state["rng_state"]
     filled = [next(rows) for _ in range(size * count)]
     window, latest = np.array([row for row, _ in filled]), filled[-1][1]
@@ -129,7 +180,10 @@ def _convert(tmp_path: Path, data: Path, *, flags: dict[str, Any] | None = None,
 
 def _stages(report: Report) -> list[dict[str, Any]]:
     """Every stage's settings, of keys that Lingua has."""
-    stages = [yaml.safe_load((report.directory / f"stage-{k + 1}.yaml").read_text()) for k in range(len(report.record["stages"]))]
+    stages = [
+        yaml.safe_load((report.directory / f"stage-{k + 1}.yaml").read_text())
+        for k in range(len(report.record["stages"]))
+    ]
     for stage in stages:
         assert stage.keys() <= {"data", "steps", "checkpoint"}
         assert stage["data"].keys() <= DATA
@@ -138,7 +192,9 @@ def _stages(report: Report) -> list[dict[str, Any]]:
 
 
 def _trained(report: Report, folder: Path) -> list[np.ndarray]:
-    """What all ranks train on in every stage: from a checkpoint at its end our script makes the beginning of the next one."""
+    """What all ranks train on in every stage: from a checkpoint at its end our script makes the beginning of the next
+    one.
+    """
     stages, trained, done = _stages(report), [], 0
     states = [_begin(stages[0]["data"], rank) for rank in range(RANKS)]
     for number, stage in enumerate(stages):
@@ -180,7 +236,9 @@ def test_golden_files(tmp_path: Path) -> None:
 
 def test_every_stage_trains_the_shares_of_tokens_that_were_asked(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data, tokens=2_000_000)
-    for trained, wanted, said in zip(_trained(report, tmp_path), (WANTED, SECOND), report.record["stages"], strict=True):
+    for trained, wanted, said in zip(
+        _trained(report, tmp_path), (WANTED, SECOND), report.record["stages"], strict=True
+    ):
         shares = toy.token_shares(trained)
         assert shares == pytest.approx(wanted, abs=0.01)
         assert all(low - 0.003 < shares[name] < high + 0.003 for name, (low, high) in said["token_shares_95"].items())

@@ -1,4 +1,6 @@
-"""The `litdata` format: its numbers, and what it refuses. What LitData makes of it is in tests/trainers/test_litdata.py."""
+"""The `litdata` format: its numbers, and what it refuses. What LitData makes of it is in
+tests/trainers/test_litdata.py.
+"""
 
 import json
 from pathlib import Path
@@ -13,7 +15,14 @@ from tests.trainers.support import toy
 
 def plan(folder: Path, **toys: Any) -> dict[str, Any]:
     mixture = toy.make_mixture(folder, **toys)
-    convert(mixture, to="litdata", output=folder / "out", data=["s3://bucket/{domain}"], sequence_length=128, batch_size=["16"])
+    convert(
+        mixture,
+        to="litdata",
+        output=folder / "out",
+        data=["s3://bucket/{domain}"],
+        sequence_length=128,
+        batch_size=["16"],
+    )
     found: dict[str, Any] = json.loads((folder / "out" / "litdata_mixture.json").read_text())
     return found
 
@@ -27,7 +36,11 @@ def test_stages_are_weights_and_their_ends_in_sequences(tmp_path: Path) -> None:
 
 def test_a_domain_knows_how_many_sequences_the_schedule_takes(tmp_path: Path) -> None:
     found = plan(tmp_path, math={"max_epochs": 3.0}, web={"max_epochs": 0.3})["domains"]
-    assert found["math"] == {"path": "s3://bucket/math", "sequences": pytest.approx(98 * 16 * 0.1 + 97 * 16 * 0.3), "max_epochs": 3.0}
+    assert found["math"] == {
+        "path": "s3://bucket/math",
+        "sequences": pytest.approx(98 * 16 * 0.1 + 97 * 16 * 0.3),
+        "max_epochs": 3.0,
+    }
     assert found["web"]["max_epochs"] is None, "0.42 passes, which on_exhausted: repeat allows"
 
 

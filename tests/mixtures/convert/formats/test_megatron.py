@@ -24,7 +24,8 @@ from tests.mixtures.convert.formats.megatron_helpers import (
 from tests.trainers.support import toy
 
 STAND_IN = """#!/usr/bin/env bash
-# pretrain_gpt.py as far as launch.sh sees it: trains to the next transition (or STOP_AT), and leaves the iteration in the checkpoints
+# pretrain_gpt.py as far as launch.sh sees it: trains to the next transition (or STOP_AT), and leaves the iteration in
+# the checkpoints
 while (($#)); do
     case $1 in
         --phase-transition-iterations) IFS=, read -ra phases <<< "$2" ;;
@@ -70,7 +71,10 @@ def test_counted_takes_the_part_furthest_behind(start: int) -> None:
         given.append(behind.index(max(behind)))
     assert count_sequences(shares, start=start, stop=100) == [given[start:].count(part) for part in range(4)]
     assert count_sequences(shares, start=10, stop=10**9) == pytest.approx([share * (10**9 - 10) for share in shares])
-    assert count_sequences([1 - 1e-9, 1e-9], start=0, stop=1000) == [999, 1]  # the smallest share gives the second sequence
+    assert count_sequences([1 - 1e-9, 1e-9], start=0, stop=1000) == [
+        999,
+        1,
+    ]  # the smallest share gives the second sequence
 
 
 def test_a_share_of_less_than_a_sequence_is_refused(tmp_path: Path, data: Path) -> None:
@@ -88,7 +92,13 @@ def test_two_prefixes_share_a_domain_as_their_tokens_are(tmp_path: Path, data: P
     sizes = [sum(map(len, toy.documents("math")[:count])) for count in (240, 60)]
     assert [float(blend[4]), float(blend[6])] == pytest.approx([0.1 * size / sum(sizes) for size in sizes])
     with pytest.raises(UserError, match=r"merge_datasets\.py"):
-        convert(tmp_path / "mixture.json", to="megatron", output=tmp_path / "far", data=[f"{data}/{{domain}}", *words], elsewhere=True)
+        convert(
+            tmp_path / "mixture.json",
+            to="megatron",
+            output=tmp_path / "far",
+            data=[f"{data}/{{domain}}", *words],
+            elsewhere=True,
+        )
 
 
 # stages
@@ -101,13 +111,18 @@ def test_stages_have_views_of_their_own_documents_all_of_them_used(tmp_path: Pat
         assert sorted(first + second) == sorted(document.tolist() for document in toy.documents(name))
         wanted = toy.WANTED[name] / (toy.WANTED[name] + toy.SECOND[name])
         assert len(first) / (len(first) + len(second)) == pytest.approx(wanted, abs=0.003)
-        assert first[0] != toy.documents(name)[0].tolist() or first[1] != toy.documents(name)[1].tolist()  # not simply the first ones
+        assert (
+            first[0] != toy.documents(name)[0].tolist() or first[1] != toy.documents(name)[1].tolist()
+        )  # not simply the first ones
     assert os.readlink(out / "views" / "1-first" / "web.bin") == f"{data}/web.bin"
 
 
 def test_a_domain_of_one_stage_is_read_as_it_is(tmp_path: Path, data: Path) -> None:
     out = converted(
-        toy.make_mixture(tmp_path, {"one": {"web": 0.5, "code": 0.5, "math": 0}, "two": {"web": 0.5, "code": 0, "math": 0.5}}), data
+        toy.make_mixture(
+            tmp_path, {"one": {"web": 0.5, "code": 0.5, "math": 0}, "two": {"web": 0.5, "code": 0, "math": 0.5}}
+        ),
+        data,
     )
     assert f"0.5 {data}/code" in (out / "blend-1-one.txt").read_text()
     assert f"0.5 {out}/views/2-two/web" in (out / "blend-2-two.txt").read_text()
@@ -117,7 +132,9 @@ def launch(out: Path, folder: Path, *, stop_at: int = 0) -> tuple[int, list[str]
     """Exit code, and `blend, from, to` of every launch so far."""
     (folder / "pretrain.sh").write_text(STAND_IN)
     environment = {**os.environ, "CHECKPOINTS": str(folder / "checkpoints"), "STOP_AT": str(stop_at)}
-    done = subprocess.run(["bash", out / "launch.sh", "bash", folder / "pretrain.sh", "--lr", "1"], env=environment, capture_output=True)
+    done = subprocess.run(
+        ["bash", out / "launch.sh", "bash", folder / "pretrain.sh", "--lr", "1"], env=environment, capture_output=True
+    )
     log = folder / "checkpoints" / "log.txt"
     return done.returncode, log.read_text().splitlines() if log.exists() else []
 
@@ -125,14 +142,24 @@ def launch(out: Path, folder: Path, *, stop_at: int = 0) -> tuple[int, list[str]
 def test_launch_trains_stage_after_stage_with_their_blends(tmp_path: Path, data: Path) -> None:
     out = converted(toy.make_mixture(tmp_path, {"a b": toy.WANTED, "c": toy.SECOND, "d": toy.ZERO}), data)
     assert launch(out, tmp_path) == (0, ["blend-1-a-b.json 0 65", "blend-2-c.json 65 130", "blend-3-d.json 130 195"])
-    assert (out / "flags.txt").read_text().split()[:6] == ["--seq-length", "128", "--global-batch-size", "16", "--train-samples", "3120"]
+    assert (out / "flags.txt").read_text().split()[:6] == [
+        "--seq-length",
+        "128",
+        "--global-batch-size",
+        "16",
+        "--train-samples",
+        "3120",
+    ]
     assert launch(out, tmp_path)[0] == 0  # nothing is left to do
 
 
 def test_launch_goes_on_in_the_stage_where_it_was_interrupted(tmp_path: Path, data: Path) -> None:
     out = converted(toy.make_mixture(tmp_path), data)
     assert launch(out, tmp_path, stop_at=120) == (1, ["blend-1-first.json 0 98", "blend-2-second.json 98 120"])
-    assert launch(out, tmp_path) == (0, ["blend-1-first.json 0 98", "blend-2-second.json 98 120", "blend-2-second.json 120 195"])
+    assert launch(out, tmp_path) == (
+        0,
+        ["blend-1-first.json 0 98", "blend-2-second.json 98 120", "blend-2-second.json 120 195"],
+    )
 
 
 def test_a_schedule_that_begins_later_counts_iterations_of_the_whole_run(tmp_path: Path, data: Path) -> None:
@@ -144,12 +171,18 @@ def test_a_schedule_that_begins_later_counts_iterations_of_the_whole_run(tmp_pat
     del record["id"]
     Mixture.model_validate(record).save(path)
     out = converted(path, data)
-    assert (out / "stages.txt").read_text().split("\n")[:2] == ["1000 1098 blend-1-first.json", "1098 1195 blend-2-second.json"]
+    assert (out / "stages.txt").read_text().split("\n")[:2] == [
+        "1000 1098 blend-1-first.json",
+        "1098 1195 blend-2-second.json",
+    ]
     assert "--train-samples 19120 " in (out / "flags.txt").read_text()
     assert "--phase-transition-iterations 1000,1098\n" in (out / "flags.txt").read_text()
     assert "begins at 1,000 of 16 sequences" in notes(out)
     assert launch(out, tmp_path) == (1, [])  # iterations before it are missing
-    assert yaml.safe_load((converted_again(path, data) / "stage-2-second.yaml").read_text())["step_scheduler"]["max_steps"] == 1195
+    assert (
+        yaml.safe_load((converted_again(path, data) / "stage-2-second.yaml").read_text())["step_scheduler"]["max_steps"]
+        == 1195
+    )
 
 
 def converted_again(mixture: Path, data: Path) -> Path:
@@ -170,7 +203,10 @@ def test_far_from_the_data_stages_restart_and_the_report_says_how_much_comes_aga
     out = converted(toy.make_mixture(tmp_path), Path("/far"), elsewhere=True)
     assert (out / "blend-2-second.txt").read_text().split()[1] == "/far/web"
     assert "about 29% of web, 14% of code, 69% of math was read before" in notes(out)
-    assert [line.split()[3:] for line in (out / "stages.txt").read_text().splitlines()] == [["--seed", "1234"], ["--seed", "1235"]]
+    assert [line.split()[3:] for line in (out / "stages.txt").read_text().splitlines()] == [
+        ["--seed", "1234"],
+        ["--seed", "1235"],
+    ]
 
 
 def test_an_output_directory_with_a_space_is_refused_where_blends_name_files_in_it(tmp_path: Path, data: Path) -> None:
@@ -192,7 +228,9 @@ def test_missing_files_are_named(tmp_path: Path, data: Path) -> None:
 
 
 def test_nemo_2_takes_the_list_of_the_json(tmp_path: Path, data: Path) -> None:
-    """NeMo's own check (nemo/collections/llm/gpt/data/pre_training.py), restated: numbers at every even place, then prefixes of files."""
+    """NeMo's own check (nemo/collections/llm/gpt/data/pre_training.py), restated: numbers at every even place, then
+    prefixes of files.
+    """
     out = converted(toy.make_mixture(tmp_path), data)
     for blend in sorted(out.glob("blend-*.json")):
         paths = json.loads(blend.read_text())["train"]

@@ -1,4 +1,6 @@
-"""Index files and sample policies of the format `megatron`: which tokens a document is, and which documents a view has."""
+"""Index files and sample policies of the format `megatron`: which tokens a document is, and which documents a view
+has.
+"""
 
 import itertools
 import os
@@ -29,7 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.data())
-def test_taking_documents_is_taking_their_tokens(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], draw: st.DataObject) -> None:
+def test_taking_documents_is_taking_their_tokens(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], draw: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("take")
     inner = draw.draw(st.lists(st.integers(0, len(lengths)), max_size=4))
     borders = sorted([0, *inner, len(lengths)])
@@ -52,7 +56,11 @@ def test_an_index_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         found = read_index(str(tmp_path / "a"))
         assert found.document_tokens.tolist() == [3, 5]
         assert (found.modes is None) == (one.modes is None)
-        assert [found.lengths.tolist(), found.first_bytes.tolist(), found.borders.tolist()] == [[3, 0, 5], [0, 6, 6], [0, 2, 3]]
+        assert [found.lengths.tolist(), found.first_bytes.tolist(), found.borders.tolist()] == [
+            [3, 0, 5],
+            [0, 6, 6],
+            [0, 2, 3],
+        ]
 
 
 @pytest.mark.parametrize(
@@ -95,17 +103,24 @@ def test_documents_under_another_tokenizer_are_found_by_their_rows(tmp_path: Pat
         (lambda documents: documents[:1000], r"lists row 7,999 of web\.jsonl, .* has 1,000 documents"),
     ],
 )
-def test_documents_that_are_not_those_of_the_policy_are_refused(tmp_path: Path, data: Path, change: Any, message: str) -> None:
+def test_documents_that_are_not_those_of_the_policy_are_refused(
+    tmp_path: Path, data: Path, change: Any, message: str
+) -> None:
     changed = write_data(tmp_path, "changed", change(other_tokenizer("web")))
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "filter"})
     with pytest.raises(UserError, match=message):
         converted(mixture, data, own=[f"web={changed}"])
 
 
-def test_a_policy_of_one_file_over_two_prefixes_is_refused_unless_the_tokens_are_its_own(tmp_path: Path, data: Path) -> None:
+def test_a_policy_of_one_file_over_two_prefixes_is_refused_unless_the_tokens_are_its_own(
+    tmp_path: Path, data: Path
+) -> None:
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "multiplicity"})
     for documents, found in ((other_tokenizer("web"), False), (toy.documents("web"), True)):
-        halves = [write_data(tmp_path, f"half-{found}-{n}", part) for n, part in enumerate((documents[:4001], documents[4001:]))]
+        halves = [
+            write_data(tmp_path, f"half-{found}-{n}", part)
+            for n, part in enumerate((documents[:4001], documents[4001:]))
+        ]
         words = [f"web={half}" for half in halves]
         if found:
             out = converted(mixture, data, own=words)

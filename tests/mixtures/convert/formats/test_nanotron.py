@@ -1,6 +1,8 @@
-"""The `nanotron` format: golden files, and the rules of its config and of its blend, restated from huggingface/nanotron (2026).
+"""The `nanotron` format: golden files, and the rules of its config and of its blend, restated from huggingface/nanotron
+(2026).
 
-Nanotron itself does not install here: it needs flash-attn, and the package on PyPI (0.4) has neither `data_stages` nor weights.
+Nanotron itself does not install here: it needs flash-attn, and the package on PyPI (0.4) has neither `data_stages` nor
+weights.
 """
 
 import json
@@ -86,10 +88,17 @@ def launches(output: Path) -> list[tuple[dict[str, float], int]]:
     for number in range(1, len(list(output.glob("stage*.yaml"))) + 1):
         stages, last = read(output / f"stage{number}.yaml")
         assert len(stages) == number
-        assert stages[-1].start_training_step == done + 1, "a new stage begins right after the checkpoint, or run_train.py raises"
+        assert stages[-1].start_training_step == done + 1, (
+            "a new stage begins right after the checkpoint, or run_train.py raises"
+        )
         dataset, size = stages[-1].data.dataset, (last - done) * BATCH
         counts = np.bincount(blend(dataset.dataset_weights, size), minlength=len(dataset.dataset_folder))
-        found.append(({Path(folder).name: count / size for folder, count in zip(dataset.dataset_folder, counts, strict=True)}, size))
+        found.append(
+            (
+                {Path(folder).name: count / size for folder, count in zip(dataset.dataset_folder, counts, strict=True)},
+                size,
+            )
+        )
         done = last
     return found
 
@@ -107,14 +116,22 @@ def data(tmp_path: Path) -> Path:
 def converted(folder: Path, data: Path, stages: Any = None, **options: Any) -> Path:
     mixture = toy.make_mixture(folder, stages, **options.pop("mixture", {}))
     options = {"sequence_length": LENGTH, "batch_size": [str(BATCH)]} | options
-    convert(mixture, to="nanotron", output=folder / "out", data=[f"{data}/{{domain}}", *options.pop("places", [])], **options)
+    convert(
+        mixture,
+        to="nanotron",
+        output=folder / "out",
+        data=[f"{data}/{{domain}}", *options.pop("places", [])],
+        **options,
+    )
     return folder / "out"
 
 
 def test_the_files_are_these(tmp_path: Path) -> None:
     output = converted(tmp_path, Path("/data"), elsewhere=True)
     for path in sorted(GOLDEN.iterdir()):
-        assert (output / path.name).read_text() == path.read_text(), f"if this is wanted: cp {output / path.name} {path}"
+        assert (output / path.name).read_text() == path.read_text(), (
+            f"if this is wanted: cp {output / path.name} {path}"
+        )
     assert len(list(output.glob("*.yaml"))) == len(list(GOLDEN.iterdir()))
 
 
@@ -144,8 +161,14 @@ def test_what_nanotron_cannot_do_is_refused(tmp_path: Path, data: Path) -> None:
     faults: list[tuple[str, dict[str, Any]]] = [
         ("one batch size for the whole run", {"batch_size": ["0=16", "100_000=32"]}),
         ("no way to honour the sample policies of web", {"mixture": {"policies": {"web": "filter"}}}),
-        (r"put every domain in one folder:\n  - web: .*web, .*code", {"places": [f"web={data}/web", f"web={data}/code"]}),
-        (r"math in stage rare: 0\.0001 of 3,120 sequences", {"stages": {"rare": {"web": 0.8, "code": 0.1999, "math": 0.0001}}}),
+        (
+            r"put every domain in one folder:\n  - web: .*web, .*code",
+            {"places": [f"web={data}/web", f"web={data}/code"]},
+        ),
+        (
+            r"math in stage rare: 0\.0001 of 3,120 sequences",
+            {"stages": {"rare": {"web": 0.8, "code": 0.1999, "math": 0.0001}}},
+        ),
         ("--sequence-length", {"sequence_length": None, "batch_size": ()}),
         (r"\*\.ds is not there", {"places": [f"math={data}/none"]}),
     ]

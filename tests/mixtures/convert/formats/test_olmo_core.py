@@ -1,4 +1,6 @@
-"""The `olmo-core` format: whole sequences, caps, what it refuses. What OLMo-core makes of it is in tests/trainers/test_olmo_core.py."""
+"""The `olmo-core` format: whole sequences, caps, what it refuses. What OLMo-core makes of it is in
+tests/trainers/test_olmo_core.py.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +17,9 @@ from tests.mixtures.stream.helpers import make_mixture
 from tests.trainers.support import toy
 
 
-def converted(folder: Path, stages: Mapping[str, Mapping[str, float]] | None = None, *, tokens: int = 400_000, **toys: Any) -> Path:
+def converted(
+    folder: Path, stages: Mapping[str, Mapping[str, float]] | None = None, *, tokens: int = 400_000, **toys: Any
+) -> Path:
     mixture = toy.make_mixture(folder, stages, tokens=tokens, **toys)
     data = ["gs://bucket/{domain}/*.npy"]
     convert(mixture, to="olmo-core", output=folder / "out", data=data, sequence_length=128, batch_size=["16"])
@@ -36,7 +40,12 @@ def test_stages_are_whole_steps_of_whole_sequences(tmp_path: Path) -> None:
     plan = json.loads((converted(tmp_path) / "curriculum.json").read_text())
     assert [sum(stage["sequences"].values()) for stage in plan["stages"]] == [98 * 16, 97 * 16]
     assert plan["stages"][0]["sequences"] == {"web": 1097, "code": 314, "math": 157}
-    assert plan["domains"]["web"] == {"paths": ["gs://bucket/web/*.npy"], "tokens": 480_177, "max_epochs": None, "view": None}
+    assert plan["domains"]["web"] == {
+        "paths": ["gs://bucket/web/*.npy"],
+        "tokens": 480_177,
+        "max_epochs": None,
+        "view": None,
+    }
 
 
 def test_ratios_of_the_source_mixture_are_those_of_the_curriculum(tmp_path: Path) -> None:
@@ -63,12 +72,16 @@ def test_a_cap_over_the_schedule_leaves_each_stage_what_the_others_do_not_take(t
 def test_a_cap_that_the_schedule_may_exceed_does_not_stop_the_trainer(tmp_path: Path) -> None:
     output = converted(tmp_path, {"only": toy.WANTED}, math={"max_epochs": 1.2, "on_exhausted": "repeat"})
     assert json.loads((output / "curriculum.json").read_text())["domains"]["math"]["max_epochs"] is None
-    assert sources(output, "sources.yaml")["math"]["max_repetition_ratio"] == pytest.approx(1.01 * 0.1 * 400_000 / 28_802, rel=0.01)
+    assert sources(output, "sources.yaml")["math"]["max_repetition_ratio"] == pytest.approx(
+        1.01 * 0.1 * 400_000 / 28_802, rel=0.01
+    )
 
 
 def test_a_share_of_less_than_a_sequence_is_refused_with_what_would_do(tmp_path: Path) -> None:
     shares = {"web": 0.9989, "code": 0.001, "math": 0.0001}
-    with pytest.raises(UserError, match=r"(?s)math in stage only: 0\.0001 asked, 0 given \(rounds to zero\).*shorter --sequence-length"):
+    with pytest.raises(
+        UserError, match=r"(?s)math in stage only: 0\.0001 asked, 0 given \(rounds to zero\).*shorter --sequence-length"
+    ):
         converted(tmp_path, {"only": shares})
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,5 @@
-"""The `streaming` format without the trainer: LLM-Foundry's keys, the rounding of an epoch, and views of MDS shards made by hand.
+"""The `streaming` format without the trainer: LLM-Foundry's keys, the rounding of an epoch, and views of MDS shards
+made by hand.
 
 tests/trainers/test_streaming.py reads the same with MosaicML's own code.
 """
@@ -23,7 +24,9 @@ HEAD = json.dumps({"column_encodings": ["bytes"], "column_names": ["tokens"], "c
 
 
 def _shard(samples: list[bytes]) -> bytes:
-    """An MDS shard: count, count + 1 offsets from the beginning of the file, description of the columns, samples (size, then bytes)."""
+    """An MDS shard: count, count + 1 offsets from the beginning of the file, description of the columns, samples (size,
+    then bytes).
+    """
     coded = [np.uint32(len(sample)).tobytes() + sample for sample in samples]
     offsets = np.cumsum([4 * (len(samples) + 2) + len(HEAD), *map(len, coded)]).astype(np.uint32)
     return np.uint32(len(samples)).tobytes() + offsets.tobytes() + HEAD + b"".join(coded)
@@ -43,9 +46,21 @@ def _write(folder: Path, shards: list[list[bytes]], *, compressed: bool = False)
         name, data = f"shard.{number:05d}.mds", _shard(samples)
         raw, packed = ({"basename": f"{name}{end}", "bytes": len(data), "hashes": {}} for end in ("", ".zstd"))
         (folder / (f"{name}.zstd" if compressed else name)).write_bytes(data)
-        entry = {"version": 2, "format": "mds", "samples": len(samples), "size_limit": 2**26, "hashes": [], "column_names": ["tokens"]}
+        entry = {
+            "version": 2,
+            "format": "mds",
+            "samples": len(samples),
+            "size_limit": 2**26,
+            "hashes": [],
+            "column_names": ["tokens"],
+        }
         entries.append(
-            {**entry, "raw_data": raw, "zip_data": packed if compressed else None, "compression": "zstd" if compressed else None}
+            {
+                **entry,
+                "raw_data": raw,
+                "zip_data": packed if compressed else None,
+                "compression": "zstd" if compressed else None,
+            }
         )
     (folder / "index.json").write_text(json.dumps({"version": 2, "shards": entries}))
 
@@ -62,7 +77,10 @@ def _read(folder: Path) -> list[bytes]:
 def data(tmp_path: Path) -> Path:
     """Streams of 90 short samples in three shards."""
     for name in toy.NAMES:
-        _write(tmp_path / "data" / name, [[f"{name} {shard} {place}".encode() for place in range(30)] for shard in range(3)])
+        _write(
+            tmp_path / "data" / name,
+            [[f"{name} {shard} {place}".encode() for place in range(30)] for shard in range(3)],
+        )
     return tmp_path / "data"
 
 
@@ -72,7 +90,9 @@ def _convert(tmp_path: Path, words: str, **flags: Any) -> Report:
 
 
 def _loaders(report: Report) -> list[dict[str, Any]]:
-    return [yaml.safe_load((report.directory / f"stage-{number}.yaml").read_text())["train_loader"] for number in (1, 2)]
+    return [
+        yaml.safe_load((report.directory / f"stage-{number}.yaml").read_text())["train_loader"] for number in (1, 2)
+    ]
 
 
 def test_a_stage_names_the_keys_that_llm_foundry_has(tmp_path: Path, data: Path) -> None:
@@ -87,7 +107,9 @@ def test_a_stage_names_the_keys_that_llm_foundry_has(tmp_path: Path, data: Path)
 def test_proportions_are_of_documents(tmp_path: Path, data: Path) -> None:
     for loader, wanted in zip(_loaders(_convert(tmp_path, str(data))), (toy.WANTED, toy.SECOND), strict=True):
         streams = loader["dataset"]["streams"]
-        tokens = {name: streams[name]["proportion"] * len(toy.tokens_of(name)) / toy.DOCUMENTS[name] for name in toy.NAMES}
+        tokens = {
+            name: streams[name]["proportion"] * len(toy.tokens_of(name)) / toy.DOCUMENTS[name] for name in toy.NAMES
+        }
         assert {name: share / sum(tokens.values()) for name, share in tokens.items()} == pytest.approx(wanted)
         assert loader["dataset"]["epoch_size"] == pytest.approx(200_000 / sum(tokens.values()), abs=1)
 
@@ -105,7 +127,9 @@ def test_views_of_two_stages_are_all_samples_once(tmp_path: Path, data: Path) ->
     for name in toy.NAMES:
         first, second = (Path(loader["dataset"]["streams"][name]["local"]) for loader in _loaders(report))
         assert _read(first) + _read(second) == _read(data / name)
-        assert all(path.is_symlink() or path.name == "index.json" or path.stat().st_size < 30 * 40 for path in first.iterdir())
+        assert all(
+            path.is_symlink() or path.name == "index.json" or path.stat().st_size < 30 * 40 for path in first.iterdir()
+        )
 
 
 def test_views_are_as_large_as_what_their_stages_take(tmp_path: Path, data: Path) -> None:

@@ -1,4 +1,6 @@
-"""The `torchtitan` format: its files, and the part of the generated Python that needs `datasets` alone; the rest is in tests/trainers."""
+"""The `torchtitan` format: its files, and the part of the generated Python that needs `datasets` alone; the rest is in
+tests/trainers.
+"""
 
 import ast
 import gzip
@@ -24,9 +26,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def converted(folder: Path, stages: Any = None, *, policies: Any = None, data: str = "s3://b/{domain}.jsonl", **options: Any) -> Report:
+def converted(
+    folder: Path, stages: Any = None, *, policies: Any = None, data: str = "s3://b/{domain}.jsonl", **options: Any
+) -> Report:
     options = {"sequence_length": 16, "batch_size": ["64"], **options}
-    return convert(toy.make_mixture(folder, stages, policies=policies), to="torchtitan", output=folder / "out", data=[data], **options)
+    return convert(
+        toy.make_mixture(folder, stages, policies=policies),
+        to="torchtitan",
+        output=folder / "out",
+        data=[data],
+        **options,
+    )
 
 
 def plan_of(report: Report) -> dict[str, Any]:
@@ -78,7 +88,9 @@ def test_grain_gets_weights_that_its_whole_numbers_keep_and_draws_nothing_at_ran
 def test_the_generated_python_needs_nothing_but_the_trainer(tmp_path, release):
     for path in converted(tmp_path, release=release).directory.glob("*.py"):
         modules = {
-            (node.module or "").partition(".")[0] if isinstance(node, ast.ImportFrom) else node.names[0].name.partition(".")[0]
+            (node.module or "").partition(".")[0]
+            if isinstance(node, ast.ImportFrom)
+            else node.names[0].name.partition(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Import | ast.ImportFrom)
         }
@@ -103,7 +115,9 @@ def test_documents_are_read_from_files_patterns_and_folders_in_order(tmp_path):
 def test_documents_come_as_often_as_a_sample_policy_says_with_copies_a_pass_apart(tmp_path, mode):
     count = len(toy.documents("math"))
     write_rows(tmp_path / "math.jsonl", list(range(count)))
-    report = converted(tmp_path / "mixture", policies={"math": mode}, data=f"{tmp_path}/{{domain}}.jsonl", elsewhere=True)
+    report = converted(
+        tmp_path / "mixture", policies={"math": mode}, data=f"{tmp_path}/{{domain}}.jsonl", elsewhere=True
+    )
     (domain,) = [domain for domain in plan_of(report)["domains"] if domain["samples"]]
     rows = [int(text) for text in data_module(report).load_domain(domain)["text"]]
     fourth = list(range(0, count, 4))
@@ -112,7 +126,9 @@ def test_documents_come_as_often_as_a_sample_policy_says_with_copies_a_pass_apar
 
 def test_a_file_that_is_not_the_one_that_was_scored_is_refused(tmp_path):
     write_rows(tmp_path / "math.jsonl", [0, 1])
-    report = converted(tmp_path / "mixture", policies={"math": "filter"}, data=f"{tmp_path}/{{domain}}.jsonl", elsewhere=True)
+    report = converted(
+        tmp_path / "mixture", policies={"math": "filter"}, data=f"{tmp_path}/{{domain}}.jsonl", elsewhere=True
+    )
     domain = {"name": "math", "paths": [f"{tmp_path}/math.jsonl"], "samples": plan_of(report)["domains"][2]["samples"]}
     with pytest.raises(ValueError, match=r"rows up to 236 of math are listed, its data have 2 rows"):
         data_module(report).load_domain(domain)
