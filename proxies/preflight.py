@@ -25,10 +25,9 @@ def require_group(accelerator: Accelerator) -> None:
     if accelerator.num_processes != wanted:
         raise UserError(
             f"the launcher started {wanted} processes, but this one sees {accelerator.num_processes}: they did not "
-            f"form a group and each "
-            "would run alone. Launch with a file of launch/accelerate/ (--config_file); for two processes without a "
-            "GPU: "
-            "ACCELERATE_USE_CPU=true accelerate launch --config_file launch/accelerate/cpu2.yaml ..."
+            "form a group and each would run alone. Launch with a file of launch/accelerate/ (--config_file); for two "
+            "processes without a GPU: ACCELERATE_USE_CPU=true accelerate launch --config_file "
+            "launch/accelerate/cpu2.yaml ..."
         )
 
 
@@ -98,7 +97,6 @@ def require_divisible(settings: Settings, processes: int) -> None:
             raise UserError(
                 f"train.rows_per_domain is {rows}, of which {pieces} pieces (two halves, {processes} process(es) x "
                 f"{settings.train.accumulate} micro-batch(es)) must each be whole units of "
-                f"samples.online.presence.unit_rows = "
-                f"{presence.unit_rows} rows; use a multiple of {multiple}, e.g. {-(-rows // multiple) * multiple}, "
-                f"or smaller units"
+                f"samples.online.presence.unit_rows = {presence.unit_rows} rows; use a multiple of {multiple}, e.g. "
+                f"{-(-rows // multiple) * multiple}, or smaller units"
             )

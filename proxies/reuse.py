@@ -135,10 +135,8 @@ def _require_tokenizer(mixture: Mixture, corpus: CorpusData, where: str) -> None
     if mixture.tokenizer.fingerprint != ours["fingerprint"]:
         raise UserError(
             f"{where}: its shares are in tokens of {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}), this "
-            f"run's tokenizer is "
-            f"{ours['name']} ({ours['fingerprint']}); take the one that the mixture was learned with: "
-            f"corpus.tokenizer: {{file: "
-            f"{Path(where.removeprefix('reuse ')).parent / 'tokenizer.json'}}}"
+            f"run's tokenizer is {ours['name']} ({ours['fingerprint']}); take the one that the mixture was learned "
+            f"with: corpus.tokenizer: {{file: {Path(where.removeprefix('reuse ')).parent / 'tokenizer.json'}}}"
         )
 
 
@@ -165,6 +163,5 @@ def _require_alike(settings: Settings, kept: list[str], where: str) -> None:
         found = ", ".join(f"{name} {value:g}" for name, value in importance.items())
         raise UserError(
             f"{where}: update.objective tells the reused domains apart ({found}), and their gradients are only known "
-            f"together; give them "
-            "one importance, name targets, or learn without --reuse"
+            "together; give them one importance, name targets, or learn without --reuse"
         )

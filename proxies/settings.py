@@ -147,9 +147,8 @@ class Update(Frozen):
         if self.preset == "doremi" and any(bad.values()):
             found = ", ".join(f"{name} {getattr(self, name)}" for name in bad if bad[name])
             raise ValueError(
-                f"preset doremi cannot use {found}: it weighs a domain by its own excess loss over a reference "
-                f"model, whatever the "
-                "mixture is for; leave that out, or take preset stable"
+                f"preset doremi cannot use {found}: it weighs a domain by its own excess loss over a reference model, "
+                "whatever the mixture is for; leave that out, or take preset stable"
             )
         return self
 
@@ -238,17 +237,15 @@ class Settings(Frozen):
             return self
         if self.update.preset == "doremi":
             raise ValueError(
-                "samples.online is presence, which weighs gradients, and preset doremi takes none by domain: set it "
-                "to none, or take "
-                "preset stable"
+                "samples.online is presence, which weighs gradients, and preset doremi takes none by domain: set it to "
+                "none, or take preset stable"
             )
         unit = presence.unit_rows
         if rows % unit or rows < 2 * unit:
             raise ValueError(
                 f"train.rows_per_domain is {rows}, samples.online.presence.unit_rows {unit}: a domain needs at least "
-                f"two whole units, "
-                f"which are weighted against each other; set rows_per_domain to a multiple of {unit}, {2 * unit} or "
-                f"more"
+                f"two whole units, which are weighted against each other; set rows_per_domain to a multiple of {unit}, "
+                f"{2 * unit} or more"
             )
         return self
 

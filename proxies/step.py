@@ -243,6 +243,5 @@ def require_finite(what: str, values: Tensor, names: list[str], step: int) -> No
     if bad:
         raise UserError(
             f"non-finite {what} at step {step + 1}: {', '.join(bad)}. The last checkpoint is from before it. Look at "
-            f"that domain's text, "
-            "lower train.lr, raise train.warmup_steps, or use precision fp32"
+            "that domain's text, lower train.lr, raise train.warmup_steps, or use precision fp32"
         )

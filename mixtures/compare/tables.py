@@ -47,8 +47,7 @@ def read_results(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) ->
     if baseline not in mixtures or len(mixtures) == 1:
         raise UserError(
             f"baseline {baseline}: the results hold {', '.join(mixtures) or 'no mixture'}; a comparison needs the "
-            f"baseline "
-            "and at least one other mixture"
+            "baseline and at least one other mixture"
         )
     mixtures.sort(key=lambda name: name != baseline)
     domains = list(results["domain"].unique())

@@ -91,10 +91,9 @@ def notes(comparison: Comparison) -> list[str]:
     rows = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     lines = [
         f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} "
-        f"({tokens_text(comparison.tokens)} "
-        f"tokens), means over {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) and {rows} held-out rows "
-        f"a domain; worst: "
-        "of the objective's domains; perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
+        f"({tokens_text(comparison.tokens)} tokens), means over {counted(len(seeds), 'seed')} "
+        f"({', '.join(map(str, seeds))}) and {rows} held-out rows a domain; worst: of the objective's domains; "
+        "perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
     ]
     if unequal:
         listed = "; ".join(f"{outcome.name} {', '.join(map(str, outcome.seeds))}" for outcome in unequal)
@@ -280,14 +279,11 @@ def _method(comparison: Comparison) -> str:
     if not comparison.seed_degrees:
         return (
             f"{start} over the held-out rows alone: with one seed the comparison says nothing about other seeds; add "
-            f"seeds before "
-            "you rely on it."
+            "seeds before you rely on it."
         )
     return (
-        f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of "
-        f"seeds leave, "
-        f"pooled over the mixtures: {comparison.seed_residual:.2g} nats with "
-        f"{counted(comparison.seed_degrees, 'degree')} of freedom), "
-        "by Welch and Satterthwaite."
+        f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of seeds "
+        f"leave, pooled over the mixtures: {comparison.seed_residual:.2g} nats with "
+        f"{counted(comparison.seed_degrees, 'degree')} of freedom), by Welch and Satterthwaite."
         + (" With so few degrees they are rough: add seeds." if comparison.seed_degrees < 3 else "")
     )

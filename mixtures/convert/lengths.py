@@ -73,8 +73,7 @@ def read_manifests(mixture: Mixture, *, samples: str, honoured: Sequence[str], t
         domains = ", ".join(f"{name} ({mode})" for name, mode in lost.items())
         raise UserError(
             f"{trainer} has no way to honour the sample policies of {domains}; it honours "
-            f"{', '.join(honoured) or 'none'}; "
-            f"{'; '.join(remedies)}"
+            f"{', '.join(honoured) or 'none'}; {'; '.join(remedies)}"
         )
     return found
 

@@ -120,8 +120,7 @@ def _notes(expected: dict[str, int], counted: dict[str, int], *, read_whole: lis
     if unknown := [f"{name} {expected[name]:,}" for name in read_whole if name not in counted]:
         yield (
             f"a pass ends at the rows that the mixture knows of, as these were not counted: {', '.join(unknown)}; a "
-            f"file with fewer is "
-            "read short without a word"
+            "file with fewer is read short without a word"
         )
 
 

@@ -79,8 +79,7 @@ class Batches:
         assert len(self.pieces) > 1, "step 0 fits, and so does every multiple-th one after it"
         raise UserError(
             f"near {tokens:,.0f} tokens no step begins after a multiple of {multiple} sequences, with these batch "
-            f"sizes; give sizes with a "
-            "common divisor"
+            "sizes; give sizes with a common divisor"
         )
 
     def _piece(self, step: int) -> tuple[int, int, int]:

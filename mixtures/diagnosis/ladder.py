@@ -133,9 +133,8 @@ def _log_ratios(run: RunRecord, names: Sequence[str]) -> np.ndarray:
     average = trajectory.average
     if zero := [name for name, weight in zip(trajectory.domains, average, strict=True) if weight <= 0]:
         raise UserError(
-            f"{run.path}: the weight of {', '.join(zero)} is 0 throughout, which has no ratio to the prior; leave "
-            f"this run out, or learn "
-            "it with a rule that keeps weights above 0 (update.floor)"
+            f"{run.path}: the weight of {', '.join(zero)} is 0 throughout, which has no ratio to the prior; leave this "
+            "run out, or learn it with a rule that keeps weights above 0 (update.floor)"
         )
     return _in_order(run, np.log(average / run.prior), names)
 
@@ -232,15 +231,13 @@ def refusals(ladder: Ladder, parameters: int) -> list[str]:
     elif not trend.p <= LEVEL:
         reasons.append(
             f"the weights do not follow the size: trend {trend.moved:.3g}, scatter around it {trend.scatter:.3g} "
-            f"(log-ratios), "
-            f"p {trend.p:.2g}; needed: {LEVEL} or less"
+            f"(log-ratios), p {trend.p:.2g}; needed: {LEVEL} or less"
         )
     for pair in ladder.pairs:
         if not pair.agrees:
             reasons.append(
                 f"sizes {pair.small:,} and {pair.large:,} do not agree beyond chance: rank correlation "
-                f"{pair.correlation:.2f}, "
-                f"p {pair.p:.2g}; needed: {LEVEL} or less"
+                f"{pair.correlation:.2f}, p {pair.p:.2g}; needed: {LEVEL} or less"
             )
     return reasons
 

@@ -36,8 +36,7 @@ def verdict(ladder: Ladder, trend: Trend) -> str:
         )
         return (
             f"No agreement beyond chance on the order of the domains: {named}{few}. What one size says cannot be "
-            f"carried over to another; "
-            "more steps or seeds may show whether that is noise."
+            "carried over to another; more steps or seeds may show whether that is noise."
         )
     agreed = f"All sizes from {sizes[0]} to {sizes[-1]} order the domains alike, beyond chance."
     if len(sizes) < FEWEST_SIZES:
@@ -46,8 +45,7 @@ def verdict(ladder: Ladder, trend: Trend) -> str:
     if trend.p <= LEVEL:
         return (
             f"{agreed} The weights move with the size, more than they scatter {moved}: --at gives those of another "
-            f"size, up to "
-            f"{REACH} times the largest."
+            f"size, up to {REACH} times the largest."
         )
     return f"{agreed} No trend beyond the scatter {moved}: take their mean, `mixtures export RUN RUN ...`."
 

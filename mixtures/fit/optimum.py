@@ -109,8 +109,7 @@ def require_enough(swarm: Swarm) -> None:
     if count < (least := max(LEAST, domains + 2)):
         raise UserError(
             f"{count} different mixtures of {domains} domains: a surrogate needs {least} at least (two more than "
-            f"domains, and {LEAST}), "
-            "better three for every domain; add mixtures to the swarm, or give --force"
+            f"domains, and {LEAST}), better three for every domain; add mixtures to the swarm, or give --force"
         )
 
 
@@ -120,11 +119,9 @@ def require_support(surrogate: Surrogate) -> None:
         low, high = surrogate.spearman_ci
         raise UserError(
             f"the best surrogate ({surrogate.model}) does not tell good mixtures from bad ones that it has not seen: "
-            f"cross-validated rank "
-            f"correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over {surrogate.mixtures} mixtures, "
-            f"not distinguishable "
-            "from 0, so its optimum means nothing; add mixtures that differ more, or train them longer or with more "
-            "seeds, or give --force"
+            f"cross-validated rank correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over "
+            f"{surrogate.mixtures} mixtures, not distinguishable from 0, so its optimum means nothing; add mixtures "
+            "that differ more, or train them longer or with more seeds, or give --force"
         )
 
 

@@ -79,10 +79,9 @@ def _from_tables(ratios: Path, metrics: Path) -> Swarm:
     if column is None:
         if len(mixtures) != len(runs):
             raise UserError(
-                f"{ratios} has {len(mixtures)} mixtures, {metrics} {len(runs)} lines, and no label column joins "
-                f"them; give both a column "
-                f"of {', '.join(label for label in JOINED_BY if label)} with the same values, or as many lines in "
-                f"the same order"
+                f"{ratios} has {len(mixtures)} mixtures, {metrics} {len(runs)} lines, and no label column joins them; "
+                f"give both a column of {', '.join(label for label in JOINED_BY if label)} with the same values, or as "
+                "many lines in the same order"
             )
         shares.index = measured.index = pd.Index([f"line {number + 1}" for number in range(len(runs))])
         return Swarm(

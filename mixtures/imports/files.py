@@ -87,9 +87,8 @@ def _megatron(path: Path, row: str | None) -> TrainerFile:
     pairs = list(zip(words[1::2], words[::2], strict=False))
     if len(words) % 2 or any(not _is_number(weight) for _, weight in pairs):
         raise UserError(
-            f"{path} has {len(words)} fields that are not weights and prefixes in turn ({_some(words)}): Megatron "
-            f"then takes every domain "
-            "by its size, which the file does not say; give weights, as 0.7 data/web 0.3 data/code"
+            f"{path} has {len(words)} fields that are not weights and prefixes in turn ({_some(words)}): Megatron then "
+            "takes every domain by its size, which the file does not say; give weights, as 0.7 data/web 0.3 data/code"
         )
     return TrainerFile(
         str(path),

@@ -41,9 +41,8 @@ class Schedule:
         """
         if len(self.stages) > 1:
             raise UserError(
-                f"{', '.join(map(str, paths))}: {len(self.stages)} stages, and {{name: share}} holds one; give "
-                f"--like mixture.json or "
-                "RUN_DIR to write a mixture with its stages"
+                f"{', '.join(map(str, paths))}: {len(self.stages)} stages, and {{name: share}} holds one; give --like "
+                "mixture.json or RUN_DIR to write a mixture with its stages"
             )
         return self.stages[0][1]
 
@@ -104,8 +103,7 @@ def read_schedule(
     elif lengths not in (None, Lengths()) or (packed and counted != "document"):
         raise UserError(
             "--document-tokens, --cache, --max-document-tokens, --packed: they make shares of tokens from shares of "
-            "documents, those of "
-            f"{files[0].where} are of {record['unit']}s already: leave them out"
+            f"documents, those of {files[0].where} are of {record['unit']}s already: leave them out"
         )
     return Schedule(tuple(zip([0, *begins], [shares for _, shares in stages], strict=True)), tuple(notes), record)
 
@@ -113,9 +111,8 @@ def read_schedule(
 def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: Sequence[int]) -> list[TrainerFile]:
     if len(paths) != len(starts) + 1 or any(later <= earlier for earlier, later in itertools.pairwise([0, *starts])):
         raise UserError(
-            f"{len(paths)} file(s), --starts {' '.join(map(str, starts)) or 'not given'}: give one file, or say "
-            f"after how many tokens each "
-            "file after the first begins, ascending"
+            f"{len(paths)} file(s), --starts {' '.join(map(str, starts)) or 'not given'}: give one file, or say after "
+            "how many tokens each file after the first begins, ascending"
         )
     files = [read_found(path, source=source, row=row) for path in paths]
     if len(files) > 1 and (staged := [found.where for found in files if len(found.stages) > 1]):
@@ -217,9 +214,8 @@ def _means(stages: Stages, like: Mixture | None, lengths: Lengths) -> dict[str, 
     if missing := [name for name, mean in means.items() if mean is None]:
         raise UserError(
             f"{where}: its shares are of documents, and nobody knows how many tokens a document of "
-            f"{', '.join(missing)} has; give "
-            "--like a mixture or a run that counted them, --document-tokens NAME=MEAN, or --packed where rows are of "
-            "a fixed length"
+            f"{', '.join(missing)} has; give --like a mixture or a run that counted them, --document-tokens NAME=MEAN, "
+            "or --packed where rows are of a fixed length"
         )
     return {name: mean for name, mean in means.items() if mean is not None}
 

@@ -103,8 +103,7 @@ def replay_section(path: Path, environment: dict[str, Any], *, module: str) -> S
     command = f"{launch} {shlex.quote(str(config))} --run_dir NEW_DIRECTORY"
     needs = (
         "All settings are in that file. With the same text, code and library versions (see provenance) it gives the "
-        "same numbers, up to "
-        "rounding on another machine."
+        "same numbers, up to rounding on another machine."
     )
     if processes > 1:
         needs += (

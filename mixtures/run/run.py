@@ -176,8 +176,7 @@ class RunRecord:
         if path is None:
             raise UserError(
                 f"{self.path} does not say how large its proxy was: config.yaml has no environment.parameters, and "
-                f"there is no checkpoint "
-                "to count; write `parameters: NUMBER` into the environment block of config.yaml"
+                "there is no checkpoint to count; write `parameters: NUMBER` into the environment block of config.yaml"
             )
         with safe_open(path, framework="numpy") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

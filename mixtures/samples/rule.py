@@ -275,8 +275,7 @@ def _sampled(domain: Domain, scores: Scores, rule: SampleRule, directory: Path) 
     if manifest.pass_tokens < least:
         raise UserError(
             f"{rule.rule} leaves {manifest.pass_tokens:,} of {domain.unique_tokens:,} tokens of {domain.name}, less "
-            f"than a row of {least}; "
-            "keep more, or leave the domain out of the mixture"
+            f"than a row of {least}; keep more, or leave the domain out of the mixture"
         )
     path, digest = store_manifest(directory, manifest)
     documents = scores.meta.unit == "document"

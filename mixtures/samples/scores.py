@@ -108,8 +108,7 @@ class Scores:
         ):
             raise UserError(
                 f"{scores_path(self.run_dir)} does not hold the {entry.samples:,} samples of {domain} that its "
-                f"meta.json names, in order: "
-                f"parts were damaged or replaced; {_again(self.run_dir)}"
+                f"meta.json names, in order: parts were damaged or replaced; {_again(self.run_dir)}"
             )
         frame = table.select(names).to_pandas()
         return frame.astype({"row": "Int64"}) if "row" in names else frame

@@ -125,9 +125,8 @@ def _least_against_caps(least: np.ndarray, caps: np.ndarray, total: float, domai
         if share * total > cap * (1 + PRECISION):
             yield (
                 f"--min-share: {share:g} of {tokens_text(total)} tokens is {tokens_text(share * total)} of "
-                f"{domain.name}, "
-                f"but its cap holds {_held(domain)}; "
-                f"give it {cap / total:.3g} at most, or a cap of {_up(share * total / domain.pass_tokens)} epochs"
+                f"{domain.name}, but its cap holds {_held(domain)}; give it {cap / total:.3g} at most, or a cap of "
+                f"{_up(share * total / domain.pass_tokens)} epochs"
             )
 
 

@@ -106,9 +106,8 @@ def open_manifest(domain: Domain, directory: Path | None) -> Manifest | None:
         )
     if directory is None and not Path(policy.manifest_uri).is_absolute():
         raise UserError(
-            f"the manifest of {domain.name}, {policy.manifest_uri}, is looked for beside the mixture's file, and "
-            f"this mixture never was "
-            "in one; save it beside its manifests, or load it from there"
+            f"the manifest of {domain.name}, {policy.manifest_uri}, is looked for beside the mixture's file, and this "
+            "mixture never was in one; save it beside its manifests, or load it from there"
         )
     path = (directory or Path()) / policy.manifest_uri
     data = _bytes(path)

@@ -121,10 +121,9 @@ class Domain(Record):
         default="repeat",
         description=(
             "what a stream does where max_epochs is used up before the schedule ends (without max_epochs a domain is "
-            "never used up). "
-            "error: refuse at the start, if the schedule would use the domain up. repeat: go on with another epoch, "
-            "past max_epochs. "
-            "renormalize: the domain gives nothing more, its remaining share goes to the others in proportion to theirs"
+            "never used up). error: refuse at the start, if the schedule would use the domain up. repeat: go on with "
+            "another epoch, past max_epochs. renormalize: the domain gives nothing more, its remaining share goes to "
+            "the others in proportion to theirs"
         ),
     )
     sources: tuple[Source, ...] = ()

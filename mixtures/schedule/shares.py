@@ -55,9 +55,8 @@ def unimax(tokens: Mapping[str, float], *, budget: float, max_epochs: float) -> 
     if max_epochs * unique < budget * (1 - 1e-12):
         raise UserError(
             f"unimax: {max_epochs:g} epochs of all {len(counts)} domains hold {max_epochs:g} x {unique:,.0f} = "
-            f"{max_epochs * unique:,.0f} "
-            f"of {budget:,.0f} tokens; raise max_epochs to {math.ceil(100 * budget / unique) / 100:,.2f} or more, or "
-            f"lower the budget"
+            f"{max_epochs * unique:,.0f} of {budget:,.0f} tokens; raise max_epochs to "
+            f"{math.ceil(100 * budget / unique) / 100:,.2f} or more, or lower the budget"
         )
     caps = {name: max_epochs * count for name, count in counts.items()}
     left = level = float(budget)
@@ -143,8 +142,7 @@ def checked_shares(values: Mapping[str, Any], *, where: str, tolerance: float) -
     if not abs(total - 1) <= tolerance + 1e-12:
         raise UserError(
             f"{where}: the shares of {len(values)} domains sum to {total:.10g}, off by {total - 1:+.3g}; allowed is "
-            f"{tolerance:g}: "
-            "add the domain that is missing, take out what is no domain, or divide by the sum"
+            f"{tolerance:g}: add the domain that is missing, take out what is no domain, or divide by the sum"
         )
     return {name: float(value) / total for name, value in values.items()}
 

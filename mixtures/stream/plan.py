@@ -135,6 +135,5 @@ class Plan:
         total = self.limits.rows * self._row_tokens
         raise UserError(
             f"{names} would be used up after {tokens_text(row * self._row_tokens)} of {tokens_text(total)} tokens; "
-            f"raise max_epochs "
-            "(export again with --max-epochs), or lower the token budget"
+            "raise max_epochs (export again with --max-epochs), or lower the token budget"
         )

@@ -147,10 +147,9 @@ def _require_readable(manifest: Manifest, tokens: Tokens, *, row_tokens: int) ->
     changed = tokens.fingerprint and manifest.fingerprint and tokens.fingerprint != manifest.fingerprint
     if here != there or changed:
         raise UserError(
-            f"its manifest lists documents of a text of {there:,} tokens "
-            f"({manifest.fingerprint or 'no fingerprint'}), {tokens.where} "
-            f"holds {here:,} ({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, or score "
-            f"this one and export again"
+            f"its manifest lists documents of a text of {there:,} tokens ({manifest.fingerprint or 'no fingerprint'}), "
+            f"{tokens.where} holds {here:,} ({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, "
+            "or score this one and export again"
         )
     if manifest.mode not in WHOLE:
         mean = 1 + float((manifest.weight - 1) @ manifest.tokens) / manifest.domain_tokens
@@ -161,8 +160,7 @@ def _require_readable(manifest: Manifest, tokens: Tokens, *, row_tokens: int) ->
     if manifest.pass_tokens < row_tokens:
         raise UserError(
             f"its {manifest.mode} leaves {manifest.pass_tokens:,} of {there:,} tokens, less than one row of "
-            f"{row_tokens}; keep more of its "
-            "documents, add text, or shorten the rows"
+            f"{row_tokens}; keep more of its documents, add text, or shorten the rows"
         )
 
 

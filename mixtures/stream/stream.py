@@ -180,9 +180,8 @@ class MixtureStream:
             row = int(out.max(axis=1).argmax())
             raise UserError(
                 f"the source of {names[domains[row]]} holds token {out.max()}, the mixture's tokenizer "
-                f"{self.mixture.tokenizer.name} has "
-                f"{self.mixture.tokenizer.vocab_size} tokens; give tokens of that tokenizer (and the array's right "
-                f"dtype)"
+                f"{self.mixture.tokenizer.name} has {self.mixture.tokenizer.vocab_size} tokens; give tokens of that "
+                "tokenizer (and the array's right dtype)"
             )
         return out
 
@@ -232,9 +231,8 @@ class MixtureStream:
         changed = bool(state["mixture"] != self.mixture.id)
         if changed and not self.new_weights:
             raise UserError(
-                f"the state belongs to mixture {state['mixture']}, this one is {self.mixture.id}; load that one to "
-                f"go on, or pass "
-                "new_weights=True to let this one's weights hold from here on"
+                f"the state belongs to mixture {state['mixture']}, this one is {self.mixture.id}; load that one to go "
+                "on, or pass new_weights=True to let this one's weights hold from here on"
             )
         return changed
 

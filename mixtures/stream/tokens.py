@@ -68,8 +68,7 @@ def open_sources(
     if missing or unknown:
         raise UserError(
             f"mixture and sources name different domains: only the mixture has {', '.join(missing) or 'none'}; only "
-            f"the sources have "
-            f"{', '.join(unknown) or 'none'}; give one source for each of {', '.join(names)}"
+            f"the sources have {', '.join(unknown) or 'none'}; give one source for each of {', '.join(names)}"
         )
     opened = {name: _open(name, sources[name]) for name in names}
     faults = [
@@ -161,10 +160,8 @@ def _faults(mixture: Mixture, domain: Domain, tokens: Tokens, check_text: bool) 
         )
         if changed:
             faults.append(
-                f"{domain.name}: {tokens.where} ({len(tokens.ids):,} tokens) is not the text that the mixture was "
-                f"made for "
-                f"({domain.unique_tokens:,} tokens): it changed; restore it, or, where it is meant to be another "
-                f"body of text, "
-                "export with --unique-tokens or pass check_text=False"
+                f"{domain.name}: {tokens.where} ({len(tokens.ids):,} tokens) is not the text that the mixture was made "
+                f"for ({domain.unique_tokens:,} tokens): it changed; restore it, or, where it is meant to be another "
+                "body of text, export with --unique-tokens or pass check_text=False"
             )
     return faults

@@ -61,9 +61,8 @@ def sample_notes(settings: CompareSettings, mixtures: Mapping[str, Mixture]) -> 
         low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         yield (
             f"Samples of {name}: {samples.rule} by {samples.column}{', shuffled' if samples.shuffle else ''}; "
-            f"effective sample size "
-            f"{sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). What scoring took is not in its "
-            f"cost."
+            f"effective sample size {sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). What scoring "
+            "took is not in its cost."
         )
 
 
@@ -102,9 +101,8 @@ def _require_shares_alone(path: str) -> None:
     policies = {domain.name: domain.sample_policy for domain in Mixture.from_record(record, where=path).domains}
     if sampled := [name for name, policy in policies.items() if policy and policy.mode != "none"]:
         raise UserError(
-            f"{path} has sample weights for {', '.join(sampled)}, and `file` reads shares alone; give `samples` "
-            f"beside it, with the rule "
-            "and the scored run, or a file of {name: share}"
+            f"{path} has sample weights for {', '.join(sampled)}, and `file` reads shares alone; give `samples` beside "
+            f"it, with the rule and the scored run, or a file of {{name: share}}"
         )
 
 
@@ -134,9 +132,8 @@ def _require_fitting(settings: CompareSettings, path: Path, mixture: Mixture, co
     kept = config.train.get("evaluate_rows", 0)
     if config.update.get("held_out") and kept < settings.train.evaluate_rows:
         raise UserError(
-            f"{path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models "
-            f"are evaluated on "
-            f"{settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it at "
+            f"{path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models are "
+            f"evaluated on {settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it at "
             f"{settings.train.evaluate_rows}"
         )
 

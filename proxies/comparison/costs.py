@@ -23,9 +23,8 @@ Cost = dict[str, float]  # seconds, flops
 FREE: Cost = {"seconds": 0.0, "flops": 0.0}
 NOTE = (
     "FLOPs: 6 per parameter and token trained, 2 per forward pass alone (DoReMi's reference), over all rows that the "
-    "proxy read; "
-    "time: measured training steps, in the processes they ran on. A mixture from a file is counted as free: what it "
-    "took is not known here."
+    "proxy read; time: measured training steps, in the processes they ran on. A mixture from a file is counted as "
+    "free: what it took is not known here."
 )
 
 

@@ -177,8 +177,7 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
     except OSError as error:
         raise UserError(
             f"the base run of {name}, seed {seed}, could not be written ({error}); finished ones are kept: make room "
-            f"and give the same "
-            "command again"
+            "and give the same command again"
         ) from error
 
 

@@ -212,8 +212,7 @@ def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
     if run.train.precision != settings.train.precision:
         yield (
             f"train.precision is {run.train.precision}, that of the base models {settings.train.precision}; one "
-            f"command computes in one "
-            "precision: set proxy.train.precision and train.precision alike"
+            "command computes in one precision: set proxy.train.precision and train.precision alike"
         )
     if run.train.tracker != "none":
         yield (

@@ -101,9 +101,8 @@ def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
     folder = Path(job.paths[name][0]) / META
     if not job.here or not folder.is_dir():
         raise UserError(
-            f"the sample policy of {name} needs a webdataset on this machine, and {job.paths[name][0]} is none "
-            f"({META} is missing, or "
-            "--elsewhere); prepare one, or leave the policy out with --samples drop"
+            f"the sample policy of {name} needs a webdataset on this machine, and {job.paths[name][0]} is none ({META} "
+            "is missing, or --elsewhere); prepare one, or leave the policy out with --samples drop"
         )
     keys, text = (
         _sample_keys(folder),
@@ -130,10 +129,9 @@ def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
         documents = "" if domain.unique_documents is None else f" of {domain.unique_documents:,}"
         raise UserError(
             f"the sample policy of {name} lists {len(selection.times):,}{documents} documents, of "
-            f"{', '.join(selection.names)}, and "
-            f"{job.paths[name][0]} has {samples:,} samples: which are which cannot be told; give the dataset that "
-            f"was made of that file, "
-            "one sample a row, in their order, or leave the policy out with --samples drop"
+            f"{', '.join(selection.names)}, and {job.paths[name][0]} has {samples:,} samples: which are which cannot "
+            "be told; give the dataset that was made of that file, one sample a row, in their order, or leave the "
+            "policy out with --samples drop"
         )
     times = np.ones(samples, dtype=np.int64)
     times[selection.rows] = selection.times

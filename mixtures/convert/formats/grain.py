@@ -108,9 +108,8 @@ def _notes(job: Job) -> Iterator[str]:
     """What MaxText does otherwise than one would expect."""
     if job.unit == "document" and job.document_limit is None:
         yield (
-            "shares of records assume that whole documents are trained on (use_truncation=false below); for "
-            "MaxText's default, which cuts "
-            "them at max_target_length, convert with --max-document-tokens"
+            "shares of records assume that whole documents are trained on (use_truncation=false below); for MaxText's "
+            "default, which cuts them at max_target_length, convert with --max-document-tokens"
         )
     if job.document_limit not in (None, job.sequence_length):
         yield (

@@ -94,9 +94,8 @@ def remedy(job: Job, plan: BlockPlan) -> str:
         return raised
     return (
         f"the stages allow blocks of {plan.block:,} sequences; begin them at multiples of "
-        f"{PREFERRED[-1] * job.sequence_length:,} tokens "
-        f"({PREFERRED[-1]:,} sequences) for the finest, with a batch size that is a power of two; or give --stages "
-        f"average; or {raised}"
+        f"{PREFERRED[-1] * job.sequence_length:,} tokens ({PREFERRED[-1]:,} sequences) for the finest, with a batch "
+        f"size that is a power of two; or give --stages average; or {raised}"
     )
 
 

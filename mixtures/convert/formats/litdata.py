@@ -85,11 +85,9 @@ def _check(job: Job) -> None:
 
 NOTES = (
     "the range of shares is for one reader; every worker of every process draws the same sequence of domains, which "
-    "widens it by the root "
-    "of their number",
+    "widens it by the root of their number",
     "going on from a state with several workers LitData 0.2.76 forgets the place in a domain by less than a batch a "
-    "worker; with one or "
-    "none it goes on exactly",
+    "worker; with one or none it goes on exactly",
 )
 
 
@@ -99,12 +97,10 @@ def _use(job: Job, slots: Sequence[Slot]) -> str:
         [
             f"# in the training script, with {job.directory} on PYTHONPATH",
             "import litdata_mixture",
-            f"loader = litdata_mixture.data_loader(batch_size=PER_PROCESS, num_workers=4)  # PER_PROCESS x processes "
-            f"divides "
-            f"{job.batches.constant} sequences, a step",
+            "loader = litdata_mixture.data_loader(batch_size=PER_PROCESS, num_workers=4)  # PER_PROCESS x processes "
+            f"divides {job.batches.constant} sequences, a step",
             f"# {slots[-1].step + slots[-1].steps:,} steps; LitGPT reads blocks of sequence length + 1: "
-            f"data_loader(..., block_size="
-            f"{(job.sequence_length or 0) + 1})",
+            f"data_loader(..., block_size={(job.sequence_length or 0) + 1})",
         ]
     )
 

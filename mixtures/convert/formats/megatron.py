@@ -88,9 +88,8 @@ def _constant_batch(job: Job) -> int:
     assert job.batches is not None
     if job.batches.constant is None:
         raise UserError(
-            "Megatron-LM takes no batch size schedule together with phases (it asserts that --rampup-batch-size is "
-            "not given); give one "
-            "--batch-size, or --stages average"
+            "Megatron-LM takes no batch size schedule together with phases (it asserts that --rampup-batch-size is not "
+            "given); give one --batch-size, or --stages average"
         )
     return job.batches.constant
 

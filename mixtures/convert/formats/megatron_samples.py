@@ -47,11 +47,10 @@ def _by_row(
     """Set the times of documents by their rows in the files that the mixture was learned from, one prefix a file."""
     if selection.rows is None or len(prefixes) != len(selection.names):
         raise UserError(
-            f"the sample policy of {name} lists documents of {', '.join(selection.names)}; {', '.join(prefixes)} "
-            f"holds other tokens, so "
-            "that they cannot be found by their place, and not one prefix for each of these files, so that not by "
-            "their row either; give a "
-            "prefix for each file, in this order (--data again), or --samples drop"
+            f"the sample policy of {name} lists documents of {', '.join(selection.names)}; {', '.join(prefixes)} holds "
+            "other tokens, so that they cannot be found by their place, and not one prefix for each of these files, "
+            "so that not by their row either; give a prefix for each file, in this order (--data again), or --samples "
+            "drop"
         )
     for number, prefix in enumerate(prefixes):
         here = selection.files == number

@@ -81,14 +81,12 @@ def _refuse_far(job: Job, local: Collection[str]) -> None:
     if lost := [name for name in job.selections if name not in local]:
         raise UserError(
             f"the sample policies of {', '.join(lost)} become .idx files that leave documents out or repeat them, "
-            f"which need the .idx "
-            "files of the data; run `mixtures convert` where the data are, or give --samples drop"
+            "which need the .idx files of the data; run `mixtures convert` where the data are, or give --samples drop"
         )
     if several := [name for name in job.paths if name not in local and len(job.paths[name]) > 1]:
         raise UserError(
             f"{', '.join(several)}: how large each of several prefixes is stands in their .idx files; run `mixtures "
-            f"convert` where the "
-            "data are, or join them with Megatron's tools/merge_datasets.py"
+            "convert` where the data are, or join them with Megatron's tools/merge_datasets.py"
         )
 
 
@@ -128,8 +126,7 @@ def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: 
     if not sum(sizes):
         raise UserError(
             f"stage {span.name!r}: no document of {name} is left for it, so few are there for the stages to share; "
-            f"give --stages average, "
-            "or take the domain out of a stage"
+            "give --stages average, or take the domain out of a stage"
         )
     return [
         BlendPart(name, prefix, _short(share * size / sum(sizes)))
@@ -168,8 +165,7 @@ def read_again(job: Job, restarting: frozenset[str]) -> list[str]:
         if shares:
             notes.append(
                 f"stage {span.name} restarts its datasets: of what it reads, about {', '.join(shares)} was read "
-                f"before; for documents of "
-                "its own run `mixtures convert` where the data are"
+                "before; for documents of its own run `mixtures convert` where the data are"
             )
     return notes
 

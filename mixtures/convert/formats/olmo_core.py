@@ -148,8 +148,7 @@ def _notes(job: Job) -> Iterator[str]:
     elif len(job.spans) > 1:
         yield (
             f"sources-1.yaml to sources-{len(job.spans)}.yaml each begin their domains anew: every stage reads the "
-            f"same first tokens of a "
-            "file; curriculum.py does not"
+            "same first tokens of a file; curriculum.py does not"
         )
     if len(job.batches.pieces if job.batches else ()) > 1:
         yield (

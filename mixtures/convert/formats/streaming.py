@@ -141,8 +141,7 @@ def _notes(job: Job, views: Mapping[tuple[int, str], Any], shards: Shards) -> It
     if job.unit == "document" and job.document_limit is None:
         yield (
             "a sample is taken for a whole document; where LLM-Foundry cuts documents at max_seq_len, convert with "
-            "--max-document-tokens, "
-            "and where the samples are rows of a fixed length (--concat_tokens), with --packed"
+            "--max-document-tokens, and where the samples are rows of a fixed length (--concat_tokens), with --packed"
         )
     if rows := list(_not_documents(job, shards)):
         yield f"{'; '.join(rows)}: if these samples are rows of a fixed length, the shares are wrong without --packed"

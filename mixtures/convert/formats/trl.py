@@ -57,8 +57,7 @@ def _notes(job: Job) -> list[str]:
     if len(job.spans) > 1:
         notes.append(
             "every stage is a launch of its own, with a fresh optimizer and learning-rate schedule; one run over all "
-            "stages: `--to hf`, "
-            "its stream given to TRL's trainer"
+            "stages: `--to hf`, its stream given to TRL's trainer"
         )
     return notes
 
