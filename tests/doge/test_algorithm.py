@@ -72,7 +72,7 @@ def test_unbiased_diagonal_is_the_product_of_the_two_halves_mean_gradients() -> 
     assert torch.equal(unbiased - unbiased.diagonal().diag(), step.gram.products - step.gram.products.diagonal().diag())
 
 
-def test_unbiased_diagonal_averages_to_the_full_data_norm_and_the_plain_one_does_not() -> None:
+def test_unbiased_diagonal_but_not_the_plain_one_averages_to_the_true_norm() -> None:
     model = make_model("llama", dtype=torch.float64)
     rows = make_rows(64, seed=5)
     truth = float(flat(slow_gradients(model, rows, 1)).square().sum())
@@ -120,7 +120,7 @@ def test_without_halves_odd_rows_work_and_no_unbiased_diagonal_is_claimed() -> N
         _ = step.gram.unbiased
 
 
-def test_products_in_adams_geometry_weigh_every_entry_and_leave_the_gradient_alone() -> None:
+def test_adams_geometry_weighs_products_and_leaves_the_gradient_alone() -> None:
     model, batch = make_model(), make_rows(G * N).view(G, N, -1)
     torch.manual_seed(3)
     metric = {p: torch.rand_like(p) for p in model.parameters()}
@@ -156,7 +156,7 @@ def test_a_second_step_does_not_see_the_first_ones_memory() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied-bias"])
-def test_lagged_order_keeps_no_more_than_a_gradient_of_the_largest_layer_for_each_group(family: str) -> None:
+def test_lagged_order_holds_at_most_one_largest_layer_gradient_per_group(family: str) -> None:
     model, batch = make_model(family), make_rows(G * N).view(G, N, -1)
     engine = doge.GroupGradients(model, groups=G, halves=2)
     engine.step(split(batch, halves=2, slices=1), decide=lambda losses, gram: COEFFICIENTS, lagged=COEFFICIENTS)

@@ -219,7 +219,7 @@ norms = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 9)), elem
 
 
 @given(norms=norms, temperature=st.floats(-20, 20), scale=st.floats(1e-6, 1e6))
-def test_weights_have_mean_one_follow_the_norms_and_do_not_know_their_scale(
+def test_weights_have_mean_one_follow_the_norms_and_ignore_their_scale(
     norms: np.ndarray, temperature: float, scale: float
 ) -> None:
     squared = torch.tensor(norms)

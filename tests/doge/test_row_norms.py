@@ -165,7 +165,7 @@ def test_products_with_a_targets_gradient_equal_autograds(family: str) -> None:
     assert torch.allclose(doge.products_with(model, rows, gradient), wanted, rtol=1e-6 if "gemma" in family else 1e-9)
 
 
-def test_a_planted_copy_of_a_training_row_has_the_rows_own_norm_as_product_and_is_its_first_proponent() -> None:
+def test_a_copy_of_a_row_has_its_norm_as_product_and_is_first_proponent() -> None:
     model, rows = make_model("gpt2"), make_rows(6)
     products = doge.row_products(model, rows[2:3], torch.cat([rows[:2], rows[2:3], rows[3:]]))[0]
     assert relative(products[2], doge.self_influence(model, rows)[2]) < 1e-12
@@ -173,7 +173,7 @@ def test_a_planted_copy_of_a_training_row_has_the_rows_own_norm_as_product_and_i
     assert relative(doge.products_with(model, rows, doge.mean_gradient(model, rows[2:3])), products) < 1e-9
 
 
-def test_a_larger_product_means_that_a_step_on_the_other_row_lowers_the_loss_more() -> None:
+def test_a_step_on_a_row_with_a_larger_product_lowers_the_loss_more() -> None:
     model, rows, others = make_model("gpt2"), make_rows(1), make_rows(5, seed=3)
     products = doge.row_products(model, rows, others)[0]
     before = doge.row_losses(model, rows).detach()
@@ -191,7 +191,7 @@ def test_a_larger_product_means_that_a_step_on_the_other_row_lowers_the_loss_mor
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
-def test_word_products_name_the_shared_words_and_sum_to_the_input_embeddings_product(family: str) -> None:
+def test_word_products_name_shared_words_and_sum_to_the_embedding_product(family: str) -> None:
     model, rows, others = make_model(family), make_rows(2), make_rows(3, seed=5)
     others[1, 4:8] = rows[1, 3:7]
     found = doge.word_products(model, rows, others)
@@ -213,7 +213,7 @@ def test_word_products_name_the_shared_words_and_sum_to_the_input_embeddings_pro
             assert torch.allclose(found.products[i, j].sum(), wanted.sum(), rtol=1e-9)
 
 
-def test_word_products_of_the_strongest_positions_are_those_of_all_where_there_are_no_more() -> None:
+def test_a_position_limit_that_is_not_reached_leaves_word_products_alone() -> None:
     model, rows, others = make_model("gpt2"), make_rows(2), make_rows(3, seed=5)
     everything = doge.word_products(model, rows, others)
     assert torch.equal(doge.word_products(model, rows, others, positions=12).products, everything.products)

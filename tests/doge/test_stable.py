@@ -40,7 +40,7 @@ def test_anchored_maximises_scores_minus_the_distance_to_the_prior() -> None:
     assert (found - best).abs().max() < 1 / 60
 
 
-def test_weights_of_a_known_alignment_are_found_within_five_percent_through_noise() -> None:
+def test_weights_of_a_known_alignment_are_found_within_5_percent_in_noise() -> None:
     truth, prior = torch.tensor([1.5, 1.2, 1.0, 0.8, 0.5, 0.4], dtype=torch.float64), uniform(6)
     best = anchored(2 * truth / truth.abs().mean(), prior)
     assert divergence(best, prior) < 0.3 * math.log(6)  # within reach
@@ -49,7 +49,7 @@ def test_weights_of_a_known_alignment_are_found_within_five_percent_through_nois
     assert (found / best - 1).abs().max() < 0.05
 
 
-def test_without_signal_the_weights_are_close_to_the_prior_whatever_the_noise() -> None:
+def test_without_signal_weights_stay_near_the_prior_whatever_the_noise() -> None:
     halves = normal(400, 2, 8, seed=1)  # 400 studies of pure noise
     plain = anchored(2 * halves.mean(1) / halves.mean(1).abs().mean(1, keepdim=True), uniform(8))
     found = stable_weights(halves, HALF.expand(400, 2), uniform(8), **CONSTANTS)
@@ -58,7 +58,7 @@ def test_without_signal_the_weights_are_close_to_the_prior_whatever_the_noise() 
     assert away.mean() < divergence(plain, uniform(8)).mean() / 4
 
 
-def test_without_any_alignment_or_with_one_half_alone_the_weights_are_the_prior() -> None:
+def test_without_alignment_or_with_one_half_only_weights_are_the_prior() -> None:
     prior = torch.tensor([0.6, 0.4], dtype=torch.float64)
     assert torch.allclose(
         stable_weights(torch.zeros(2, 2).double(), HALF, prior, **CONSTANTS), prior, rtol=0, atol=1e-15
@@ -90,7 +90,7 @@ def test_a_hostile_stream_of_alignments_does_not_bring_one_hot_weights() -> None
         assert largest < 0.9, (domains, largest)
 
 
-def test_the_signal_share_is_one_without_noise_and_half_where_noise_is_as_large() -> None:
+def test_signal_share_is_one_without_noise_and_half_with_equal_noise() -> None:
     truth = normal(50, seed=2)
     assert float(signal_share(torch.stack([truth, truth]), uniform(50))) == pytest.approx(1)
     noise = (
@@ -132,7 +132,7 @@ def parts_of(alignment: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.8])
-def test_replicates_are_runs_of_which_one_of_two_neighbouring_blocks_counts_twice(keep: float) -> None:
+def test_each_replicate_counts_one_of_every_two_neighbouring_blocks_twice(keep: float) -> None:
     parts, lrs, prior = 1 + normal(12, 3, 3, seed=5), torch.linspace(0, 1e-3, 12, dtype=torch.float64), uniform(3)
     found = replicates(parts, lrs, prior, **CONSTANTS, averaging=keep, floor=0.01, count=4, blocks=4, seed=7)
     uniforms = torch.rand(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -172,7 +172,7 @@ def test_replicates_spread_as_runs_of_other_seeds_do() -> None:
     assert (spread / real < 1.4).all()
 
 
-def test_what_a_domain_gives_a_target_counts_against_its_own_progress_but_noise_is_not_divided_by_nothing() -> None:
+def test_gain_for_a_target_is_divided_by_own_progress_not_by_noise() -> None:
     parts = torch.tensor([[0.0, 0.0, 0.0], [4.0, 2.0, 1.0], [8.0, 2.0, -1.0]], dtype=torch.float64).expand(2, 3, 3)
     found = alignments(parts, HALF)[0]
     mean = 3.0

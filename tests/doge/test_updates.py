@@ -139,7 +139,7 @@ def test_uniform_stays_at_the_prior_and_still_reports_the_alignment() -> None:
     assert decision.alignment.tolist() == pytest.approx((gradients.double() @ gradients.double()[0]).tolist())
 
 
-def test_stable_takes_the_mean_alignment_of_the_run_weighed_by_the_learning_rate() -> None:
+def test_stable_averages_the_runs_alignment_weighted_by_learning_rate() -> None:
     generator, constants = torch.Generator().manual_seed(0), replace(PRESETS["stable"], floor=0.0)
     state, importance = start(uniform(3), 3), torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
     summed, rates = torch.zeros(3, dtype=torch.float64), [0.0, 1e-3, 2e-3, 3e-3, 1e-3]
@@ -164,7 +164,7 @@ def test_stable_stays_at_the_prior_until_it_can_tell_signal_from_noise() -> None
     assert float(decision.weights[0]) > 0.6
 
 
-def test_stable_counts_what_a_domain_gives_a_target_in_proportion_to_its_own_progress() -> None:
+def test_stable_divides_a_gain_for_a_target_by_the_domains_own_progress() -> None:
     gradients = torch.tensor([[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
     gram, state, importance = (
         gram_of(gradients, halves=(gradients, gradients)),
@@ -182,7 +182,7 @@ def test_stable_counts_what_a_domain_gives_a_target_in_proportion_to_its_own_pro
     )  # the second gives as much for half of the way
 
 
-def test_leaning_to_the_worst_moves_importance_to_the_domain_that_came_down_least() -> None:
+def test_leaning_to_the_worst_moves_importance_to_the_least_improved() -> None:
     importance = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     ratio = torch.tensor([0.9, 0.5, 1.5], dtype=torch.float64)  # the third does not count, however bad it is
     lean = lean_to_worst(importance, ratio, 20.0)
@@ -242,7 +242,7 @@ def test_paper_arrives_at_the_best_mixture(noise: float) -> None:
     assert (found - BEST).abs().max() < 0.03, found
 
 
-def test_official_arrives_in_what_it_combines_but_its_clip_inflates_the_weight_of_long_gradients() -> None:
+def test_official_reaches_the_optimum_but_its_clip_favours_long_gradients() -> None:
     constants = replace(PRESETS["official"], mu=0.5)
     combined = descend(constants, steps=6000, coefficients=True)
     assert (combined / combined.sum() - BEST).abs().max() < 0.01
@@ -273,12 +273,12 @@ def random_stream(
     return decision.weights
 
 
-def test_stable_keeps_identical_domains_within_ten_percent_and_official_drifts() -> None:
+def test_stable_holds_identical_domains_to_ten_percent_and_official_drifts() -> None:
     assert (random_stream(PRESETS["stable"]) * 4 - 1).abs().max() < 0.1
     assert (random_stream(PRESETS["official"]) * 4 - 1).abs().max() > 0.3
 
 
-def test_stable_does_not_take_a_domains_noise_for_usefulness_and_paper_does() -> None:
+def test_stable_does_not_mistake_a_domains_noise_for_use_but_paper_does() -> None:
     noisy = (1.0, 1.0, 1.0, 3.0)
     assert abs(float(random_stream(PRESETS["stable"], noise=noisy)[3]) * 4 - 1) < 0.15
     assert float(random_stream(replace(PRESETS["paper"], mu=10.0), noise=noisy)[3]) * 4 > 1.5

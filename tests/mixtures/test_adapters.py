@@ -62,7 +62,7 @@ def test_labels_are_the_rows_themselves() -> None:
     assert row["input_ids"].dtype == torch.int64
 
 
-def test_the_datasets_adapter_gives_the_ranks_rows_from_where_the_stream_stands() -> None:
+def test_the_datasets_adapter_gives_its_ranks_rows_from_the_streams_place() -> None:
     stream = torch_rows(rank=1, world=2).stream
     stream.skip(5)
     expected = stream.copy().take(100)

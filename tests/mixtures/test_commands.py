@@ -190,7 +190,7 @@ def test_check_refuses_an_unknown_version(tmp_path: Path, capsys: pytest.Capture
     assert "schema_version '9.9'; known: 1.0" in err
 
 
-def test_the_summary_has_held_out_losses_targets_and_the_largest_weight_first(tmp_path: Path) -> None:
+def test_the_summary_has_held_out_losses_and_targets_and_sorts_by_weight(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", targets=["catalan"])
     lines = summary(run).splitlines()
     assert lines[0].split("  ")[0] == "domain"

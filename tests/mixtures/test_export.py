@@ -119,7 +119,7 @@ def test_exporting_twice_and_from_elsewhere_gives_the_same_id(tmp_path: Path, mo
     assert export_mixture([run]).id == export_mixture(["run"]).id == export_mixture(["./run/"]).id
 
 
-def test_without_targets_the_objective_is_universal_and_importances_are_kept(tmp_path: Path) -> None:
+def test_without_targets_the_objective_is_universal_or_as_importances_say(tmp_path: Path) -> None:
     assert export_mixture([make_run(tmp_path / "auto")]).provenance.objective == "universal"
     update = {"preset": "paper", "objective": {"forum": 2.0}}
     assert export_mixture([make_run(tmp_path / "named", update=update)]).provenance.objective == {"forum": 2.0}
@@ -141,7 +141,7 @@ def test_several_runs_are_averaged_by_name(tmp_path: Path) -> None:
     assert len(mixture.provenance.inputs) == 10
 
 
-def test_runs_that_do_not_belong_together_are_refused_with_every_difference(tmp_path: Path) -> None:
+def test_runs_that_do_not_match_are_refused_with_every_difference(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", domains=["a", "b", "c"])
     two = make_run(tmp_path / "two", domains=["a", "b", "d"], tokenizer="sha256:other", update={"preset": "paper"})
     corpus = json.loads((two / "corpus.json").read_text())

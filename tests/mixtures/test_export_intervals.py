@@ -114,7 +114,7 @@ def test_without_shrinkage_the_weights_are_the_plain_mean(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("prior", ["uniform", "natural"])
-def test_weights_that_the_runs_do_not_support_are_the_prior_and_show_says_so(tmp_path: Path, prior: str) -> None:
+def test_unsupported_weights_become_the_prior_and_show_says_so(tmp_path: Path, prior: str) -> None:
     natural = np.array([4000, 7000, 10000]) / 21000
     start = natural if prior == "natural" else np.full(3, 1 / 3)
     runs = make_runs(tmp_path, goal=tuple(np.log(start)), noise=0.3, update={"preset": "stable", "prior": prior})
@@ -127,7 +127,7 @@ def test_weights_that_the_runs_do_not_support_are_the_prior_and_show_says_so(tmp
     assert results(mixture, tmp_path / "mixture.json")["intervals"][0] == "pass"
 
 
-def test_a_run_with_replicates_has_intervals_of_its_own_and_one_without_is_exported_as_ever(tmp_path: Path) -> None:
+def test_a_run_with_replicates_has_intervals_and_others_export_as_before(tmp_path: Path) -> None:
     run = make_runs(tmp_path, count=1)[0]
     before = export_mixture([run])
     assert before.stages[0].weights_ci95 is None
@@ -143,7 +143,7 @@ def test_a_run_with_replicates_has_intervals_of_its_own_and_one_without_is_expor
     assert "signal to noise" in text
 
 
-def test_replicates_are_of_the_whole_run_and_say_nothing_about_stages_or_a_tail(tmp_path: Path) -> None:
+def test_replicates_of_a_whole_run_say_nothing_of_stages_or_a_tail(tmp_path: Path) -> None:
     runs = [add_replicates(run) for run in make_runs(tmp_path)]
     assert export_mixture(runs[:1], stages=2).stages[0].weights_ci95 is None
     assert export_mixture(runs[:1], average="tail").stages[0].weights_ci95 is None
@@ -156,7 +156,7 @@ def test_replicates_are_of_the_whole_run_and_say_nothing_about_stages_or_a_tail(
     assert max(len(line) for line in mixture_text(staged).splitlines()) <= 100
 
 
-def test_bounds_hold_after_shrinkage_and_intervals_stay_those_of_the_learned_weights(tmp_path: Path) -> None:
+def test_bounds_hold_after_shrinkage_and_intervals_are_of_learned_weights(tmp_path: Path) -> None:
     runs = make_runs(tmp_path)
     free, held = export_mixture(runs), export_mixture(runs, token_budget=16_000, max_epochs=1)
     assert held.stages[0].weights_ci95 == free.stages[0].weights_ci95
@@ -174,7 +174,7 @@ def rewritten(mixture: Mixture, path: Path, edit: Any) -> dict[str, tuple[str, s
     return {each.id: (each.status, each.detail) for each in check(path)}
 
 
-def test_check_finds_intervals_and_factors_that_do_not_belong_to_the_weights(tmp_path: Path) -> None:
+def test_check_finds_intervals_and_factors_that_do_not_fit_the_weights(tmp_path: Path) -> None:
     mixture = export_mixture(make_runs(tmp_path))
 
     def narrow(record: dict) -> None:
@@ -245,7 +245,7 @@ def test_whiskers_name_every_domain_that_is_drawn_and_fit_their_intervals(
     assert ("10 smaller domains are not drawn" in figure.get_supxlabel()) == (count == 70)
 
 
-def test_mixtures_and_runs_with_intervals_are_drawn_and_bounds_leave_a_mark(tmp_path: Path) -> None:
+def test_intervals_of_mixtures_and_runs_are_drawn_and_bounds_are_marked(tmp_path: Path) -> None:
     runs = [add_replicates(run) for run in make_runs(tmp_path)]
     export_mixture(runs, token_budget=16_000, max_epochs=1).save(tmp_path / "mixture.json")
     assert main(["plot", str(tmp_path / "mixture.json")]) == 0

@@ -257,7 +257,7 @@ def test_the_mixtures_commands_read_both_of_its_runs(tmp_path: Path, capsys: pyt
     assert (directory / "reference" / "plots" / "matrix.png").exists()
 
 
-def test_the_reference_is_the_model_trained_on_the_prior_with_the_plain_loss(
+def test_the_reference_is_trained_on_the_prior_with_the_plain_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met: list[list[Tensor]] = []

@@ -190,7 +190,7 @@ def test_a_killed_plain_trainer_goes_on_with_the_next_row_bit_for_bit(
     assert all(torch.equal(states[0]["model"][name], tensor) for name, tensor in states[1]["model"].items())
 
 
-def test_two_processes_go_on_from_the_state_of_one_plain_trainer_with_its_losses(
+def test_two_processes_resume_one_plain_trainers_state_with_its_losses(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = example("plain_trainer")
@@ -208,7 +208,7 @@ def test_two_processes_go_on_from_the_state_of_one_plain_trainer_with_its_losses
     assert states[0] == states[1]
 
 
-def test_the_plain_trainer_never_overwrites_a_run_and_refuses_what_it_cannot_split(
+def test_plain_trainer_never_overwrites_runs_and_refuses_uneven_splits(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = example("plain_trainer")
@@ -222,7 +222,7 @@ def test_the_plain_trainer_never_overwrites_a_run_and_refuses_what_it_cannot_spl
         plain.main(plain_words(job, tmp_path / "new"))
 
 
-def test_the_hugging_face_trainer_trains_on_the_tokens_that_the_mixture_says_and_resumes(
+def test_the_hugging_face_trainer_reads_the_mixtures_tokens_and_resumes(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hf = example("hf_trainer")

@@ -77,7 +77,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path: Path, online: 
     assert "1 setting(s)" in str(error.value)
 
 
-def test_units_that_processes_or_halves_would_cut_are_refused_with_the_next_multiple(tmp_path: Path) -> None:
+def test_units_cut_by_processes_or_halves_are_refused_with_a_multiple(tmp_path: Path) -> None:
     def loaded(rows: int, accumulate: int) -> Settings:
         train = {"rows_per_domain": rows, "accumulate": accumulate}
         return load_settings(write(tmp_path, settings(online={"presence": {"unit_rows": 2}}) | {"train": train}))
@@ -121,7 +121,7 @@ def test_the_temperature_changes_its_sign_at_switch_at(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_without_online_weights_their_columns_are_null_and_old_records_without_them_go_on(tmp_path: Path) -> None:
+def test_without_online_weights_columns_are_null_and_old_records_are_read(tmp_path: Path) -> None:
     assert run(write_run(tmp_path)) == 0
     read = read_trajectory(tmp_path / "run")
     assert np.isnan(read.sample_spreads).all()

@@ -109,7 +109,7 @@ def file_of(folder: Path, name: str, alphabet: str) -> dict[str, str]:
 # The run
 
 
-def test_an_added_domain_is_learned_and_the_others_keep_their_relative_weights(
+def test_an_added_domain_is_learned_and_others_keep_relative_weights(
     tmp_path: Path, learned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(grown(tmp_path, learned)) == 0

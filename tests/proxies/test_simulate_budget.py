@@ -238,7 +238,7 @@ def test_changed_text_is_still_noticed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "digits changed since the run started" in message(capsys, path, "--resume")
 
 
-def test_a_comparison_learns_on_the_cut_text_and_trains_its_bases_on_the_whole(tmp_path: Path) -> None:
+def test_a_comparison_learns_on_cut_text_and_trains_bases_on_the_whole(tmp_path: Path) -> None:
     block = {
         "simulate_budget": {"tokens": "300B", "unique_tokens": {"vowels": "100B", "consonants": "50B", "digits": "30B"}}
     }

@@ -58,7 +58,7 @@ def test_an_epoch_holds_every_row_once() -> None:
     assert sorted(rows[:, 0].tolist()) == list(range(0, 120, 10))
 
 
-def test_rows_that_do_not_split_over_processes_are_refused_with_the_next_multiple() -> None:
+def test_rows_not_divisible_by_processes_are_refused_with_a_multiple() -> None:
     with pytest.raises(UserError, match=r"rows_per_domain is 4.*3 process\(es\) x 1.*e\.g\. 6"):
         require_divisible(settings(), 3)
     with pytest.raises(UserError, match=r"multiple of 8, e\.g\. 8"):
@@ -74,7 +74,7 @@ def test_stable_refuses_an_odd_number_of_rows() -> None:
     assert halves_of(odd) == 1
 
 
-def test_a_word_that_no_step_has_reached_does_not_outweigh_all_others_in_adams_geometry() -> None:
+def test_a_word_no_step_has_reached_does_not_dominate_adams_geometry() -> None:
     table = torch.nn.Parameter(torch.zeros(100, 4))
     optimizer = torch.optim.AdamW([table], lr=1e-3)
     assert adam_metric(optimizer, table, slice(0, 100)) is None

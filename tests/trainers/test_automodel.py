@@ -110,7 +110,7 @@ def ids_of(stage: list[dict[str, torch.Tensor]]) -> np.ndarray:
     return torch.cat([batch["input_ids"] for batch in stage]).numpy()
 
 
-def test_both_stages_give_their_shares_and_the_boundary_is_where_it_was_asked(tmp_path: Path, data: Path) -> None:
+def test_both_stages_give_their_shares_with_the_boundary_where_asked(tmp_path: Path, data: Path) -> None:
     out = converted(make_mixture(tmp_path), data)
     stages = [ids_of(stage) for stage in run_stages(out, tmp_path / "cache")]
     for ids, wanted, stage in zip(stages, (WANTED, SECOND), report(out)["stages"], strict=True):
@@ -214,7 +214,7 @@ def test_the_recipe_is_kept_but_for_the_blocks(tmp_path: Path, data: Path) -> No
         assert "MegatronPretraining" in recipe["dataset"]["_target_"]
 
 
-def test_megatrons_json_is_read_by_automodel_once_its_other_splits_are_filled(tmp_path: Path, data: Path) -> None:
+def test_automodel_reads_megatrons_json_once_its_other_splits_are_filled(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
     convert(
         make_mixture(tmp_path, {"only": WANTED}),

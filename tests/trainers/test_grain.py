@@ -152,7 +152,7 @@ def test_the_report_says_what_was_trained(staged: tuple[Report, list[Launch]]) -
     assert passes == pytest.approx(report.record["epochs"], rel=0.03)
 
 
-def test_a_relaunch_reads_on_and_nothing_twice_before_its_domain_is_used_up(
+def test_a_relaunch_reads_on_and_repeats_only_used_up_domains(
     staged: tuple[Report, list[Launch]],
 ) -> None:
     _, (first, second) = staged
@@ -172,7 +172,7 @@ def test_shares_of_records_come_out_to_the_record(tmp_path: Path, data: Path) ->
         assert drawn.count(1 + k) == pytest.approx(2_000 * report.record["stages"][0]["unit_shares"][name], abs=1.5)
 
 
-def test_num_epoch_of_the_command_lasts_for_a_small_domain_and_one_pass_does_not(tmp_path: Path, data: Path) -> None:
+def test_the_commands_num_epoch_lasts_a_small_domain_but_one_pass_does_not(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data)
     launches = _trained(report)
     assert report.record["epochs"]["math"] == pytest.approx(2.78, abs=0.02)

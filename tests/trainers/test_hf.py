@@ -46,7 +46,7 @@ def loaded(directory: Path) -> Any:
         return loader.load_mixture(streaming=False)
 
 
-def test_interleave_datasets_with_our_probabilities_gives_the_wanted_tokens_in_every_stage(tmp_path, data):
+def test_interleave_datasets_with_our_probabilities_gives_wanted_tokens(tmp_path, data):
     _, plan = converted(tmp_path, data)
     for stage, wanted in zip(plan["stages"], (toy.WANTED, toy.SECOND), strict=True):
         sources = [
@@ -60,7 +60,7 @@ def test_interleave_datasets_with_our_probabilities_gives_the_wanted_tokens_in_e
         assert toy.token_shares(flat(mixed.take(stage["rows"]))) == pytest.approx(wanted, abs=0.01)
 
 
-def test_the_loader_gives_both_stages_over_the_boundary_and_repeats_only_what_is_used_up(tmp_path, data):
+def test_the_loader_gives_both_stages_their_shares_and_token_counts(tmp_path, data):
     directory, plan = converted(tmp_path, data)
     rows, tokens = [stage["rows"] for stage in plan["stages"]], [stage["tokens"] for stage in plan["stages"]]
     table = loaded(directory)
@@ -71,7 +71,7 @@ def test_the_loader_gives_both_stages_over_the_boundary_and_repeats_only_what_is
         assert len(part) == pytest.approx(count, rel=0.01)
 
 
-def test_a_stage_reads_no_document_of_the_stage_before_it_unless_its_domain_was_used_up(tmp_path, data):
+def test_a_stage_rereads_the_one_before_only_in_used_up_domains(tmp_path, data):
     directory, plan = converted(tmp_path, data, tokens=400_000)
     table, boundary = loaded(directory), plan["stages"][0]["rows"]
     first, second = (toy.documents_in(flat(part)) for part in (table.take(boundary), table.skip(boundary)))
@@ -79,7 +79,7 @@ def test_a_stage_reads_no_document_of_the_stage_before_it_unless_its_domain_was_
     assert again == {3}  # math, read 2.7 times
 
 
-def test_a_small_domain_that_is_used_up_repeats_evenly_and_the_report_says_how_often(tmp_path, data):
+def test_a_small_domain_repeats_evenly_and_the_report_counts_the_passes(tmp_path, data):
     directory, _ = converted(tmp_path, data, {"only": {"web": 0.5, "code": 0.1, "math": 0.4}}, tokens=2_000_000)
     ids = flat(loaded(directory))
     math_documents = ids[(ids // toy.SPAN == 3) & (ids % toy.SPAN == 0)]
@@ -91,14 +91,14 @@ def test_a_small_domain_that_is_used_up_repeats_evenly_and_the_report_says_how_o
     assert set(counts.tolist()) <= {math.floor(passes), math.ceil(passes)}
 
 
-def test_a_zero_weight_gives_nothing_in_its_stage_and_its_share_in_the_next(tmp_path, data):
+def test_a_zero_weight_gives_nothing_in_its_stage_and_a_share_in_the_next(tmp_path, data):
     directory, plan = converted(tmp_path, data, {"first": toy.ZERO, "second": toy.SECOND}, tokens=10_000_000)
     table, boundary = loaded(directory), plan["stages"][0]["rows"]
     assert toy.token_shares(flat(table.take(boundary))) == pytest.approx(toy.ZERO, abs=0.01)
     assert toy.token_shares(flat(table.skip(boundary))) == pytest.approx(toy.SECOND, abs=0.01)
 
 
-def test_a_filter_and_a_multiplicity_change_what_is_read_and_not_the_shares(tmp_path, data):
+def test_filter_and_multiplicity_change_what_is_read_but_not_the_shares(tmp_path, data):
     directory, _ = converted(
         tmp_path, data, {"only": toy.WANTED}, policies={"web": "filter", "math": "multiplicity"}, tokens=10_000_000
     )

@@ -106,7 +106,7 @@ def test_the_report_says_how_often_levanter_reads_each_domain(staged: tuple[Path
         assert of(name, found).size / sum(map(len, toy.documents(name))) == pytest.approx(epochs, rel=0.01)
 
 
-def test_a_domain_goes_on_over_the_boundary_and_begins_anew_only_at_its_end(staged: tuple[Path, np.ndarray]) -> None:
+def test_a_domain_goes_on_over_the_boundary_and_restarts_only_at_its_end(staged: tuple[Path, np.ndarray]) -> None:
     output, found = staged
     assert times_read("web", found).max() == 1
     assert times_read("code", found).max() == 1

@@ -185,7 +185,7 @@ def test_a_run_goes_on_from_a_state_before_and_after_the_boundary(tmp_path: Path
         assert all((one == other).all() for one, other in zip(rest, whole[stop:], strict=True))
 
 
-def test_a_run_from_a_state_changes_stages_at_the_same_batch_with_several_workers(tmp_path: Path, data: Path) -> None:
+def test_a_resumed_run_with_workers_changes_stages_at_the_same_batch(tmp_path: Path, data: Path) -> None:
     module = _module(_convert(tmp_path, data, stages=APART, tokens=100_000))
     loader = module.data_loader(BATCH, 2)
     for _ in zip(range(21), loader, strict=False):
@@ -201,7 +201,7 @@ def test_filters_are_refused(tmp_path: Path, data: Path) -> None:
         _convert(tmp_path, data, policies={"web": "filter"})
 
 
-def test_a_dataset_that_holds_less_than_the_cap_needs_is_refused_by_the_module(tmp_path: Path, data: Path) -> None:
+def test_a_dataset_too_small_for_the_cap_is_refused_by_the_module(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data, math={"max_epochs": 2.8})
     module = _module(report)
     module.data_loader(BATCH)

@@ -107,7 +107,7 @@ def test_every_stage_has_the_wanted_tokens(tmp_path, data, model):
         assert len(ids) == pytest.approx(TOKENS / 2, rel=0.01)
 
 
-def test_the_second_stage_goes_on_where_the_first_ended_and_repeats_only_what_is_used_up(tmp_path, data, model):
+def test_stage_two_goes_on_from_stage_one_and_repeats_only_used_up_domains(tmp_path, data, model):
     first, second = (rows_of(file, model, tmp_path) for file in converted(tmp_path, data))
     for number, name in enumerate(toy.NAMES, start=1):
         own = [json.loads(line)["text"] for line in Path(data[0].format(domain=name)).read_text().splitlines()]

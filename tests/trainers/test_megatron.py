@@ -129,7 +129,7 @@ def run_stages(out: Path, cache: Path) -> list[np.ndarray]:
     return [tokens(build(cache, samples=samples, **read_json(out / blend)), samples) for blend, samples in phases(out)]
 
 
-def test_both_stages_give_their_shares_and_the_boundary_is_where_it_was_asked(tmp_path: Path, data: Path) -> None:
+def test_both_stages_give_their_shares_with_the_boundary_where_asked(tmp_path: Path, data: Path) -> None:
     out = converted(make_mixture(tmp_path), data)
     stages = run_stages(out, tmp_path / "cache")
     for ids, wanted, stage in zip(stages, (WANTED, SECOND), reported(out), strict=True):
@@ -154,9 +154,7 @@ def test_no_document_of_the_first_stage_comes_again_in_the_second(tmp_path: Path
     assert not documents_in(first) & documents_in(second)
 
 
-def test_without_views_the_second_stage_reads_most_of_the_first_again_and_the_report_says_so(
-    tmp_path: Path, data: Path
-) -> None:
+def test_without_views_stage_two_mostly_rereads_stage_one_as_reported(tmp_path: Path, data: Path) -> None:
     out = converted(make_mixture(tmp_path), data, elsewhere=True)
     first, second = run_stages(out, tmp_path / "cache")
     assert len(documents_in(first) & documents_in(second)) > 0.5 * len(documents_in(second))
@@ -192,9 +190,7 @@ def test_text_and_json_are_the_same_blend(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["filter", "multiplicity"])
-def test_a_view_holds_the_documents_that_the_policy_keeps_as_often_as_it_says(
-    tmp_path: Path, data: Path, mode: str
-) -> None:
+def test_a_view_holds_documents_as_often_as_the_policy_says(tmp_path: Path, data: Path, mode: str) -> None:
     out = converted(make_mixture(tmp_path, {"only": WANTED}, policies={"web": mode, "code": mode}), data)
     blend = get_blend_from_list(json.loads((out / "blend.json").read_text())["train"])
     assert blend is not None

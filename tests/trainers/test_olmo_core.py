@@ -162,7 +162,7 @@ def test_sampling_weights_are_refused(tmp_path: Path, data: Path) -> None:
         convert_toy(tmp_path, data, policies={"math": "sampling_weight"})
 
 
-def test_files_that_hold_less_than_the_cap_needs_are_refused_by_the_curriculum(tmp_path: Path, data: Path) -> None:
+def test_files_too_small_for_the_cap_are_refused_by_the_curriculum(tmp_path: Path, data: Path) -> None:
     report = convert_toy(tmp_path, data, math={"max_epochs": 2.8})
     _loader(report)
     module = load_curriculum(report)

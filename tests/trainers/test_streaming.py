@@ -186,7 +186,7 @@ def test_what_streaming_cannot_do_is_refused(
         )
 
 
-def test_data_elsewhere_are_streamed_and_the_report_says_what_is_read_twice(tmp_path: Path) -> None:
+def test_data_elsewhere_are_streamed_and_double_reads_are_reported(tmp_path: Path) -> None:
     path = make_mixture(tmp_path / "mixture")
     report = convert(path, to="streaming", output=tmp_path / "out", data=["s3://bucket/{domain}"], elsewhere=True)
     assert _loaders(report)[0]["streams"]["web"] == {

@@ -81,7 +81,7 @@ def test_the_first_end_of_a_domain_stops_the_sampler_where_it_is_told_to(tmp_pat
     assert sum(int(document[0]) // SPAN == 3 for document in drawn) == len(documents("math"))
 
 
-def test_a_weight_of_zero_stands_in_the_file_and_the_sampler_takes_the_rest(tmp_path: Path) -> None:
+def test_a_zero_weight_stays_in_the_file_and_the_sampler_gets_the_others(tmp_path: Path) -> None:
     _, stages = _weights(tmp_path, stages={"first": ZERO, "second": WANTED})
     assert stages[0]["weights"]["math"] == 0.0
     assert token_shares(_train(stages[0])) == pytest.approx(ZERO, abs=0.01)

@@ -132,7 +132,7 @@ def test_the_report_says_what_was_trained(staged: tuple[Report, np.ndarray]) -> 
     assert passes == pytest.approx(report.record["epochs"], rel=0.04)
 
 
-def test_a_stage_reads_on_and_no_token_comes_twice_before_its_domain_is_used_up(
+def test_a_stage_reads_on_and_repeats_tokens_only_of_used_up_domains(
     staged: tuple[Report, np.ndarray],
 ) -> None:
     _, rows = staged
@@ -146,7 +146,7 @@ def test_a_stage_reads_on_and_no_token_comes_twice_before_its_domain_is_used_up(
         )  # the last one is cut by the end of the run, no other loses a token
 
 
-def test_a_small_domain_repeats_after_its_end_and_the_report_counts_the_passes(
+def test_a_small_domain_repeats_after_its_end_and_passes_are_reported(
     staged: tuple[Report, np.ndarray],
 ) -> None:
     report, rows = staged

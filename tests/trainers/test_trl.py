@@ -60,7 +60,7 @@ def given(file: Path) -> Any:
     return get_dataset(mixture)["train"]
 
 
-def test_every_stage_has_the_wanted_tokens_and_goes_on_where_the_one_before_ended(tmp_path, data):
+def test_every_stage_has_the_wanted_tokens_and_goes_on_from_the_one_before(tmp_path, data):
     files = converted(tmp_path, data)
     assert [file.name for file in files] == ["trl_stage_1.yaml", "trl_stage_2.yaml"]
     stages = [flat(given(file)) for file in files]
@@ -74,7 +74,7 @@ def test_every_stage_has_the_wanted_tokens_and_goes_on_where_the_one_before_ende
     assert min(times) > 4  # math
 
 
-def test_a_stage_reads_no_document_of_the_stage_before_it_unless_its_domain_was_used_up(tmp_path, data):
+def test_a_stage_rereads_the_one_before_only_in_used_up_domains(tmp_path, data):
     first, second = (toy.documents_in(flat(given(file))) for file in converted(tmp_path, data, tokens=400_000))
     assert {document // toy.SPAN for document in first & second} == {3}
 

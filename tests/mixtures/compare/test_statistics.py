@@ -213,7 +213,7 @@ def test_no_common_seed_gives_no_difference() -> None:
     assert paired_difference(losses, [0.5, 0.3, 0.2], mixture=1, reference=0, pool=[0, 1]) is None
 
 
-def test_a_copy_of_the_baseline_has_difference_zero_and_does_not_shrink_the_others_intervals() -> None:
+def test_a_copy_of_the_baseline_differs_by_zero_and_narrows_no_interval() -> None:
     losses = draw(np.random.default_rng(0), mixtures=3, seeds=2)
     copied = [np.concatenate([table, table[:1], table[1:2]]) for table in losses]
     pool = distinct_mixtures(copied, among=range(5))

@@ -54,7 +54,7 @@ def files_of(folder: Path, rows: dict[str, int] | None = None) -> str:
     return f"{folder}/{{domain}}.jsonl"
 
 
-def test_a_stage_of_trl_begins_where_the_one_before_ended_and_lists_a_domain_again_for_every_pass(tmp_path):
+def test_a_trl_stage_goes_on_from_the_one_before_and_lists_every_pass(tmp_path):
     report = convert(
         toy.make_mixture(tmp_path, tokens=800_000), to="trl", output=tmp_path / "out", data=[files_of(tmp_path)]
     )

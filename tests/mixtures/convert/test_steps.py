@@ -85,7 +85,7 @@ def test_batch_sizes_that_are_none_are_refused(words):
         read_batches(words, sequence_length=LENGTH)
 
 
-def test_sizes_that_share_no_divisor_with_a_multiple_are_refused_with_a_reason():
+def test_batch_sizes_that_never_fit_the_multiple_are_refused_with_a_reason():
     batches = made_batches([(0, 3), (4, 4)], sequence_length=LENGTH)
     with pytest.raises(UserError, match="common divisor"):
         batches.nearest(400, multiple=8)

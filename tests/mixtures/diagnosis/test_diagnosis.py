@@ -55,7 +55,7 @@ def test_a_sound_run_has_nothing_to_warn_of(tmp_path: Path) -> None:
     assert diagnosis_text(diagnosis) == f"diagnosis: nothing to warn of in {len(IDS)} findings"
 
 
-def test_the_step_from_which_the_average_stays_near_its_end_is_the_one_that_a_loop_finds(tmp_path: Path) -> None:
+def test_the_step_at_which_weights_settled_is_the_one_a_loop_finds(tmp_path: Path) -> None:
     weights = weights_of(1, np.linspace(1, 3, STEPS), np.exp(-np.arange(STEPS) / 10) + 0.3, 1)
     run = planted_run(tmp_path / "run", directions(), columns={"weight": weights})
     ends = weights.mean(axis=0)
@@ -65,7 +65,7 @@ def test_the_step_from_which_the_average_stays_near_its_end_is_the_one_that_a_lo
     assert look(run, "settled").value["step"] == step
 
 
-def test_weights_that_drift_to_the_end_have_not_settled_and_weights_that_stay_have(tmp_path: Path) -> None:
+def test_weights_that_drift_have_not_settled_and_weights_that_stay_have(tmp_path: Path) -> None:
     drifting = planted_run(
         tmp_path / "drift", directions(), columns={"weight": weights_of(1, np.linspace(1, 20, STEPS), 1, 1)}
     )
@@ -134,7 +134,7 @@ def test_steps_with_a_clipped_gradient_are_counted(tmp_path: Path, share: float,
     assert (found.status, found.value["share"]) == (status, share)
 
 
-def test_a_domain_that_works_against_the_objective_is_named_and_noise_below_zero_is_not(tmp_path: Path) -> None:
+def test_a_domain_against_the_objective_is_named_but_mere_noise_is_not(tmp_path: Path) -> None:
     planted = np.vstack([directions(4), -1.5 * directions(1), np.zeros((1, 60)), np.zeros((1, 60))])
     found = look(planted_run(tmp_path / "run", planted), "negative")
     assert found.status == "warn"
@@ -222,7 +222,7 @@ def with_held_out(run: Path, curves: dict[str, Sequence[float]], *, tokens: int 
 SOUND = {name: [4.0, 3.6, 3.4, 3.1 + 0.02 * number] for number, name in enumerate(domain_names(4))}  # training: 4 to 3
 
 
-def test_a_domain_whose_held_out_loss_rises_while_its_training_loss_falls_was_learned_by_heart(tmp_path: Path) -> None:
+def test_held_out_loss_rising_while_training_loss_falls_is_memorisation(tmp_path: Path) -> None:
     run = with_held_out(planted_run(tmp_path / "run", directions()), SOUND | {"domain_01": [4.0, 3.2, 3.3, 3.4]})
     found = look(run, "memorised")
     assert (found.status, found.value["rising"], found.value["far"]) == ("warn", ["domain_01"], ["domain_01"])
@@ -234,7 +234,7 @@ def test_a_domain_whose_gap_is_far_above_the_others_was_learned_by_heart(tmp_pat
     assert (found.status, found.value["rising"], found.value["far"]) == ("warn", [], ["domain_02"])
 
 
-def test_losses_that_fall_alike_are_no_sign_and_text_read_once_cannot_be_learned_by_heart(tmp_path: Path) -> None:
+def test_losses_that_fall_alike_or_text_read_once_are_not_called_memorised(tmp_path: Path) -> None:
     run = planted_run(tmp_path / "run", directions())
     assert look(with_held_out(run, SOUND), "memorised").status == "pass"
     once = with_held_out(run, SOUND | {"domain_01": [4.0, 3.2, 3.3, 3.9]}, tokens=512 * STEPS)
@@ -249,7 +249,7 @@ def test_what_a_run_does_not_record_is_unknown_and_says_so(tmp_path: Path) -> No
     assert all(finding.sentence and not finding.value for finding in unknown)
 
 
-def test_an_odd_number_of_rows_leaves_a_universal_objective_unknown_and_a_target_known(tmp_path: Path) -> None:
+def test_an_odd_row_count_leaves_universal_runs_unknown_but_not_targets(tmp_path: Path) -> None:
     universal = planted_run(tmp_path / "universal", directions(), columns={"self_product": None})
     assert [look(universal, name).status for name in ("reliability", "negative", "pairs")] == [
         "unknown",

@@ -27,7 +27,7 @@ def matrix_of(path: Path, directions: np.ndarray, **keywords: object) -> HelpMat
 
 @pytest.mark.parametrize(("steps", "blocks"), [(1, 100), (3, 100), (60, 100), (60, 20), (60, 7), (61, 10)])
 @pytest.mark.parametrize("flush_every", [1, 7, 100])
-def test_blocks_are_means_of_their_steps_however_the_record_is_cut_into_parts(
+def test_blocks_are_means_of_their_steps_however_the_record_is_split(
     tmp_path: Path, steps: int, blocks: int, flush_every: int
 ) -> None:
     trajectory = read_trajectory(planted_run(tmp_path / "run", np.eye(3, 5), steps=steps, flush_every=flush_every))
@@ -52,7 +52,7 @@ def test_steps_without_a_gram_are_left_out(tmp_path: Path) -> None:
     assert found[0, 0, 1] == grams[3, 0, 1]
 
 
-def test_noise_of_a_mean_is_its_spread_over_runs_also_where_it_shrinks_and_the_mean_drifts() -> None:
+def test_mean_noise_is_its_spread_over_runs_even_as_mean_and_noise_fall() -> None:
     rng = np.random.default_rng(0)
     scale, drift = np.linspace(2, 0.2, 40)[:, None], np.linspace(5, 0, 40)[:, None]
     runs = drift + scale * rng.normal(size=(40, 20_000))
@@ -87,7 +87,7 @@ def test_the_plain_diagonal_would_have_hidden_how_alike_two_domains_are(tmp_path
     assert odd.cosines[0, 1] < 0.5
 
 
-def test_noise_among_forty_unrelated_domains_is_called_neither_conflict_nor_redundancy(tmp_path: Path) -> None:
+def test_noise_of_forty_unrelated_domains_is_no_conflict_or_redundancy(tmp_path: Path) -> None:
     run = read_run(planted_run(tmp_path / "run", np.eye(40, 80), steps=4))
     studies, wrong, tempting = 20, 0, 0
     for seed in range(studies):
@@ -101,7 +101,7 @@ def test_noise_among_forty_unrelated_domains_is_called_neither_conflict_nor_redu
     assert wrong <= 2, "one in forty is expected"
 
 
-def test_planted_conflicts_and_redundancy_are_named_strongest_first_and_with_their_intervals(tmp_path: Path) -> None:
+def test_conflicts_and_redundancy_come_strongest_first_with_intervals(tmp_path: Path) -> None:
     directions = np.eye(8, 40)
     directions[1] = -0.6 * directions[0] + 0.8 * directions[1]
     directions[2] = -0.8 * directions[3] + 0.6 * directions[2]
@@ -145,7 +145,7 @@ def test_the_order_holds_every_domain_once_and_the_unmeasured_last(count: int, s
     assert set(order[count - gone.sum() :]) == set(np.flatnonzero(gone))
 
 
-def test_targets_and_held_out_rows_are_columns_only_and_stand_behind_the_domains(tmp_path: Path) -> None:
+def test_targets_and_held_out_rows_are_only_columns_after_the_domains(tmp_path: Path) -> None:
     found = matrix_of(tmp_path / "run", np.eye(5, 20), targets=["catalan", "dutch"])
     assert found.rows == tuple(domain_names(3))
     assert found.columns == (*domain_names(3), "catalan", "dutch")

@@ -69,7 +69,7 @@ def test_a_metric_that_never_changes_is_predicted_as_it_is() -> None:
         assert np.allclose(fit(shares, np.full((len(shares), 1), 2.5), 0)(shares), 2.5, atol=1e-3)
 
 
-def test_ridge_is_its_closed_form_at_the_alpha_with_the_least_leave_one_out_error() -> None:
+def test_ridge_is_its_closed_form_at_the_best_leave_one_out_alpha() -> None:
     rng = np.random.default_rng(0)
     shares = swarm_shares(rng, count=16)
     values = law(shares)[:, 0] + rng.normal(0, 0.02, len(shares))

@@ -333,7 +333,7 @@ def test_the_user_says_how_a_file_calls_the_domains(
     assert "--data /x/: give NAME=CALLED, or a pattern" in refused
 
 
-def test_a_path_from_here_stands_for_the_one_from_the_root_that_conversion_writes(
+def test_a_relative_data_path_matches_the_absolute_one_in_the_blend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "blend.txt", f"3 {tmp_path}/web/all 1 {tmp_path}/code/all")

@@ -51,7 +51,7 @@ def test_a_diverged_mixture_is_named_and_left_out_of_the_differences(tmp_path: P
     assert len(plot_comparison(comparison, tmp_path)) == 2
 
 
-def test_a_run_that_diverged_between_evaluations_does_not_break_the_lines_of_others() -> None:
+def test_a_run_diverged_between_evaluations_leaves_other_lines_whole() -> None:
     tables = make_tables()
     results, rows = tables["results"], tables["rows"]
     own = of_run("natural", 1)(results)
@@ -92,7 +92,7 @@ def test_names_of_mixtures_do_not_overlap_and_are_on_the_page(mixtures: int) -> 
 
 
 @pytest.mark.parametrize(("mixtures", "domains"), [(2, 2), (8, 12)])
-def test_numbers_of_domains_stand_clear_of_each_other_and_of_the_next_panel(mixtures: int, domains: int) -> None:
+def test_domain_numbers_overlap_neither_each_other_nor_the_next_panel(mixtures: int, domains: int) -> None:
     figure = domains_figure(made(mixtures, domains, rows=4))
     assert len(annotations(figure)) == (mixtures - 1) * (domains + 1)
     width, height = figure.canvas.get_width_height()

@@ -104,7 +104,7 @@ def test_scores_that_say_little_are_drawn(tmp_path: Path, settings: dict) -> Non
     assert write_documents(run, tmp_path / "plots").is_file()
 
 
-def test_a_domain_without_scored_documents_and_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:
+def test_domains_without_scores_and_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", domains=NAMES[:3], steps=4)
     tables = make_scores(run, {NAMES[0]: 30, NAMES[1]: 0, NAMES[2]: 30}, few=True)
     tables[NAMES[2]]["nll_mean"][:10] = np.nan
@@ -144,7 +144,7 @@ def test_scores_of_equal_values_are_one_panel_with_both_names(tmp_path: Path) ->
     assert "information_v1" not in names
 
 
-def test_heavy_tailed_scores_have_a_log_axis_and_a_panel_of_their_logarithm(tmp_path: Path) -> None:
+def test_heavy_tailed_scores_have_a_log_axis_and_a_panel_of_logarithms(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, documents=300)
     assert summary.transforms("self_influence_all") == ("none", "log")
     assert summary.transforms("nll_mean") == ("none",)
@@ -183,7 +183,7 @@ def test_the_trend_is_the_median_of_each_octave_of_length() -> None:
     assert len(length_trend(tokens[:0], values[:0])) == 0
 
 
-def test_effective_sample_sizes_are_those_of_the_weights_that_an_export_would_make(tmp_path: Path) -> None:
+def test_effective_sample_sizes_match_the_weights_an_export_would_make(tmp_path: Path) -> None:
     scores = read_scores(scored_run(tmp_path, documents=300))
     sizes = sample_sizes(scores, [("self_influence_all", "log")])["self_influence_all", "log"]
     frame = scores.frame(scores.domains[1])
@@ -200,7 +200,7 @@ def test_effective_sample_sizes_are_those_of_the_weights_that_an_export_would_ma
     assert (sizes[:, TEMPERATURES == 0] == 1).all()
 
 
-def test_documents_at_both_ends_are_listed_with_their_text_from_the_token_cache(tmp_path: Path) -> None:
+def test_documents_at_both_ends_are_listed_with_text_from_the_token_cache(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", domains=NAMES[:2], steps=4)
     texts = [f"document {number} of wiki \u00e9" for number in range(20)]
     tables = make_cache(run, {NAMES[0]: texts, NAMES[1]: ["a\n\x1b[31mred\u202e", "b" * 500]})
@@ -252,7 +252,7 @@ def damaged_tokenizer(run: Path) -> None:
         (damaged_tokenizer, "is not a tokenizer.json"),
     ],
 )
-def test_where_the_text_cannot_be_read_the_documents_are_listed_without_it_and_the_file_says_why(
+def test_documents_without_readable_text_are_listed_and_the_file_says_why(
     tmp_path: Path, damage: object, reason: str
 ) -> None:
     run = make_run(tmp_path / "run", domains=NAMES[:1], steps=4)

@@ -98,7 +98,7 @@ def test_long_lines_are_thinned_but_keep_their_ends(count: int) -> None:
     assert (np.diff(kept) > 0).all()
 
 
-def test_cells_are_the_stronger_the_larger_and_empty_where_nothing_was_measured() -> None:
+def test_larger_values_make_stronger_cells_and_unmeasured_ones_are_empty() -> None:
     values = np.array([[0.5, -0.25], [np.nan, 0.125]])
     page = Page(heat_map(values, ["a", "b"], ["c", "d"], label="map", hints=lambda r, c: f"{r},{c}"))
     cells = page.all("rect")[:4]

@@ -86,13 +86,13 @@ def test_the_verdict_names_what_to_raise_and_what_to_lower_by_how_much(tmp_path:
     assert "3 of 3 domains differ from the prior by more than their 95 % intervals" in text
 
 
-def test_the_verdict_says_that_weights_which_are_noise_are_no_reason_to_leave_the_prior(tmp_path: Path) -> None:
+def test_the_verdict_calls_noise_no_reason_to_leave_the_prior(tmp_path: Path) -> None:
     text = report(with_intervals(tmp_path, np.array([0.34, 0.33, 0.33]), spread=0.4)).text
     assert "The run found no reason to leave the prior: no interval leaves its prior." in text
     assert "supports no departure from the uniform prior" in text
 
 
-def test_without_intervals_the_verdict_says_that_nothing_is_known_of_other_seeds(tmp_path: Path) -> None:
+def test_without_intervals_the_verdict_says_other_seeds_are_unknown(tmp_path: Path) -> None:
     flat = np.full((20, 3), 1 / 3)
     text = report(make_run(tmp_path / "flat", weights=flat)).text
     assert "every share is within 10 % of it" in text
@@ -232,7 +232,7 @@ def test_a_comparison_is_told_with_the_sentences_of_its_summary(tmp_path: Path) 
     assert "-m proxies.compare" in page.text
 
 
-def test_the_runs_that_a_comparison_learned_from_are_in_its_page_and_it_in_theirs(tmp_path: Path) -> None:
+def test_a_comparison_and_the_runs_it_learned_from_show_each_other(tmp_path: Path) -> None:
     path = make_comparison(tmp_path / "comparison", learned="natural", effects={"natural": -0.2})
     page = report(path)
     assert "The run that learned natural" in page.text

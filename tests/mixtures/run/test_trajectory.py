@@ -123,7 +123,7 @@ def test_a_kill_in_the_middle_of_truncate_is_repaired_by_the_next(
     np.testing.assert_array_equal(read_trajectory(tmp_path).steps, range(1, 7))
 
 
-def test_resuming_from_a_checkpoint_that_the_record_does_not_reach_is_refused(tmp_path: Path) -> None:
+def test_resuming_from_a_checkpoint_beyond_the_record_is_refused(tmp_path: Path) -> None:
     writer = write(tmp_path, range(1, 5))
     with pytest.raises(UserError, match=r"ends at step 4, the checkpoint is from step 6.*restore"):
         writer.truncate(6)

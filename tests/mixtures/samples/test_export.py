@@ -41,7 +41,7 @@ def files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
-def test_export_writes_manifests_beside_the_mixture_that_show_and_check_read(
+def test_show_and_check_read_manifests_written_beside_the_mixture(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--direction", "direct", "--temperature", 2, "--cap", 3, "--transform", "log", "--shuffle", "--seed", 5]
@@ -62,7 +62,7 @@ def test_export_writes_manifests_beside_the_mixture_that_show_and_check_read(
     assert call("check", tmp_path / "moved" / "new.json", capsys=capsys)[0] == 0
 
 
-def test_a_run_with_scores_exports_as_before_where_samples_are_not_asked_for(tmp_path: Path) -> None:
+def test_a_run_with_scores_exports_as_before_unless_samples_are_asked_for(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     before = export_mixture([run])
     assert export_mixture([write_scores(run)]) == before
@@ -94,7 +94,7 @@ def test_epochs_and_caps_count_passes_over_what_a_filter_keeps(run: Path, tmp_pa
     assert free[0].stages == free[1].stages
 
 
-def test_caps_that_hold_the_text_but_not_what_a_filter_keeps_are_refused_with_the_arithmetic(
+def test_caps_too_low_for_filtered_text_are_refused_with_the_arithmetic(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--token-budget", 20_000, "--max-epochs", 1]

@@ -116,7 +116,7 @@ def test_no_rule_changes_the_shares_of_the_domains(scored: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("settings", EVERY_RULE, ids=lambda settings: settings["rule"])
-def test_where_scores_say_nothing_or_there_is_one_document_all_weights_are_exactly_one(
+def test_equal_scores_or_a_single_document_give_weights_of_exactly_one(
     settings: dict[str, Any],
 ) -> None:
     for tokens in ([700], [3, 20, 100, 7]):
@@ -194,7 +194,7 @@ def test_scores_of_rows_give_manifests_of_rows(tmp_path: Path) -> None:
     assert len(manifests(mixture)["wiki_en"].documents) == 112
 
 
-def test_the_same_command_gives_the_same_mixture_and_provenance_says_whose_scores(scored: Path, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_mixture_and_names_the_scores(scored: Path, tmp_path: Path) -> None:
     rule = make_rule(rule="softmax", score=SCORE)
     one, two = (attach_samples(export_mixture([scored]), scored, rule, tmp_path / each / "m.samples") for each in "ab")
     assert one.id == two.id != export_mixture([scored]).id

@@ -100,7 +100,7 @@ def test_a_temperature_or_cap_that_cannot_be_is_refused(settings: dict[str, floa
 
 
 @given(SCORES, TOKENS, st.floats(0, 0.5), st.floats(0, 0.49))
-def test_a_filter_drops_at_most_its_share_of_the_tokens_and_no_document_more_would_fit(
+def test_a_filter_drops_as_many_documents_as_its_share_of_tokens_holds(
     scores: np.ndarray, tokens: np.ndarray, top: float, bottom: float
 ) -> None:
     keep = keep_mask(scores, tokens, drop_top=top, drop_bottom=bottom)
@@ -146,7 +146,7 @@ def test_linear_upper_is_its_formula(losses: np.ndarray, tokens: np.ndarray, del
     np.testing.assert_allclose(weights, [scale * w for w in raw], rtol=1e-9)
 
 
-def test_linear_upper_lowers_low_losses_and_treats_all_above_the_middle_alike() -> None:
+def test_linear_upper_lowers_low_losses_and_levels_all_above_the_middle() -> None:
     weights = linear_upper(np.array([1.0, 2, 3, 4, 5]), np.ones(5))
     assert weights[0] < weights[1] < weights[2] == weights[3] == weights[4]
     assert weights[2] / weights[0] == pytest.approx(math.e)
@@ -154,7 +154,7 @@ def test_linear_upper_lowers_low_losses_and_treats_all_above_the_middle_alike() 
         linear_upper(np.arange(3.0), np.ones(3), r=0)
 
 
-def test_shuffled_scores_give_the_same_histogram_of_weights_but_for_one_constant() -> None:
+def test_shuffled_scores_give_the_same_histogram_of_weights_up_to_a_factor() -> None:
     rng = np.random.default_rng(0)
     scores, tokens = rng.normal(size=300), rng.integers(2, 1000, size=300)
     made = [
@@ -196,7 +196,7 @@ def test_weights_of_one_are_read_once_at_every_offset() -> None:
         assert (multiplicities(np.ones(1000), offset=offset) == 1).all()
 
 
-def test_the_two_stages_of_presence_are_direct_first_and_inverse_after_the_switch() -> None:
+def test_presence_is_direct_before_the_switch_and_inverse_after_it() -> None:
     found = [presence_temperature(progress, temperature=2.0, switch_at=0.1) for progress in (0, 0.0999, 0.1, 1)]
     assert found == [2, 2, -2, -2]
     assert presence_temperature(0.0, temperature=1.0, switch_at=0.0) == -1

@@ -155,7 +155,7 @@ def test_a_count_for_one_domain_leaves_the_others_as_read(run: Path) -> None:
     assert epochs(mixture)["forum"] == pytest.approx(epochs(plain)["forum"] / 1e5)
 
 
-def test_caps_that_hold_too_little_show_the_arithmetic_and_the_advice_helps(
+def test_caps_that_are_too_low_show_the_arithmetic_and_advice_that_works(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", run, "-o", tmp_path / "x.json"]
@@ -292,7 +292,7 @@ def test_all_faults_of_the_bounds_are_in_one_message(run: Path) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_a_least_share_against_a_cap_says_what_each_holds_and_the_advice_helps(run: Path) -> None:
+def test_a_least_share_over_its_cap_shows_both_and_advice_that_works(run: Path) -> None:
     with pytest.raises(UserError) as caught:
         export_mixture([run], token_budget=80_000, max_epochs=4, min_share=0.25)
     message = str(caught.value)

@@ -216,7 +216,7 @@ def test_a_cap_counts_all_stages_together() -> None:
     assert found[0, 0] > found[1, 0], "the order of the stages is kept"
 
 
-def test_a_least_share_holds_in_every_stage_and_the_others_shrink_in_proportion() -> None:
+def test_least_shares_hold_in_each_stage_and_others_shrink_in_proportion() -> None:
     found = solve([[0.6, 0.4, 0.0], [0.2, 0.7, 0.1]], tokens=[1, 3], least=[0, 0, 0.05])
     np.testing.assert_allclose(found, [[0.57, 0.38, 0.05], [0.2, 0.7, 0.1]], rtol=1e-12)
 

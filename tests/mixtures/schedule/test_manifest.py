@@ -76,7 +76,7 @@ def test_other_programs_find_the_columns_that_are_promised(tmp_path: Path) -> No
         assert table[column].type == (pa.float64() if column == "weight" else pa.int64())
 
 
-def test_a_pass_has_what_is_listed_as_often_as_it_says_and_everything_else_once() -> None:
+def test_a_pass_has_listed_documents_as_often_as_stated_and_others_once() -> None:
     assert manifest("filter").pass_tokens == 90
     assert manifest("multiplicity").pass_tokens == 100 - 10 + 2 * 20
     assert manifest("sampling_weight").pass_tokens == 100

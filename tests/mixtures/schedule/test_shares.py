@@ -38,7 +38,7 @@ def assert_on_simplex(shares: dict[str, float], tokens: dict[str, int]) -> None:
 
 @PROPERTY
 @given(tokens=COUNTS, heat=st.floats(1e-3, 1e6), fill=st.floats(1e-6, 1), epochs=st.floats(0.01, 100))
-def test_every_rule_gives_shares_in_the_order_of_the_domains_that_sum_to_one(
+def test_every_rule_gives_shares_in_domain_order_that_sum_to_one(
     tokens: dict[str, int], heat: float, fill: float, epochs: float
 ) -> None:
     budget = fill * epochs * sum(tokens.values())
@@ -62,7 +62,7 @@ def test_unimax_is_what_bisection_finds(tokens: dict[str, int], fill: float, epo
 
 @PROPERTY
 @given(tokens=COUNTS, fill=st.floats(1e-6, 1), epochs=st.floats(0.01, 100))
-def test_unimax_takes_no_domain_above_its_cap_and_gives_the_others_equal_and_not_less(
+def test_unimax_holds_caps_and_gives_the_rest_one_equal_and_largest_share(
     tokens: dict[str, int], fill: float, epochs: float
 ) -> None:
     budget = fill * epochs * sum(tokens.values())

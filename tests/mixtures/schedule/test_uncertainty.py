@@ -117,9 +117,7 @@ def test_where_the_prior_is_the_truth_the_weights_are_the_prior(
 
 
 @pytest.mark.parametrize(("spread", "most"), [(0.05, 0.3), (0.3, 1.35), (1.2, 1.01)])
-def test_shrinkage_helps_much_where_there_is_little_signal_and_costs_little_elsewhere(
-    spread: float, most: float
-) -> None:
+def test_shrinkage_helps_much_at_low_signal_and_costs_little_elsewhere(spread: float, most: float) -> None:
     """The price of staying at the prior without support is paid in between: a quarter more squared error of the
     log-ratios.
     """
@@ -180,7 +178,7 @@ def share_tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[np.ndarr
 
 
 @given(table=share_tables(), factor=st.floats(0, 1))
-def test_intervals_hold_the_mean_and_shrunk_weights_lie_between_it_and_the_prior(
+def test_intervals_hold_means_and_shrinkage_ends_between_mean_and_prior(
     table: tuple[np.ndarray, np.ndarray, list[np.ndarray]], factor: float
 ) -> None:
     shares, prior, replicates = table
@@ -222,7 +220,7 @@ def test_nothing_is_said_where_nothing_tells_how_weights_vary() -> None:
     assert estimate(shares, prior=np.array([0.5, 0.5]), replicates=[np.repeat(shares, 9, axis=0)]) is None
 
 
-def test_factors_are_the_prior_below_what_is_needed_and_one_minus_noise_above() -> None:
+def test_shrink_factor_is_0_below_needed_signal_and_1_minus_noise_above() -> None:
     assert [shrink_factor(signal, 2.0) for signal in (0.0, 1.5, 2.0, 4.0, 100.0)] == [0, 0, 0.5, 0.75, 0.99]
     assert shrink_factor(0.5, 0.1) == 0
 

@@ -49,7 +49,7 @@ def test_epochs_are_the_texts_put_together_token_by_token(manifest: Manifest, se
 
 
 @given(manifests("multiplicity"))
-def test_every_epoch_has_every_document_as_often_as_its_multiplicity_and_all_else_once(manifest: Manifest) -> None:
+def test_an_epoch_has_documents_by_multiplicity_and_unlisted_ones_once(manifest: Manifest) -> None:
     policy = Policy(manifest, seed=0, row_tokens=1)
     epochs, places, sizes = policy.locate(np.arange(2 * manifest.pass_tokens))
     assert set(sizes.tolist()) == {manifest.pass_tokens}
@@ -151,7 +151,7 @@ def test_loss_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
         open_stream(sampled(tmp_path, mode="loss_weight", weight=[1] * 9))
 
 
-def test_sampling_weights_that_would_change_how_much_an_epoch_is_are_refused(tmp_path: Path) -> None:
+def test_sampling_weights_that_change_the_size_of_an_epoch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"token-weighted mean 1\.5, it must be 1; export"):
         open_stream(sampled(tmp_path, mode="sampling_weight", weight=[1.5] * 9))
 

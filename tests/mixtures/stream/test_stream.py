@@ -33,7 +33,7 @@ def all_rows(stream: MixtureStream) -> np.ndarray:
 # shares
 
 
-def test_shares_of_trained_tokens_are_the_stages_to_a_tenth_of_a_percent_after_10000_rows() -> None:
+def test_token_shares_match_the_stages_to_a_thousandth_in_10000_rows() -> None:
     late = {"web": 0.05, "code": 0.35, "maths": 0.6}
     mixture = make_mixture(SHARES, late, rows=20_000, starts=(0, 10_000 * ROW))
     domains = domain_of(open_stream(mixture).take(20_000))
@@ -75,7 +75,7 @@ def test_lengths_of_documents_do_not_move_the_shares() -> None:
 # epochs
 
 
-def test_no_row_is_repeated_before_its_domain_was_read_once_and_epochs_have_orders_of_their_own() -> None:
+def test_rows_repeat_only_after_a_full_epoch_and_each_has_its_own_order() -> None:
     rows = all_rows(open_stream())
     for domain, size in enumerate(SIZES.values()):
         drawn = rows[domain_of(rows) == domain][:, 0] - 1000 * domain

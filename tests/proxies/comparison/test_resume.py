@@ -69,7 +69,7 @@ def test_seeds_of_two_commands_come_together(tmp_path: Path) -> None:
     assert "2 seeds (0, 1)" in " ".join((tmp_path / "comparison/summary.txt").read_text().split())
 
 
-def test_an_interrupted_base_is_trained_again_and_the_finished_ones_are_kept(
+def test_an_interrupted_base_is_retrained_and_finished_ones_are_kept(
     tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_comparison(tmp_path)

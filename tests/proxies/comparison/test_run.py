@@ -73,7 +73,7 @@ def test_a_comparison_leaves_its_records(tmp_path: Path, capsys: pytest.CaptureF
     assert summary in capsys.readouterr().out
 
 
-def test_all_base_models_of_a_seed_start_alike_and_are_measured_on_the_same_rows(tmp_path: Path) -> None:
+def test_bases_of_a_seed_start_alike_and_are_measured_on_the_same_rows(tmp_path: Path) -> None:
     assert compare(write_comparison(tmp_path, seeds=[0, 1])) == 0
     start = results(tmp_path).query("step == 0").pivot(index=["seed", "domain"], columns="mixture", values="loss")
     assert (start["uniform"] == start["natural"]).all()
@@ -82,7 +82,7 @@ def test_all_base_models_of_a_seed_start_alike_and_are_measured_on_the_same_rows
     assert (rows.groupby(["mixture", "seed", "domain"])["row"].agg(list).map(tuple).nunique()) == 1
 
 
-def test_every_base_trains_on_the_same_number_of_rows_in_the_shares_of_its_mixture(tmp_path: Path) -> None:
+def test_all_bases_train_on_equally_many_rows_in_their_mixtures_shares(tmp_path: Path) -> None:
     path = write_comparison(tmp_path, train={"steps": 25})
     (tmp_path / "shares.json").write_text(json.dumps({"vowels": 0.123, "consonants": 0, "digits": 0.877}))
     assert compare(path, "--mixtures.skewed.file", tmp_path / "shares.json") == 0

@@ -162,7 +162,7 @@ def test_scores_of_another_text_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "comparison").exists()
 
 
-def test_a_file_with_sample_weights_of_its_own_is_not_read_for_its_shares_alone(
+def test_a_file_with_its_own_sample_weights_is_not_read_for_shares_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_sampled(tmp_path)

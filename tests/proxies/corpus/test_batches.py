@@ -112,7 +112,7 @@ def test_epochs_used_counts_reads_of_each_row() -> None:
 
 
 @given(rows=st.integers(1, 3000), wanted=st.integers(1, 400))
-def test_evaluated_rows_are_spread_evenly_and_leave_the_rest_to_a_held_out_objective(rows: int, wanted: int) -> None:
+def test_evaluated_rows_are_evenly_spread_and_leave_the_objective_the_rest(rows: int, wanted: int) -> None:
     chosen, part = evaluated_rows(rows, wanted), evaluated_part(rows, wanted)
     assert len(chosen) == min(rows, wanted)
     assert chosen[0] == 0

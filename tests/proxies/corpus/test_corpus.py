@@ -186,7 +186,7 @@ def test_a_large_vocabulary_is_kept_in_four_bytes(tmp_path: Path, files: dict) -
     assert bytes(data.tokens["cats"][:4].astype(np.uint8)) == b"cats"
 
 
-def test_the_tokenizer_is_trained_on_equal_training_text_of_the_training_domains(tmp_path: Path, files: dict) -> None:
+def test_the_tokenizer_trains_on_equal_training_text_of_training_domains(tmp_path: Path, files: dict) -> None:
     domains = {"cats": files["cats"], "dogs": write(tmp_path / "few.jsonl", sentences("dogs", 20))}
     block = {"tokenizer": {"train_bpe": 320}, "targets": {"birds": {"data_files": files["birds"]}}}
     data = prepare(settings(tmp_path, domains, **block))

@@ -79,7 +79,7 @@ def test_parts_of_a_compressed_file_are_all_read(tmp_path: Path) -> None:
         assert [text for _, text in read(str(path))] == TEXTS
 
 
-def test_files_of_a_glob_come_sorted_and_those_of_a_list_in_its_order_each_once(tmp_path: Path) -> None:
+def test_a_glob_gives_sorted_files_and_a_list_its_own_order_each_file_once(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         write(tmp_path / f"{name}.txt", "txt", [name])
     (tmp_path / "d.txt").mkdir()

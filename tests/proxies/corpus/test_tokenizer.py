@@ -98,7 +98,7 @@ def test_head_takes_the_first_characters_and_reads_no_further() -> None:
 
 
 @pytest.mark.parametrize("end", ["<|endoftext|>", "</s>", "<eos>"])
-def test_a_file_with_a_known_end_of_text_is_accepted_and_documents_stay_whole(end: str, tmp_path: Path) -> None:
+def test_a_file_with_a_known_end_of_text_works_and_keeps_documents_whole(end: str, tmp_path: Path) -> None:
     word_level(end).save(str(tmp_path / "t.json"))
     loaded = tokenizers.from_file(tmp_path / "t.json")
     assert loaded.eos_id == 1

@@ -40,9 +40,7 @@ def test_a_choice_takes_exactly_as_many_as_it_says_evenly_spread(take: int, more
 
 
 @given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=20), row_tokens=st.integers(2, 20))
-def test_every_token_but_a_documents_first_is_predicted_once_and_listed_spans_tile_the_document(
-    lengths: list[int], row_tokens: int
-) -> None:
+def test_all_but_first_tokens_are_predicted_once_and_spans_tile_documents(lengths: list[int], row_tokens: int) -> None:
     tokens = np.array(lengths)
     start = np.cumsum(tokens) - tokens
     rows = cut(start, tokens, row_tokens=row_tokens)

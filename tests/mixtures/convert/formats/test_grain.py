@@ -51,7 +51,7 @@ def shares_of_tokens(records: dict[str, float]) -> dict[str, float]:
     return {name: count / sum(tokens.values()) for name, count in tokens.items()}
 
 
-def test_every_stage_is_a_file_of_shares_of_records_that_come_to_the_asked_shares_of_tokens(tmp_path):
+def test_every_stage_files_record_shares_give_the_asked_token_shares(tmp_path):
     report = converted(tmp_path)
     for number, wanted in enumerate((toy.WANTED, toy.SECOND), start=1):
         records = read(report, number)
@@ -70,7 +70,7 @@ def test_rows_of_fixed_length_keep_the_shares(tmp_path):
     assert "packing=false" in report.record["use"]
 
 
-def test_a_domain_without_weight_is_in_no_file_and_one_that_comes_back_is_noted(tmp_path):
+def test_a_domain_without_weight_is_in_no_file_and_its_return_is_noted(tmp_path):
     report = converted(tmp_path, {"a": toy.WANTED, "b": toy.ZERO, "c": toy.WANTED})
     assert [sorted(read(report, number)) for number in (1, 2, 3)] == [
         ["code", "math", "web"],
@@ -83,7 +83,7 @@ def test_a_domain_without_weight_is_in_no_file_and_one_that_comes_back_is_noted(
     )
 
 
-def test_the_commands_stop_where_a_stage_ends_and_allow_the_passes_that_it_takes(tmp_path):
+def test_commands_stop_at_the_end_of_a_stage_and_allow_enough_passes(tmp_path):
     use = converted(tmp_path).record["use"]
     assert re.findall(r"\bsteps=(\d+) learning_rate_schedule_steps=(\d+)", use) == [("98", "195"), ("195", "195")]
     assert re.findall(r"num_epoch=(\d+)", use) == ["3", "3"]  # math: 2.8
@@ -108,7 +108,7 @@ def test_paths_that_maxtext_would_not_expand_are_all_named(tmp_path):
 
 
 @given(st.lists(st.floats(min_value=1e-4, max_value=1), min_size=1, max_size=30))
-def test_the_written_weights_come_out_of_grains_whole_numbers_as_near_as_conversion_allows(values):
+def test_weights_survive_grains_rounding_as_closely_as_conversion_allows(values):
     shares = {str(number): value / math.fsum(values) for number, value in enumerate(values)}
     for name, share in given_shares(kept_weights(shares)).items():
         assert abs(share - shares[name]) <= max(0.005 * shares[name], 1e-4)

@@ -65,7 +65,7 @@ def shares_of(documents: list[int]) -> dict[str, float]:
     return {name: tokens[1 + place] / tokens.total() for place, name in enumerate(toy.NAMES)}
 
 
-def test_both_stages_bring_the_wanted_tokens_and_no_domain_begins_again_before_its_end(tmp_path, data):
+def test_both_stages_hold_wanted_tokens_and_no_domain_restarts_early(tmp_path, data):
     directory = converted(tmp_path, data, tokens=20_000_000)
     first, second = (stage["rows"] for stage in plan_of(directory)["stages"])
     documents = read(directory, streaming=False)
@@ -78,7 +78,7 @@ def test_both_stages_bring_the_wanted_tokens_and_no_domain_begins_again_before_i
         assert mine == [ordered[place % len(ordered)] for place in range(len(mine))]
 
 
-def test_a_dataset_has_the_rows_of_the_schedule_and_a_stream_the_same_and_no_end(tmp_path, data):
+def test_datasets_and_streams_have_the_schedules_rows_and_streams_go_on(tmp_path, data):
     directory = converted(tmp_path, data, tokens=40_000)
     table = read(directory, streaming=False)
     assert len(table) == sum(stage["rows"] for stage in plan_of(directory)["stages"])
@@ -114,7 +114,7 @@ def test_rows_of_a_stage_come_as_interleave_datasets_draws_them(tmp_path, data, 
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_a_filter_drops_documents_and_a_multiplicity_spreads_copies_a_pass_apart(tmp_path, data, streaming):
+def test_filters_drop_documents_and_multiplicity_copies_come_a_pass_apart(tmp_path, data, streaming):
     directory = converted(
         tmp_path, data, {"only": toy.SECOND}, policies={"code": "filter", "math": "multiplicity"}, tokens=200_000
     )
@@ -189,7 +189,7 @@ def test_files_that_are_not_the_selected_ones_are_named(tmp_path, data):
             read(directory, 100_000, streaming=streaming)
 
 
-def test_data_without_the_scored_files_are_refused_before_anything_is_written(tmp_path, data):
+def test_data_without_the_scored_files_are_refused_and_nothing_is_written(tmp_path, data):
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"code": "filter"})
     with pytest.raises(
         UserError,

@@ -199,7 +199,7 @@ def test_a_batch_size_schedule_is_refused_with_stages(tmp_path: Path, data: Path
         converted(tmp_path / "mixture.json", data, to=to, batch_size=[])
 
 
-def test_far_from_the_data_stages_restart_and_the_report_says_how_much_comes_again(tmp_path: Path) -> None:
+def test_stages_away_from_the_data_restart_and_report_what_is_read_again(tmp_path: Path) -> None:
     out = converted(toy.make_mixture(tmp_path), Path("/far"), elsewhere=True)
     assert (out / "blend-2-second.txt").read_text().split()[1] == "/far/web"
     assert "about 29% of web, 14% of code, 69% of math was read before" in notes(out)
@@ -209,7 +209,7 @@ def test_far_from_the_data_stages_restart_and_the_report_says_how_much_comes_aga
     ]
 
 
-def test_an_output_directory_with_a_space_is_refused_where_blends_name_files_in_it(tmp_path: Path, data: Path) -> None:
+def test_an_output_path_with_a_space_is_refused_if_blends_point_into_it(tmp_path: Path, data: Path) -> None:
     folder = tmp_path / "a b"
     with pytest.raises(UserError, match="has a space"):
         converted(toy.make_mixture(folder), data)

@@ -112,9 +112,7 @@ def test_documents_that_are_not_those_of_the_policy_are_refused(
         converted(mixture, data, own=[f"web={changed}"])
 
 
-def test_a_policy_of_one_file_over_two_prefixes_is_refused_unless_the_tokens_are_its_own(
-    tmp_path: Path, data: Path
-) -> None:
+def test_one_policy_over_two_prefixes_is_refused_unless_tokens_are_its_own(tmp_path: Path, data: Path) -> None:
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "multiplicity"})
     for documents, found in ((other_tokenizer("web"), False), (toy.documents("web"), True)):
         halves = [

@@ -58,7 +58,7 @@ def test_ratios_of_the_source_mixture_are_those_of_the_curriculum(tmp_path: Path
     assert "math" not in sources(output, "sources-1.yaml")
 
 
-def test_a_cap_over_the_schedule_leaves_each_stage_what_the_others_do_not_take(tmp_path: Path) -> None:
+def test_a_cap_on_the_schedule_gives_each_stage_what_the_others_leave(tmp_path: Path) -> None:
     output = converted(tmp_path, math={"max_epochs": 3.0}, web={"max_epochs": 0.5})
     first, second = (sources(output, f"sources-{number}.yaml") for number in (1, 2))
     assert first["math"]["max_repetition_ratio"] == 1

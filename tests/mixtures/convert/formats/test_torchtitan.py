@@ -68,14 +68,14 @@ def test_a_domain_that_is_never_used_needs_no_data(tmp_path):
     assert [domain["name"] for domain in plan_of(converted(tmp_path, {"only": toy.ZERO}))["domains"]] == ["web", "code"]
 
 
-def test_one_stage_needs_no_lengths_and_several_name_the_flags_that_say_them(tmp_path):
+def test_one_stage_needs_no_lengths_but_several_ask_for_the_missing_flags(tmp_path):
     one = converted(tmp_path / "one", {"only": toy.WANTED}, sequence_length=None, batch_size=[])
     assert plan_of(one)["stages"][0]["sequences"] is None
     with pytest.raises(UserError, match=r"--sequence-length.*--batch-size"):
         converted(tmp_path / "two", sequence_length=None, batch_size=[])
 
 
-def test_grain_gets_weights_that_its_whole_numbers_keep_and_draws_nothing_at_random(tmp_path):
+def test_grain_gets_weights_that_survive_rounding_and_nothing_is_random(tmp_path):
     report = converted(tmp_path, release="head")
     for stage, wanted in zip(report.record["stages"], (toy.WANTED, toy.SECOND), strict=True):
         assert stage["given"] == pytest.approx(wanted, rel=0.005)
@@ -112,7 +112,7 @@ def test_documents_are_read_from_files_patterns_and_folders_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["filter", "multiplicity"])
-def test_documents_come_as_often_as_a_sample_policy_says_with_copies_a_pass_apart(tmp_path, mode):
+def test_a_policy_sets_how_often_documents_come_with_copies_a_pass_apart(tmp_path, mode):
     count = len(toy.documents("math"))
     write_rows(tmp_path / "math.jsonl", list(range(count)))
     report = converted(
@@ -150,7 +150,7 @@ def test_a_policy_that_no_loader_of_torchtitan_can_follow_is_refused(tmp_path):
         converted(tmp_path, policies={"math": "sampling_weight"})
 
 
-def test_stages_of_another_length_or_number_of_ranks_are_refused_before_training(tmp_path):
+def test_stages_of_other_length_or_rank_count_are_refused_before_training(tmp_path):
     report = converted(tmp_path)
     module, plan = data_module(report), plan_of(report)
     assert module.rows_by_stage(plan, seq_len=16, dp_world_size=64) == [195, None]
