@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--push", help="internal: train this run alone")
     arguments = parser.parse_args()
     settings = load_settings(arguments.yaml)
-    corpus = prepare(settings)
+    corpus = prepare(settings.corpus, settings.cache_path, settings.draws)
     if arguments.push:
         print(json.dumps(plain_run(settings, corpus, push=arguments.push, steps=arguments.steps)))
         return

@@ -244,7 +244,11 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = load(CompareSettings, arguments.yaml)
     study = Study(
-        settings, prepare(settings.text_run()), seed=arguments.seed, steps=arguments.steps, lr=settings.train.lr
+        settings,
+        prepare(settings.text, Path(settings.text.cache_dir), settings.draws),
+        seed=arguments.seed,
+        steps=arguments.steps,
+        lr=settings.train.lr,
     )
     began = time.time()
     kept = log(study, forks=not arguments.no_forks)

@@ -317,7 +317,8 @@ def report(folder: Path) -> dict[str, Any]:
             found["screen"][setting] = pd.read_csv(screened, index_col=0).round(4).to_dict("index")
         if not (path / "bases").is_dir():
             continue
-        results, rows, _ = read_bases(path)
+        bases = read_bases(path)
+        results, rows = bases.results, bases.rows
         runs = read_results(results, rows, baseline="uniform")
         weights = {name: Mixture.load(path / "mixtures" / f"{name}.json").average_weights() for name in runs.mixtures}
         found[setting] = {"seeds": runs.seeds, "weights": weights}

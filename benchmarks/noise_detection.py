@@ -4,7 +4,7 @@ training.
     python benchmarks/noise_detection.py prepare [-o runs/noise] [--seeds 0 1 2]
     python benchmarks/noise_detection.py score   [-o runs/noise] [--runs seed-0 clean-0 seed-1 seed-2]
     python benchmarks/noise_detection.py report  [-o runs/noise] [--seeds 0 1 2] [-r
-    benchmarks/results/noise_detection.json]
+                                                 benchmarks/results/noise_detection.json]
 
 prepare: documents of at most 1,600 characters, 0.8 M characters of each of the 11 domains of ../shared/corpora; for
 every seed 20 % of each domain's documents corrupted (corruptions.py); a run's YAML for each, and two of proxies.compare

@@ -9,10 +9,10 @@ a Llama model with tied embeddings (sizes of step_cost.py). Random weights; toke
 words repeat in a row.
 
     plain    forward and backward on the mean loss of the same rows; gradients are set to None before, which is not
-    timed
+             timed
     ours     doge.self_influence
     others   row_norms_rivals.py: vmap(grad), the loop of one backward pass a row, and packages; what each is asked is
-    said there
+             said there
 
 Every case (size, tokens a row, rows) has a process of its own on one thread. In every round all run in turn; the number
 is the median over rounds of *processor* seconds a row, divided by plain's in the same round (time in which other

@@ -11,14 +11,13 @@ same round.
     adam     lagged, with the gram in Adam's geometry: preset stable
     exact    ours: gram with unbiased diagonal, weights of this step
     loop     the published code's way: one forward and backward a domain, D gradients kept, products and combination
-    from them
+             from them
     presence, presence_all    lagged, with the samples inside domains weighted by their gradient norms of the first
-    block, of all layers
+                              block, of all layers
 
 Rows per domain are two (the least that gives an unbiased diagonal), of tokens / (2 D) tokens. Extra memory is what each
-kind
-allocates beyond the plain step: for ours the workspace, counted exactly; for all, the peak resident size of a process
-that runs this kind alone, minus the plain one's (at the larger number of tokens only).
+kind allocates beyond the plain step: for ours the workspace, counted exactly; for all, the peak resident size of a
+process that runs this kind alone, minus the plain one's (at the larger number of tokens only).
 
 glibc hands every tensor above 32 MB back to the system and faults its pages in again at the next use, which on a
 virtual machine costs

@@ -22,7 +22,7 @@ from doge.presence import Presence, presence_weights
 from doge.row_norms import RowScores, row_scores, self_influence
 from doge.row_products import WordProducts, mean_gradient, products_with, row_products, unpack, word_products
 from doge.scopes import SCOPES
-from doge.updates import PRESETS, Constants, Decision, State, start, update
+from doge.updates import PRESETS, Constants, Decision, Objective, State, start, update
 from doge.verify import verify
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "GroupGradients",
     "MicroBatch",
     "NoRuleError",
+    "Objective",
     "Presence",
     "RowScores",
     "State",

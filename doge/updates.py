@@ -63,6 +63,19 @@ def without_effect(preset: Preset, given: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What the mixture should be good for.
+
+    importance: how much every group counts. targets: the groups that nothing trains on, nor on other text of theirs.
+    worst: lean to the groups whose loss has come down least, instead of the mean by importance.
+    """
+
+    importance: Float[Tensor, " G"]
+    targets: Bool[Tensor, " G"]
+    worst: bool = False
+
+
+@dataclass(frozen=True)
 class State:
     """What a rule carries from step to step: for even and for odd steps the sums of lr * gram, and of lr."""
 
@@ -96,19 +109,15 @@ def update(
     *,
     constants: Constants,
     prior: Float[Tensor, " D"],
-    importance: Float[Tensor, " G"],
-    targets: Bool[Tensor, " G"],
-    worst: bool,
+    objective: Objective,
     lr: float,
     max_grad_norm: float,
 ) -> tuple[State, Decision]:
-    """One update of the domain weights by the preset that `constants` names; DoReMi's is `doge.doremi.reweight`.
-
-    `targets`: the groups that nothing trains on, nor on other text of theirs.
-    """
+    """One update of the domain weights by the preset that `constants` names; DoReMi's is `doge.doremi.reweight`."""
     assert constants.preset != "doremi", "DoReMi goes by excess losses, not by a gram"
     first = losses if state.first_losses is None else state.first_losses
-    if worst:
+    importance = objective.importance
+    if objective.worst:
         importance = lean_to_worst(importance, losses / first, constants.sharpness)
     clip = torch.ones_like(state.weights)
     if constants.preset == "paper":
@@ -122,7 +131,7 @@ def update(
         state = averaged(state, gram.unbiased, lr=lr, keep=constants.averaging)
         grams = state.gram_sums / state.lr_sums.clamp(min=1e-300)[:, None, None]
         shares = state.lr_sums / state.lr_sums.sum().clamp(min=1e-300)
-        halves = alignments(alignment_parts(grams, importance, targets, len(prior)), shares)
+        halves = alignments(alignment_parts(grams, importance, objective.targets, len(prior)), shares)
         alignment = shares @ halves
         weights = stable_weights(halves, shares, prior, tau=constants.tau, reach=constants.reach)
     else:

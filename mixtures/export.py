@@ -8,11 +8,13 @@ from typing import Any
 
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
-from mixtures.run.learned import Average, Learned, Shrink, average_runs
+from mixtures.run.average import Average, Shrink
+from mixtures.run.learned import Learned, average_runs
 from mixtures.run.replicates import NAME as REPLICATES
 from mixtures.run.reused import unfolded
 from mixtures.run.run import CorpusDomain, RunRecord, read_run
 from mixtures.samples.rule import SampleRule, sample_domains, with_samples
+from mixtures.samples.scores import Scores, read_scores
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, hold
 from mixtures.schedule.check import written_checks
 from mixtures.schedule.mixture import Mixture
@@ -31,7 +33,7 @@ from mixtures.version import VERSION
 
 
 def export_mixture(
-    run_dirs: Sequence[str | Path],
+    runs: Sequence[str | Path | RunRecord],
     *,
     stages: int = 1,
     average: Average = "all",
@@ -61,29 +63,30 @@ def export_mixture(
     Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages,
     bounds that are no bounds, and bounds that cannot be kept (with the arithmetic).
     """
-    runs = read_runs(run_dirs)
-    names = runs[0].trajectory.domains
+    records = read_runs(runs)
+    names = records[0].trajectory.domains
     names, learned = unfolded(
-        runs[0].corpus, names, average_runs(runs, names, stages=stages, average=average, shrink=shrink)
+        records[0].corpus, names, average_runs(records, names, stages=stages, average=average, shrink=shrink)
     )
-    total = _total_tokens(runs, token_budget)
+    total = _total_tokens(records, token_budget)
     if stages > total:
         raise UserError(f"{stages} stages do not fit into {total:,} tokens; give fewer stages")
     starts = [total * number // stages for number in range(stages)]
     spans = [end - start for start, end in itertools.pairwise([*starts, total])]
     check_bounds(names, max_epochs=max_epochs, min_share=min_share, unique_tokens=unique_tokens)
     large = token_budget is not None  # and not the proxy's own horizon, whose text corpus.simulate_budget may have cut
-    simulated = {domain.name: domain.elsewhere for run in runs for domain in run.mixed if large and domain.elsewhere}
+    simulated = {domain.name: domain.elsewhere for run in records for domain in run.mixed if large and domain.elsewhere}
     caps, counts = by_name(max_epochs, names), simulated | by_name(unique_tokens, names)
     domains = tuple(
-        _domain(runs, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names
+        _domain(records, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names
     )
     if samples is not None:
-        domains = sample_domains(domains, _scored(runs), samples, samples_dir)
+        scores = _scores(records)
+        domains = sample_domains(domains, scores, samples, samples_dir)
     weights, constraints = hold(learned.weights, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
     titles = ["average"] if stages == 1 else [f"stage-{number + 1}" for number in range(stages)]
     content: dict[str, Any] = {
-        "tokenizer": runs[0].corpus.tokenizer,
+        "tokenizer": records[0].corpus.tokenizer,
         "horizon": Horizon(total_tokens=total),
         "domains": domains,
         "stages": tuple(
@@ -95,32 +98,32 @@ def export_mixture(
             )
             for title, start, row, interval in zip(titles, starts, weights, learned.intervals, strict=True)
         ),
-        "sampling": Sampling(seed=runs[0].config.seed),
-        "provenance": _provenance(runs, average if stages == 1 else None, learned, constraints, counts),
+        "sampling": Sampling(seed=records[0].config.seed),
+        "provenance": _provenance(records, average if stages == 1 else None, learned, constraints, counts),
     }
     if samples is not None:
-        content["provenance"] = with_samples(content["provenance"], _scored(runs), samples)
+        content["provenance"] = with_samples(content["provenance"], scores, samples)
     mixture = Mixture(**content)
     expected = mixture.compute_expected()
-    mixture = Mixture(**content, expected=expected, checks=tuple(_checks(runs, mixture, expected)))
+    mixture = Mixture(**content, expected=expected, checks=tuple(_checks(records, mixture, expected)))
     return mixture if samples is None else mixture.placed(Path(samples_dir).absolute().parent)
 
 
-def read_runs(run_dirs: Sequence[str | Path]) -> list[RunRecord]:
+def read_runs(runs: Sequence[str | Path | RunRecord]) -> list[RunRecord]:
     """Runs that learned the same thing.
 
     Raises UserError, listing all differences, where they do not belong together.
     """
-    places = [Path(run_dir).resolve() for run_dir in run_dirs]
+    places = [(run.path if isinstance(run, RunRecord) else Path(run)).resolve() for run in runs]
     if twice := sorted({str(place) for place in places if places.count(place) > 1}):
         raise UserError(f"{', '.join(twice)} is given twice; the mean needs different runs, give each once")
-    runs = [read_run(run_dir) for run_dir in run_dirs]
-    if differences := [line for run in runs[1:] for line in _differences(runs[0], run)]:
+    records = [read_run(run) for run in runs]
+    if differences := [line for run in records[1:] for line in _differences(records[0], run)]:
         raise UserError(
             "the runs do not belong together:\n" + "\n".join(differences) + "\ntake them one by one, or give runs "
             "of the same domains, tokenizer, corpus and update settings"
         )
-    return runs
+    return records
 
 
 def _differences(one: RunRecord, other: RunRecord) -> Iterator[str]:
@@ -178,9 +181,9 @@ def _domain(runs: list[RunRecord], name: str, *, cap: float, count: float | None
     )
 
 
-def _scored(runs: list[RunRecord]) -> Path:
-    """The first run that has scores; the first of all where none has, for the message."""
-    return next((run.path for run in runs if (run.path / "scores").is_dir()), runs[0].path)
+def _scores(runs: list[RunRecord]) -> Scores:
+    """Return the scores of the first run that has some. Raises UserError about the first run where none has."""
+    return read_scores(next((run.path for run in runs if (run.path / "scores").is_dir()), runs[0].path))
 
 
 def _found(runs: list[RunRecord], name: str) -> CorpusDomain:

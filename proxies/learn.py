@@ -2,14 +2,13 @@
 the end.
 """
 
-from pathlib import Path
-
 from accelerate import Accelerator
 from torch import nn
 
 from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
 from mixtures.plots.run import plot_run
+from mixtures.run.run import RunRecord, read_run
 from mixtures.run.summary import summary
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
@@ -21,8 +20,12 @@ from proxies.settings import Settings
 from proxies.simulate import simulate
 
 
-def train(settings: Settings, *, resume: bool = False) -> None:
-    """A whole run: corpus, model, steps, records, mixture and plots, all in `settings.run_dir`."""
+def train(settings: Settings, *, resume: bool = False) -> RunRecord | None:
+    """Train a proxy and learn domain weights; corpus, records, mixture and plots go into `settings.run_dir`.
+
+    Return the run's record; None in every process but the first. `resume` continues a run that was interrupted. Raises
+    UserError for settings, text and directories that cannot be used.
+    """
     require_tracker(settings)
     tracker = settings.train.tracker
     accelerator = Accelerator(
@@ -31,26 +34,26 @@ def train(settings: Settings, *, resume: bool = False) -> None:
         project_dir=settings.run_dir,
     )
     require_group(accelerator)
-    learn(settings, accelerator, resume=resume)
+    record = learn(settings, accelerator, resume=resume)
     accelerator.end_training()
+    return record
 
 
-def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False) -> None:
-    """`train` in processes that are up already and stay up."""
+def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False) -> RunRecord | None:
+    """Do what `train` does, in processes that are up already and stay up; the record in the first process alone."""
     require_divisible(settings, accelerator.num_processes)
     require_directory(settings, resume=resume)
     with accelerator.main_process_first():
-        corpus = reuse(simulate(prepare(settings, progress=accelerator.is_main_process), settings), settings)
+        prepared = prepare(settings.corpus, settings.cache_path, settings.draws, progress=accelerator.is_main_process)
+        corpus = reuse(simulate(prepared, settings), settings)
     if resume:
-        require_same_corpus(settings, corpus.record)
+        require_same_corpus(settings.run_path, corpus.record)
     run = ProxyRun(settings, corpus, accelerator)
     run.open(resume=resume)
     if isinstance(run.stepper, DoremiStepper) and run.start < settings.train.steps:
         run.stepper.reference = train_reference(settings, corpus, accelerator)
     run.loop()
-    if accelerator.is_main_process:
-        write_run_replicates(settings)
-        finish(settings.run_path)
+    return finish(settings) if accelerator.is_main_process else None
 
 
 def train_reference(settings: Settings, corpus: CorpusData, accelerator: Accelerator) -> nn.Module:
@@ -68,12 +71,18 @@ def train_reference(settings: Settings, corpus: CorpusData, accelerator: Acceler
     return run.model.eval().requires_grad_(False)
 
 
-def finish(run_dir: Path) -> None:
-    """Write mixture.json, the diagnosis and the plots, print the table that a person reads."""
-    path = run_dir / "mixture.json"
-    export_mixture([run_dir]).save(path)
-    diagnosis = diagnose(run_dir)
-    write_diagnosis(run_dir, diagnosis)
-    plots = plot_run(run_dir, run_dir / "plots")
-    text = f"{summary(run_dir)}\n\n{diagnosis_text(diagnosis)}"
+def finish(settings: Settings) -> RunRecord:
+    """Write what a finished run is read by, print the table that a person reads, and return the run's record.
+
+    Files: replicates.parquet, mixture.json, diagnosis.json and plots/. The run's directory is read once.
+    """
+    run = read_run(settings.run_path)
+    write_run_replicates(run, settings)
+    path = run.path / "mixture.json"
+    export_mixture([run]).save(path)
+    diagnosis = diagnose(run)
+    write_diagnosis(run.path, diagnosis)
+    plots = plot_run(run, run.path / "plots")
+    text = f"{summary(run)}\n\n{diagnosis_text(diagnosis)}"
     print(f"\n{text}\n\nmixture: {path}\nplots:   {', '.join(str(plot) for plot in plots)}", flush=True)
+    return run

@@ -4,15 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from doge.grouped import Autocast
-
-
-def all_reduce(tensor: Tensor) -> Tensor:
-    """The sum over processes, in place, the same bits in each."""
-    torch.distributed.all_reduce(tensor)
-    return tensor
 
 
 @dataclass(frozen=True)
@@ -26,3 +21,20 @@ class Place:
     device: torch.device
     reduce: Callable[[Tensor], Tensor] | None
     autocast: Autocast
+
+
+def place_of(accelerator: Accelerator) -> Place:
+    """Return where this process of the accelerator's group runs."""
+    return Place(
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        device=accelerator.device,
+        reduce=all_reduce if accelerator.num_processes > 1 else None,
+        autocast=accelerator.autocast,
+    )
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over processes, in place, the same bits in each."""
+    torch.distributed.all_reduce(tensor)
+    return tensor

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -56,12 +57,12 @@ def require_directory(settings: Settings, *, resume: bool) -> None:
 
 
 def require_same_corpus(
-    settings: Settings, record: dict[str, Any], *, remedy: str = "to resume, or give a new run_dir for a new run"
+    run_path: Path, record: dict[str, Any], *, remedy: str = "to resume, or give a new run_dir for a new run"
 ) -> None:
     """The text and the tokenizer are those that the run started with; else restore the text, says the message, and the
     `remedy`.
     """
-    path = settings.run_path / "corpus.json"
+    path = run_path / "corpus.json"
     before = json.loads(path.read_text())
     was = {
         domain["name"]: domain["fingerprint"]

@@ -8,11 +8,11 @@ from torch import Tensor
 from doge.stable import alignment_parts, replicates
 from doge.updates import lean_to_worst
 from mixtures.run.replicates import NAME, write_replicates
-from mixtures.run.run import RunRecord, importance_of, read_run
+from mixtures.run.run import RunRecord, importance_of
 from proxies.settings import Settings
 
 
-def write_run_replicates(settings: Settings) -> None:
+def write_run_replicates(run: RunRecord, settings: Settings) -> None:
     """Write RUN_DIR/replicates.parquet of a finished run of preset stable; other presets, and runs of 3 steps, have no
     such file.
 
@@ -20,7 +20,7 @@ def write_run_replicates(settings: Settings) -> None:
     """
     if settings.update.preset != "stable" or settings.train.steps < 4:
         return
-    run, constants = read_run(settings.run_path), settings.constants
+    constants = settings.constants
     found = replicates(
         step_parts(run, worst=settings.update.aggregate == "worst", sharpness=constants.sharpness),
         torch.tensor(run.trajectory.frame["lr"].to_numpy()),

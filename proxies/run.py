@@ -21,7 +21,7 @@ from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, optimization, parameter_count
-from proxies.place import Place, all_reduce
+from proxies.place import place_of
 from proxies.reuse import describe_reuse
 from proxies.settings import Settings
 from proxies.simulate import describe_cut
@@ -46,13 +46,7 @@ class ProxyRun:
         ).to(accelerator.device)
         train = settings.train
         self.optimizer, self.scheduler = optimization(self.model, train)
-        self.place = Place(
-            rank=accelerator.process_index,
-            processes=accelerator.num_processes,
-            device=accelerator.device,
-            reduce=all_reduce if accelerator.num_processes > 1 else None,
-            autocast=accelerator.autocast,
-        )
+        self.place = place_of(accelerator)
         self._require_scope()
         self.stepper = self._stepper()
         names = [group.name for group in self.groups]

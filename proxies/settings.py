@@ -87,7 +87,7 @@ def _not_nothing(value: str | dict[str, float]) -> str | dict[str, float]:
     return value
 
 
-Objective = Annotated[Literal["auto", "universal"] | dict[DomainName, Importance], AfterValidator(_not_nothing)]
+ObjectiveSetting = Annotated[Literal["auto", "universal"] | dict[DomainName, Importance], AfterValidator(_not_nothing)]
 
 
 class Update(Frozen):
@@ -96,7 +96,7 @@ class Update(Frozen):
     """
 
     preset: Preset = Field("stable", description="rule and its constants; doremi trains its reference model first")
-    objective: Objective = Field(
+    objective: ObjectiveSetting = Field(
         "auto",
         description="universal, or importances by name over domains and targets; auto: the targets if there are any",
     )
@@ -289,6 +289,17 @@ class Settings(Frozen):
     def run_path(self) -> Path:
         """The run directory, absolute once the settings were loaded from a file."""
         return Path(self.run_dir)
+
+    @property
+    def cache_path(self) -> Path:
+        """Directory of the token cache."""
+        return Path(self.corpus.cache_dir) if self.corpus.cache_dir else self.run_path.parent / "cache"
+
+    @property
+    def draws(self) -> dict[str, int]:
+        """Tokens that the run reads of every domain and target."""
+        tokens = self.train.steps * self.train.rows_per_domain * self.corpus.row_tokens
+        return dict.fromkeys(self.corpus.sources, tokens)
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:

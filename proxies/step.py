@@ -146,6 +146,11 @@ class Stepper:
         train, constants = self.settings.train, self.settings.constants
         mine = read_part(self.settings, self.groups, self.place, step=step, halves=self.gradients.halves)
         seed_dropout(self.settings, self.place, step)
+        objective = doge.Objective(
+            importance=torch.tensor([group.importance for group in self.groups], dtype=torch.float64),
+            targets=torch.tensor([group.target for group in self.groups]),
+            worst=self.settings.update.aggregate == "worst",
+        )
         decisions: list[doge.Decision] = []
 
         def decide(losses: Tensor, gram: doge.Gram) -> Tensor:
@@ -159,9 +164,7 @@ class Stepper:
                 self.state,
                 constants=constants,
                 prior=self.prior,
-                importance=torch.tensor([group.importance for group in self.groups], dtype=torch.float64),
-                targets=torch.tensor([group.target for group in self.groups]),
-                worst=self.settings.update.aggregate == "worst",
+                objective=objective,
                 lr=lr,
                 max_grad_norm=train.max_grad_norm,
             )

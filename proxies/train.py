@@ -1,15 +1,28 @@
-"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]`: learn
-domain weights.
+"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--resume]`: learn domain weights.
+
+From Python the module is called: `proxies.train(settings)`.
 """
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from mixtures.errors import UserError
+from mixtures.run.run import RunRecord
 from proxies.command import command
 from proxies.settings import Settings, load_settings
 
 USAGE = "usage: accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--reuse mixture.json] [--resume]"
+
+
+class CallableModule(ModuleType):
+    """This module, so that `proxies.train` is the command's name and, called with settings, the command itself."""
+
+    def __call__(self, settings: Settings, *, resume: bool = False) -> RunRecord | None:
+        """Do what the command does with these settings; return the run's record (`proxies.learn.train`)."""
+        from proxies.learn import train  # torch and transformers are loaded only for a run that will start
+
+        return train(settings, resume=resume)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,10 +34,12 @@ def _train(words: list[str]) -> None:
     path, *overrides = [word for word in words if word != "--resume"] or ["--"]
     if path.startswith("--"):
         raise UserError(f"the run's YAML file comes first; {USAGE}")
-    from proxies.learn import train  # torch and transformers are loaded only for a run that will start
+    from proxies.learn import train
 
     train(load_settings(path, overrides), resume="--resume" in words)
 
+
+sys.modules[__name__].__class__ = CallableModule
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@
     TrainingArguments]
     torchrun --nproc-per-node 8 hf_trainer.py ...         (or accelerate launch)
     ... --resume_from_checkpoint base/checkpoint-500      on any number of processes, with as many rows a step over all
-    of them
+                                                          of them
 
 CACHE is the token cache beside the proxy's run (runs/cache).
 
@@ -12,9 +12,8 @@ The Trainer splits the rows of a torch IterableDataset over processes itself, so
 `dispatch_batches: False` every process reads all rows and keeps its part of each global batch of
 per_device_train_batch_size * processes rows; with that number as batch_rows the rows of a step are the same for any
 number of processes and workers. (The default, where process 0 reads for all and sends the rows around, needs other
-numbers.) The Trainer's own
-way to resume reads every old batch again: `ignore_data_skip` turns it off, and the stream's state in each checkpoint
-takes its place.
+numbers.) The Trainer's own way to resume reads every old batch again: `ignore_data_skip` turns it off, and the stream's
+state in each checkpoint takes its place.
 """
 
 import json

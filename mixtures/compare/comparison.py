@@ -4,6 +4,7 @@
 mixtures/compare/text.py says them in words, mixtures/plots/comparison.py draws them.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,25 @@ class Comparison:
     def compared(self) -> tuple[Outcome, ...]:
         """Mixtures with a difference to the baseline."""
         return tuple(outcome for outcome in self.outcomes if outcome.difference is not None)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one line per mixture: mean_loss over the objective (nats per token), difference to the baseline with
+        its 95 % interval low and high, pairs of seeds, and what learning it took in percent of a base run.
+
+        Differences are NaN for the baseline, and for mixtures that diverged or share no seed with it.
+        """
+        rows = []
+        for outcome in self.outcomes:
+            end = outcome.difference
+            ends = (np.nan, np.nan, np.nan, 0) if end is None else (end.value, end.low, end.high, len(outcome.by_seed))
+            rows.append((outcome.name, outcome.mean_loss, *ends, outcome.flops_percent, outcome.seconds_percent))
+        names = ["mixture", "mean_loss", "difference", "low", "high", "pairs", "flops_percent", "seconds_percent"]
+        return pd.DataFrame(rows, columns=names)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table of `to_frame`."""
+        title = f"<p>differences to {html.escape(self.baseline)}, nats per token</p>"
+        return title + self.to_frame().to_html(index=False, float_format="{:.4g}".format)
 
 
 def summarize(

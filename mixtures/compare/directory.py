@@ -18,21 +18,6 @@ KEYS = ("mixtures", "seeds", "baseline", "objective")  # that are read of config
 UNKNOWN = {"seconds": np.nan, "flops": np.nan}
 
 
-@dataclass(frozen=True, eq=False)
-class ComparisonRecord:
-    """What a comparison's directory holds; `missing`: base runs (mixture, seed) of its settings that are not
-    finished.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    corpus: CorpusRecord
-    mixtures: dict[str, Mixture]
-    facts: tuple[dict[str, Any], ...]  # of every finished base run
-    comparison: Comparison
-    missing: tuple[tuple[str, int], ...]
-
-
 def is_comparison(path: str | Path) -> bool:
     """Does this directory hold a comparison?"""
     return (Path(path) / "config.yaml").is_file() and (Path(path) / "bases").is_dir()
@@ -43,27 +28,63 @@ def base_path(run_path: Path, name: str, seed: int) -> Path:
     return run_path / "bases" / name / f"seed-{seed}"
 
 
-def read_bases(
-    run_path: Path, names: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
-    """(results, rows, facts) of all finished base runs of the mixtures `names` (None: of all), ordered by mixture and
-    seed.
+@dataclass(frozen=True, eq=False)
+class Bases:
+    """Finished base runs: facts of each, its held-out losses over the steps (`results`) and by row (`rows`)."""
+
+    facts: tuple[dict[str, Any], ...]
+    _results: tuple[pd.DataFrame, ...]
+    _rows: tuple[pd.DataFrame, ...]
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """One line per run, step and domain: mixture, seed, step, tokens, domain, loss, bits_per_byte."""
+        return pd.concat(self._results, ignore_index=True)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One line per run and held-out row, at the last step: mixture, seed, domain, row, loss."""
+        return pd.concat(self._rows, ignore_index=True)
+
+    def of(self, names: Sequence[str]) -> "Bases":
+        """Return the base runs of these mixtures, ordered by mixture and seed."""
+        chosen = [number for number, fact in enumerate(self.facts) if fact["mixture"] in names]
+        chosen.sort(key=lambda number: (names.index(self.facts[number]["mixture"]), self.facts[number]["seed"]))
+        facts, results, rows = (
+            [column[number] for number in chosen] for column in (self.facts, self._results, self._rows)
+        )
+        return Bases(tuple(facts), tuple(results), tuple(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonRecord:
+    """What a comparison's directory holds; `missing`: base runs (mixture, seed) of its settings that are not
+    finished.
     """
-    found = [read_json(path) for path in sorted((run_path / "bases").glob("*/seed-*.json"))]
-    order = list(dict.fromkeys(fact["mixture"] for fact in found)) if names is None else list(names)
-    facts = sorted(
-        (fact for fact in found if fact["mixture"] in order),
-        key=lambda fact: (order.index(fact["mixture"]), fact["seed"]),
+
+    path: Path
+    config: dict[str, Any]
+    corpus: CorpusRecord
+    mixtures: dict[str, Mixture]
+    bases: Bases
+    comparison: Comparison
+    missing: tuple[tuple[str, int], ...]
+
+
+def read_bases(run_path: Path) -> Bases:
+    """Read all finished base runs of a comparison's directory, ordered by mixture and seed."""
+    facts = [read_json(path) for path in sorted((run_path / "bases").glob("*/seed-*.json"))]
+    places = [base_path(run_path, fact["mixture"], fact["seed"]) for fact in facts]
+    results, rows = (
+        tuple(pd.read_parquet(place.with_name(place.name + suffix)) for place in places)
+        for suffix in (".parquet", "-rows.parquet")
     )
-    bases = [base_path(run_path, fact["mixture"], fact["seed"]) for fact in facts]
-
-    def table(suffix: str) -> pd.DataFrame:
-        return pd.concat([pd.read_parquet(base.with_name(base.name + suffix)) for base in bases], ignore_index=True)
-
-    return table(".parquet"), table("-rows.parquet"), facts
+    return Bases(tuple(facts), results, rows).of(list(dict.fromkeys(fact["mixture"] for fact in facts)))
 
 
-def read_comparison(run_dir: str | Path, names: Sequence[str] | None = None) -> ComparisonRecord:
+def read_comparison(
+    run_dir: str | Path, names: Sequence[str] | None = None, *, bases: Bases | None = None
+) -> ComparisonRecord:
     """The comparison of the mixtures `names` (None: of all in its settings), as far as their base runs are finished.
 
     What learning a mixture took is NaN where costs.json does not say. Raises UserError for a directory that holds no
@@ -84,14 +105,14 @@ def read_comparison(run_dir: str | Path, names: Sequence[str] | None = None) -> 
         raise UserError(
             f"{path} has no finished base run; give the command that started it again: it does what is missing"
         )
-    results, rows, facts = read_bases(path, started)
+    bases = (read_bases(path) if bases is None else bases).of(started)
     costs = read_json(path / "costs.json") if (path / "costs.json").is_file() else {}
     mixtures = {name: Mixture.load(path / "mixtures" / f"{name}.json") for name in started}
     domains = [domain for domain in corpus.domains if domain.role == "domain"]
     shares = natural_shares([domain.tokens for domain in domains])
     comparison = summarize(
-        results,
-        rows,
+        bases.results,
+        bases.rows,
         baseline=config["baseline"],
         importance=_importance(config["objective"], corpus),
         natural=dict(zip([domain.name for domain in domains], shares.tolist(), strict=True)),
@@ -99,7 +120,7 @@ def read_comparison(run_dir: str | Path, names: Sequence[str] | None = None) -> 
         base_cost=costs.get("base_run", UNKNOWN),
         weights={name: mixture.average_weights() for name, mixture in mixtures.items()},
     )
-    return ComparisonRecord(path, config, corpus, mixtures, tuple(facts), comparison, missing)
+    return ComparisonRecord(path, config, corpus, mixtures, bases, comparison, missing)
 
 
 def _importance(objective: str | Mapping[str, float], corpus: CorpusRecord) -> dict[str, float]:

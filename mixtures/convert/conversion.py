@@ -1,32 +1,31 @@
 """The line of a conversion: mixture.json -> job -> a format's writer -> checked, reported, on disk in one step."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mixtures.convert.job import Job, Output, Span, Unit
 from mixtures.convert.lengths import read_manifests, read_texts, select
-from mixtures.convert.paths import read_paths
+from mixtures.convert.paths import Places, read_paths
 from mixtures.convert.report import FILE, Report, build, file_text
-from mixtures.convert.steps import Batches, made_batches, read_batches
+from mixtures.convert.steps import Batches, BatchSize, batches_of, made_batches
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 from mixtures.schedule.mixture import Mixture
-from mixtures.text import read_words
 
 
 def convert(
-    mixture: str | Path,
+    mixture: Mixture | str | Path,
     *,
     to: str,
     output: str | Path,
-    data: Sequence[str] = (),
+    data: Places = "",
     sequence_length: int | None = None,
-    batch_size: Sequence[str] = (),
+    batch_size: BatchSize | None = None,
     stages: Literal["keep", "average"] = "keep",
-    document_tokens: Sequence[str] = (),
+    document_tokens: Mapping[str, float] | None = None,
     cache: str | Path | None = None,
     max_document_tokens: int | None = None,
     packed: bool = False,
@@ -34,7 +33,16 @@ def convert(
     elsewhere: bool = False,
     **options: Any,
 ) -> Report:
-    """Write the mixture for a trainer into the new directory `output`; the flags of `mixtures convert`, options parsed.
+    """Write a mixture in the syntax of a trainer into the new directory `output`; return what the trainer will do.
+
+    mixture: itself, or its file. to: the format (`mixtures convert --list`). data: where the data are, a path with
+    `{domain}` in it or {domain: path or paths}. sequence_length: tokens per row. batch_size: sequences per step, or
+    {first token: sequences per step}. stages: keep, or one static average over the tokens. document_tokens {domain:
+    mean}: trained tokens per document, after tokenizer, separators and truncation. cache: token cache of the proxy run,
+    where documents are measured. max_document_tokens: where the trainer cuts a document off. packed: the data are rows
+    of equal length, not documents. samples: sample weights inside domains as they are (refused where the trainer cannot
+    honour them), as whole repetitions, or left out. elsewhere: the data are on another machine, do not look for them.
+    options: of the format (`mixtures.convert.options`), as block_size=1024.
 
     Raises UserError for what the format or the mixture does not allow; nothing is written then.
     """
@@ -44,13 +52,13 @@ def convert(
     form.check_options(list(options))
     if output.exists():
         raise UserError(f"{output} is there already; give a directory that is not")
-    plan = Mixture.load(mixture)
+    plan = mixture if isinstance(mixture, Mixture) else Mixture.load(mixture)
     _check_domains(plan, form)
     spans = _spans(plan, stages)
     used = [domain.name for domain in plan.domains if any(span.weights[domain.name] > 0 for span in spans)]
     manifests = read_manifests(plan, samples=samples, honoured=form.samples, trainer=form.trainers)
     manifests = {name: manifest for name, manifest in manifests.items() if name in used}
-    means = read_words(document_tokens, flag="--document-tokens", read=float)
+    means = document_tokens or {}
     _check_names(means, plan)
     length = sequence_length or plan.horizon.sequence_length
     job = Job(
@@ -114,14 +122,14 @@ def _unit(form: Format, *, packed: bool) -> Unit:
     return "sequence" if packed and form.packable else form.unit
 
 
-def _batches(mixture: Mixture, words: Sequence[str], length: int | None) -> Batches | None:
+def _batches(mixture: Mixture, size: BatchSize | None, length: int | None) -> Batches | None:
     """--batch-size, or what the mixture says."""
-    if words and length is None:
+    if size is not None and length is None:
         raise UserError("--batch-size counts sequences, and their length is not known; give --sequence-length")
     if length is None:
         return None
-    if words:
-        return read_batches(words, sequence_length=length)
+    if size is not None:
+        return batches_of(size, sequence_length=length)
     start = mixture.horizon.start_tokens
     pieces = [(max(0, batch.from_tokens - start), batch.sequences_per_step) for batch in mixture.horizon.batch]
     past = [number for number, (begin, _) in enumerate(pieces) if begin == 0]

@@ -61,12 +61,21 @@ class Job:
     directory: Path
     selections: Mapping[str, Selection]
 
-    def needs(self, *names: str) -> None:
-        """Raises UserError naming the flags of what was not given: sequence_length, batches."""
-        if missing := [NEEDS[name] for name in names if getattr(self, name) is None]:
-            raise UserError(
-                f"this trainer counts in steps and the mixture does not say them; give {' and '.join(missing)}"
-            )
+    def require_sequence_length(self) -> int:
+        """Return the tokens per row. Raises UserError naming its flag where nobody gave it."""
+        if self.sequence_length is None:
+            raise self._missing("sequence_length")
+        return self.sequence_length
+
+    def require_batches(self) -> Batches:
+        """Return the sequences per step, with their length. Raises UserError naming the flags that are missing."""
+        if self.sequence_length is None or self.batches is None:
+            raise self._missing("sequence_length", "batches")
+        return self.batches
+
+    def _missing(self, *names: str) -> UserError:
+        flags = " and ".join(NEEDS[name] for name in names if getattr(self, name) is None)
+        return UserError(f"this trainer counts in steps and the mixture does not say them; give {flags}")
 
     def unit_shares(self, span: Span) -> dict[str, float]:
         """{name: share of units} of the span's domains, sum 1: for documents proportional to w / mean tokens a
@@ -99,19 +108,16 @@ class Job:
     def units(self, span: Span) -> float:
         """How many tokens, sequences or documents the span is."""
         if self.unit == "sequence":
-            self.needs("sequence_length")
-            assert self.sequence_length is not None
-            return span.tokens / self.sequence_length
+            return span.tokens / self.require_sequence_length()
         return math.fsum(span.tokens * span.weights[name] / self.unit_tokens(name) for name in span.used)
 
     def slots(self, *, multiple: int = 1) -> list[Slot]:
         """The spans in whole steps, every first step after a multiple of `multiple` sequences; raises UserError as
         `steps.slots`.
         """
-        self.needs("sequence_length", "batches")
-        assert self.batches is not None
+        batches, total = self.require_batches(), self.mixture.horizon.total_tokens
         starts, names = [span.start for span in self.spans], [span.name for span in self.spans]
-        return slots(starts, names, total=self.mixture.horizon.total_tokens, batches=self.batches, multiple=multiple)
+        return slots(starts, names, total=total, batches=batches, multiple=multiple)
 
     @property
     def stepped(self) -> bool:

@@ -158,7 +158,7 @@ def _cached(mixture: Mixture, cache: str | Path) -> dict[str, tuple[np.ndarray, 
     from mixtures.stream.tokens import find_sources
 
     tables = {}
-    for name, path in find_sources(mixture, Path(cache)).items():
+    for name, path in find_sources(mixture.domains, mixture.tokenizer, Path(cache)).items():
         table = pq.read_table(path / "documents.parquet", columns=["split", "start", "tokens"])
         table = table.filter(pc.equal(table["split"], "train"))
         tables[name] = (table["start"].to_numpy(), table["tokens"].to_numpy())

@@ -1,9 +1,16 @@
-"""The options of single formats on the command line, and how their words are read."""
+"""How the words of `convert` and `import` on the command line become values, and the options of single formats."""
 
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mixtures.errors import UserError
+from mixtures.text import EVERY, parse_tokens
+
+STAGES = ("keep", "average")  # what becomes of the stages
+SAMPLES = ("keep", "multiplicity", "drop")  # what becomes of sample weights
+DOMAIN = "{domain}"  # in a pattern: the domain's name
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,44 @@ def read_option(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def flag(name: str) -> str:
     """`block_size` -> `--block-size`."""
     return f"--{name.replace('_', '-')}"
+
+
+def parse_places(words: Sequence[str], *, flag: str = "--data") -> dict[str, list[str]]:
+    """Return {domain: paths} from `NAME=PATH` words; patterns with `{domain}` stand under `*`, for all other domains.
+
+    Raises UserError listing every word that is neither.
+    """
+    places: dict[str, list[str]] = {}
+    faults = []
+    for word in words:
+        name, equals, path = (EVERY, "=", word) if DOMAIN in word else word.partition("=")
+        if equals and path:
+            places.setdefault(name, []).append(path)
+        else:
+            faults.append(f"{flag}: {word!r} is neither a pattern with {DOMAIN} nor NAME=PATH")
+    if faults:
+        raise UserError("\n".join(faults))
+    return places
+
+
+def parse_batch_size(words: Sequence[str]) -> int | dict[int, int] | None:
+    """Return `["512"]` as 512, and `["0=256", "4B=512"]` as {first token: sequences per step}; None for no words.
+
+    Raises UserError for anything else.
+    """
+    sizes: dict[int, int] = {}
+    for word in words:
+        start, _, size = word.rpartition("=")
+        if not size.isdecimal() or int(size) < 1:
+            raise UserError(
+                f"--batch-size {word}: give sequences a step as 512, or a schedule as 0=256 4B=512 "
+                "(FROM_TOKENS=SEQUENCES)"
+            )
+        first = 0 if start in ("", "0") else parse_tokens(start)
+        if first in sizes:
+            raise UserError(f"--batch-size gives two sizes from {first:,} tokens on; give one")
+        sizes[first] = int(size)
+    return sizes[0] if list(sizes) == [0] else sizes or None
 
 
 OPTIONS: dict[str, Option] = {

@@ -1,32 +1,34 @@
-"""Where every domain's data are for the trainer, from the words of --data."""
+"""Where every domain's data are for the trainer."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mixtures.convert.options import DOMAIN
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.schedule.mixture import Mixture
+from mixtures.text import EVERY
 
-PATTERN = "{domain}"
+Places = str | Path | Mapping[str, str | Path | Sequence[str | Path]]  # a pattern, or paths by domain
 LISTED = 10  # faults in a message
 
 
 def read_paths(
-    mixture: Mixture, words: Sequence[str], *, form: Format, names: Sequence[str], elsewhere: bool
+    mixture: Mixture, data: Places, *, form: Format, names: Sequence[str], elsewhere: bool
 ) -> dict[str, tuple[str, ...]]:
-    """{name: its paths} of the domains `names` (those with a share); local ones absolute, unless the data are
-    elsewhere.
+    """Return {name: paths} of the domains `names` (those with a share); local paths absolute, but of data elsewhere.
 
-    words: a pattern with `{domain}` for all, NAME=PATH for one (again for a second path); without either the files that
-    the mixture was learned from, where the trainer reads such files. Raises UserError listing what is missing, not
-    there, or splits in the trainer.
+    data: a pattern with `{domain}` for all domains, or {name: path or paths} with `*` for the pattern; without either
+    the files that the mixture was learned from, where the trainer reads such files. Raises UserError listing what is
+    missing, not there, or splits in the trainer.
     """
-    pattern, own = _read(words, {domain.name for domain in mixture.domains})
+    own = as_places(data)
+    pattern = _pattern(own, {domain.name for domain in mixture.domains})
     sources = {domain.name: domain.sources for domain in mixture.domains}
     found, faults = {}, []
     for name in names:
-        paths = own.get(name) or ([pattern.replace(PATTERN, name)] if pattern else [])
+        paths = own.get(name) or ([pattern.replace(DOMAIN, name)] if pattern else [])
         if not paths and sources[name] and all(source.format in form.reads for source in sources[name]):
             paths = [source.uri for source in sources[name]]
         if not paths and form.needs_data:
@@ -43,24 +45,29 @@ def read_paths(
     return found
 
 
-def _read(words: Sequence[str], known: set[str]) -> tuple[str | None, dict[str, list[str]]]:
-    patterns, faults = [], []
-    own: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if PATTERN in word:
-            patterns.append(word)
-        elif not equals or not path:
-            faults.append(f"{word!r} is neither a pattern with {PATTERN} nor NAME=PATH")
-        elif name not in known:
-            faults.append(f"{name!r} is no domain of the mixture; domains: {', '.join(sorted(known))}")
-        else:
-            own.setdefault(name, []).append(path)
+def as_places(data: Places) -> dict[str, list[str]]:
+    """Return {domain: paths}, `*` for every domain that is not named, from a pattern or from paths by name."""
+    named = data if isinstance(data, Mapping) else {EVERY: data} if data else {}
+    return {
+        name: [str(paths)] if isinstance(paths, str | Path) else [str(path) for path in paths]
+        for name, paths in named.items()
+    }
+
+
+def _pattern(places: Mapping[str, Sequence[str]], known: set[str]) -> str | None:
+    """The pattern for all domains, where there is one. Raises UserError for several, and for names of no domain."""
+    patterns = places.get(EVERY, [])
+    faults = [f"{word!r} is neither a pattern with {DOMAIN} nor NAME=PATH" for word in patterns if DOMAIN not in word]
+    faults += [
+        f"{name!r} is no domain of the mixture; domains: {', '.join(sorted(known))}"
+        for name in places
+        if name not in known and name != EVERY
+    ]
     if len(patterns) > 1:
         faults.append(f"{len(patterns)} patterns ({', '.join(patterns)}); give one")
     if faults:
         raise UserError("\n".join(f"--data: {fault}" for fault in faults))
-    return (patterns[0] if patterns else None), own
+    return patterns[0] if patterns else None
 
 
 def _faults(path: str, form: Format, elsewhere: bool) -> list[str]:

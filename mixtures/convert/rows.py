@@ -100,8 +100,7 @@ def _ending(path: str) -> str:
 def _row_tokens(job: Job, name: str) -> float:
     if job.unit == "document":
         return job.unit_tokens(name)
-    job.needs("sequence_length")
-    return float(job.sequence_length or 0)
+    return float(job.require_sequence_length())
 
 
 def _cut(begin: int, end: int, *, size: int) -> list[tuple[int, int]]:

@@ -3,14 +3,14 @@
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from mixtures.errors import UserError
-from mixtures.text import parse_tokens
 
+BatchSize = int | Mapping[int, int]  # sequences per step; or {first token: sequences per step}
 MOST_MOVED = 0.005  # of the shorter of the two stages, for a boundary that a trainer wants at a multiple
 
 
@@ -126,17 +126,14 @@ def slots(
     ]
 
 
-def read_batches(words: Sequence[str], *, sequence_length: int) -> Batches:
-    """`["512"]` or `["0=256", "4B=512"]` (FROM_TOKENS=SEQUENCES). Raises UserError for anything else."""
-    pieces = []
-    for word in words:
-        start, _, size = word.rpartition("=")
-        if not size.isdecimal() or int(size) < 1:
-            raise UserError(
-                f"--batch-size {word}: give sequences a step as 512, or a schedule as 0=256 4B=512 "
-                f"(FROM_TOKENS=SEQUENCES)"
-            )
-        pieces.append((0 if start in ("", "0") else parse_tokens(start), int(size)))
+def batches_of(size: BatchSize, *, sequence_length: int) -> Batches:
+    """Return the batches of one size, or of a schedule {first token: sequences per step}.
+
+    Raises UserError for sizes that are no positive whole numbers, and a schedule that does not ascend from 0.
+    """
+    pieces = [(0, size)] if isinstance(size, int) else list(size.items())
+    if bad := [str(sequences) for _, sequences in pieces if not isinstance(sequences, int) or sequences < 1]:
+        raise UserError(f"--batch-size {', '.join(bad)}: give positive whole numbers of sequences per step")
     return made_batches(pieces, sequence_length=sequence_length)
 
 

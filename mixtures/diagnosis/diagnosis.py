@@ -14,7 +14,7 @@ from mixtures.diagnosis.repetition import memorised, repetition
 from mixtures.diagnosis.weights import clipped, effective_domains, floor, settled
 from mixtures.errors import UserError
 from mixtures.files import list_faults, read_json, write_atomic
-from mixtures.run.run import read_run
+from mixtures.run.run import RunRecord, read_run
 from mixtures.schedule.bounds import Bound
 from mixtures.text import WIDTH
 
@@ -36,14 +36,16 @@ class Diagnosis(BaseModel):
         return tuple(finding for finding in self.findings if finding.status == "warn")
 
 
-def diagnose(run_dir: str | Path, *, token_budget: float | None = None, unique_tokens: Bound = None) -> Diagnosis:
+def diagnose(
+    run: str | Path | RunRecord, *, token_budget: float | None = None, unique_tokens: Bound = None
+) -> Diagnosis:
     """Look at a run's records.
 
     token_budget, unique_tokens: of the base, for its epochs beside the proxy's; where not given, what the run simulated
     (corpus.simulate_budget), and for unique tokens the text that the run had. Raises UserError for a damaged
     run and for names in `unique_tokens` that are no training domain.
     """
-    run = read_run(run_dir)
+    run = read_run(run)
     dependable, hurtful, pairs = gram_findings(run)
     findings = (
         settled(run),

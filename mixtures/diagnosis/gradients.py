@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.diagnosis.matrix import ALIKE, help_matrix, pairs_text
+from mixtures.diagnosis.noise import interval_factor, mean_noise
 from mixtures.run.run import RunRecord, importance_of
 
 RELIABLE = 0.5  # below, more than half of what tells domains apart is noise
@@ -19,14 +19,14 @@ BIASED = "The run has no unbiased self products (train.rows_per_domain is odd), 
 
 def gram_findings(run: RunRecord) -> tuple[Finding, Finding, Finding]:
     """reliability, negative, pairs."""
-    blocks = gram_blocks(run.trajectory)
+    blocks = run.trajectory.gram_blocks
     if not len(blocks):
         unknown = [make_finding(name, f"{NO_GRAM}.") for name in ("reliability", "negative", "pairs")]
         return unknown[0], unknown[1], unknown[2]
     importance = importance_of(run)
     if np.isnan(run.trajectory.self_products).all() and importance[: len(run.trajectory.domains)].any():
-        return make_finding("reliability", f"{BIASED}."), make_finding("negative", f"{BIASED}."), pairs(run, blocks)
-    return reliability(run, blocks, importance), negative(run, blocks, importance), pairs(run, blocks)
+        return make_finding("reliability", f"{BIASED}."), make_finding("negative", f"{BIASED}."), pairs(run)
+    return reliability(run, blocks, importance), negative(run, blocks, importance), pairs(run)
 
 
 def reliability(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
@@ -100,9 +100,9 @@ def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Find
     return make_finding("negative", told + ".", warn=bool(certain), value=value)
 
 
-def pairs(run: RunRecord, blocks: np.ndarray) -> Finding:
+def pairs(run: RunRecord) -> Finding:
     """The most alike and the most opposed domains of the matrix."""
-    matrix = help_matrix(run, blocks=blocks)
+    matrix = help_matrix(run)
     assert matrix is not None, "there are blocks of the gram"
     same = [pair for pair in matrix.redundant if pair.low > REDUNDANT]
     told = [f"most alike: {pairs_text(matrix.redundant[:MOST_TOLD]) or f'no two at {ALIKE} or more beyond noise'}"]

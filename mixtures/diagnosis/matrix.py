@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
+from mixtures.diagnosis.noise import interval_factor, mean_noise
 from mixtures.run.run import RunRecord
 
 ALIKE = 0.5  # cosine from which two domains are called alike: a quarter of either's squared gradient is the other's
@@ -54,12 +54,9 @@ class HelpMatrix:
     )
 
 
-def help_matrix(run: RunRecord, *, blocks: np.ndarray | None = None) -> HelpMatrix | None:
-    """The matrix of a run (`mixtures.run.run.read_run`); None for one that recorded no gram (DoReMi).
-
-    `blocks`: the run's `gram_blocks`, where they were read already.
-    """
-    blocks = gram_blocks(run.trajectory) if blocks is None else blocks
+def help_matrix(run: RunRecord) -> HelpMatrix | None:
+    """Return who helps whom in a run; None for a run that recorded no gram (DoReMi)."""
+    blocks = run.trajectory.gram_blocks
     if not len(blocks):
         return None
     rows, columns = run.trajectory.domains, run.trajectory.groups

@@ -9,7 +9,6 @@ import numpy as np
 
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.run.run import RunRecord
-from mixtures.run.trajectory import read_evaluation
 from mixtures.schedule.bounds import Bound, by_name, check_bounds
 from mixtures.schedule.records import MANY_EPOCHS
 from mixtures.text import epochs_text, shorten, tokens_text
@@ -75,7 +74,7 @@ def memorised(run: RunRecord) -> Finding:
 
     Only domains that the proxy read more than once: elsewhere a gap says that the held-out text is of another kind.
     """
-    evaluation, names = read_evaluation(run.path), run.trajectory.domains
+    evaluation, names = run.evaluation, run.trajectory.domains
     repeated = proxy_epochs(run) > 1
     held_out = evaluation.pivot_table(index="step", columns="domain", values="loss").reindex(columns=list(names))
     if held_out.empty or held_out.index[-1] == 0:

@@ -113,16 +113,17 @@ def require_enough(swarm: Swarm) -> None:
         )
 
 
-def require_support(surrogate: Surrogate) -> None:
-    """Raise UserError, with the numbers, where the surrogate cannot rank mixtures that it has not seen."""
-    if not surrogate.ranks:
-        low, high = surrogate.spearman_ci
-        raise UserError(
-            f"the best surrogate ({surrogate.model}) does not tell good mixtures from bad ones that it has not seen: "
-            f"cross-validated rank correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over "
-            f"{surrogate.mixtures} mixtures, not distinguishable from 0, so its optimum means nothing; add mixtures "
-            "that differ more, or train them longer or with more seeds, or give --force"
-        )
+def unsupported(surrogate: Surrogate) -> str:
+    """Say, with the numbers, why the surrogate cannot rank mixtures that it has not seen; empty where it can."""
+    if surrogate.ranks:
+        return ""
+    low, high = surrogate.spearman_ci
+    return (
+        f"the best surrogate ({surrogate.model}) does not tell good mixtures from bad ones that it has not seen: "
+        f"cross-validated rank correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over "
+        f"{surrogate.mixtures} mixtures, not distinguishable from 0, so its optimum means nothing; add mixtures "
+        "that differ more, or train them longer or with more seeds, or give --force"
+    )
 
 
 def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Optimum:

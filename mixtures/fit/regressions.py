@@ -7,13 +7,9 @@ from shares (N, D) to predictions (N, M).
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import least_squares
-from sklearn.ensemble import GradientBoostingRegressor
-from sklearn.linear_model import RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 Predictor = Callable[[np.ndarray], np.ndarray]
-Fit = Callable[[np.ndarray, np.ndarray, int], Predictor]
+Regression = Callable[[np.ndarray, np.ndarray, int], Predictor]
 
 ALPHAS = np.logspace(-4, 4, 33)  # of features with variance 1
 NEAR_ZERO = 0.1  # of the uniform share: below it the logarithm of a share hardly falls any more
@@ -24,6 +20,9 @@ STEEPEST = 30.0  # exponent that no fit comes near
 
 def fit_ridge(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
     """Linear in the shares and their logarithms, shrunk; how much by leave-one-out errors. There is no chance in it."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
     scaled = StandardScaler().fit(_features(shares))
     ridge = RidgeCV(alphas=ALPHAS, alpha_per_target=True).fit(scaled.transform(_features(shares)), values)
     return lambda new: np.asarray(ridge.predict(scaled.transform(_features(new)))).reshape(len(new), -1)
@@ -44,6 +43,8 @@ def fit_law(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
 
 def fit_boosting(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
     """Gradient boosting (RegMix, arXiv 2407.01492) of shallow trees, as small tables need them."""
+    from sklearn.ensemble import GradientBoostingRegressor
+
     settings = {
         "n_estimators": 100,
         "learning_rate": 0.1,
@@ -56,7 +57,8 @@ def fit_boosting(shares: np.ndarray, values: np.ndarray, seed: int) -> Predictor
     return lambda new: np.column_stack([each.predict(new) for each in trees])
 
 
-SURROGATES: dict[str, Fit] = {"ridge": fit_ridge, "law": fit_law, "boosting": fit_boosting}  # simple ones first
+SURROGATES: dict[str, Regression] = {"ridge": fit_ridge, "law": fit_law, "boosting": fit_boosting}  # simple ones first
+MODELS = ("auto", *SURROGATES)
 STEPWISE = ("boosting",)  # predictions without slopes
 
 
@@ -66,6 +68,8 @@ def _features(shares: np.ndarray) -> np.ndarray:
 
 def _law(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(1 + D,) log(-c), then t, for values (K,) from 0 on: the best of several starts."""
+    from scipy.optimize import least_squares
+
     domains = shares.shape[1]
     flat = PENALTY * (np.eye(domains) - 1 / domains)  # slopes that are all alike are k, which is free
 

@@ -14,10 +14,9 @@ import pandas as pd
 
 from mixtures.errors import UserError
 from mixtures.fit.hull import INSIDE, lowest, violation
-from mixtures.fit.regressions import STEPWISE, SURROGATES, Predictor
+from mixtures.fit.regressions import MODELS, STEPWISE, SURROGATES, Predictor
 from mixtures.fit.validation import Score, cross_validate
 
-MODELS = ("auto", *SURROGATES)
 FOLDS = 10
 ONE_BY_ONE = 20  # up to here a fold is one mixture
 LEAST = 4  # mixtures without which there is no interval

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixtures.compare.directory import ComparisonRecord, read_bases, read_comparison
+from mixtures.compare.directory import ComparisonRecord, read_comparison
 from mixtures.compare.tables import Runs, read_results
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
@@ -63,7 +63,7 @@ def read_like(path: str | Path, names: Sequence[str]) -> Mixture:
     return like
 
 
-def objective(swarm: Swarm, asked: Mapping[str, float]) -> dict[str, float] | None:
+def importances(swarm: Swarm, asked: Mapping[str, float]) -> dict[str, float] | None:
     """Importances as asked, `*` for every metric that is not named; else the comparison's; None: all metrics alike."""
     if EVERY in asked:
         return dict.fromkeys(map(str, swarm.metrics.columns), asked[EVERY]) | {
@@ -155,7 +155,7 @@ def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
 def _from_comparison(path: Path) -> Swarm:
     """The mixtures of a comparison with their held-out losses, means over the seeds that all of them have."""
     record = read_comparison(path)
-    runs = read_results(*read_bases(path, list(record.mixtures))[:2], baseline=record.config["baseline"])
+    runs = read_results(record.bases.results, record.bases.rows, baseline=record.config["baseline"])
     weighted = [
         name for name, mixture in record.mixtures.items() if any(domain.sample_policy for domain in mixture.domains)
     ]
@@ -190,7 +190,7 @@ def _seeds(runs: Runs, kept: Sequence[int]) -> str:
 def _read_files(path: Path, record: ComparisonRecord) -> tuple[Path, ...]:
     files = [path / "config.yaml", *(path / "mixtures" / f"{name}.json" for name in record.mixtures)]
     return tuple(files) + tuple(
-        path / "bases" / fact["mixture"] / f"seed-{fact['seed']}.parquet" for fact in record.facts
+        path / "bases" / fact["mixture"] / f"seed-{fact['seed']}.parquet" for fact in record.bases.facts
     )
 
 

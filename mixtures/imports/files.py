@@ -4,9 +4,10 @@ doremi    domain config {"train_domain_weights": {name: share}, ...}
 regmix    ratios, CSV or JSON, one mixture a row; its prefix `train_` is dropped
 olmix     ratios, CSV or JSON, or a proposal [{"domain": name, "weight": share}, ...]
 megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), or JSON as a list or {"train": ..., "valid":
-..., ...} levanter  YAML with train_weights {name: weight} or [[step, {name: weight}], ...]
+          ..., ...}
+levanter  YAML with train_weights {name: weight} or [[step, {name: weight}], ...]
 hf        JSON {name: probability}, or {"datasets": [name, ...], "probabilities": [p, ...]}, or what `convert --to hf`
-writes
+          writes
 json      {name: share}, or what `convert --to json` writes
 """
 

@@ -1,20 +1,105 @@
-"""What was imported as a Mixture of the text of another one."""
+"""Files of other programs, read as shares or as a whole mixture of the text of another one."""
 
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from mixtures.convert.paths import Places
+from mixtures.convert.steps import BatchSize
 from mixtures.errors import UserError
-from mixtures.files import sha256_file
-from mixtures.imports.schedule import Schedule
+from mixtures.export import export_mixture
+from mixtures.files import sha256_file, write_atomic
+from mixtures.imports.schedule import Lengths, Schedule, read_schedule
+from mixtures.run.run import RunRecord
 from mixtures.schedule.bounds import Bound, by_name, check_bounds
 from mixtures.schedule.check import written_checks
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Domain, Horizon, Input, Provenance, Stage
 from mixtures.schedule.shares import check_caps
 from mixtures.version import VERSION
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a file of another program says: `mixture` over the text of `like`, or without it the shares alone."""
+
+    shares: dict[str, float]  # {domain: share of trained tokens}, sum 1, over the whole schedule
+    mixture: Mixture | None
+    notes: tuple[str, ...]  # what a reader should know
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the mixture's table (`Mixture.to_frame`), or one line per domain with its share."""
+        if self.mixture is not None:
+            return self.mixture.to_frame()
+        return pd.DataFrame({"domain": list(self.shares), "share": list(self.shares.values())})
+
+    def save(self, path: str | Path) -> None:
+        """Write the mixture as a mixture.json, or the shares as {domain: share}. Raises OSError on a full disk."""
+        if self.mixture is not None:
+            self.mixture.save(path)
+        else:
+            write_atomic(path, json.dumps(self.shares, indent=1) + "\n")
+
+
+def import_mixture(
+    files: Sequence[str | Path],
+    *,
+    source: str,
+    like: Mixture | str | Path | RunRecord | None = None,
+    output: str | Path = "mixture.json",
+    row: str | None = None,
+    data: Places = "",
+    starts: Sequence[int] = (),
+    sequence_length: int | None = None,
+    batch_size: BatchSize | None = None,
+    document_tokens: Mapping[str, float] | None = None,
+    cache: str | Path | None = None,
+    max_document_tokens: int | None = None,
+    packed: bool = False,
+    token_budget: int | None = None,
+    max_epochs: Bound = None,
+) -> Imported:
+    """Read the mixture in the files of a trainer or a method, as shares of trained tokens.
+
+    source: the format (`mixtures.imports.files.READERS`). like: a mixture, its file, or a run over the same text; with
+    it the result is a whole mixture with the file's stages, for the file `output`. row: which mixture of a table. data:
+    how the files call the domains, a pattern with `{domain}` or {domain: what it is called}. starts: where each file
+    after the first begins (tokens). sequence_length, batch_size: turn steps into tokens where the file does not say
+    them. document_tokens, cache, max_document_tokens, packed: lengths of documents, where shares are of documents.
+    token_budget: tokens of the schedule, max_epochs: caps, in the place of those of `like`.
+    Raises UserError for files that cannot be read, and for what does not fit together.
+    """
+    if like is None and (token_budget is not None or max_epochs):
+        raise UserError(
+            "--token-budget, --max-epochs: shares alone have neither tokens nor caps; give --like mixture.json or "
+            "RUN_DIR"
+        )
+    if isinstance(like, RunRecord) or (isinstance(like, str | Path) and Path(like).is_dir()):
+        like = export_mixture([like], token_budget=token_budget)
+    elif isinstance(like, str | Path):
+        like = Mixture.load(like)
+    schedule = read_schedule(
+        files,
+        source=source,
+        like=like,
+        row=row,
+        data=data,
+        starts=starts,
+        sequence_length=sequence_length,
+        batch_size=batch_size,
+        lengths=Lengths(means=document_tokens or {}, cache=cache, most_tokens=max_document_tokens),
+        packed=packed,
+    )
+    if like is None:
+        return Imported(schedule.only(files), None, schedule.notes)
+    mixture = as_mixture(schedule, like, files, output=Path(output), token_budget=token_budget, max_epochs=max_epochs)
+    return Imported(mixture.average_weights(), mixture, schedule.notes)
 
 
 def as_mixture(

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.convert.lengths import read_texts
-from mixtures.convert.steps import Batches, made_batches, read_batches
+from mixtures.convert.options import DOMAIN
+from mixtures.convert.paths import Places, as_places
+from mixtures.convert.steps import Batches, BatchSize, batches_of, made_batches
 from mixtures.errors import UserError
 from mixtures.imports.files import READERS, TrainerFile, read_found
 from mixtures.schedule.manifest import open_manifest
 from mixtures.schedule.mixture import Mixture
+from mixtures.text import EVERY
 
 Stages = list[tuple[str, dict[str, float]]]  # where it stands, {domain: share}
 
-DOMAIN = "{domain}"
 ENDINGS = re.compile(
     r"((_text)?_(document|sentence)|@\d+)?(\.bin|\.idx)?$"
 )  # after a name: Megatron's preprocessing, `convert` (views)
@@ -54,7 +56,7 @@ class Lengths:
     """
 
     means: Mapping[str, float] = field(default_factory=dict)
-    cache: str | None = None
+    cache: str | Path | None = None
     most_tokens: int | None = None
 
 
@@ -64,21 +66,20 @@ def read_schedule(
     source: str,
     like: Mixture | None = None,
     row: str | None = None,
-    data: Sequence[str] = (),
+    data: Places = "",
     starts: Sequence[int] = (),
     sequence_length: int | None = None,
-    batch_size: Sequence[str] = (),
+    batch_size: BatchSize | None = None,
     lengths: Lengths | None = None,
     packed: bool = False,
 ) -> Schedule:
-    """The schedule in the files `paths` of the format `source`, in tokens.
+    """Read the schedule in the files `paths` of the format `source`, in tokens.
 
-    like: whose domains these are; one that no file names gets 0. data: how the files call the domains, as `NAME=CALLED`
-    or a pattern with `{domain}`. starts: where every file after the first begins (tokens). sequence_length, batch_size:
-    turn the steps of a staged file into tokens, where it does not say them. lengths: of documents, where `like` does
-    not know them or they differ.
-    packed: the documents of a document-counting file are rows of a fixed length. Raises UserError for all that does not
-    fit together.
+    like: whose domains these are; one that no file names gets 0. data: how the files call the domains, as {name: what
+    it is called} or a pattern with `{domain}`. starts: where every file after the first begins (tokens).
+    sequence_length, batch_size: turn the steps of a staged file into tokens, where it does not say them. lengths: of
+    documents, where `like` does not know them or they differ. packed: the documents of a document-counting file are
+    rows of a fixed length. Raises UserError for all that does not fit together.
     """
     files = _read(paths, source=source, row=row, starts=starts)
     begins = (
@@ -86,7 +87,9 @@ def read_schedule(
         if len(files) > 1
         else _begins(files[0], like, sequence_length=sequence_length, batch_size=batch_size)
     )
-    stages = [(found.where, _named(shares, data, source=source)) for found in files for _, shares in found.stages]
+    stages = [
+        (found.where, _named(shares, as_places(data), source=source)) for found in files for _, shares in found.stages
+    ]
     notes = [note for found in files for note in found.notes]
     if like is not None:
         stages, absent = _over(stages, [domain.name for domain in like.domains])
@@ -121,7 +124,7 @@ def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: 
 
 
 def _begins(
-    found: TrainerFile, like: Mixture | None, *, sequence_length: int | None, batch_size: Sequence[str]
+    found: TrainerFile, like: Mixture | None, *, sequence_length: int | None, batch_size: BatchSize | None
 ) -> list[int]:
     """Where the stages after the first begin, in tokens: by what was given, by the file, by the mixture, in this
     order.
@@ -130,13 +133,15 @@ def _begins(
         return [start for start, _ in found.stages[1:]]
     length = sequence_length or found.sequence_length or (like.horizon.sequence_length if like else None)
     missing = [] if length else ["--sequence-length"]
-    missing += [] if batch_size or found.batches else ["--batch-size"]
+    missing += [] if batch_size is not None or found.batches else ["--batch-size"]
     if length is None or missing:
         raise UserError(
             f"{found.where}: its {len(found.stages)} stages begin at steps; to know their tokens, give "
             f"{', '.join(missing)}"
         )
-    batches = read_batches(batch_size, sequence_length=length) if batch_size else _batches(found.batches, length)
+    batches = (
+        batches_of(batch_size, sequence_length=length) if batch_size is not None else _batches(found.batches, length)
+    )
     return [batches.tokens_at(step) for step, _ in found.stages[1:]]
 
 
@@ -148,28 +153,22 @@ def _batches(by_step: Sequence[tuple[int, int]], sequence_length: int) -> Batche
     return made_batches(pieces, sequence_length=sequence_length)
 
 
-def _named(shares: Mapping[str, float], data: Sequence[str], *, source: str) -> dict[str, float]:
+def _named(shares: Mapping[str, float], places: Mapping[str, Sequence[str]], *, source: str) -> dict[str, float]:
     """The shares by domain: what the file calls in several ways is added up."""
     named: dict[str, float] = {}
     for called, share in shares.items():
-        name = _name(called, data) or (ENDINGS.sub("", Path(called).name) if source == "megatron" else called)
+        name = _name(called, places) or (ENDINGS.sub("", Path(called).name) if source == "megatron" else called)
         named[name] = named.get(name, 0.0) + share
     return named
 
 
-def _name(called: str, data: Sequence[str]) -> str | None:
-    """The domain that `--data` says is called so (a path from here, or from the root, as `convert` writes it); None: no
-    word fits.
-    """
-    for word in data:
-        name, equals, path = ("", "", word) if DOMAIN in word else word.partition("=")
-        if DOMAIN not in word and not equals:
-            raise UserError(
-                f"--data {word}: give NAME=CALLED, or a pattern with {DOMAIN}, as 'data/{DOMAIN}_text_document'"
-            )
-        for form in (path, os.path.abspath(path)):
-            if match := re.fullmatch(re.escape(form).replace(re.escape(DOMAIN), "([^/]+)"), called):
-                return name or match[1]
+def _name(called: str, places: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the domain that is called so, by a path from here or from the root as `convert` writes it, or None."""
+    for name, paths in places.items():
+        for path in paths:
+            for form in (path, os.path.abspath(path)):
+                if match := re.fullmatch(re.escape(form).replace(re.escape(DOMAIN), "([^/]+)"), called):
+                    return match[1] if name == EVERY else name
     return None
 
 

@@ -15,23 +15,26 @@ from mixtures.compare.comparison import SETTLED, Comparison, Outcome, curve_tabl
 from mixtures.compare.statistics import Difference
 from mixtures.compare.text import signed
 from mixtures.plots.looks import PALETTE, REFERENCE, Look, choose_mixture_looks
-from mixtures.plots.style import STYLE, draw_lines, name_lines, save_png, token_axis
+from mixtures.plots.style import STYLE, draw_lines, name_lines, save_figures, token_axis
 from mixtures.text import shorten
 
 BETTER, WORSE, UNCLEAR = PALETTE[0], PALETTE[1], "#888888"
 WARM = 0.2  # losses before this part of training may leave the axis of losses
 
 
-def plot_comparison(comparison: Comparison, directory: str | Path) -> list[Path]:
-    """Write loss_over_tokens.png and difference_by_domain.png into `directory`; the paths written.
+def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
+    """Draw the figures of a comparison: loss_over_tokens and difference_by_domain.
 
     The second is left out where no mixture has a difference to the baseline (everything diverged).
     """
     with matplotlib.rc_context(STYLE):
-        figures = {"loss_over_tokens.png": curves_figure(comparison)}
-        if comparison.compared:
-            figures["difference_by_domain.png"] = domains_figure(comparison)
-        return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
+        figures = {"loss_over_tokens": curves_figure(comparison)}
+        return figures | ({"difference_by_domain": domains_figure(comparison)} if comparison.compared else {})
+
+
+def plot_comparison(comparison: Comparison, directory: str | Path) -> list[Path]:
+    """Write loss_over_tokens.png and difference_by_domain.png into `directory`; return the paths."""
+    return save_figures(comparison_figures(comparison), directory)
 
 
 def curves_figure(comparison: Comparison) -> Figure:

@@ -1,4 +1,4 @@
-"""samples.png of a mixture with sample policies: what the weights leave of every domain, and how far they go apart."""
+"""Figures of a mixture: the shares of its stages, and what its sample policies leave of every domain."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from mixtures.plots.looks import PALETTE
 from mixtures.plots.scores import draw_quantiles, quantile_handles
 from mixtures.plots.shares import bars_figure, mixture_panels, schedule_figure, whiskers_figure
-from mixtures.plots.style import MOST_BARS, PERCENT, STYLE, save_png
+from mixtures.plots.style import MOST_BARS, PERCENT, STYLE, save_figures
 from mixtures.run.run import natural_shares
 from mixtures.samples.summary import quantiles
 from mixtures.schedule.manifest import Manifest, effective_sample_size, open_manifest
@@ -22,19 +22,21 @@ from mixtures.text import shorten, tokens_text
 MOST_PANELS = 5
 
 
-def plot_samples(path: str | Path, directory: str | Path) -> list[Path]:
-    """Write samples.png of a mixture file into `directory`; the paths written, none where no domain has a sample
-    policy.
+def mixture_figures(mixture: Mixture) -> dict[str, Figure]:
+    """Draw the figures of a mixture: mixture, and samples where a domain has a sample policy.
 
     Raises UserError for a manifest that is missing, damaged or another one.
     """
-    mixture = Mixture.load(path)
     opened = [open_manifest(domain, mixture.directory) for domain in mixture.domains]
     manifests = [manifest for manifest in opened if manifest is not None]
-    if not manifests:
-        return []
     with matplotlib.rc_context(STYLE):
-        return [save_png(samples_figure(manifests), Path(directory) / "samples.png")]
+        figures = {"mixture": shares_figure(mixture)}
+        return figures | ({"samples": samples_figure(manifests)} if manifests else {})
+
+
+def plot_mixture(mixture: Mixture, directory: str | Path) -> list[Path]:
+    """Write mixture.png, and samples.png where a domain has a sample policy, into `directory`; return the paths."""
+    return save_figures(mixture_figures(mixture), directory)
 
 
 def samples_figure(manifests: list[Manifest]) -> Figure:
@@ -100,21 +102,17 @@ def text_weights(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     return np.append(manifest.weight, 1.0), np.append(manifest.tokens, rest)
 
 
-def plot_mixture(path: str | Path, directory: str | Path) -> list[Path]:
-    """Write mixture.png of a mixture file into `directory`; the paths written. Raises UserError for a bad file."""
-    mixture = Mixture.load(path)
+def shares_figure(mixture: Mixture) -> Figure:
+    """Draw the shares of a mixture: with intervals where it has some, and as lines over the tokens for many stages."""
     names = [domain.name for domain in mixture.domains]
     natural = natural_shares([domain.unique_tokens for domain in mixture.domains])
     shares = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
-    with matplotlib.rc_context(STYLE):
-        titles = [f"{stage.name}, from {tokens_text(stage.start_tokens)} tokens" for stage in mixture.stages]
-        titles = titles if len(shares) > 1 else [f"{tokens_text(mixture.horizon.total_tokens)} tokens"]
-        if len(shares) <= MOST_PANELS and (panels := mixture_panels(mixture, titles)):
-            record = mixture.provenance.uncertainty
-            prior = np.array([record.prior[name] if record else 1 / len(names) for name in names])
-            figure = whiskers_figure(panels, names, prior=prior, natural=natural)
-        elif len(shares) > MOST_PANELS:
-            figure = schedule_figure(shares, names, mixture)
-        else:
-            figure = bars_figure(shares, names, natural=natural, titles=titles)
-        return [save_png(figure, Path(directory) / "mixture.png")]
+    titles = [f"{stage.name}, from {tokens_text(stage.start_tokens)} tokens" for stage in mixture.stages]
+    titles = titles if len(shares) > 1 else [f"{tokens_text(mixture.horizon.total_tokens)} tokens"]
+    if len(shares) <= MOST_PANELS and (panels := mixture_panels(mixture, titles)):
+        record = mixture.provenance.uncertainty
+        prior = np.array([record.prior[name] if record else 1 / len(names) for name in names])
+        return whiskers_figure(panels, names, prior=prior, natural=natural)
+    if len(shares) > MOST_PANELS:
+        return schedule_figure(shares, names, mixture)
+    return bars_figure(shares, names, natural=natural, titles=titles)

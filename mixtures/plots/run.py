@@ -14,24 +14,23 @@ from mixtures.diagnosis.matrix import help_matrix
 from mixtures.plots.looks import REFERENCE, Look, choose_looks, smoothing_window
 from mixtures.plots.matrix import matrix_figure
 from mixtures.plots.shares import bars_figure, run_whiskers
-from mixtures.plots.style import PERCENT, STYLE, draw_lines, name_lines, new_figure, save_png
+from mixtures.plots.style import PERCENT, STYLE, draw_lines, name_lines, new_figure, save_figures
 from mixtures.run.average import running_mean
-from mixtures.run.run import RunRecord, read_run
-from mixtures.run.trajectory import read_evaluation
+from mixtures.run.run import RunRecord
 
 
-def plot_run(run_dir: str | Path, directory: str | Path) -> list[Path]:
-    """Write weights.png, losses.png, matrix.png and mixture.png of a run into `directory`; the paths written.
-
-    Raises UserError for a damaged run.
-    """
-    run = read_run(run_dir)
+def run_figures(run: RunRecord) -> dict[str, Figure]:
+    """Draw the figures of a run: weights, losses, matrix (where gradient products were recorded), mixture."""
     with matplotlib.rc_context(STYLE):
-        figures = {"weights.png": weights_figure(run), "losses.png": losses_figure(run)}
+        figures = {"weights": weights_figure(run), "losses": losses_figure(run)}
         if (matrix := help_matrix(run)) is not None:
-            figures["matrix.png"] = matrix_figure(matrix)
-        figures["mixture.png"] = run_whiskers(run) or _run_bars(run)
-        return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
+            figures["matrix"] = matrix_figure(matrix)
+        return figures | {"mixture": run_whiskers(run) or _run_bars(run)}
+
+
+def plot_run(run: RunRecord, directory: str | Path) -> list[Path]:
+    """Write weights.png, losses.png, matrix.png and mixture.png of a run into `directory`; return the paths."""
+    return save_figures(run_figures(run), directory)
 
 
 def _run_bars(run: RunRecord) -> Figure:
@@ -61,7 +60,7 @@ def weights_figure(run: RunRecord) -> Figure:
 
 def losses_figure(run: RunRecord) -> Figure:
     """Training loss of every domain and target over steps as a running mean; held-out losses as points."""
-    trajectory, evaluation = run.trajectory, read_evaluation(run.path)
+    trajectory, evaluation = run.trajectory, run.evaluation
     names = [domain.name for domain in run.corpus.domains]
     targets = len(names) - len(trajectory.domains)
     looks = [*choose_looks(trajectory.weights), *[Look("#000000", ":", True)] * targets]

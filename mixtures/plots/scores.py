@@ -16,9 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from mixtures.plots.looks import GREY, PALETTE, REFERENCE, Look, choose_looks
 from mixtures.plots.run import PERCENT
 from mixtures.plots.style import LABEL_WIDTH, MOST_BARS, STYLE, draw_lines, save_png
-from mixtures.run.run import read_run
-from mixtures.samples.scores import read_scores
-from mixtures.samples.summary import TEMPERATURES, DomainScores, Summary, sample_sizes, summarise
+from mixtures.run.run import RunRecord
+from mixtures.samples.summary import TEMPERATURES, DomainScores, Summary
 from mixtures.text import shorten
 
 TALL = 20  # domains from which on panels with a row for each stand side by side, as many as fit
@@ -27,14 +26,11 @@ CLOUD = 1_000  # documents from which on their points are faint
 LEAST_SIZE = 1e-3  # smaller effective sample sizes leave the axis
 
 
-def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
-    """Write scores.png, score_length.png, score_length_rho.png and sample_size.png of a run's scores; the paths
-    written.
+def plot_scores(summary: Summary, run: RunRecord, directory: str | Path) -> list[Path]:
+    """Write scores.png, score_length.png, score_length_rho.png and sample_size.png of a run's scores; return the paths.
 
-    Raises UserError for a run that was not scored to the end, and for damaged scores.
+    `summary`: of the run's scores, with sample sizes. Domains look as in the run's other plots.
     """
-    scores = read_scores(run_dir)
-    run, summary = read_run(run_dir), summarise(scores)
     looks = dict(zip(run.trajectory.domains, choose_looks(run.trajectory.weights), strict=True))
     panels = [(score, transform) for score in summary.names for transform in summary.transforms(score)]
     with matplotlib.rc_context(STYLE):
@@ -42,7 +38,7 @@ def plot_scores(run_dir: str | Path, directory: str | Path) -> list[Path]:
             "scores.png": distributions_figure(summary),
             "score_length.png": length_figure(summary, looks),
             "score_length_rho.png": rho_figure(summary),
-            "sample_size.png": sizes_figure(summary, sample_sizes(scores, panels), looks),
+            "sample_size.png": sizes_figure(summary, {panel: summary.sizes(*panel) for panel in panels}, looks),
         }
         return [save_png(figure, Path(directory) / name) for name, figure in figures.items()]
 

@@ -1,10 +1,11 @@
 """What all plots share: sizes, fonts, axes, lines with names, files."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -116,3 +117,9 @@ def save_png(figure: Figure, path: Path) -> Path:
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())
     return path
+
+
+def save_figures(figures: Mapping[str, Figure], directory: str | Path) -> list[Path]:
+    """Write every figure as NAME.png into `directory`; return the paths."""
+    with matplotlib.rc_context(STYLE):
+        return [save_png(figure, Path(directory) / f"{name}.png") for name, figure in figures.items()]

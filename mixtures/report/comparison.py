@@ -224,7 +224,7 @@ def _provenance(record: ComparisonRecord) -> Html:
     comparison, corpus = record.comparison, record.corpus
     facts = {
         "comparison": str(record.path),
-        "base models": f"{record.facts[0]['parameters'] / 1e6:.2f} M parameters",
+        "base models": f"{record.bases.facts[0]['parameters'] / 1e6:.2f} M parameters",
         "trained": f"{comparison.step:,} steps, {tokens_text(comparison.tokens)} tokens",
         "seeds": ", ".join(map(str, record.config["seeds"])),
         "tokenizer": f"{corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens, {corpus.tokenizer.fingerprint}",

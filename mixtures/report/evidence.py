@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +9,7 @@ import pandas as pd
 from mixtures.diagnosis.diagnosis import Diagnosis, diagnose, read_diagnosis
 from mixtures.diagnosis.matrix import HelpMatrix, help_matrix
 from mixtures.export import export_mixture
-from mixtures.run.run import RunRecord, read_run
-from mixtures.run.trajectory import read_evaluation
+from mixtures.run.run import RunRecord
 from mixtures.schedule.mixture import Mixture, learned_weights
 from mixtures.schedule.show import constraint_text, departure_text, source_text
 from mixtures.text import capital, counted
@@ -28,7 +26,6 @@ class Evidence:
     mixture: Mixture
     diagnosis: Diagnosis
     matrix: HelpMatrix | None
-    evaluation: pd.DataFrame
 
     @property
     def prior(self) -> dict[str, float]:
@@ -52,16 +49,15 @@ class Evidence:
         return dict(stages[0].weights_ci95 or {}) if len(stages) == 1 else {}
 
 
-def gather(run_dir: str | Path) -> Evidence:
+def gather(run: RunRecord) -> Evidence:
     """Everything about a run: its mixture.json, or the mixture that `export` would write; its diagnosis, or a new one.
 
     Raises UserError for a damaged run, mixture or diagnosis.
     """
-    run = read_run(run_dir)
     path = run.path / "mixture.json"
-    mixture = Mixture.load(path) if path.is_file() else export_mixture([run_dir])
-    diagnosis = read_diagnosis(run_dir) or diagnose(run_dir)
-    return Evidence(run, mixture, diagnosis, help_matrix(run), read_evaluation(run_dir))
+    mixture = Mixture.load(path) if path.is_file() else export_mixture([run])
+    diagnosis = read_diagnosis(run.path) or diagnose(run)
+    return Evidence(run, mixture, diagnosis, help_matrix(run))
 
 
 def verdict(found: Evidence) -> list[str]:
@@ -134,9 +130,9 @@ def _health(diagnosis: Diagnosis) -> str:
 
 
 def _learned(found: Evidence) -> Iterator[str]:
-    start, end = (held_out(found.evaluation, which) for which in ("min", "max"))
+    start, end = (held_out(found.run.evaluation, which) for which in ("min", "max"))
     names = [name for name in found.run.trajectory.domains if name in start]
-    if names and not np.isclose(found.evaluation["step"].min(), found.evaluation["step"].max()):
+    if names and not np.isclose(found.run.evaluation["step"].min(), found.run.evaluation["step"].max()):
         first, last = (np.mean([losses[name] for name in names]) for losses in (start, end))
         yield f"The proxy's held-out loss, mean over the domains, went from {first:.2f} to {last:.2f} nats per token."
 

@@ -1,43 +1,69 @@
 """`mixtures report`: one self-contained page about a run or a comparison, to decide from."""
 
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
-from mixtures.compare.directory import is_comparison, read_comparison
+from mixtures.compare.directory import ComparisonRecord, is_comparison, read_comparison
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.report.comparison import comparison_sections, learned_runs, told_by, verdict_on
 from mixtures.report.page import page
 from mixtures.report.run import run_sections
+from mixtures.run.run import RunRecord, read_run
 from mixtures.text import tokens_text
 
 
-def write_report(source: str | Path, output: str | Path) -> Path:
-    """Write the page about a run directory or a comparison's directory into `output`; its path.
+@dataclass(frozen=True)
+class ReportPage:
+    """One self-contained HTML page about a run or a comparison, to decide from."""
+
+    html: str
+
+    def save(self, path: str | Path) -> None:
+        """Write the page. Raises OSError on a full disk."""
+        write_atomic(path, self.html)
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, for a notebook."""
+        return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="800"></iframe>'
+
+
+def make_report(source: str | Path | RunRecord | ComparisonRecord) -> ReportPage:
+    """Make the page about a run or a comparison, from its directory or its record.
 
     The same records give the same bytes. Raises UserError for a directory that is neither, and for damaged records.
     """
+    if isinstance(source, RunRecord):
+        return ReportPage(_run(source))
+    if isinstance(source, ComparisonRecord):
+        return ReportPage(_comparison(source))
     path = Path(source)
     if not path.is_dir():
         found = "a file" if path.exists() else "not there"
         raise UserError(f"{path} is {found}; give a directory that `proxies.train` or `proxies.compare` wrote")
-    write_atomic(output, _comparison(path) if is_comparison(path) else _run(path))
+    return make_report(read_comparison(path) if is_comparison(path) else read_run(path))
+
+
+def write_report(source: str | Path | RunRecord | ComparisonRecord, output: str | Path) -> Path:
+    """Write the page of `make_report` into the file `output`; return its path."""
+    make_report(source).save(output)
     return Path(output)
 
 
-def _run(path: Path) -> str:
-    sections = run_sections(path, told=verdict_on(path))
-    return page(f"Run {path.resolve().name}", "What a proxy run learned about its data mixture", sections)
+def _run(run: RunRecord) -> str:
+    sections = run_sections(run, told=verdict_on(run.path))
+    return page(f"Run {run.path.resolve().name}", "What a proxy run learned about its data mixture", sections)
 
 
-def _comparison(path: Path) -> str:
-    record = read_comparison(path)
-    comparison = record.comparison
+def _comparison(record: ComparisonRecord) -> str:
+    path, comparison = record.path, record.comparison
     subtitle = (
         f"{len(comparison.outcomes)} mixtures compared by base models, {tokens_text(comparison.tokens)} tokens each"
     )
     told = {outcome.name: told_by(comparison, outcome.name) for outcome in comparison.outcomes}
     folds = [
-        (f"The run that learned {name}", run_sections(run, told=told.get(name), prefix=f"{name}-"))
+        (f"The run that learned {name}", run_sections(read_run(run), told=told.get(name), prefix=f"{name}-"))
         for name, run in learned_runs(record).items()
     ]
     return page(f"Comparison {path.resolve().name}", subtitle, comparison_sections(record), folds=folds)

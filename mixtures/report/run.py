@@ -1,7 +1,5 @@
 """A run on a page: the verdict, then the evidence, section by section."""
 
-from pathlib import Path
-
 from mixtures.diagnosis.diagnosis import Diagnosis
 from mixtures.report.evidence import gather, verdict
 from mixtures.report.facts import cost_section, provenance_section, replay_section
@@ -10,6 +8,7 @@ from mixtures.report.page import Section
 from mixtures.report.samples import samples_section
 from mixtures.report.shares import mixture_part
 from mixtures.report.steps import losses_part, matrix_part, weights_part
+from mixtures.run.run import RunRecord
 
 UNKNOWN = "What the mixture is worth for the large run is not known from a proxy run."
 NOT_COMPARED = (
@@ -18,11 +17,11 @@ NOT_COMPARED = (
 )
 
 
-def run_sections(run_dir: str | Path, *, told: str | None, prefix: str = "") -> list[Section]:
+def run_sections(run: RunRecord, *, told: str | None, prefix: str = "") -> list[Section]:
     """The sections about a run, its verdict first. `told`: what a comparison says of its mixture; `prefix` of their
     anchors.
     """
-    found = gather(run_dir)
+    found = gather(run)
     sections = [
         Section("verdict", "Verdict", paragraphs([*verdict(found), told or UNKNOWN])),
         Section("mixture", "Mixture", mixture_part(found)),

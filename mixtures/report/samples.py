@@ -1,15 +1,16 @@
 """The samples of a run: how their scores spread, and which documents stand at the ends."""
 
 import numpy as np
+import pandas as pd
 
 from mixtures.errors import UserError
 from mixtures.report.html import Cell, Html, data_table, element, folded, join, number
 from mixtures.report.page import Section
 from mixtures.report.svg import Whisker, figure, whisker_chart
 from mixtures.run.run import RunRecord
-from mixtures.samples.documents import CHARACTERS, Reader, open_reader, printable, ranking
+from mixtures.samples.documents import CHARACTERS, Reader, open_reader, printable
 from mixtures.samples.scores import Scores, read_scores
-from mixtures.samples.summary import Summary, summarise
+from mixtures.samples.summary import DomainScores, Summary, summarise
 from mixtures.text import capital
 
 PREFERRED = "word_embedding"  # what `export --samples` goes by
@@ -31,9 +32,9 @@ def _samples(run: RunRecord) -> Html:
     summary = summarise(scores)
     main = PREFERRED if PREFERRED in summary.names else next(iter(summary.names))
     others = [score for score in summary.names if score != main]
-    read, note = open_reader(run.path)
+    read, note = open_reader(run)
     title = f"{capital(summary.unit)}s with the lowest and highest {main}"
-    documents = [_documents(scores, name, main, read) for name in scores.domains]
+    documents = [_documents(domain, summary, main, read) for domain in summary.domains]
     told = [element("p", note.strip(), class_="quiet")] if note else []
     more = (
         [folded(f"Other scores: {', '.join(others)}", *(_spread(summary, score) for score in others))] if others else []
@@ -75,14 +76,13 @@ def _table(scores: Scores, summary: Summary, score: str) -> Html:
     return data_table(header, rows, caption=f"What was scored; {score}")
 
 
-def _documents(scores: Scores, domain: str, score: str, read: Reader | None) -> Html:
-    """Both ends of a domain, with the beginning of their text."""
-    frame = scores.frame(domain, ["document", "start", "tokens", score])
-    order = ranking(frame[score].to_numpy(dtype=np.float64))
-    places = [*order[:ENDS], *order[::-1][:ENDS][::-1]] if len(order) > 2 * ENDS else list(order)
+def _documents(domain: DomainScores, summary: Summary, score: str, read: Reader | None) -> Html:
+    """Return a table of the lowest and highest documents of a domain, with the beginning of their text."""
+    ranked = domain.ends[score]
+    if len(ranked) > 2 * ENDS:
+        ranked = pd.concat([ranked[:ENDS], ranked[-ENDS:]])
     rows: list[list[Cell]] = []
-    for place in places:
-        document, start, tokens, value = frame.iloc[place]
-        text = printable(read(domain, int(start), int(tokens)))[:CHARACTERS] if read else "-"
+    for document, start, tokens, value in ranked[["document", "start", "tokens", score]].itertuples(index=False):
+        text = printable(read(domain.name, int(start), int(tokens)))[:CHARACTERS] if read else "-"
         rows.append([printable(document), number(value, ".4g"), number(tokens, ","), text])
-    return data_table([scores.meta.unit, score, "tokens", "text begins"], rows, caption=f"{domain}: lowest first")
+    return data_table([summary.unit, score, "tokens", "text begins"], rows, caption=f"{domain.name}: lowest first")

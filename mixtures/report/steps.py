@@ -51,7 +51,9 @@ def losses_part(found: Evidence) -> Html:
     smooth = dict(zip(trajectory.groups, running_mean(trajectory.losses, window=window).T, strict=True))
     lines = []
     for name, look in zip(names, looks, strict=True):
-        points = found.evaluation[found.evaluation["domain"] == name][["step", "loss"]].to_numpy(dtype=np.float64)
+        points = found.run.evaluation[found.run.evaluation["domain"] == name][["step", "loss"]].to_numpy(
+            dtype=np.float64
+        )
         if name in smooth:
             lines.append(Line(name, trajectory.steps, smooth[name], look, points))
         elif len(points):  # a target that the objective leaves out is only evaluated
@@ -69,8 +71,8 @@ def losses_part(found: Evidence) -> Html:
 
 def _loss_table(found: Evidence, names: list[str]) -> Html:
     trajectory = found.run.trajectory
-    start, end = held_out(found.evaluation, "min"), held_out(found.evaluation, "max")
-    bits = held_out(found.evaluation, "max", "bits_per_byte")
+    start, end = held_out(found.run.evaluation, "min"), held_out(found.run.evaluation, "max")
+    bits = held_out(found.run.evaluation, "max", "bits_per_byte")
     trained = dict(zip(trajectory.groups, trajectory.losses[-1], strict=True))
     columns = [start, end, {name: end[name] - start[name] for name in end}, bits, trained]
     roles = ["domain" if name in trajectory.domains else "target" for name in names]

@@ -1,8 +1,12 @@
 """From weights over steps to the average weights of spans of tokens. Pure."""
 
 import itertools
+from typing import Literal
 
 import numpy as np
+
+Average = Literal["all", "tail"]  # over all steps, or over the last half of them
+Shrink = Literal["auto", "none"]  # draw the average to the prior by its evidence, or leave it
 
 
 def span_average(weights: np.ndarray, tokens: np.ndarray, *, start: float, end: float) -> np.ndarray:

@@ -4,19 +4,14 @@ prior.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mixtures.errors import UserError
-from mixtures.run.average import stage_averages, tail_average
-from mixtures.run.replicates import read_replicates
+from mixtures.run.average import Average, Shrink, stage_averages, tail_average
 from mixtures.run.run import RunRecord
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.uncertainty import Estimate, estimate, shrunk
-
-Average = Literal["all", "tail"]
-Shrink = Literal["auto", "none"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,7 @@ def _order(run: RunRecord, names: Sequence[str]) -> list[int]:
 
 def _replicates(runs: Sequence[RunRecord], names: Sequence[str]) -> list[np.ndarray]:
     """(B, D) of every run that has some."""
-    found = [read_replicates(run.path, names) for run in runs]
-    return [each for each in found if each is not None]
+    return [run.replicates[:, _order(run, names)] for run in runs if run.replicates is not None]
 
 
 def _stage_weights(run: RunRecord, names: Sequence[str], stages: int, average: Average) -> np.ndarray:

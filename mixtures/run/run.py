@@ -2,16 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixtures.errors import UserError
 from mixtures.files import list_faults, read_json, read_yaml
-from mixtures.run.trajectory import Trajectory, read_trajectory
-from mixtures.schedule.records import Source, Tokenizer
+from mixtures.run.replicates import read_replicates
+from mixtures.run.trajectory import Trajectory, read_evaluation, read_trajectory
+from mixtures.schedule.records import Domain, Source, Tokenizer
 
 REUSED = "reused"  # in a run with --reuse: the untouched domains as one
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -70,6 +73,17 @@ class CorpusDomain(BaseModel):
     sources: tuple[CorpusSource, ...] = ()
     simulated: Simulated | None = None
 
+    def as_domain(self) -> Domain:
+        """Return the domain as a mixture names it: its text, without bounds or sample weights."""
+        return Domain(
+            name=self.name,
+            unique_tokens=self.tokens,
+            unique_documents=self.documents,
+            complete=self.complete,
+            fingerprint=self.fingerprint,
+            sources=self.sources,
+        )
+
     @property
     def uncut(self) -> "CorpusDomain":
         """The domain before `corpus.simulate_budget` cut it."""
@@ -117,12 +131,25 @@ class CorpusRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's records; D training domains in the run's order."""
+    """A run's records, each read once; D training domains in the run's order."""
 
     path: Path
     config: Config
     corpus: CorpusRecord
     trajectory: Trajectory
+
+    @cached_property
+    def evaluation(self) -> pd.DataFrame:
+        """Held-out losses in long form (`read_evaluation`); read at the first use."""
+        return read_evaluation(self.path)
+
+    @cached_property
+    def replicates(self) -> np.ndarray | None:
+        """(R, D) average weights had the steps been drawn again (`read_replicates`); None where the run has none.
+
+        Read at the first use.
+        """
+        return read_replicates(self.path, self.trajectory.domains)
 
     @property
     def domains(self) -> tuple[CorpusDomain, ...]:
@@ -198,13 +225,15 @@ def natural_shares(tokens: list[int]) -> np.ndarray:
     return np.array(tokens, dtype=np.float64) / sum(tokens)
 
 
-def read_run(run_dir: str | Path) -> RunRecord:
-    """The records of a run.
+def read_run(run: str | Path | RunRecord) -> RunRecord:
+    """Read the records of a run from its directory; a record that was read already is returned as it is.
 
     Raises UserError, naming the file and what to do, for a directory that is none of a run, damaged records, and
     weights in the trajectory that are no mixture.
     """
-    path = Path(run_dir)
+    if isinstance(run, RunRecord):
+        return run
+    path = Path(run)
     if not path.is_dir():
         found = "a file" if path.exists() else "not there"
         raise UserError(f"{path} is {found}; give a run directory that `proxies.train` wrote")
@@ -213,15 +242,15 @@ def read_run(run_dir: str | Path) -> RunRecord:
             f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote"
         )
     config = _validated(Config, read_yaml(path / "config.yaml"), path / "config.yaml")
-    run = RunRecord(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
-    names = tuple(domain.name for domain in run.domains)
-    if names != run.trajectory.domains:
+    record = RunRecord(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
+    names = tuple(domain.name for domain in record.domains)
+    if names != record.trajectory.domains:
         raise UserError(
             f"{path} mixes two runs: corpus.json has domains {', '.join(names)}, the trajectory "
-            f"{', '.join(run.trajectory.domains)}; restore the file that was replaced"
+            f"{', '.join(record.trajectory.domains)}; restore the file that was replaced"
         )
-    _check_weights(run)
-    return run
+    _check_weights(record)
+    return record
 
 
 def _check_weights(run: RunRecord) -> None:

@@ -1,15 +1,13 @@
 """The table that a person reads at the end of a run."""
 
-from pathlib import Path
 from textwrap import fill
 
-from mixtures.run.run import read_run
-from mixtures.run.trajectory import read_evaluation
+from mixtures.run.run import RunRecord
 from mixtures.schedule.show import INTERVAL, departure_text, interval_text, source_text
 from mixtures.text import WIDTH, table, tokens_text
 
 
-def summary(run_dir: str | Path) -> str:
+def summary(run: RunRecord) -> str:
     """What a run learned, one line a domain (largest weight first), then its targets.
 
     The weight is the average over all steps; losses are held-out ones at the first and last evaluation, or, for a run
@@ -17,11 +15,10 @@ def summary(run_dir: str | Path) -> str:
     """
     from mixtures.run.learned import average_runs  # scipy: not for every table
 
-    run = read_run(run_dir)
     trajectory = run.trajectory
     learned = average_runs([run], run.trajectory.domains)
     intervals = learned.intervals[0]
-    start, end, kind = _losses(run_dir)
+    start, end, kind = _losses(run)
     if not start:
         start = dict(zip(trajectory.groups, trajectory.losses[0], strict=True))
         end, kind = dict(zip(trajectory.groups, trajectory.losses[-1], strict=True)), "training loss"
@@ -54,9 +51,9 @@ def summary(run_dir: str | Path) -> str:
     return "\n".join([table(header, rows), *notes])
 
 
-def _losses(run_dir: str | Path) -> tuple[dict[str, float], dict[str, float], str]:
+def _losses(run: RunRecord) -> tuple[dict[str, float], dict[str, float], str]:
     """({domain: loss} at the first and at the last evaluation, what it is); empty where there are no two."""
-    evaluation = read_evaluation(run_dir)
+    evaluation = run.evaluation
     if evaluation["step"].nunique() < 2:
         return {}, {}, ""
     first, last = evaluation["step"].min(), evaluation["step"].max()

@@ -15,7 +15,7 @@ and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from mixtures.errors import UserError
 from mixtures.run.average import span_average
+from mixtures.run.grams import GramBlocks
 from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
 
 FORMAT = 1
@@ -115,6 +116,7 @@ class Trajectory:
     groups: tuple[str, ...]
     frame: pd.DataFrame  # every column except the gram, one row a step
     parts: tuple[Part, ...]
+    _blocks: list[np.ndarray] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def _columns(self, kind: str, names: Iterable[str]) -> np.ndarray:
         return self.frame[[f"{kind}.{name}" for name in names]].to_numpy(dtype=np.float64)
@@ -181,9 +183,25 @@ class Trajectory:
         return grams
 
     def gram_parts(self) -> Iterator[np.ndarray]:
-        """(rows, G, G) of one part after the other; NaN where the gram was not measured."""
+        """Read the grams part by part: (rows, G, G), NaN where the gram was not measured.
+
+        One part is in memory at a time. A pass to the end also keeps `gram_blocks`, so that a run's grams, which can
+        be gigabytes, need not be read twice.
+        """
+        blocks = GramBlocks(self.self_products)
         for part in self.parts:
-            yield _part_grams(part, len(self.groups))
+            grams = _part_grams(part, len(self.groups))
+            blocks.add(grams)
+            yield grams
+        self._blocks[:] = [blocks.means()]
+
+    @property
+    def gram_blocks(self) -> np.ndarray:
+        """(B, G, G) means of the gram over blocks of steps (`mixtures.run.grams`); reads the grams once."""
+        if not self._blocks:
+            for _ in self.gram_parts():
+                pass
+        return self._blocks[0]
 
 
 def read_trajectory(run_dir: str | Path) -> Trajectory:

@@ -4,18 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import fill
 
-import numpy as np
 import pandas as pd
 
 from mixtures.errors import UserError
-from mixtures.export import export_mixture
 from mixtures.files import write_atomic
-from mixtures.run.run import read_run
-from mixtures.samples.scores import Scores, read_scores
-from mixtures.samples.summary import distinct_scores
+from mixtures.run.run import RunRecord
+from mixtures.samples.summary import ENDS, DomainScores, Summary
 from mixtures.stream.tokens import open_sources
 
-DOCUMENTS = 5  # at each end
 CHARACTERS = 100  # of a document's text
 TOKENS_READ = 4 * CHARACTERS  # a token may be one byte of a character's four
 WIDTH = 100  # of the sentences
@@ -23,34 +19,29 @@ WIDTH = 100  # of the sentences
 Reader = Callable[[str, int, int], str]  # (domain, first token, tokens) -> the beginning of this text
 
 
-def write_documents(run_dir: str | Path, directory: str | Path) -> Path:
-    """Write documents.txt into `directory`: the documents at both ends of every score, by domain; its path.
+def write_documents(summary: Summary, run: RunRecord, directory: str | Path) -> Path:
+    """Write documents.txt into `directory`: the documents at both ends of every score, by domain; return its path.
 
-    Raises UserError for a run that was not scored to the end. Where the text cannot be read, the file says why and does
-    without.
+    Where the text cannot be read, the file says why and goes without it.
     """
-    scores = read_scores(run_dir)
-    read, note = open_reader(run_dir)
-    names = distinct_scores(scores)
-    blocks = [_heading(scores, run_dir) + note]
-    blocks += [
-        "\n\n".join(_domain_blocks(name, scores.frame(name), names, scores.meta.unit, read)) for name in scores.domains
-    ]
+    read, note = open_reader(run)
+    blocks = [_heading(summary, run) + note]
+    blocks += ["\n\n".join(_domain_blocks(domain, summary, read)) for domain in summary.domains]
     path = Path(directory) / "documents.txt"
     write_atomic(path, "\n\n\n".join(blocks) + "\n")
     return path
 
 
-def open_text(run_dir: str | Path) -> Reader:
+def open_text(run: RunRecord) -> Reader:
     """What reads text that a run was trained on, from the run's token cache by its tokenizer.json.
 
     Raises UserError where the cache or the tokenizer is gone or another one.
     """
     from tokenizers import Tokenizer
 
-    run = read_run(run_dir)
     cache = run.config.corpus.get("cache_dir") or run.path.resolve().parent / "cache"
-    sources = open_sources(export_mixture([run_dir]), cache, check_text=True)
+    domains = [domain.as_domain() for domain in run.mixed]
+    sources = open_sources(domains, run.corpus.tokenizer, cache, check_text=True)
     path = run.path / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -76,44 +67,34 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def open_reader(run_dir: str | Path) -> tuple[Reader | None, str]:
+def open_reader(run: RunRecord) -> tuple[Reader | None, str]:
     """(what reads text, what to say where nothing can)."""
     try:
-        return open_text(run_dir), ""
+        return open_text(run), ""
     except UserError as error:
         return None, f"\n\nwithout the text of the documents: {error}"
 
 
-def _heading(scores: Scores, run_dir: str | Path) -> str:
+def _heading(summary: Summary, run: RunRecord) -> str:
     text = (
-        f"The {DOCUMENTS} highest and lowest {scores.meta.unit}s of every score and domain, of the run {run_dir}. "
-        f"tokens: length; "
-        f"text: the first {CHARACTERS} characters, control characters as escapes such as \\n; then the document's id."
+        f"The {ENDS} highest and lowest {summary.unit}s of every score and domain, of the run {run.path}. tokens: "
+        f"length; text: the first {CHARACTERS} characters, control characters as escapes such as \\n; then the "
+        "document's id."
     )
     return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def _domain_blocks(
-    name: str, frame: pd.DataFrame, names: dict[str, tuple[str, ...]], unit: str, read: Reader | None
-) -> Iterator[str]:
-    title = f"{name}: {len(frame):,} {unit}{'' if len(frame) == 1 else 's'} scored"
+def _domain_blocks(domain: DomainScores, summary: Summary, read: Reader | None) -> Iterator[str]:
+    title = f"{domain.name}: {domain.documents:,} {summary.unit}{'' if domain.documents == 1 else 's'} scored"
     yield f"{title}\n{'=' * len(title)}"
-    for score, same in names.items():
-        order = ranking(frame[score].to_numpy(dtype=np.float64))
-        ends = {"highest": order[::-1][:DOCUMENTS], "lowest": order[:DOCUMENTS]}
-        if len(order) <= DOCUMENTS:
-            ends = {"highest first": order[::-1]}
-        for which, places in ends.items():
-            if len(places):
-                yield "\n".join([f"{' = '.join(same)}, {which}", *_lines(name, frame.iloc[places], score, read)])
-
-
-def ranking(values: np.ndarray) -> np.ndarray:
-    """Places of the finite values, lowest first; of equal ones the later first, so that from the other end the earlier
-    is.
-    """
-    places = np.flatnonzero(np.isfinite(values))[::-1]
-    return places[np.argsort(values[places], kind="stable")]
+    for score, same in summary.names.items():
+        ranked = domain.ends[score]
+        ends = {"highest": ranked[::-1][:ENDS], "lowest": ranked[:ENDS]}
+        if len(ranked) <= ENDS:
+            ends = {"highest first": ranked[::-1]}
+        for which, frame in ends.items():
+            if len(frame):
+                yield "\n".join([f"{' = '.join(same)}, {which}", *_lines(domain.name, frame, score, read)])
 
 
 def _lines(domain: str, frame: pd.DataFrame, score: str, read: Reader | None) -> Iterator[str]:

@@ -10,9 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from mixtures.errors import UserError
 from mixtures.files import list_faults, sha256_file
-from mixtures.samples.scores import Scores, read_scores, scores_path
+from mixtures.samples.scores import Scores, scores_path
 from mixtures.samples.weights import (
+    RULES,
     Direction,
+    Transform,
     cap_fault,
     drop_fault,
     keep_mask,
@@ -27,12 +29,6 @@ from mixtures.schedule.manifest import Manifest, multiplicities, store_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Count, Domain, Input, Provenance, Record, SamplePolicy
 
-RULES = {  # rule: (mode of the policy, what it is set by beside score, shuffle and seed)
-    "softmax": ("sampling_weight", ("direction", "temperature", "cap", "transform")),
-    "multiplicity": ("multiplicity", ("direction", "temperature", "cap", "transform")),
-    "linear_upper": ("sampling_weight", ("temperature",)),
-    "filter": ("filter", ("drop_top", "drop_bottom")),
-}
 LOSS = "nll_mean"  # what linear_upper is about
 MEASURED = {
     "score": "word_embedding",
@@ -58,9 +54,7 @@ class SampleRule(Record):
     )
     temperature: float = Field(default=1.0, description="multiplies the z-scores: larger is sharper")
     cap: float | None = Field(default=None, description="largest weight; null: none")
-    transform: Literal["none", "log", "rank"] = Field(
-        default="none", description="of the scores, before the z-score inside the domain"
-    )
+    transform: Transform = Field(default="none", description="of the scores, before the z-score inside the domain")
     drop_top: float = Field(default=0.0, description="share of a domain's scored tokens to drop, highest scores first")
     drop_bottom: float = Field(
         default=0.0, description="share of a domain's scored tokens to drop, lowest scores first"
@@ -157,15 +151,15 @@ def rule_weights(rule: SampleRule, frame: pd.DataFrame) -> np.ndarray:
     return weights
 
 
-def attach_samples(mixture: Mixture, run_dir: str | Path, rule: SampleRule, directory: str | Path) -> Mixture:
+def attach_samples(mixture: Mixture, scores: Scores, rule: SampleRule, directory: str | Path) -> Mixture:
     """The mixture with the rule's sample policy on every domain; the weights of the domains stay.
 
     The manifests go into `directory`, and the mixture's file belongs beside that directory. Raises UserError as
     `sample_domains`, and where a domain's cap would be exceeded because there is less of it to read.
     """
-    domains = sample_domains(mixture.domains, run_dir, rule, directory)
+    domains = sample_domains(mixture.domains, scores, rule, directory)
     content = {name: getattr(mixture, name) for name in type(mixture).model_fields if name not in ("id", "checks")}
-    content |= {"domains": domains, "provenance": with_samples(mixture.provenance, run_dir, rule)}
+    content |= {"domains": domains, "provenance": with_samples(mixture.provenance, scores, rule)}
     expected = Mixture(**content).compute_expected()
     over = [
         f"{domain.name} {row.epochs:,.4g} epochs of {domain.pass_tokens:,} tokens, at most {domain.max_epochs:g}"
@@ -183,9 +177,9 @@ def attach_samples(mixture: Mixture, run_dir: str | Path, rule: SampleRule, dire
     return Mixture(**content, checks=(*written, *kept)).placed(Path(directory).absolute().parent)
 
 
-def with_samples(provenance: Provenance, run_dir: str | Path, rule: SampleRule) -> Provenance:
+def with_samples(provenance: Provenance, scores: Scores, rule: SampleRule) -> Provenance:
     """Says whose scores were used (also by the hashes of their files), and what was made of them."""
-    name, place = Path(run_dir).resolve().name, scores_path(run_dir)
+    name, place = scores.run_dir.resolve().name, scores_path(scores.run_dir)
     files = [place / "meta.json", *sorted(place.glob("part-*.parquet"))]
     inputs = [Input(uri=f"{name}/scores/{path.name}", sha256=sha256_file(path)) for path in files]
     proxy = {**provenance.proxy, "samples": {"scores": f"{name}/scores", **rule.settings()}}
@@ -193,7 +187,7 @@ def with_samples(provenance: Provenance, run_dir: str | Path, rule: SampleRule) 
 
 
 def sample_domains(
-    domains: Sequence[Domain], run_dir: str | Path, rule: SampleRule, directory: str | Path
+    domains: Sequence[Domain], scores: Scores, rule: SampleRule, directory: str | Path
 ) -> tuple[Domain, ...]:
     """The domains with the rule's sample policy, manifests written into `directory`: one domain's scores in memory at a
     time.
@@ -202,8 +196,7 @@ def sample_domains(
     UserError listing every fault: no scores, an unknown score, scores of another text, scores without a value, and a
     domain that is left with less than one row.
     """
-    scores = read_scores(run_dir)
-    _require_fitting(domains, scores, rule, run_dir)
+    _require_fitting(domains, scores, rule)
     sampled, faults = [], []
     for domain in domains:
         try:
@@ -225,11 +218,13 @@ def _require(fine: np.ndarray, frame: pd.DataFrame, rule: SampleRule, remedy: st
         )
 
 
-def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule, run_dir: str | Path) -> None:
+def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule) -> None:
     """The scores have the rule's column, and are of the text that the domains have."""
     allowed = ", ".join(scores.columns)
     if rule.column not in scores.columns:
-        found = f"{run_dir} has no score {rule.column!r}" if rule.column else f"the rule {rule.rule} needs a score"
+        found = (
+            f"{scores.run_dir} has no score {rule.column!r}" if rule.column else f"the rule {rule.rule} needs a score"
+        )
         raise UserError(f"{found}; give one of {allowed} (--score), or score the run for more with proxies.score")
     faults = []
     for domain in domains:
@@ -247,7 +242,7 @@ def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule
             )
     if faults:
         raise UserError(
-            f"the scores of {run_dir} are of another text than the mixture's:\n"
+            f"the scores of {scores.run_dir} are of another text than the mixture's:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
             + "\n"
             "score the run that read this text; weights of documents do not go with --unique-tokens, which stands "

@@ -16,6 +16,8 @@ QUANTILES = (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
 POINTS = 4_000  # documents drawn one by one, all domains together
 LEAST = 5  # documents that a median stands for
 HEAVY = 8  # highest value over the median, from which on a positive score is heavy-tailed
+ENDS = 5  # documents kept at each end of a score
+TRANSFORMS = ("none", "log")  # what softmax weights are made of: the score itself, or its logarithm
 TEMPERATURES = np.linspace(-3, 3, 25)  # below 0: inverse, above: direct
 
 
@@ -24,7 +26,9 @@ class DomainScores:
     """One domain's scores; `quantiles` {score: (7,)}, NaN where no document has a finite score.
 
     `trend` {score: (B, 2)}: median score of documents of like length over their length (tokens); `rho` {score:
-    Spearman's rank correlation with length}, NaN where it has no value; `points`: some of the documents, all columns.
+    Spearman's rank correlation with length}, NaN where it has no value; `points`: some of the documents, all columns;
+    `ends` {score: its lowest and highest documents (document, row, start, tokens, score), lowest first}; `sizes`
+    {(score, transform): (K,) effective sample size of softmax weights at TEMPERATURES, as a fraction of the tokens}.
     """
 
     name: str
@@ -33,6 +37,8 @@ class DomainScores:
     trend: dict[str, np.ndarray]
     rho: dict[str, float]
     points: pd.DataFrame
+    ends: dict[str, pd.DataFrame]
+    sizes: dict[tuple[str, str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class Summary:
     def quantiles(self, score: str) -> np.ndarray:
         """(D, 7) quantiles QUANTILES of a score."""
         return np.array([domain.quantiles[score] for domain in self.domains])
+
+    def sizes(self, score: str, transform: str) -> np.ndarray:
+        """(D, K) effective sample sizes of softmax weights at TEMPERATURES; NaN for a domain without a finite score."""
+        nothing = np.full(len(TEMPERATURES), np.nan)
+        return np.array([domain.sizes.get((score, transform), nothing) for domain in self.domains])
 
     def positive(self, score: str) -> bool:
         """Is a score never below 0, and 0 for less than one document in a hundred of every domain?"""
@@ -64,35 +75,32 @@ class Summary:
         return ("none", "log") if never_zero and self.heavy_tailed(score) else ("none",)
 
 
-def summarise(scores: Scores) -> Summary:
-    """Quantiles, length trends and some points of every score of every domain. Scores of equal values appear once."""
-    names, points = distinct_scores(scores), max(POINTS // len(scores.domains), 1)
-    domains = (
-        _summarise_domain(name, scores.frame(name, ["tokens", *names]), list(names), points=points)
-        for name in scores.domains
-    )
-    return Summary(tuple(domains), names, scores.meta.unit)
+def summarise(scores: Scores, *, sizes: bool = False) -> Summary:
+    """Read every score of every domain once, and return what plots, tables and lists of documents need of them.
 
-
-def distinct_scores(scores: Scores) -> dict[str, tuple[str, ...]]:
-    """{score: its name and those of the same values}: `{"nll_mean": ("nll_mean", "information_v1")}`; the others are no
-    keys.
+    Scores of equal values appear once. `sizes`: also the effective sample sizes of softmax weights, which take the most
+    time. Raises UserError for damaged scores.
     """
+    points = max(POINTS // len(scores.domains), 1)
     hashes = {score: hashlib.sha256() for score in scores.columns}
+    domains = []
     for name in scores.domains:
-        frame = scores.frame(name, scores.columns)
+        frame = scores.frame(name)
         for score, content in hashes.items():
             content.update(frame[score].to_numpy().tobytes())
+        domains.append(_summarise_domain(name, frame, scores.columns, points=points, sizes=sizes))
     names: dict[str, list[str]] = {}
     for score, content in hashes.items():
         names.setdefault(content.hexdigest(), []).append(score)
-    return {same[0]: tuple(same) for same in names.values()}
+    return Summary(tuple(domains), {same[0]: tuple(same) for same in names.values()}, scores.meta.unit)
 
 
-def _summarise_domain(name: str, frame: pd.DataFrame, columns: Sequence[str], *, points: int) -> DomainScores:
+def _summarise_domain(
+    name: str, frame: pd.DataFrame, columns: Sequence[str], *, points: int, sizes: bool
+) -> DomainScores:
     tokens = frame["tokens"].to_numpy()
     values = {score: frame[score].to_numpy(dtype=np.float64) for score in columns}
-    finite = {score: np.isfinite(each) for score, each in values.items()}
+    finite = {score: np.isfinite(column) for score, column in values.items()}
     drawn = (
         frame.iloc[np.sort(np.random.default_rng(0).choice(len(frame), points, replace=False))]
         if len(frame) > points
@@ -105,7 +113,25 @@ def _summarise_domain(name: str, frame: pd.DataFrame, columns: Sequence[str], *,
         trend={score: length_trend(tokens[finite[score]], values[score][finite[score]]) for score in columns},
         rho={score: rank_correlation(tokens[finite[score]], values[score][finite[score]]) for score in columns},
         points=drawn[["tokens", *columns]].copy(),
+        ends={score: _ends(frame, score) for score in columns},
+        sizes=_sample_sizes(frame, columns) if sizes else {},
     )
+
+
+def ranking(values: np.ndarray) -> np.ndarray:
+    """Return the places of the finite values, lowest first; of equal values the later place comes first.
+
+    Read from the other end, the earlier of equal values then comes first.
+    """
+    places = np.flatnonzero(np.isfinite(values))[::-1]
+    return places[np.argsort(values[places], kind="stable")]
+
+
+def _ends(frame: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The ENDS lowest and the ENDS highest documents of a score, lowest first; all where there are no more of them."""
+    order = ranking(frame[score].to_numpy(dtype=np.float64))
+    kept = order if len(order) <= 2 * ENDS else np.concatenate([order[:ENDS], order[-ENDS:]])
+    return frame.iloc[kept][["document", "row", "start", "tokens", score]].copy()
 
 
 def quantiles(values: np.ndarray) -> np.ndarray:
@@ -135,19 +161,19 @@ def length_trend(tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
     return means[sizes >= min(LEAST, sizes.max())].to_numpy()
 
 
-def sample_sizes(scores: Scores, panels: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
-    """{(score, transform): (D, K) effective sample size of softmax weights at TEMPERATURES, as a fraction of the
-    tokens}.
+def _sample_sizes(frame: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    """{(score, transform): (K,)} effective sample sizes of one domain's softmax weights at TEMPERATURES.
 
-    NaN for a domain without a finite score.
+    Absent for a domain without a finite score, and for the logarithm of a score that is not positive.
     """
-    sizes = {panel: np.full((len(scores.domains), len(TEMPERATURES)), np.nan) for panel in panels}
-    for row, name in enumerate(scores.domains):
-        frame = scores.frame(name, ["domain", "document", "tokens", *dict(panels)])
-        for score, transform in panels:
-            known = frame[np.isfinite(frame[score])]
-            if len(known):
-                sizes[score, transform][row] = [_sample_size(known, score, transform, each) for each in TEMPERATURES]
+    sizes = {}
+    for score in columns:
+        known = frame[np.isfinite(frame[score])]
+        for transform in TRANSFORMS:
+            if len(known) and (transform == "none" or (known[score] > 0).all()):
+                sizes[score, transform] = np.array(
+                    [_sample_size(known, score, transform, each) for each in TEMPERATURES]
+                )
     return sizes
 
 

@@ -1,11 +1,10 @@
 """What a person reads after a scoring: one line a domain."""
 
-from pathlib import Path
 from textwrap import fill
 
 import numpy as np
 
-from mixtures.samples.scores import Scores, read_scores
+from mixtures.samples.scores import Scores
 from mixtures.samples.summary import rank_correlation
 from mixtures.text import WIDTH, shorten, table, tokens_text
 
@@ -13,11 +12,10 @@ SHOWN = {"nll_mean": "nll", "information_v3": "information", "word_embedding": "
 SCOPES_SHOWN = 3
 
 
-def scores_text(run_dir: str | Path) -> str:
+def scores_text(scores: Scores) -> str:
     """Per domain: documents, tokens, medians of the main scores, and Spearman's correlation of self-influence with
     length.
     """
-    scores = read_scores(run_dir)
     influences = [name for name in scores.columns if name.startswith("self_influence_")][:SCOPES_SHOWN]
     shown = {name: shorten(name.removeprefix("self_influence_"), 12) for name in influences}
     shown |= {name: title for name, title in SHOWN.items() if name in scores.columns}

@@ -10,7 +10,14 @@ import numpy as np
 
 from mixtures.errors import UserError
 
-Direction = Literal["direct", "inverse"]
+Direction = Literal["direct", "inverse"]  # raise high scores, or low ones
+Transform = Literal["none", "log", "rank"]  # of the scores, before their z-score
+RULES = {  # rule: (mode of the policy, what it is set by beside score, shuffle and seed)
+    "softmax": ("sampling_weight", ("direction", "temperature", "cap", "transform")),
+    "multiplicity": ("multiplicity", ("direction", "temperature", "cap", "transform")),
+    "linear_upper": ("sampling_weight", ("temperature",)),
+    "filter": ("filter", ("drop_top", "drop_bottom")),
+}
 
 
 def zscore(scores: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -32,6 +32,9 @@ from mixtures.schedule.records import (
     Units,
 )
 from mixtures.text import EVERY
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND = "mixture-schedule"
 KNOWN_VERSIONS = ("1.0",)
@@ -127,6 +130,34 @@ class Mixture(Record):
     def average_weights(self) -> dict[str, float]:
         """{name: share} of all tokens of the schedule, sum 1."""
         return {row.domain: row.tokens / self.horizon.total_tokens for row in self.compute_expected()}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return one line per stage and domain: stage, start_tokens, domain, share, low and high, tokens, epochs,
+        max_epochs.
+
+        `low` and `high` are the 95 % interval of the share, NaN where the mixture has none; `max_epochs` is NaN without
+        a cap.
+        """
+        import pandas as pd  # not for a trainer that reads the weights alone
+
+        rows = []
+        for stage, span in zip(self.stages, self.stage_tokens(), strict=True):
+            for domain in self.domains:
+                share = stage.weights[domain.name]
+                low, high = (stage.weights_ci95 or {}).get(domain.name, (math.nan, math.nan))
+                cap = math.nan if domain.max_epochs is None else domain.max_epochs
+                tokens = share * span
+                place = (stage.name, stage.start_tokens, domain.name)
+                rows.append((*place, share, low, high, tokens, tokens / domain.pass_tokens, cap))
+        names = ["stage", "start_tokens", "domain", "share", "low", "high", "tokens", "epochs", "max_epochs"]
+        return pd.DataFrame(rows, columns=names)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table of `to_frame`, without columns that say nothing."""
+        frame = self.to_frame().dropna(axis="columns", how="all")
+        if len(self.stages) == 1:
+            frame = frame.drop(columns=["stage", "start_tokens"])
+        return f"<p>mixture {self.id}</p>{frame.to_html(index=False, float_format='{:.4g}'.format)}"
 
     def save(self, path: str | Path) -> None:
         """Write the file in one step. Raises OSError (a full disk), the old file then stays."""

@@ -59,7 +59,7 @@ class MixtureStream:
         self.seed = mixture.sampling.seed if seed is None else seed
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} of a world of {world}: ranks count from 0 to world - 1")
-        self._tokens = open_sources(mixture, sources, check_text=check_text)
+        self._tokens = open_sources(mixture.domains, mixture.tokenizer, sources, check_text=check_text)
         self._rows = {name: as_rows(tokens.ids, self.row_tokens) for name, tokens in self._tokens.items()}
         if short := [
             f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)

@@ -1,7 +1,7 @@
 """A domain's tokens on disk or in memory, and whether they are the text that a mixture was made for."""
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ import numpy as np
 
 from mixtures.errors import UserError
 from mixtures.files import read_json
-from mixtures.schedule.mixture import Mixture
-from mixtures.schedule.records import Domain
+from mixtures.schedule.records import Domain, Tokenizer
 
 Source = np.ndarray | str | Path
 
@@ -53,7 +52,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def open_sources(
-    mixture: Mixture, sources: Mapping[str, Source] | str | Path, *, check_text: bool
+    domains: Sequence[Domain], tokenizer: Tokenizer, sources: Mapping[str, Source] | str | Path, *, check_text: bool
 ) -> dict[str, Tokens]:
     """{name: tokens} of every domain of the mixture, in its order.
 
@@ -61,9 +60,9 @@ def open_sources(
     itself may be that cache. `check_text`: the tokens must be the text that the mixture names. Raises UserError listing
     every fault.
     """
-    names = [domain.name for domain in mixture.domains]
+    names = [domain.name for domain in domains]
     if not isinstance(sources, Mapping):
-        sources = find_sources(mixture, Path(sources))
+        sources = find_sources(domains, tokenizer, Path(sources))
     missing, unknown = [name for name in names if name not in sources], [name for name in sources if name not in names]
     if missing or unknown:
         raise UserError(
@@ -71,9 +70,7 @@ def open_sources(
             f"the sources have {', '.join(unknown) or 'none'}; give one source for each of {', '.join(names)}"
         )
     opened = {name: _open(name, sources[name]) for name in names}
-    faults = [
-        fault for domain in mixture.domains for fault in _faults(mixture, domain, opened[domain.name], check_text)
-    ]
+    faults = [fault for domain in domains for fault in _faults(tokenizer, domain, opened[domain.name], check_text)]
     if faults:
         raise UserError("these sources cannot be streamed:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return opened
@@ -113,11 +110,11 @@ def _open(name: str, source: Source) -> Tokens:
         ) from error
 
 
-def find_sources(mixture: Mixture, cache: Path) -> dict[str, Path]:
+def find_sources(domains: Sequence[Domain], tokenizer: Tokenizer, cache: Path) -> dict[str, Path]:
     """The directory of every domain in a token cache: the one that holds the text and the tokenizer of the mixture."""
     found: dict[str, Path] = {}
     faults = []
-    for domain in mixture.domains:
+    for domain in domains:
         candidates = sorted(path.parent for path in cache.glob(f"{domain.name}-*/meta.json"))
         tokens = {
             path: _open(domain.name, path)
@@ -125,7 +122,7 @@ def find_sources(mixture: Mixture, cache: Path) -> dict[str, Path]:
             if path.name[: -len("-0123456789abcdef")] == domain.name
         }
         fitting = [
-            path for path, opened in tokens.items() if not list(_faults(mixture, domain, opened, check_text=True))
+            path for path, opened in tokens.items() if not list(_faults(tokenizer, domain, opened, check_text=True))
         ]
         if fitting:
             found[domain.name] = min(fitting, key=lambda path: tokens[path].fingerprint != domain.fingerprint)
@@ -140,19 +137,19 @@ def find_sources(mixture: Mixture, cache: Path) -> dict[str, Path]:
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise UserError(
             f"the token cache {cache} does not hold the mixture's text (tokenizer "
-            f"{mixture.tokenizer.fingerprint}):\n{lines}\n"
+            f"{tokenizer.fingerprint}):\n{lines}\n"
             "give the `cache` directory beside the run that the mixture was learned in, or a source for every domain"
         )
     return found
 
 
-def _faults(mixture: Mixture, domain: Domain, tokens: Tokens, check_text: bool) -> list[str]:
+def _faults(tokenizer: Tokenizer, domain: Domain, tokens: Tokens, check_text: bool) -> list[str]:
     """What keeps a source from being the mixture's text."""
     faults = []
-    if tokens.tokenizer is not None and tokens.tokenizer != mixture.tokenizer.fingerprint:
+    if tokens.tokenizer is not None and tokens.tokenizer != tokenizer.fingerprint:
         faults.append(
             f"{domain.name}: {tokens.where} was tokenized with {tokens.tokenizer}, the mixture counts tokens of "
-            f"{mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}); tokenize the text with that one"
+            f"{tokenizer.name} ({tokenizer.fingerprint}); tokenize the text with that one"
         )
     elif check_text and domain.complete and domain.fingerprint is not None:
         changed = (

@@ -9,8 +9,9 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.files import read_json
 from mixtures.imports.tables import read_shares
-from mixtures.run.run import CorpusRecord, read_run
+from mixtures.run.run import CorpusRecord, RunRecord, read_run
 from mixtures.samples.rule import attach_samples
+from mixtures.samples.scores import read_scores
 from mixtures.schedule import shares as fixed
 from mixtures.schedule.mixture import KIND
 from mixtures.schedule.records import Domain
@@ -18,21 +19,36 @@ from mixtures.schedule.shares import fixed_mixture
 from proxies.comparison.settings import CompareSettings, Contender, ContenderSamples
 
 
-def make_mixture(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> Mixture:
-    """The mixture `name` over the tokens of a base model; a learned one must be learned by then.
+def read_learned(settings: CompareSettings, name: str) -> RunRecord | None:
+    """Read the proxy run that the mixture `name` is learned in; None for a mixture that no run learns.
 
-    `record`: what the comparison's corpus.json holds. Manifests of sample weights are written into
-    `folder`/NAME.samples. Raises UserError, naming the mixture, for shares, files, runs and scores that do not fit the
-    corpus.
+    Raises UserError, naming the mixture, for a run that is not there or damaged.
+    """
+    contender = settings.mixtures[name]
+    if not (contender.learn or contender.run):
+        return None
+    try:
+        return read_run(contender.run or settings.run_of(name).run_dir)
+    except UserError as error:
+        raise UserError(f"mixtures.{name}: {error}") from error
+
+
+def make_mixture(
+    settings: CompareSettings, name: str, record: dict[str, Any], run: RunRecord | None, *, folder: Path
+) -> Mixture:
+    """Make the mixture `name` over the tokens of a base model; a learned one must be learned by then.
+
+    `record`: what the comparison's corpus.json holds. `run`: the proxy run that learned the mixture (`read_learned`).
+    Manifests of sample weights are written into `folder`/NAME.samples. Raises UserError, naming the mixture, for
+    shares, files, runs and scores that do not fit the corpus.
     """
     contender, corpus = settings.mixtures[name], CorpusRecord.model_validate(record)
     try:
         if contender.file and not contender.samples:
             _require_shares_alone(contender.file)
-        if contender.learn or contender.run:
-            path = Path(contender.run or settings.run_of(name).run_dir)
-            mixture = export_mixture([path], average=contender.average, token_budget=settings.base_tokens)
-            _require_fitting(settings, path, mixture, corpus)
+        if run is not None:
+            mixture = export_mixture([run], average=contender.average, token_budget=settings.base_tokens)
+            _require_fitting(settings, run, mixture, corpus)
         else:
             mixture = _fixed(contender, corpus, settings.base_tokens)
         return _with_samples(contender.samples, mixture, folder / f"{name}.samples")
@@ -68,18 +84,7 @@ def sample_notes(settings: CompareSettings, mixtures: Mapping[str, Mixture]) -> 
 
 def domains_of(corpus: CorpusRecord) -> tuple[Domain, ...]:
     """The training domains of a corpus record as a mixture names them."""
-    return tuple(
-        Domain(
-            name=domain.name,
-            unique_tokens=domain.tokens,
-            unique_documents=domain.documents,
-            complete=domain.complete,
-            fingerprint=domain.fingerprint,
-            sources=domain.sources,
-        )
-        for domain in corpus.domains
-        if domain.role == "domain"
-    )
+    return tuple(domain.as_domain() for domain in corpus.domains if domain.role == "domain")
 
 
 def _fixed(contender: Contender, corpus: CorpusRecord, budget: int) -> Mixture:
@@ -90,7 +95,11 @@ def _fixed(contender: Contender, corpus: CorpusRecord, budget: int) -> Mixture:
 
 
 def _with_samples(samples: ContenderSamples | None, mixture: Mixture, directory: Path) -> Mixture:
-    return mixture if samples is None else attach_samples(mixture, samples.scores, samples.rule_alone, directory)
+    return (
+        mixture
+        if samples is None
+        else attach_samples(mixture, read_scores(samples.scores), samples.rule_alone, directory)
+    )
 
 
 def _require_shares_alone(path: str) -> None:
@@ -118,23 +127,23 @@ def _shares(contender: Contender, tokens: dict[str, int], budget: int) -> dict[s
     return fixed.uniform(tokens) if contender.fixed == "uniform" else fixed.natural(tokens)
 
 
-def _require_fitting(settings: CompareSettings, path: Path, mixture: Mixture, corpus: CorpusRecord) -> None:
+def _require_fitting(settings: CompareSettings, run: RunRecord, mixture: Mixture, corpus: CorpusRecord) -> None:
     """A learned mixture speaks of this comparison's domains, text and tokenizer, and was not made from its held-out
     rows.
     """
     if faults := list(_misfits(mixture, corpus)):
         raise UserError(
-            f"{path} was learned on another corpus than this comparison's:\n"
+            f"{run.path} was learned on another corpus than this comparison's:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
             + "\ngive a run on the same domains, text and tokenizer, or a comparison on that run's corpus"
         )
-    config = read_run(path).config
+    config = run.config
     kept = config.train.get("evaluate_rows", 0)
     if config.update.get("held_out") and kept < settings.train.evaluate_rows:
         raise UserError(
-            f"{path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models are "
-            f"evaluated on {settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it at "
-            f"{settings.train.evaluate_rows}"
+            f"{run.path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models "
+            f"are evaluated on {settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it "
+            f"at {settings.train.evaluate_rows}"
         )
 
 

@@ -10,7 +10,6 @@ neither.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,14 @@ NOTE = (
 )
 
 
-def learning_cost(run_dir: str | Path) -> Cost:
+def learning_cost(run: RunRecord) -> Cost:
     """What the steps of a proxy run took, its reference's included. Raises UserError for a damaged run."""
-    run = read_run(run_dir)
-    settings = load_settings(Path(run_dir) / "config.yaml")
+    settings = load_settings(run.path / "config.yaml")
     tokens = _group_tokens(run)
     each = 6.0
     seconds = run.training_seconds
     if settings.update.preset == "doremi":
-        reference = read_run(Path(run_dir) / "reference")
+        reference = read_run(run.path / "reference")
         each += 2 + (2 if settings.train.accumulate > 1 else 0) + 6 * _group_tokens(reference) / tokens
         seconds += reference.training_seconds
     return {"seconds": seconds, "flops": each * _parameters(settings, run) * tokens}

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from mixtures import Mixture
-from mixtures.compare.directory import base_path, read_bases
+from mixtures.compare.directory import Bases, base_path
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from proxies.comparison.base import BaseRun
@@ -181,9 +181,9 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
         ) from error
 
 
-def write_results(run_path: Path) -> None:
-    """results.parquet: every (mixture, seed, step, domain) of the directory."""
-    _write_table(run_path / "results.parquet", read_bases(run_path)[0])
+def write_results(run_path: Path, bases: Bases) -> None:
+    """Write results.parquet: every (mixture, seed, step, domain) of the directory's base runs."""
+    _write_table(run_path / "results.parquet", bases.results)
 
 
 @contextmanager

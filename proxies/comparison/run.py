@@ -1,7 +1,7 @@
 """A comparison from start to verdict: mixtures, the learned ones first learned, base models, tables and plots."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,17 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from mixtures import Mixture
+from mixtures.compare.directory import read_bases
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from mixtures.run.run import RunRecord
 from mixtures.text import tokens_text
 from proxies.comparison.base import train_base
-from proxies.comparison.contenders import make_mixture, require_scores, sample_notes
+from proxies.comparison.contenders import make_mixture, read_learned, require_scores, sample_notes
 from proxies.comparison.costs import FREE, NOTE, base_cost, learning_cost
 from proxies.comparison.records import (
     is_finished,
     locked,
-    read_bases,
     require_kept,
     require_same,
     save_base,
@@ -35,7 +36,7 @@ from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
-from proxies.place import Place, all_reduce
+from proxies.place import place_of
 from proxies.preflight import require_divisible, require_group, require_same_corpus
 
 Value = TypeVar("Value")
@@ -57,17 +58,19 @@ def _compare(settings: CompareSettings, folder: Path) -> None:
         _say_hello(settings, corpus, accelerator)
     for name in settings.learned:
         require_scores(settings, name, corpus.record, folder=folder)
-    mixtures = _made(settings, [name for name in settings.mixtures if name not in settings.learned], corpus, folder)
-    _take_directory(
-        settings, corpus, mixtures, accelerator
-    )  # from here on it is this comparison's: whatever could be checked was
+    fixed = [name for name in settings.mixtures if name not in settings.learned]
+    runs = {name: read_learned(settings, name) for name in fixed}
+    mixtures = _made(settings, runs, corpus, folder)
+    # from here on the directory is this comparison's: whatever could be checked was
+    _take_directory(settings, corpus, mixtures, accelerator)
     learn_missing(settings, accelerator)
-    mixtures |= _made(settings, settings.learned, corpus, folder)
+    learned = {name: read_learned(settings, name) for name in settings.learned}
+    mixtures |= _made(settings, learned, corpus, folder)
     _take_directory(settings, corpus, mixtures, accelerator)
     train_missing(settings, corpus, mixtures, accelerator)
     if accelerator.is_main_process:
         with locked(settings.run_path / ".lock"):
-            finish(settings, corpus)
+            finish(settings, corpus, runs | learned)
     accelerator.end_training()
 
 
@@ -96,13 +99,7 @@ def train_missing(
 ) -> None:
     """The base runs that are not there yet, seed by seed, so that every finished seed is one whole comparison."""
     path, main = settings.run_path, accelerator.is_main_process
-    place = Place(
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
-        device=accelerator.device,
-        reduce=all_reduce if accelerator.num_processes > 1 else None,
-        autocast=accelerator.autocast,
-    )
+    place = place_of(accelerator)
     missing = _agree(_missing(settings), accelerator)
     with tqdm(total=len(missing) * settings.train.steps, unit="step", disable=not main, dynamic_ncols=True) as bar:
         for name, seed in missing:
@@ -117,18 +114,19 @@ def train_missing(
                 save_base(path, name, seed, run, facts)
 
 
-def finish(settings: CompareSettings, corpus: CorpusData) -> None:
+def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, RunRecord | None]) -> None:
     """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
     from mixtures.compare.directory import read_comparison
     from mixtures.compare.text import WIDTH, comparison_text
     from mixtures.plots.comparison import plot_comparison
 
     path, names = settings.run_path, list(settings.mixtures)
-    write_results(path)
-    costs = {name: _cost(settings, name) for name in names}
-    base = base_cost(read_bases(path, names)[2])
+    bases = read_bases(path)
+    write_results(path, bases)
+    costs = {name: FREE if (run := runs[name]) is None else learning_cost(run) for name in names}
+    base = base_cost(bases.of(names).facts)
     write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
-    record = read_comparison(path, names)
+    record = read_comparison(path, names, bases=bases)
     notes = [NOTE, *_unread(corpus), *sample_notes(settings, record.mixtures)]
     text = (
         "\n".join([comparison_text(record.comparison), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes)])
@@ -140,16 +138,19 @@ def finish(settings: CompareSettings, corpus: CorpusData) -> None:
 
 
 def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData:
-    run = settings.text_run()
+    text = settings.text
     with accelerator.main_process_first():
-        corpus = prepare(run, progress=accelerator.is_main_process)
+        corpus = prepare(text, Path(text.cache_dir), settings.draws, progress=accelerator.is_main_process)
     if (settings.run_path / "corpus.json").exists():
-        require_same_corpus(run, corpus.record)
+        require_same_corpus(settings.run_path, corpus.record)
     return corpus
 
 
-def _made(settings: CompareSettings, names: Sequence[str], corpus: CorpusData, folder: Path) -> dict[str, Mixture]:
-    mixtures = {name: make_mixture(settings, name, corpus.record, folder=folder) for name in names}
+def _made(
+    settings: CompareSettings, runs: Mapping[str, RunRecord | None], corpus: CorpusData, folder: Path
+) -> dict[str, Mixture]:
+    """The mixtures of these names, each from its proxy run where one learned it; those kept before are the same."""
+    mixtures = {name: make_mixture(settings, name, corpus.record, run, folder=folder) for name, run in runs.items()}
     for name, mixture in mixtures.items():
         require_kept(settings.run_path, name, mixture)
     return mixtures
@@ -174,13 +175,6 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
 def _show(bar: tqdm, label: str, step: int, loss: float, speed: float) -> None:
     bar.set_postfix_str(f"{label}, step {step}, loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
     bar.update()
-
-
-def _cost(settings: CompareSettings, name: str) -> dict[str, float]:
-    contender = settings.mixtures[name]
-    if contender.learn or contender.run:
-        return learning_cost(contender.run or settings.run_of(name).run_dir)
-    return FREE
 
 
 def _unread(corpus: CorpusData) -> list[str]:

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mixtures.samples.rule import SampleRule
 from proxies.config import DomainName, Frozen, exactly_one
-from proxies.corpus.settings import CorpusSettings
-from proxies.settings import Loop, Model, Objective, Settings, Train, Update
+from proxies.corpus.settings import CorpusSettings, SourceSettings
+from proxies.settings import Loop, Model, ObjectiveSetting, Settings, Train, Update
 
 MADE_FOR = {
     "temperature": "fixed: temperature",
@@ -109,7 +109,7 @@ class CompareSettings(Frozen):
     corpus: CorpusSettings = Field(description="the text")
     model: Model = Field(description="the base model")
     train: BaseTrain = Field(BaseTrain(), description="its loop")
-    objective: Objective = Field(
+    objective: ObjectiveSetting = Field(
         "auto", description="what mixtures are learned for and judged by; as a run's update.objective"
     )
     proxy: Proxy = Field(Proxy(), description="the proxies of learned mixtures")
@@ -139,14 +139,14 @@ class CompareSettings(Frozen):
         """Names of the mixtures that this comparison learns."""
         return [name for name, contender in self.mixtures.items() if contender.learn]
 
-    def text_run(self) -> Settings:
-        """A run over the comparison's text: all runs read one cache, and of a streamed source equally much."""
-        corpus, proxy = self.corpus, self.proxy.train
-        most = max(self.base_tokens, proxy.steps * proxy.rows_per_domain * corpus.row_tokens)
+    @property
+    def text(self) -> CorpusSettings:
+        """The comparison's text with its cache: all runs read one cache, and of a streamed source equally much."""
+        corpus, draws = self.corpus, self.draws
 
-        def bounded(sources: dict[str, Any]) -> dict[str, Any]:
+        def bounded(sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
             return {
-                name: source.model_copy(update={"max_tokens": most})
+                name: source.model_copy(update={"max_tokens": draws[name]})
                 if source.streaming and source.max_tokens is None
                 else source
                 for name, source in sources.items()
@@ -157,8 +157,14 @@ class CompareSettings(Frozen):
             "domains": bounded(corpus.domains),
             "targets": bounded(corpus.targets),
         }
-        update = Update(objective=self.objective)
-        return Settings(run_dir=self.run_dir, corpus=corpus.model_copy(update=changes), model=self.model, update=update)
+        return corpus.model_copy(update=changes)
+
+    @property
+    def draws(self) -> dict[str, int]:
+        """The most tokens that a base model or a proxy reads of every domain and target."""
+        proxy = self.proxy.train
+        most = max(self.base_tokens, proxy.steps * proxy.rows_per_domain * self.corpus.row_tokens)
+        return dict.fromkeys(self.corpus.sources, most)
 
     def run_of(self, name: str) -> Settings:
         """The proxy run that learns the mixture `name`; `auto` in its update block is the comparison's objective
@@ -172,7 +178,7 @@ class CompareSettings(Frozen):
         return Settings(
             run_dir=str(self.run_path / "learned" / name),
             seed=self.proxy.seed,
-            corpus=self.text_run().corpus,
+            corpus=self.text,
             model=contender.model or self.proxy.model or self.model,
             train=Train.model_validate({**self.proxy.train.model_dump(), **contender.train}),
             update=update,

@@ -2,7 +2,7 @@
 process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,6 @@ from proxies.corpus.pool import Pool
 from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.corpus.sources import documents
 from proxies.corpus.tokenizer import TextEncoder
-from proxies.settings import Settings
 
 BPE_CHARACTERS = 40_000_000  # text that a BPE is trained on, all domains together,
 BPE_DOMAIN_CHARACTERS = 2_000_000  # and of one domain at most
@@ -63,24 +62,20 @@ class CorpusData:
         return next(entry for entry in [*self.record["domains"], *members] if entry["name"] == name)
 
 
-def prepare(settings: Settings, *, progress: bool = False, draws: dict[str, int] | None = None) -> CorpusData:
+def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *, progress: bool = False) -> CorpusData:
     """Build or open the token cache of every domain and target; the same result in every process and every run.
 
-    Call it in the main process first (`accelerator.main_process_first()`): what one built the others open. `progress`
-    shows a bar. `draws` (tokens by name) is how much the run reads of a domain, where a streamed source without
-    `max_tokens` stops; names that are missing get steps x rows x tokens of the settings. Raises UserError listing all
-    domains that cannot be read or are shorter than a row.
+    Call it in the main process first (`accelerator.main_process_first()`): what one built the others open. `cache_dir`:
+    where the caches are. `draws` {name: tokens}: how much the run reads of a domain or target, where a streamed source
+    without `max_tokens` stops. `progress` shows a bar. Raises UserError listing all domains that cannot be read or are
+    shorter than a row.
     """
-    corpus = settings.corpus
-    directory = Path(corpus.cache_dir) if corpus.cache_dir else settings.run_path.parent / "cache"
-    run_tokens = settings.train.steps * settings.train.rows_per_domain * corpus.row_tokens
-    wanted = {name: (draws or {}).get(name, run_tokens) for name in corpus.sources}
-    inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=wanted[name]))
+    inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=draws[name]))
     with tqdm(unit="B", unit_scale=True, delay=0.5, disable=not progress) as bar:
-        tokenizer, tokenizer_path = _tokenizer(corpus, inputs, directory, bar)
+        tokenizer, tokenizer_path = _tokenizer(corpus, inputs, cache_dir, bar)
 
         def opened(name: str, source: SourceSettings) -> tuple[Path, dict[str, Any]]:
-            path, meta = cache.open_domain(directory, name, source, tokenizer, inputs[name], bar)
+            path, meta = cache.open_domain(cache_dir, name, source, tokenizer, inputs[name], bar)
             _refuse_short(meta, corpus)
             return path, meta
 

@@ -62,8 +62,10 @@ def score(settings: ScoreSettings) -> None:
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     require_group(accelerator)
     with accelerator.main_process_first():
-        corpus = prepare(run, progress=accelerator.is_main_process)
-    require_same_corpus(run, corpus.record, remedy="to score it with this run, or learn a new run from the new text")
+        corpus = prepare(run.corpus, run.cache_path, run.draws, progress=accelerator.is_main_process)
+    require_same_corpus(
+        run.run_path, corpus.record, remedy="to score it with this run, or learn a new run from the new text"
+    )
     models = load_models(run, corpus, checkpoints, device=accelerator.device)
     _require_scopes(models[-1], settings)
     work = _plan(settings, run.run_path, corpus, [checkpoint.record for checkpoint in checkpoints], accelerator)
@@ -83,7 +85,7 @@ def score(settings: ScoreSettings) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _write(lambda: write_meta(work.run_dir, work.meta.model_copy(update={"complete": True})))
-        print(f"\n{scores_text(work.run_dir)}\n\nscores: {scores_path(work.run_dir)}", flush=True)
+        print(f"\n{scores_text(read_scores(work.run_dir))}\n\nscores: {scores_path(work.run_dir)}", flush=True)
     accelerator.end_training()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from doge.gram import Gram
-from doge.updates import PRESETS, Constants, Decision, State, lean_to_worst, start, update, without_effect
+from doge.updates import PRESETS, Constants, Decision, Objective, State, lean_to_worst, start, update, without_effect
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "reference" / "official_update.json"
 
@@ -43,11 +43,13 @@ def decide(
         state,
         constants=constants,
         prior=uniform(len(state.weights)),
-        importance=importance,
-        targets=torch.arange(len(importance)) >= len(state.weights)
-        if targets
-        else torch.zeros(len(importance), dtype=torch.bool),
-        worst=worst,
+        objective=Objective(
+            importance=importance,
+            targets=torch.arange(len(importance)) >= len(state.weights)
+            if targets
+            else torch.zeros(len(importance), dtype=torch.bool),
+            worst=worst,
+        ),
         lr=lr,
         max_grad_norm=5.0,
     )

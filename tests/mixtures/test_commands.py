@@ -10,6 +10,7 @@ import pytest
 
 from mixtures import Mixture
 from mixtures.__main__ import main
+from mixtures.run.run import read_run
 from mixtures.run.summary import summary
 from mixtures.schedule.check import check
 from mixtures.schedule.show import mixture_text
@@ -192,7 +193,7 @@ def test_check_refuses_an_unknown_version(tmp_path: Path, capsys: pytest.Capture
 
 def test_the_summary_has_held_out_losses_and_targets_and_sorts_by_weight(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", targets=["catalan"])
-    lines = summary(run).splitlines()
+    lines = summary(read_run(run)).splitlines()
     assert lines[0].split("  ")[0] == "domain"
     assert "learned weight" in lines[0]
     assert "loss end" in lines[0]
@@ -207,7 +208,7 @@ def test_the_summary_has_held_out_losses_and_targets_and_sorts_by_weight(tmp_pat
 
 
 def test_the_summary_falls_back_to_training_losses(tmp_path: Path) -> None:
-    assert "training loss" in summary(make_run(tmp_path / "run", evaluate_every=0)).splitlines()[-1]
+    assert "training loss" in summary(read_run(make_run(tmp_path / "run", evaluate_every=0))).splitlines()[-1]
 
 
 @pytest.mark.parametrize("stages", [1, 2, 12])
@@ -217,7 +218,7 @@ def test_tables_stay_within_a_hundred_columns(tmp_path: Path, stages: int) -> No
     targets = [f"target_{number:02d}" for number in range(12)]
     names = [f"{'a_very_long_name_' * 7}{number}" for number in range(40)]
     run = make_run(tmp_path / "run", domains=names, targets=targets, tokens_per_step=10**9)
-    for text in (summary(run), mixture_text(export_mixture([run], stages=stages))):
+    for text in (summary(read_run(run)), mixture_text(export_mixture([run], stages=stages))):
         assert max(len(line) for line in text.splitlines()) <= 100
 
 

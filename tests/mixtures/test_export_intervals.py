@@ -132,13 +132,13 @@ def test_a_run_with_replicates_has_intervals_and_others_export_as_before(tmp_pat
     before = export_mixture([run])
     assert before.stages[0].weights_ci95 is None
     assert "uncertainty" not in before.model_dump(mode="json")["provenance"]
-    assert "interval" not in mixture_text(before) + summary(run)
+    assert "interval" not in mixture_text(before) + summary(read_run(run))
     after = export_mixture([add_replicates(run)])
     assert intervals_of(after)
     assert record_of(after).replicates == 200
     assert after.provenance.inputs[-1].uri == "run-0/replicates.parquet"
     assert "another seed may differ by more" in " ".join(mixture_text(after).split())
-    text = summary(run)
+    text = summary(read_run(run))
     assert "95 % interval" in text
     assert "signal to noise" in text
 

@@ -15,6 +15,8 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from mixtures.run.trajectory import Trajectory, read_trajectory
+from proxies.corpus.corpus import CorpusData, prepare
+from proxies.settings import Settings
 from proxies.train import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +71,11 @@ def write_run(folder: Path, *, targets: bool = False, held_out: float = 0.3, **b
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
+
+
+def prepare_corpus(settings: Settings, *, draws: Mapping[str, int] | None = None) -> CorpusData:
+    """The corpus of a run's settings; `draws` replaces what the run reads of some domains."""
+    return prepare(settings.corpus, settings.cache_path, settings.draws | dict(draws or {}))
 
 
 def run(*arguments: str | Path) -> int:

@@ -308,10 +308,10 @@ def test_a_comparison_is_read_as_a_run_is(tmp_path: Path, monkeypatch: pytest.Mo
 def test_all_runs_of_a_comparison_read_equally_much_of_a_streamed_domain(tmp_path: Path) -> None:
     settings = load(CompareSettings, write(tmp_path, COMPARISON), ["--train.steps", "5000"])
     wanted = 5000 * 16 * 128  # a base model's tokens: a mixture may give one domain all of them
-    for run in (settings.text_run(), settings.run_of("stable")):
-        assert run.corpus.domains["web"].max_tokens == wanted
-        assert run.corpus.domains["wiki"].max_tokens is None
-        assert run.corpus.cache_dir == str(tmp_path / "runs/cache")
+    for text in (settings.text, settings.run_of("stable").corpus):
+        assert text.domains["web"].max_tokens == wanted
+        assert text.domains["wiki"].max_tokens is None
+        assert text.cache_dir == str(tmp_path / "runs/cache")
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,13 @@ from mixtures.__main__ import main as mixtures_main
 from mixtures.errors import UserError
 from mixtures.run.trajectory import read_evaluation, read_trajectory
 from proxies.corpus.batches import step_rows
-from proxies.corpus.corpus import prepare
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.models import build_model, optimization
 from proxies.place import Place
 from proxies.settings import Settings, load_settings
 from proxies.step import Group, StepOutcome, Stepper
 from tests.doge.helpers import VOCAB, make_model
-from tests.proxies.helpers import alone_and_in_two_processes, kill_at, message, run, same, write_run
+from tests.proxies.helpers import alone_and_in_two_processes, kill_at, message, prepare_corpus, run, same, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 DOREMI = {"preset": "doremi"}
@@ -295,7 +294,7 @@ def train_plainly(settings: Settings) -> tuple[list[Tensor], Tensor, list[Tensor
     """Slow twin of the reference run: one autograd pass a step on the weighted loss. Parameters, natural prior, and
     parameters before.
     """
-    corpus = prepare(settings)
+    corpus = prepare_corpus(settings)
     length, train = corpus.row_tokens, settings.train
     model = build_model(
         settings.model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, row_tokens=length, seed=settings.seed

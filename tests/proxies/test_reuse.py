@@ -26,7 +26,6 @@ from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.show import mixture_text
 from proxies.corpus.batches import step_rows
-from proxies.corpus.corpus import prepare
 from proxies.corpus.pool import WINDOW, WINDOW_ROWS, make_pool
 from proxies.preflight import require_same_corpus
 from proxies.reuse import reuse
@@ -38,6 +37,7 @@ from tests.proxies.helpers import (
     alone_and_in_two_processes,
     kill_at,
     message,
+    prepare_corpus,
     run,
     same,
     write_domain,
@@ -93,7 +93,7 @@ def edited(path: Path, **domains: Any) -> Path:
 
 def reused(path: Path, overrides: tuple[str, ...] = ()) -> Any:
     settings = load_settings(path, overrides)
-    return reuse(prepare(settings), settings)
+    return reuse(prepare_corpus(settings), settings)
 
 
 def fault(path: Path, *overrides: str) -> str:
@@ -148,7 +148,7 @@ def test_every_domain_is_evaluated_and_the_reused_ones_together_too(tmp_path: Pa
     assert set(last.index) == {"reused", "mixed", *OLD}
     relative = read_run(tmp_path / "run").corpus.reused.relative  # type: ignore[union-attr]
     assert last["reused"] == pytest.approx(sum(share * last[name] for name, share in relative.items()))
-    assert "reused" in summary(tmp_path / "run")
+    assert "reused" in summary(read_run(tmp_path / "run"))
 
 
 def test_the_record_replays_and_resumes_bit_for_bit(
@@ -188,10 +188,10 @@ def test_the_text_of_a_reused_run_can_be_scored(
     path = grown(tmp_path, learned, train={"steps": 2})
     assert run(path) == 0
     settings = load_settings(path)
-    require_same_corpus(settings, prepare(settings).record)
+    require_same_corpus(settings.run_path, prepare_corpus(settings).record)
     write_domain(tmp_path / "digits.jsonl", ALPHABETS["digits"], seed=1)
     with pytest.raises(UserError, match="digits changed"):
-        require_same_corpus(settings, prepare(settings).record)
+        require_same_corpus(settings.run_path, prepare_corpus(settings).record)
 
 
 def test_runs_that_reuse_one_mixture_are_averaged_with_intervals(tmp_path: Path, learned: Path) -> None:

@@ -16,13 +16,14 @@ from transformers import AutoModelForCausalLM
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import part_path, read_scores
 from proxies.config import flags
-from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData
 from proxies.score import main
 from proxies.scoring import plan as score_plan
 from proxies.scoring import run as score_run
 from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
 from proxies.settings import load_settings
-from tests.proxies.helpers import MODEL, config_of, launch, write_domain, write_run
+from tests.proxies import helpers
+from tests.proxies.helpers import MODEL, config_of, launch, prepare_corpus, write_domain, write_run
 
 COLUMNS = ("self_influence_all", "self_influence_first_block", *INFORMATION, "word_embedding")
 DOMAINS = ("vowels", "consonants", "digits")
@@ -35,8 +36,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         model = {**MODEL, "num_hidden_layers": 2}
-        patch.setattr(train_helpers, "MODEL", model)
-        assert train_helpers.run(write_run(folder)) == 0
+        patch.setattr(helpers, "MODEL", model)
+        assert helpers.run(write_run(folder)) == 0
     return folder
 
 
@@ -71,7 +72,7 @@ def stamps(run: Path) -> dict[str, int]:
 
 
 def corpus_of(run: Path) -> CorpusData:
-    return prepare(load_settings(run / "config.yaml", ["--run_dir", str(run)]))
+    return prepare_corpus(load_settings(run / "config.yaml", ["--run_dir", str(run)]))
 
 
 def row_by_autograd(model: torch.nn.Module, row: torch.Tensor) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def test_a_domain_of_one_document_is_scored(
     path = write_run(tmp_path, train={"steps": 2})
     (tmp_path / "digits.jsonl").write_text(json.dumps({"text": "0123456789 " * 30}) + "\n")
     write_domain(tmp_path / "held.jsonl", "0123456789 ", documents=5)
-    assert train_helpers.run(path, "--corpus.domains.digits.validation", tmp_path / "held.jsonl") == 0
+    assert helpers.run(path, "--corpus.domains.digits.validation", tmp_path / "held.jsonl") == 0
     assert score(tmp_path / "run") == 0
     assert len(read_scores(tmp_path / "run").frame("digits")) == 1
     line = next(line for line in reversed(capsys.readouterr().out.splitlines()) if line.startswith("digits"))

@@ -17,11 +17,11 @@ from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.run.run import RunRecord, read_run
 from mixtures.run.trajectory import read_trajectory
-from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData
 from proxies.settings import Settings, load_settings
 from proxies.simulate import describe_cut, simulate
 from tests.proxies.comparison.helpers import compare, write_comparison
-from tests.proxies.helpers import ALPHABETS, message, run, same, write_domain, write_run
+from tests.proxies.helpers import ALPHABETS, message, prepare_corpus, run, same, write_domain, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -38,12 +38,12 @@ def budgeted(tmp_path: Path, tokens: Any, unique: dict[str, Any] | None = None, 
 def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[CorpusData, Settings]:
     """A corpus without a budget."""
     settings = load_settings(write_run(tmp_path_factory.mktemp("text")))
-    return prepare(settings), settings
+    return prepare_corpus(settings), settings
 
 
 def cut(path: Path) -> tuple[CorpusData, CorpusData]:
     settings = load_settings(path)
-    whole = prepare(settings)
+    whole = prepare_corpus(settings)
     return whole, simulate(whole, settings)
 
 
@@ -209,7 +209,7 @@ def test_exported_for_a_large_run_epochs_count_its_own_text(tmp_path: Path) -> N
 
 def test_exported_for_a_large_run_of_the_same_text_it_is_the_whole_text(tmp_path: Path) -> None:
     assert run(budgeted(tmp_path, 2 * RUN_TOKENS)) == 0
-    whole = prepare(load_settings(write_run(tmp_path)))
+    whole = prepare_corpus(load_settings(write_run(tmp_path)))
     for domain in export_mixture([tmp_path / "run"], token_budget=10**6).domains:
         assert domain.unique_tokens == whole.entry(domain.name)["tokens"]
         assert domain.complete

@@ -46,8 +46,8 @@ def converted(mixture: Path, data: Path, **options: Any) -> Path:
     recipe.write_text(
         yaml.safe_dump({"step_scheduler": {"local_batch_size": 4}, "dataset": {"_target_": "other"}, "seed": 1})
     )
-    flags = {"sequence_length": LENGTH, "batch_size": [str(BATCH)], "recipe": str(recipe)} | options
-    convert(mixture, to="automodel", output=out, data=[str(data / "{domain}")], **flags)
+    flags = {"sequence_length": LENGTH, "batch_size": BATCH, "recipe": str(recipe)} | options
+    convert(mixture, to="automodel", output=out, data=str(data / "{domain}"), **flags)
     return out
 
 
@@ -220,7 +220,7 @@ def test_automodel_reads_megatrons_json_once_its_other_splits_are_filled(tmp_pat
         make_mixture(tmp_path, {"only": WANTED}),
         to="megatron",
         output=out,
-        data=[str(data / "{domain}")],
+        data=str(data / "{domain}"),
         sequence_length=LENGTH,
     )
     splits = json.loads((out / "blend.json").read_text()) | {

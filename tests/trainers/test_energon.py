@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _convert(tmp_path: Path, data: Path, *, samples: Any = "keep", **mixture: Any) -> Report:
     path = make_mixture(tmp_path / "mixture", **mixture)
-    return convert(path, to="energon", output=tmp_path / "energon", data=[f"{data}/{{domain}}"], samples=samples)
+    return convert(path, to="energon", output=tmp_path / "energon", data=f"{data}/{{domain}}", samples=samples)
 
 
 def _trained(report: Report, *, tokens: int | None = None) -> list[list[np.ndarray]]:
@@ -127,7 +127,7 @@ def test_a_domain_without_weight_is_left_out_of_its_stage(tmp_path: Path, data: 
 
 def test_a_stage_ends_at_its_step(tmp_path: Path, data: Path) -> None:
     path = make_mixture(tmp_path / "mixture")
-    flags: dict[str, Any] = {"data": [f"{data}/{{domain}}"], "sequence_length": 128, "batch_size": ["16"]}
+    flags: dict[str, Any] = {"data": f"{data}/{{domain}}", "sequence_length": 128, "batch_size": 16}
     use = convert(path, to="energon", output=tmp_path / "energon", **flags).record["use"]
     ends = [round(tokens / (128 * 16)) for tokens in (200_000, 400_000)]
     assert [line for line in use.splitlines() if "--train-iters" in line] == [
@@ -138,7 +138,7 @@ def test_a_stage_ends_at_its_step(tmp_path: Path, data: Path) -> None:
 
 def test_one_file_for_an_average(tmp_path: Path, data: Path) -> None:
     path = make_mixture(tmp_path / "mixture", tokens=300_000)
-    report = convert(path, to="energon", output=tmp_path / "energon", data=[f"{data}/{{domain}}"], stages="average")
+    report = convert(path, to="energon", output=tmp_path / "energon", data=f"{data}/{{domain}}", stages="average")
     (stage,) = _trained(report)
     assert token_shares(_ids(stage)) == pytest.approx(
         {name: (WANTED[name] + SECOND[name]) / 2 for name in NAMES}, abs=0.03
@@ -166,14 +166,14 @@ def test_a_policy_of_what_is_no_webdataset_is_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl.idx").touch()
     path = make_mixture(tmp_path / "mixture", policies={"web": "filter"})
     with pytest.raises(UserError, match=r"web needs a webdataset on this machine.*--samples drop"):
-        convert(path, to="energon", output=tmp_path / "energon", data=[f"{tmp_path}/{{domain}}.jsonl"])
+        convert(path, to="energon", output=tmp_path / "energon", data=f"{tmp_path}/{{domain}}.jsonl")
 
 
 def test_a_policy_of_another_number_of_documents_is_refused(tmp_path: Path, data: Path) -> None:
     path = make_mixture(tmp_path / "mixture", policies={"code": "filter"})
-    words = [f"{name}={data}/{'math' if name == 'code' else name}" for name in NAMES]
+    places = {name: f"{data}/{'math' if name == 'code' else name}" for name in NAMES}
     with pytest.raises(UserError, match="has 240 samples: which are which cannot be told"):
-        convert(path, to="energon", output=tmp_path / "energon", data=words)
+        convert(path, to="energon", output=tmp_path / "energon", data=places)
 
 
 def test_two_datasets_of_a_domain_are_refused(tmp_path: Path, data: Path) -> None:
@@ -183,5 +183,5 @@ def test_two_datasets_of_a_domain_are_refused(tmp_path: Path, data: Path) -> Non
             path,
             to="energon",
             output=tmp_path / "energon",
-            data=[f"{data}/{{domain}}", f"web={data}/web", f"web={data}/code"],
+            data={"*": f"{data}/{{domain}}", "web": [f"{data}/web", f"{data}/code"]},
         )

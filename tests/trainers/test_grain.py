@@ -117,9 +117,9 @@ def _convert(tmp_path: Path, data: Path, **kwargs: Any) -> Report:
         mixture,
         to="grain",
         output=tmp_path / "maxtext",
-        data=[f"{data}/{{domain}}"],
+        data=f"{data}/{{domain}}",
         sequence_length=LENGTH,
-        batch_size=[str(BATCH)],
+        batch_size=BATCH,
     )
 
 
@@ -225,9 +225,9 @@ def test_packed_rows_need_no_conversion(tmp_path: Path) -> None:
         make_mixture(tmp_path / "mixture"),
         to="grain",
         output=tmp_path / "maxtext",
-        data=[f"{tmp_path}/rows/{{domain}}"],
+        data=f"{tmp_path}/rows/{{domain}}",
         sequence_length=LENGTH,
-        batch_size=[str(BATCH)],
+        batch_size=BATCH,
         packed=True,
     )
     for launch, wanted in zip(_trained(report), (WANTED, SECOND), strict=True):

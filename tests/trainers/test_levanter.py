@@ -33,11 +33,11 @@ def converted(
     data: Path,
     stages: Mapping[str, Any] | None = None,
     *,
-    batch: tuple[str, ...] = ("16",),
+    batch: Any = 16,
     **options: Any,
 ) -> Path:
     mixture, output = toy.make_mixture(folder, stages, **options.pop("mixture", {})), folder / "out"
-    places = [f"{data}/{{domain}}{options.pop('data_suffix', '')}"]
+    places = f"{data}/{{domain}}{options.pop('data_suffix', '')}"
     options = {"sequence_length": LENGTH, "batch_size": batch, "tokenizer": str(data)} | options
     convert(mixture, to="levanter", output=output, data=places, **options)
     return output
@@ -125,7 +125,7 @@ def test_a_stage_without_a_domain_reads_none_of_it(data: Path, tmp_path: Path) -
 
 
 def test_a_domain_without_any_share_needs_no_data(data: Path, tmp_path: Path) -> None:
-    output = converted(tmp_path, data, {"only": toy.ZERO}, batch=())
+    output = converted(tmp_path, data, {"only": toy.ZERO}, batch=None)
     config = read(output / "levanter.yaml")
     assert isinstance(config.data, LMMixtureDatasetConfig)
     assert sorted(config.data.configs) == ["code", "web"]
@@ -141,7 +141,7 @@ def test_a_small_share_is_not_rounded_away(data: Path, tmp_path: Path) -> None:
 
 
 def test_batch_sizes_that_change_move_no_boundary(data: Path, tmp_path: Path) -> None:
-    output = converted(tmp_path, data, batch=("0=16", "100_000=24"))
+    output = converted(tmp_path, data, batch={0: 16, 100_000: 24})
     found, at = rows(read(output / "levanter.yaml")), report(output)["stages"][1]["start_tokens"] // LENGTH
     assert abs(at - 3125 / 2) <= 12
     assert close(toy.token_shares(found[:at]), toy.WANTED, 0.005)

@@ -48,9 +48,9 @@ def _convert(tmp_path: Path, data: Path, **mixture: Any) -> Report:
         make_mixture(tmp_path / "mixture", **mixture),
         to="litdata",
         output=tmp_path / "litdata",
-        data=[f"{data}/{{domain}}"],
+        data=f"{data}/{{domain}}",
         sequence_length=LENGTH,
-        batch_size=[str(BATCH)],
+        batch_size=BATCH,
     )
 
 

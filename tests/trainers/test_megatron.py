@@ -55,9 +55,9 @@ def converted(mixture: Path, data: Path, **options: Any) -> Path:
         mixture,
         to="megatron",
         output=out,
-        data=[str(data / "{domain}")],
+        data=str(data / "{domain}"),
         sequence_length=LENGTH,
-        batch_size=[str(BATCH)],
+        batch_size=BATCH,
         **options,
     )
     return out
@@ -229,8 +229,8 @@ def test_sampling_weights_are_refused_or_become_repetitions(tmp_path: Path, data
 
 def test_a_domain_of_two_prefixes_gets_its_share_once(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
-    words = [str(data / "{domain}"), f"math={data / 'math'}", f"math={data / 'math'}"]
-    convert(make_mixture(tmp_path, {"only": WANTED}), to="megatron", output=out, data=words, sequence_length=LENGTH)
+    places = {"*": data / "{domain}", "math": [data / "math", data / "math"]}
+    convert(make_mixture(tmp_path, {"only": WANTED}), to="megatron", output=out, data=places, sequence_length=LENGTH)
     ids = tokens(build(tmp_path / "cache", samples=3125, **read_json(out / "blend.json")), 3125)
     assert close(token_shares(ids), WANTED)
 
@@ -239,12 +239,12 @@ def test_many_prefixes_in_a_short_run_get_the_surplus_that_they_need(tmp_path: P
     """22 prefixes, 1500 sequences: web is asked for 1208 and would have the 1206 of its one epoch."""
     write(tmp_path, "web", [np.full(1206 * LENGTH + 1, 17_000)])
     write(tmp_path, "code", [np.full(1000, 33_000)])
-    words = [f"web={tmp_path / 'web'}", f"code={tmp_path / 'code'}"]
+    places = {"web": tmp_path / "web", "code": tmp_path / "code"}
     for number in range(20):
         write(tmp_path, f"math-{number}", [np.full(300 + 37 * number, 50_000)])
         words.append(f"math={tmp_path / f'math-{number}'}")
     mixture = make_mixture(tmp_path, {"only": {"web": 0.8, "code": 0.05, "math": 0.15}}, tokens=1500 * LENGTH)
-    convert(mixture, to="megatron", output=tmp_path / "out", data=words, sequence_length=LENGTH)
+    convert(mixture, to="megatron", output=tmp_path / "out", data=places, sequence_length=LENGTH)
     blend = read_json(tmp_path / "out" / "blend.json")
     with pytest.raises(IndexError, match="mid_level_dataset_surplus"):
         build(tmp_path / "cache", samples=1500, **blend)

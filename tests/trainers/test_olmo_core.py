@@ -195,7 +195,7 @@ def test_a_run_goes_on_in_the_middle_of_a_stage(staged: tuple[Report, list[np.nd
 
 
 def test_what_is_printed_runs(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = convert_toy(tmp_path, data, batch_size=("0=16", "100000=32"))
+    report = convert_toy(tmp_path, data, batch_size={0: 16, 100000: 32})
     monkeypatch.syspath_prepend(str(report.directory))
     names: dict[str, Any] = {"tokenizer_config": TOKENIZER, "work_dir": str(tmp_path / "work"), "Duration": Duration}
     names |= {"SourceMixtureList": SourceMixtureList, "SourceMixtureDatasetConfig": SourceMixtureDatasetConfig}
@@ -209,7 +209,7 @@ def test_what_is_printed_runs(tmp_path: Path, data: Path, monkeypatch: pytest.Mo
 
 def test_batch_sizes_that_the_trainer_cannot_change_to_are_refused(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="from 16 to 24 sequences"):
-        convert_toy(tmp_path, data, batch_size=("0=16", "100000=24"))
+        convert_toy(tmp_path, data, batch_size={0: 16, 100000: 24})
 
 
 def _mixed(report: Report, work: Path, number: int = 0) -> np.ndarray:
@@ -246,9 +246,9 @@ def test_an_average_is_one_source_mixture(tmp_path: Path, delimited: Path) -> No
         make_mixture(tmp_path / "mixture"),
         to="olmo-core",
         output=tmp_path / "olmo",
-        data=[f"{delimited}/{{domain}}/*.npy"],
+        data=f"{delimited}/{{domain}}/*.npy",
         sequence_length=LENGTH,
-        batch_size=[str(BATCH)],
+        batch_size=BATCH,
         stages="average",
     )
     assert token_shares(_mixed(report, tmp_path / "work")) == pytest.approx(

@@ -42,9 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _convert(tmp_path: Path, data: Path, *, packed: bool = False, **mixture: Any) -> Report:
     path = make_mixture(tmp_path / "mixture", **mixture)
-    rows = {"sequence_length": LENGTH, "batch_size": [str(BATCH)], "packed": True} if packed else {}
+    rows = {"sequence_length": LENGTH, "batch_size": BATCH, "packed": True} if packed else {}
     return convert(
-        path, to="streaming", output=tmp_path / "out", data=[f"{data}/{'rows' if packed else 'raw'}/{{domain}}"], **rows
+        path, to="streaming", output=tmp_path / "out", data=f"{data}/{'rows' if packed else 'raw'}/{{domain}}", **rows
     )
 
 
@@ -101,7 +101,7 @@ def test_every_stage_trains_the_shares_of_tokens_that_were_asked(tmp_path: Path,
 @pytest.mark.parametrize("kind", ["raw", "zipped"])
 def test_no_stage_reads_a_document_of_another_one(tmp_path: Path, data: Path, kind: str) -> None:
     path = make_mixture(tmp_path / "mixture", tokens=1_200_000)
-    report = convert(path, to="streaming", output=tmp_path / "out", data=[f"{data}/{kind}/{{domain}}"])
+    report = convert(path, to="streaming", output=tmp_path / "out", data=f"{data}/{kind}/{{domain}}")
     first, second = (documents_in(_ids(stage)) for stage in _trained(report))
     assert not first & second
     if (
@@ -175,20 +175,21 @@ def test_what_streaming_cannot_do_is_refused(
     tmp_path: Path, data: Path, mixture: Any, flags: Any, message: str
 ) -> None:
     path = make_mixture(tmp_path / "mixture", **mixture)
-    words = [f"{data}/raw/{{domain}}", *[f"web={data}/raw/web"] * flags.get("again", 0)]
+    again = {"web": [f"{data}/raw/web"] * flags["again"]} if flags.get("again") else {}
+    places = {"*": f"{data}/raw/{{domain}}"} | again
     with pytest.raises(UserError, match=message):
         convert(
             path,
             to="streaming",
             output=tmp_path / "out",
-            data=words,
+            data=places,
             **{key: flags[key] for key in flags if key != "again"},
         )
 
 
 def test_data_elsewhere_are_streamed_and_double_reads_are_reported(tmp_path: Path) -> None:
     path = make_mixture(tmp_path / "mixture")
-    report = convert(path, to="streaming", output=tmp_path / "out", data=["s3://bucket/{domain}"], elsewhere=True)
+    report = convert(path, to="streaming", output=tmp_path / "out", data="s3://bucket/{domain}", elsewhere=True)
     assert _loaders(report)[0]["streams"]["web"] == {
         "remote": "s3://bucket/web",
         "proportion": pytest.approx(0.9, abs=0.05),

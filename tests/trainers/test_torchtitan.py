@@ -57,9 +57,9 @@ def _convert(tmp_path: Path, data: Path, *, options: dict[str, Any] | None = Non
         make_mixture(tmp_path / "mixture", **kwargs),
         to="torchtitan",
         output=tmp_path / "out",
-        data=[f"{data}/{{domain}}.jsonl"],
+        data=f"{data}/{{domain}}.jsonl",
         sequence_length=LENGTH,
-        batch_size=[str(BATCH)],
+        batch_size=BATCH,
         **(options or {}),
     )
 

@@ -52,8 +52,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_model_sees_both_stages_in_their_shares(data: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"sequence_length": LENGTH, "batch_size": ["16"], "tokenizer": str(data)}
-    convert(toy.make_mixture(tmp_path), to="levanter", output=tmp_path / "out", data=[f"{data}/{{domain}}"], **options)
+    options: dict[str, Any] = {"sequence_length": LENGTH, "batch_size": 16, "tokenizer": str(data)}
+    convert(toy.make_mixture(tmp_path), to="levanter", output=tmp_path / "out", data=f"{data}/{{domain}}", **options)
     record = yaml.safe_load((tmp_path / "out" / "levanter.yaml").read_text())
     record["model"] = TINY | {"reference_checkpoint": str(data)}
     record["trainer"] |= {

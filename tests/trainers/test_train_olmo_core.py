@@ -21,7 +21,7 @@ TOKENIZER = TokenizerConfig(vocab_size=65536 // DIVISOR, eos_token_id=0, pad_tok
 
 def test_the_model_sees_the_shares_of_both_stages(tmp_path: Path) -> None:
     data = write_tokens(tmp_path / "tokens", divisor=DIVISOR)
-    report = convert_toy(tmp_path, data, batch_size=(str(BATCH),), tokens=STEPS * BATCH * LENGTH)
+    report = convert_toy(tmp_path, data, batch_size=BATCH, tokens=STEPS * BATCH * LENGTH)
     curriculum, work = load_curriculum(report), str(tmp_path / "work")
     sources = [stage.build(work) for stage in curriculum.stages(TOKENIZER)]
     loader = curriculum.data_loader(work, display_source_visualization=False).build(*sources, tokenizer=TOKENIZER)

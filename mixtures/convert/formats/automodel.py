@@ -102,15 +102,13 @@ def _batch(job: Job) -> int | None:
     """Sequences a step, None where the recipe is to say. Raises UserError for several stages without one number of
     them.
     """
-    if len(job.spans) > 1:
-        job.needs("sequence_length", "batches")
-    if job.batches is None:
+    if job.batches is None and len(job.spans) == 1:
         return None
-    if job.batches.constant is None:
+    if (size := job.require_batches().constant) is None:
         raise UserError(
             "Automodel has one global_batch_size for the whole run, no schedule of them; give one --batch-size"
         )
-    return job.batches.constant
+    return size
 
 
 def _blocks(

@@ -23,7 +23,7 @@ TEXT = {".jsonl", ".json", ".parquet"}
 def write(job: Job) -> Output:
     """levanter.yaml (domains under `configs`) and marin.yaml (under `components`), the same mixture twice."""
     if len(job.spans) > 1:
-        job.needs("sequence_length", "batches")
+        job.require_batches()
     plan = choose(job)
     weights = [
         [slot.step, {name: shares[name] for name in job.paths}]

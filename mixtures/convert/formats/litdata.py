@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.simulate import cap_to_hold
-from mixtures.convert.steps import Slot
+from mixtures.convert.steps import Batches, Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
@@ -22,59 +22,58 @@ def write(job: Job) -> Output:
     """litdata_mixture.py and its JSON. Raises UserError for a domain in several directories, and for a batch size that
     changes.
     """
-    job.needs("sequence_length", "batches")
-    _check(job)
+    batches = job.require_batches()
+    _check(job, batches)
     slots = job.slots()
     return Output(
         files={
             "litdata_mixture.py": files("mixtures.convert.formats")
             .joinpath("templates/litdata_mixture.py")
             .read_text(),
-            "litdata_mixture.json": json.dumps(_plan(job, slots), indent=1) + "\n",
+            "litdata_mixture.json": json.dumps(_plan(job, slots, batches.sequence_length), indent=1) + "\n",
         },
         draws=[
             Draw(job.unit_shares(span), slot.start, slot.tokens, random=True)
             for span, slot in zip(job.spans, slots, strict=True)
         ],
-        use=_use(job, slots),
+        use=_use(job, slots, batches),
         notes=NOTES,
     )
 
 
-def _plan(job: Job, slots: Sequence[Slot]) -> dict[str, object]:
+def _plan(job: Job, slots: Sequence[Slot], sequence_length: int) -> dict[str, object]:
     """What litdata_mixture.py reads: ends of the stages in sequences of the whole run, weights, and what they come to
     by domain.
     """
-    assert job.sequence_length is not None
     shares = [job.unit_shares(span) for span in job.spans]
-    lengths = [slot.tokens // job.sequence_length for slot in slots]
+    lengths = [slot.tokens // sequence_length for slot in slots]
     domains = {}
     for domain in (domain for domain in job.mixture.domains if domain.name in job.paths):
         sequences = math.fsum(count * share.get(domain.name, 0.0) for count, share in zip(lengths, shares, strict=True))
-        passes = sequences * job.sequence_length / job.texts[domain.name].pass_tokens
+        passes = sequences * sequence_length / job.texts[domain.name].pass_tokens
         cap = cap_to_hold(domain, passes)
         domains[domain.name] = {"path": job.paths[domain.name][0], "sequences": sequences, "max_epochs": cap}
     stages = [
-        {"name": span.name, "end_sequences": (slot.start + slot.tokens) // job.sequence_length, "weights": share}
+        {"name": span.name, "end_sequences": (slot.start + slot.tokens) // sequence_length, "weights": share}
         for span, slot, share in zip(job.spans, slots, shares, strict=True)
     ]
     return {
         "mixture": job.mixture.id,
-        "sequence_length": job.sequence_length,
+        "sequence_length": sequence_length,
         "seed": job.seed,
         "domains": domains,
         "stages": stages,
     }
 
 
-def _check(job: Job) -> None:
+def _check(job: Job, batches: Batches) -> None:
     faults = [
         f"{name}: {len(paths)} directories; LitData streams one, `litdata.merge_datasets` makes one of them"
         for name, paths in job.paths.items()
         if len(paths) != 1
     ]
-    if job.batches is not None and job.batches.constant is None:
-        sizes = ", ".join(str(size) for _, size in job.batches.pieces)
+    if batches.constant is None:
+        sizes = ", ".join(str(size) for _, size in batches.pieces)
         faults.append(
             f"batch sizes {sizes}: a StreamingDataLoader keeps one, and goes on from a state with the same one only; "
             f"give one"
@@ -91,16 +90,15 @@ NOTES = (
 )
 
 
-def _use(job: Job, slots: Sequence[Slot]) -> str:
-    assert job.batches is not None
+def _use(job: Job, slots: Sequence[Slot], batches: Batches) -> str:
     return "\n".join(
         [
             f"# in the training script, with {job.directory} on PYTHONPATH",
             "import litdata_mixture",
             "loader = litdata_mixture.data_loader(batch_size=PER_PROCESS, num_workers=4)  # PER_PROCESS x processes "
-            f"divides {job.batches.constant} sequences, a step",
+            f"divides {batches.constant} sequences, a step",
             f"# {slots[-1].step + slots[-1].steps:,} steps; LitGPT reads blocks of sequence length + 1: "
-            f"data_loader(..., block_size={(job.sequence_length or 0) + 1})",
+            f"data_loader(..., block_size={batches.sequence_length + 1})",
         ]
     )
 

@@ -84,14 +84,12 @@ def _constant_batch(job: Job) -> int:
 
     Raises UserError for a schedule of them, which Megatron-LM does not take together with phases.
     """
-    job.needs("sequence_length", "batches")
-    assert job.batches is not None
-    if job.batches.constant is None:
+    if (size := job.require_batches().constant) is None:
         raise UserError(
             "Megatron-LM takes no batch size schedule together with phases (it asserts that --rampup-batch-size is not "
             "given); give one --batch-size, or --stages average"
         )
-    return job.batches.constant
+    return size
 
 
 def _launch(

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mixtures.convert.job import Draw, Job, Output, Span
-from mixtures.convert.steps import Batches, Slot
+from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
@@ -21,7 +21,6 @@ MOST_DOMAINS = 32766  # numbered in 16 bits
 
 def write(job: Job) -> Output:
     """stage1.yaml, stage2.yaml, ...: the keys of the mixture, for the configs of the launches one after the other."""
-    job.needs("sequence_length", "batches")
     slots, size = job.slots(), _batch_size(job)
     _check_folders(job)
     _check_reached(job, slots, size)
@@ -65,12 +64,11 @@ def _stage(job: Job, span: Span, slot: Slot) -> dict[str, Any]:
 
 
 def _batch_size(job: Job) -> int:
-    assert isinstance(job.batches, Batches)
-    if job.batches.constant is None:
+    if (size := job.require_batches().constant) is None:
         raise UserError(
             "Nanotron has one batch size for the whole run, and this one changes; give --batch-size SEQUENCES"
         )
-    return job.batches.constant
+    return size
 
 
 def _check_folders(job: Job) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.simulate import RELATIVE, cap_to_hold, whole_parts
-from mixtures.convert.steps import Slot
+from mixtures.convert.steps import Batches, Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.stream.policy import compose
@@ -31,17 +31,16 @@ def write(job: Job) -> Output:
     """curriculum.py with its numbers, one YAML a stage. Raises UserError for batch sizes that the loader cannot change
     to.
     """
-    job.needs("sequence_length", "batches")
-    _check_batches(job)
+    batches = job.require_batches()
+    _check_batches(batches)
     slots = job.slots()
-    assert job.sequence_length is not None
     sequences = [
-        whole_parts(job.unit_shares(span), slot.tokens // job.sequence_length)
+        whole_parts(job.unit_shares(span), slot.tokens // batches.sequence_length)
         for span, slot in zip(job.spans, slots, strict=True)
     ]
     written: dict[str, Content] = {
         "curriculum.py": files("mixtures.convert.formats").joinpath("templates/olmo_curriculum.py").read_text(),
-        "curriculum.json": json.dumps(_plan(job, sequences), indent=1) + "\n",
+        "curriculum.json": json.dumps(_plan(job, sequences, batches), indent=1) + "\n",
     }
     written |= {_view(name): _spans(job, name) for name in job.selections}
     if not job.selections:
@@ -52,16 +51,15 @@ def write(job: Job) -> Output:
             Draw({name: count / sum(stage.values()) for name, count in stage.items()}, slot.start, slot.tokens)
             for stage, slot in zip(sequences, slots, strict=True)
         ],
-        use=_use(job, slots),
+        use=_use(job, slots, batches),
         notes=list(_notes(job)),
         remedy="a share is a whole number of sequences in every stage; take fewer stages, or a shorter "
         "--sequence-length",
     )
 
 
-def _plan(job: Job, sequences: list[dict[str, int]]) -> dict[str, object]:
+def _plan(job: Job, sequences: list[dict[str, int]], batches: Batches) -> dict[str, object]:
     """What curriculum.py reads."""
-    assert job.batches is not None
     caps = _caps(job, sequences)
     domains = {
         domain.name: {
@@ -75,8 +73,8 @@ def _plan(job: Job, sequences: list[dict[str, int]]) -> dict[str, object]:
     }
     return {
         "mixture": job.mixture.id,
-        "sequence_length": job.sequence_length,
-        "batch_sequences": job.batches.sequences_at(0),
+        "sequence_length": batches.sequence_length,
+        "batch_sequences": batches.sequences_at(0),
         "seed": job.seed,
         "domains": domains,
         "stages": [{"name": span.name, "sequences": stage} for span, stage in zip(job.spans, sequences, strict=True)],
@@ -94,8 +92,7 @@ def _caps(job: Job, sequences: list[dict[str, int]]) -> dict[str, float | None]:
 
 def _passes(job: Job, sequences: list[dict[str, int]], name: str) -> list[float]:
     """Of a domain, in every stage."""
-    assert job.sequence_length is not None
-    return [stage.get(name, 0) * job.sequence_length / job.texts[name].pass_tokens for stage in sequences]
+    return [stage.get(name, 0) * job.require_sequence_length() / job.texts[name].pass_tokens for stage in sequences]
 
 
 def _view(name: str) -> str:
@@ -129,9 +126,8 @@ def _source_mixture(job: Job, sequences: list[dict[str, int]], number: int) -> s
     return yaml.safe_dump({"sources": sources}, sort_keys=False)
 
 
-def _check_batches(job: Job) -> None:
-    assert job.batches is not None
-    sizes = [size for _, size in job.batches.pieces]
+def _check_batches(batches: Batches) -> None:
+    sizes = [size for _, size in batches.pieces]
     if bad := [f"{a} to {b}" for a, b in itertools.pairwise(sizes) if a == b or max(a, b) % min(a, b)]:
         raise UserError(
             f"--batch-size: OLMo-core changes it by whole factors only, not from {', '.join(bad)} sequences; give "
@@ -156,10 +152,8 @@ def _notes(job: Job) -> Iterator[str]:
         )
 
 
-def _use(job: Job, slots: list[Slot]) -> str:
+def _use(job: Job, slots: list[Slot], batches: Batches) -> str:
     """What goes into the training script."""
-    assert job.batches is not None
-    assert job.sequence_length is not None
     steps = slots[-1].step + slots[-1].steps
     lines = [
         f"# in the training script, with {job.directory} on PYTHONPATH",
@@ -169,9 +163,9 @@ def _use(job: Job, slots: list[Slot]) -> str:
         "data_loader = curriculum.data_loader(work_dir)",
         f"max_duration = Duration.epochs(1)  # of the trainer: the whole schedule, {steps:,} steps",
     ]
-    if len(job.batches.pieces) > 1:
-        sizes = [size * job.sequence_length for _, size in job.batches.pieces]
-        starts = ", ".join(f"Duration.tokens({start})" for start, _ in job.batches.pieces)
+    if len(batches.pieces) > 1:
+        sizes = [size * batches.sequence_length for _, size in batches.pieces]
+        starts = ", ".join(f"Duration.tokens({start})" for start, _ in batches.pieces)
         lines.append(f"batch_size_scheduler = BatchSizeSchedulerCallback(batch_sizes={sizes}, schedule=[{starts}])")
     if not job.selections:
         lines.append("# or, for NumpyFSLDatasetConfig.from_src_mix(mixture, ...), one launch a stage:")
@@ -179,7 +173,7 @@ def _use(job: Job, slots: list[Slot]) -> str:
             lines += [
                 f'sources = SourceMixtureList.from_yaml("{job.directory / _yaml(job, number)}")',
                 f"mixture = SourceMixtureDatasetConfig(source_list=sources, requested_tokens={slot.tokens}, "
-                f"global_batch_size={job.batches.sequences_at(slot.step) * job.sequence_length}, seed={job.seed})",
+                f"global_batch_size={batches.sequences_at(slot.step) * batches.sequence_length}, seed={job.seed})",
             ]
     return "\n".join(lines)
 

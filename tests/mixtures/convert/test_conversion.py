@@ -57,7 +57,7 @@ def test_an_average_is_weighted_by_the_tokens_of_the_stages(tmp_path):
 def test_means_given_by_hand_go_first(tmp_path):
     report = convert(
         toy.make_mixture(tmp_path, {"only": toy.WANTED}), to="json", output=tmp_path / "out", unit="document",
-        document_tokens=["web=100", "code=100", "math=100"],
+        document_tokens={"web": 100, "code": 100, "math": 100},
     )  # fmt: skip
     assert report.record["stages"][0]["unit_shares"] == pytest.approx(toy.WANTED)
     assert report.record["documents"]["web"]["from"] == "--document-tokens"

@@ -56,7 +56,7 @@ def files_of(folder: Path, rows: dict[str, int] | None = None) -> str:
 
 def test_a_trl_stage_goes_on_from_the_one_before_and_lists_every_pass(tmp_path):
     report = convert(
-        toy.make_mixture(tmp_path, tokens=800_000), to="trl", output=tmp_path / "out", data=[files_of(tmp_path)]
+        toy.make_mixture(tmp_path, tokens=800_000), to="trl", output=tmp_path / "out", data=files_of(tmp_path)
     )
     first, second = (yaml.safe_load((tmp_path / "out" / f"trl_stage_{number}.yaml").read_text()) for number in (1, 2))
     assert set(first) == {"datasets", "streaming", "num_train_epochs"}
@@ -75,7 +75,7 @@ def test_a_trl_stage_goes_on_from_the_one_before_and_lists_every_pass(tmp_path):
 def test_llama_factory_is_given_a_dataset_for_every_slice(tmp_path):
     convert(
         toy.make_mixture(tmp_path, {"only": toy.WANTED}, tokens=400_000), to="llama-factory", output=tmp_path / "out",
-        data=[files_of(tmp_path)], sequence_length=128, column="body",
+        data=files_of(tmp_path), sequence_length=128, column="body",
     )  # fmt: skip
     config = yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())
     info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())
@@ -96,12 +96,12 @@ def test_a_pass_is_the_rows_that_the_data_have(tmp_path, form):
         toy.make_mixture(tmp_path, {"only": toy.WANTED}, tokens=800_000),
         files_of(tmp_path, {**toy.DOCUMENTS, "math": 200}),
     )
-    report = convert(mixture, to=form, output=tmp_path / "out", data=[data])
+    report = convert(mixture, to=form, output=tmp_path / "out", data=data)
     text = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if "report" not in path.name)
     assert "train[0:200]" in text
     assert "train[0:240]" not in text
     assert "math: its data have 200 rows, the mixture knows of 240; a pass is the 200 rows" in report.record["notes"]
-    away = convert(mixture, to=form, output=tmp_path / "away", data=[data], elsewhere=True)
+    away = convert(mixture, to=form, output=tmp_path / "away", data=data, elsewhere=True)
     assert any("were not counted: web 8,000, math 240; a file" in note for note in away.record["notes"])
 
 
@@ -109,4 +109,4 @@ def test_endings_that_datasets_does_not_read_are_named(tmp_path):
     mixture = toy.make_mixture(tmp_path)
     for form in ("trl", "llama-factory"):
         with pytest.raises(UserError, match=r"data of web: .*web.bin ends in .bin; allowed: .parquet"):
-            convert(mixture, to=form, output=tmp_path / form, data=["/data/{domain}.bin"], elsewhere=True)
+            convert(mixture, to=form, output=tmp_path / form, data="/data/{domain}.bin", elsewhere=True)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.convert.steps import Batches, made_batches, read_batches, slots
+from mixtures.convert.options import parse_batch_size
+from mixtures.convert.steps import Batches, batches_of, made_batches, slots
 from mixtures.errors import UserError
 
 LENGTH = 4
@@ -56,7 +57,7 @@ def test_the_nearest_step_is_the_nearest_of_all_steps_that_fit(batches, tokens, 
 
 
 def test_stages_in_steps_follow_each_other_without_a_gap():
-    batches = read_batches(["0=2", "40=3"], sequence_length=LENGTH)
+    batches = batches_of({0: 2, 40: 3}, sequence_length=LENGTH)
     found = slots([0, 30, 100], ["a", "b", "c"], total=200, batches=batches)
     assert [slot.step for slot in found] == [0, 4, 10]
     assert [slot.start for slot in found] == [0, 32, 100]
@@ -65,7 +66,7 @@ def test_stages_in_steps_follow_each_other_without_a_gap():
 
 
 def test_a_boundary_at_a_multiple_that_moves_too_far_names_the_nearest():
-    batches = read_batches(["2"], sequence_length=LENGTH)
+    batches = batches_of(2, sequence_length=LENGTH)
     assert slots([0, 800], ["a", "b"], total=1600, batches=batches, multiple=4)[1].start == 800
     with pytest.raises(
         UserError,
@@ -76,13 +77,19 @@ def test_a_boundary_at_a_multiple_that_moves_too_far_names_the_nearest():
 
 def test_a_stage_without_a_step_is_refused():
     with pytest.raises(UserError, match="stage 'b' has no whole step"):
-        slots([0, 100, 101], ["a", "b", "c"], total=200, batches=read_batches(["5"], sequence_length=LENGTH))
+        slots([0, 100, 101], ["a", "b", "c"], total=200, batches=batches_of(5, sequence_length=LENGTH))
 
 
 @pytest.mark.parametrize("words", [["x"], ["0"], ["5=2"], ["0=2", "0=3"], ["1=1", "9=2"], ["0=-1"]])
 def test_batch_sizes_that_are_none_are_refused(words):
     with pytest.raises(UserError):
-        read_batches(words, sequence_length=LENGTH)
+        batches_of(parse_batch_size(words), sequence_length=LENGTH)
+
+
+@pytest.mark.parametrize("size", [0, -1, {5: 2}, {0: 2, 9: 0}, {0: 2.5}])
+def test_batch_sizes_as_values_are_refused_alike(size):
+    with pytest.raises(UserError):
+        batches_of(size, sequence_length=LENGTH)
 
 
 def test_batch_sizes_that_never_fit_the_multiple_are_refused_with_a_reason():

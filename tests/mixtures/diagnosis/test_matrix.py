@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mixtures.diagnosis.blocks import gram_blocks, interval_factor, mean_noise
 from mixtures.diagnosis.matrix import HelpMatrix, clustered_order, cosines_of, help_matrix
+from mixtures.diagnosis.noise import interval_factor, mean_noise
 from mixtures.plots.matrix import matrix_figure
 from mixtures.plots.run import plot_run
 from mixtures.plots.style import STYLE
+from mixtures.run.grams import GramBlocks
 from mixtures.run.run import REUSED, Reused, importance_of, read_run
-from mixtures.run.trajectory import read_trajectory
+from mixtures.run.trajectory import Trajectory, read_trajectory
 from tests.mixtures.diagnosis.helpers import domain_names, planted_grams, planted_run
 
 
@@ -23,6 +24,13 @@ def matrix_of(path: Path, directions: np.ndarray, **keywords: object) -> HelpMat
     found = help_matrix(read_run(planted_run(path, directions, **keywords)))  # type: ignore[arg-type]
     assert found is not None
     return found
+
+
+def blocks_of(trajectory: Trajectory, blocks: int) -> np.ndarray:
+    found = GramBlocks(trajectory.self_products, blocks=blocks)
+    for grams in trajectory.gram_parts():
+        found.add(grams)
+    return found.means()
 
 
 @pytest.mark.parametrize(("steps", "blocks"), [(1, 100), (3, 100), (60, 100), (60, 20), (60, 7), (61, 10)])
@@ -38,7 +46,7 @@ def test_blocks_are_means_of_their_steps_however_the_record_is_split(
     count = steps // length
     borders = [*range(0, count * length, length), steps]
     slow = np.stack([whole[first:last].mean(axis=0) for first, last in pairwise(borders)])
-    found = gram_blocks(trajectory, blocks=blocks)
+    found = blocks_of(trajectory, blocks)
     assert len(found) == count <= blocks
     np.testing.assert_allclose(found, slow, rtol=1e-12)
 
@@ -47,7 +55,7 @@ def test_steps_without_a_gram_are_left_out(tmp_path: Path) -> None:
     grams, _ = planted_grams(np.eye(2, 4), noise=1, steps=4)
     grams[[0, 1, 2]] = np.nan
     trajectory = read_trajectory(planted_run(tmp_path / "run", np.eye(2, 4), steps=4, columns={"gram": grams}))
-    found = gram_blocks(trajectory, blocks=2)
+    found = blocks_of(trajectory, 2)
     assert found.shape == (1, 2, 2)
     assert found[0, 0, 1] == grams[3, 0, 1]
 
@@ -191,7 +199,11 @@ def test_reused_domains_count_as_many_as_they_are(
 def test_a_run_without_products_has_no_matrix(tmp_path: Path) -> None:
     path = planted_run(tmp_path / "run", np.eye(3, 20), columns={"gram": None, "self_product": None})
     assert help_matrix(read_run(path)) is None
-    assert [file.name for file in plot_run(path, tmp_path / "plots")] == ["weights.png", "losses.png", "mixture.png"]
+    assert [file.name for file in plot_run(read_run(path), tmp_path / "plots")] == [
+        "weights.png",
+        "losses.png",
+        "mixture.png",
+    ]
 
 
 def test_a_run_of_one_step_has_cosines_and_claims_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mixtures.errors import UserError
-from mixtures.fit.swarm import objective, read_swarm
+from mixtures.fit.swarm import importances, read_swarm
 from tests.mixtures.fit.helpers import write_base, write_comparison
 
 # sail-sg/regmix: data/train_mixture_1m.csv and train_pile_loss_1m.csv
@@ -101,9 +101,9 @@ def test_diverged_mixtures_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_objective_is_what_was_asked_else_the_comparisons(tmp_path: Path) -> None:
     swarm = read_swarm([write_comparison(tmp_path / "compare", MIXTURES)])
-    assert objective(swarm, {}) == {"web": 0.5, "wiki": 0.5}
-    assert objective(swarm, {"wiki": 2.0}) == {"wiki": 2.0}
-    assert objective(swarm, {"*": 1.0, "wiki": 0.0}) == {"web": 1.0, "wiki": 0.0}
+    assert importances(swarm, {}) == {"web": 0.5, "wiki": 0.5}
+    assert importances(swarm, {"wiki": 2.0}) == {"wiki": 2.0}
+    assert importances(swarm, {"*": 1.0, "wiki": 0.0}) == {"web": 1.0, "wiki": 0.0}
 
 
 def test_what_was_read_of_a_comparison_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import yaml
 from mixtures import Mixture
 from mixtures.__main__ import main
 from mixtures.convert import convert
+from mixtures.errors import UserError
 from mixtures.imports.files import READERS
+from mixtures.imports.mixture import import_mixture
 from mixtures.imports.tables import read_shares
 from mixtures.schedule.check import check
 from mixtures.schedule.manifest import open_manifest
@@ -60,10 +62,10 @@ def blend(shares: dict[str, float]) -> str:
     return " ".join(f"{share} {PREFIXES[name]}" for name, share in shares.items())
 
 
-def test_the_formats_named_in_the_help_are_those_that_are_read() -> None:
-    from mixtures.__main__ import IMPORTED
-
-    assert tuple(READERS) == IMPORTED
+def test_the_formats_named_in_the_help_are_those_that_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
+    assert f"{{{','.join(READERS)}}}" in capsys.readouterr().out
 
 
 STATIC = {
@@ -330,7 +332,7 @@ def test_the_user_says_how_a_file_calls_the_domains(
     run(capsys, path, "--from", "megatron", "--like", like, "--data", "/x/{domain}-v2.tok", "math=/y/sums", "-o", out)
     assert stages_of(out)[0][1] == pytest.approx(SECOND)
     refused = run(capsys, path, "--from", "megatron", "--data", "/x/", "-o", out, code=2)
-    assert "--data /x/: give NAME=CALLED, or a pattern" in refused
+    assert "--data: '/x/' is neither a pattern with {domain} nor NAME=PATH" in refused
 
 
 def test_a_relative_data_path_matches_the_absolute_one_in_the_blend(
@@ -366,12 +368,6 @@ def test_caps_hold_or_are_raised(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 REFUSED: dict[str, tuple[str, str, Any, str]] = {
-    "unknown format": (
-        "nemo",
-        "f.json",
-        {},
-        "--from nemo: unknown; allowed: doremi, regmix, olmix, megatron, levanter, hf, json",
-    ),
     "no doremi": ("doremi", "f.json", WANTED, "is no domain config of DoReMi"),
     "torn": ("doremi", "f.json", '{"train_domain_weights": {"web": 0.', "is not complete JSON"),
     "no sum": ("doremi", "f.json", {"train_domain_weights": {"web": 0.5, "code": 0.2}}, "sum to 0.7"),
@@ -395,6 +391,18 @@ def test_what_is_no_such_file_is_refused(
     refused = run(capsys, write(tmp_path / name, content), "--from", source, "-o", tmp_path / "shares.json", code=2)
     assert expected in refused
     assert not (tmp_path / "shares.json").exists()
+
+
+def test_an_unknown_format_is_refused_with_those_that_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["import", str(write(tmp_path / "f.json", {})), "--from", "nemo", "-o", str(tmp_path / "shares.json")])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("nemo", *READERS))
+    with pytest.raises(UserError, match=r"nemo: unknown; allowed: doremi, regmix"):
+        import_mixture([tmp_path / "f.json"], source="nemo")
 
 
 @pytest.mark.parametrize("source", READERS)
@@ -435,7 +443,7 @@ def test_what_was_converted_is_read_back_as_it_was(
     make_mixture(
         {"web": 0.75, "code": 0.25, "math": 0.0}, SECOND, rows=total // 8, starts=[0, total // 2], domains=DOMAINS
     ).save(tmp_path / "mixture.json")
-    sizes = {"sequence_length": 8, "batch_size": ["16"]}
+    sizes = {"sequence_length": 8, "batch_size": 16}
     prefix = f"{tmp_path}/tokens/{{domain}}_text_document" if to == "megatron" else f"{tmp_path}/{{domain}}.jsonl"
     convert(
         tmp_path / "mixture.json", to=to, output=tmp_path / "out", data=[prefix], elsewhere=True, **sizes, **options

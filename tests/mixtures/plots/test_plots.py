@@ -60,7 +60,7 @@ def test_of_many_lines_those_that_move_most_are_named() -> None:
 @pytest.mark.parametrize(("domains", "steps"), [(2, 1), (2, 3), (11, 60), (40, 60)])
 def test_a_run_is_drawn_in_four_plots(tmp_path: Path, domains: int, steps: int) -> None:
     run = make_run(tmp_path / "run", domains=names_of(domains), targets=["catalan"], steps=steps)
-    paths = plot_run(run, run / "plots")
+    paths = plot_run(read_run(run), run / "plots")
     assert [path.name for path in paths] == ["weights.png", "losses.png", "matrix.png", "mixture.png"]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
     assert sorted((run / "plots").iterdir()) == sorted(paths)
@@ -68,12 +68,13 @@ def test_a_run_is_drawn_in_four_plots(tmp_path: Path, domains: int, steps: int) 
 
 def test_a_run_without_evaluation_is_drawn(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluate_every=0)
-    assert len(plot_run(run, tmp_path / "plots")) == 4
+    assert len(plot_run(read_run(run), tmp_path / "plots")) == 4
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    first, second = plot_run(run, tmp_path / "first"), plot_run(run, tmp_path / "second")
+    record = read_run(run)
+    first, second = plot_run(record, tmp_path / "first"), plot_run(record, tmp_path / "second")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
@@ -87,7 +88,7 @@ def test_a_mixture_of_any_number_of_stages_is_drawn(tmp_path: Path, stages: int)
 
 def test_hundreds_of_domains_are_drawn_on_a_bounded_page(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", domains=names_of(120), steps=4))
-    paths = plot_run(run.path, tmp_path / "plots")
+    paths = plot_run(run, tmp_path / "plots")
     assert len(paths) == 4
 
 

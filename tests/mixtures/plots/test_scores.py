@@ -15,6 +15,7 @@ from mixtures.export import export_mixture
 from mixtures.plots.looks import Look
 from mixtures.plots.mixture import rule_text, samples_figure
 from mixtures.plots.scores import distributions_figure, length_figure, plot_scores, rho_figure, sizes_figure
+from mixtures.run.run import read_run
 from mixtures.samples.documents import CHARACTERS, printable, write_documents
 from mixtures.samples.rule import SampleRule, rule_weights
 from mixtures.samples.scores import read_meta, read_scores, write_meta
@@ -22,10 +23,8 @@ from mixtures.samples.summary import (
     POINTS,
     TEMPERATURES,
     Summary,
-    distinct_scores,
     length_trend,
     rank_correlation,
-    sample_sizes,
     summarise,
 )
 from mixtures.schedule.manifest import Manifest, effective_sample_size
@@ -91,7 +90,10 @@ def test_no_label_is_on_another(tmp_path: Path, domains: int, draw: str) -> None
 
 def test_a_scored_run_is_drawn_in_four_plots_of_the_same_bytes_each_time(tmp_path: Path) -> None:
     run = scored_run(tmp_path, few=True)
-    first, second = plot_scores(run, tmp_path / "first"), plot_scores(run, tmp_path / "second")
+    first, second = (
+        plot_scores(summarise(read_scores(run), sizes=True), read_run(run), tmp_path / "first"),
+        plot_scores(summarise(read_scores(run), sizes=True), read_run(run), tmp_path / "second"),
+    )
     assert [path.name for path in first] == FILES
     assert all(path.read_bytes().startswith(PNG) for path in first)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -100,8 +102,8 @@ def test_a_scored_run_is_drawn_in_four_plots_of_the_same_bytes_each_time(tmp_pat
 @pytest.mark.parametrize("settings", [{"constant": True}, {"documents": 1}, {"domains": 1}, {"unit": "row"}])
 def test_scores_that_say_little_are_drawn(tmp_path: Path, settings: dict) -> None:
     run = scored_run(tmp_path, few=True, **settings)
-    assert len(plot_scores(run, tmp_path / "plots")) == 4
-    assert write_documents(run, tmp_path / "plots").is_file()
+    assert len(plot_scores(summarise(read_scores(run), sizes=True), read_run(run), tmp_path / "plots")) == 4
+    assert write_documents(summarise(read_scores(run)), read_run(run), tmp_path / "plots").is_file()
 
 
 def test_domains_without_scores_and_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:
@@ -109,8 +111,8 @@ def test_domains_without_scores_and_scores_that_are_not_finite_are_drawn(tmp_pat
     tables = make_scores(run, {NAMES[0]: 30, NAMES[1]: 0, NAMES[2]: 30}, few=True)
     tables[NAMES[2]]["nll_mean"][:10] = np.nan
     write_scores(run, tables)
-    assert len(plot_scores(run, tmp_path / "plots")) == 4
-    text = write_documents(run, tmp_path / "plots").read_text()
+    assert len(plot_scores(summarise(read_scores(run), sizes=True), read_run(run), tmp_path / "plots")) == 4
+    text = write_documents(summarise(read_scores(run)), read_run(run), tmp_path / "plots").read_text()
     assert f"{NAMES[1]}: 0 documents scored" in text
     assert "nan" not in text
 
@@ -139,7 +141,7 @@ def test_quantiles_are_those_of_the_documents_of_each_domain(tmp_path: Path) -> 
 
 
 def test_scores_of_equal_values_are_one_panel_with_both_names(tmp_path: Path) -> None:
-    names = distinct_scores(read_scores(scored_run(tmp_path)))
+    names = summary_of(tmp_path).names
     assert names["nll_mean"] == ("nll_mean", "information_v1")
     assert "information_v1" not in names
 
@@ -185,7 +187,7 @@ def test_the_trend_is_the_median_of_each_octave_of_length() -> None:
 
 def test_effective_sample_sizes_match_the_weights_an_export_would_make(tmp_path: Path) -> None:
     scores = read_scores(scored_run(tmp_path, documents=300))
-    sizes = sample_sizes(scores, [("self_influence_all", "log")])["self_influence_all", "log"]
+    sizes = summarise(scores, sizes=True).sizes("self_influence_all", "log")
     frame = scores.frame(scores.domains[1])
     for temperature, direction in ((-1.5, "inverse"), (1.0, "direct")):
         rule = SampleRule(
@@ -207,7 +209,7 @@ def test_documents_at_both_ends_are_listed_with_text_from_the_token_cache(tmp_pa
     for table in tables.values():
         table["nll_mean"] = np.arange(len(table["tokens"]), dtype=np.float64)
     write_scores(run, {name: {"self_influence_all": table["nll_mean"] + 1} | table for name, table in tables.items()})
-    lines = write_documents(run, tmp_path).read_text().splitlines()
+    lines = write_documents(summarise(read_scores(run)), read_run(run), tmp_path).read_text().splitlines()
     first = lines.index("nll_mean, highest")
     assert [line.split()[0] for line in lines[first + 2 : first + 7]] == ["19", "18", "17", "16", "15"]
     assert "document 19 of wiki \u00e9  " in lines[first + 2]
@@ -223,7 +225,7 @@ def test_text_is_read_from_the_cache_that_the_settings_name(tmp_path: Path) -> N
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("row_tokens: 128", f"cache_dir: {tmp_path / 'elsewhere'}"))
     write_scores(run, make_cache(run, {NAMES[0]: ["some words", "more words"]}, cache=tmp_path / "elsewhere"))
-    assert "some words" in write_documents(run, tmp_path).read_text()
+    assert "some words" in write_documents(summarise(read_scores(run)), read_run(run), tmp_path).read_text()
 
 
 def gone_cache(run: Path) -> None:
@@ -258,7 +260,7 @@ def test_documents_without_readable_text_are_listed_and_the_file_says_why(
     run = make_run(tmp_path / "run", domains=NAMES[:1], steps=4)
     write_scores(run, make_cache(run, {NAMES[0]: ["some words", "more words"]}))
     damage(run)  # type: ignore[operator]
-    text = write_documents(run, tmp_path).read_text()
+    text = write_documents(summarise(read_scores(run)), read_run(run), tmp_path).read_text()
     assert "without the text of the documents" in text
     assert reason in text
     assert "some words" not in text

@@ -17,6 +17,7 @@ from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
 from mixtures.samples.rule import RULES, SampleRule, attach_samples, make_rule, rule_weights
+from mixtures.samples.scores import read_scores
 from mixtures.schedule.manifest import Manifest, open_manifest
 from tests.mixtures.helpers import make_run
 from tests.mixtures.samples.sample_helpers import write_scores
@@ -99,7 +100,7 @@ def test_domain_shares_before_and_after_are_equal(
 @pytest.mark.parametrize("settings", EVERY_RULE, ids=lambda settings: settings["rule"])
 def test_no_rule_changes_the_shares_of_the_domains(scored: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     plain = export_mixture([scored], stages=3)
-    sampled = attach_samples(plain, scored, make_rule(**settings), tmp_path / "new.samples")
+    sampled = attach_samples(plain, read_scores(scored), make_rule(**settings), tmp_path / "new.samples")
     assert sampled.stages == plain.stages
     for name, share in plain.average_weights().items():
         assert abs(sampled.average_weights()[name] - share) < 1e-12
@@ -132,7 +133,9 @@ def test_zscores_are_taken_inside_the_domain(scored: Path, tmp_path: Path) -> No
     }
     run = write_scores(make_run(tmp_path / "other"), scores)
     found = manifests(
-        attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "x.samples")
+        attach_samples(
+            export_mixture([run]), read_scores(run), make_rule(rule="softmax", score=SCORE), tmp_path / "x.samples"
+        )
     )
     np.testing.assert_allclose(found["wiki_en"].weight, found["forum"].weight, rtol=1e-12)
 
@@ -177,7 +180,10 @@ def test_multiplicities_are_the_softmax_weights_rounded_up_or_down() -> None:
 def test_text_that_was_not_scored_counts_once(tmp_path: Path) -> None:
     run = write_scores(make_run(tmp_path / "run"), {"forum": {"tokens": [50, 50], "start": [100, 200], SCORE: [1, 9]}})
     mixture = attach_samples(
-        export_mixture([run]), run, make_rule(rule="filter", score=SCORE, drop_top=0.5), tmp_path / "m.samples"
+        export_mixture([run]),
+        read_scores(run),
+        make_rule(rule="filter", score=SCORE, drop_top=0.5),
+        tmp_path / "m.samples",
     )
     policy = mixture.domains[2].sample_policy
     assert policy is not None
@@ -187,7 +193,9 @@ def test_text_that_was_not_scored_counts_once(tmp_path: Path) -> None:
 
 def test_scores_of_rows_give_manifests_of_rows(tmp_path: Path) -> None:
     run = write_scores(make_run(tmp_path / "run"), unit="row")
-    mixture = attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+    mixture = attach_samples(
+        export_mixture([run]), read_scores(run), make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples"
+    )
     policy = mixture.domains[0].sample_policy
     assert policy is not None
     assert (policy.key, policy.kept_documents) == ("sequence_index", None)
@@ -196,7 +204,10 @@ def test_scores_of_rows_give_manifests_of_rows(tmp_path: Path) -> None:
 
 def test_the_same_command_gives_the_same_mixture_and_names_the_scores(scored: Path, tmp_path: Path) -> None:
     rule = make_rule(rule="softmax", score=SCORE)
-    one, two = (attach_samples(export_mixture([scored]), scored, rule, tmp_path / each / "m.samples") for each in "ab")
+    one, two = (
+        attach_samples(export_mixture([scored]), read_scores(scored), rule, tmp_path / each / "m.samples")
+        for each in "ab"
+    )
     assert one.id == two.id != export_mixture([scored]).id
     assert one == two
     samples = one.provenance.proxy["samples"]
@@ -252,7 +263,9 @@ def test_a_score_without_a_value_is_named(tmp_path: Path) -> None:
         {name: {"tokens": tokens, SCORE: [1, math.nan, math.inf]} for name in ("wiki_de", "forum")},
     )
     with pytest.raises(UserError) as caught:
-        attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+        attach_samples(
+            export_mixture([run]), read_scores(run), make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples"
+        )
     for name in ("wiki_de", "forum"):
         assert (
             f"{SCORE} of document {name}:1 of {name} is nan, and 1 more of its documents; score the run again"
@@ -273,7 +286,10 @@ def test_a_filter_that_leaves_less_than_a_row_names_the_domain(tmp_path: Path) -
         UserError, match=r"filter leaves 100 of 4,000 tokens of wiki_en, less than a row of 128; keep more"
     ):
         attach_samples(
-            export_mixture([run]), run, make_rule(rule="filter", score=SCORE, drop_top=0.98), tmp_path / "m.samples"
+            export_mixture([run]),
+            read_scores(run),
+            make_rule(rule="filter", score=SCORE, drop_top=0.98),
+            tmp_path / "m.samples",
         )
 
 
@@ -282,10 +298,18 @@ def test_an_unknown_score_lists_the_ones_there_are(scored: Path, tmp_path: Path)
         UserError, match=r"run has no score 'loss'; give one of self_influence_all, nll_mean \(--score\)"
     ):
         attach_samples(
-            export_mixture([scored]), scored, make_rule(rule="softmax", score="loss"), tmp_path / "m.samples"
+            export_mixture([scored]),
+            read_scores(scored),
+            make_rule(rule="softmax", score="loss"),
+            tmp_path / "m.samples",
         )
     with pytest.raises(UserError, match=r"the rule filter needs a score; give one of self_influence_all, nll_mean"):
-        attach_samples(export_mixture([scored]), scored, make_rule(rule="filter", drop_top=0.1), tmp_path / "m.samples")
+        attach_samples(
+            export_mixture([scored]),
+            read_scores(scored),
+            make_rule(rule="filter", drop_top=0.1),
+            tmp_path / "m.samples",
+        )
 
 
 def test_scores_of_another_text_are_refused(tmp_path: Path) -> None:
@@ -297,18 +321,20 @@ def test_scores_of_another_text_are_refused(tmp_path: Path) -> None:
     (run / "corpus.json").write_text(json.dumps(corpus))
     write_scores(run)
     with pytest.raises(UserError) as caught:
-        attach_samples(mixture, run, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+        attach_samples(mixture, read_scores(run), make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
     assert "wiki_en: scored in the text sha256:edited, the mixture's is sha256:" in str(caught.value)
     assert "wiki_de: scored in a text of 7,010 tokens, the mixture's has 7,000" in str(caught.value)
     other = write_scores(make_run(tmp_path / "other", domains=["wiki_en", "news"]))
     with pytest.raises(UserError, match=r"forum: not scored; the scores are of wiki_en, news"):
-        attach_samples(mixture, other, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+        attach_samples(mixture, read_scores(other), make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
 
 
 def test_a_run_without_scores_says_how_to_make_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with pytest.raises(UserError, match=r"run has no sample scores .*proxies.score"):
-        attach_samples(export_mixture([run]), run, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+        attach_samples(
+            export_mixture([run]), read_scores(run), make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples"
+        )
 
 
 def test_a_filter_that_would_break_a_cap_is_refused_with_the_way_out(scored: Path, tmp_path: Path) -> None:
@@ -316,7 +342,9 @@ def test_a_filter_that_would_break_a_cap_is_refused_with_the_way_out(scored: Pat
     with pytest.raises(
         UserError, match=r"exceeds its caps: .*at most 2; export it again with --samples and --max-epochs"
     ):
-        attach_samples(mixture, scored, make_rule(rule="filter", score=SCORE, drop_top=0.5), tmp_path / "m.samples")
+        attach_samples(
+            mixture, read_scores(scored), make_rule(rule="filter", score=SCORE, drop_top=0.5), tmp_path / "m.samples"
+        )
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(
@@ -328,7 +356,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(
     mixture = export_mixture([scored])
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*m.samples/wiki_en-"):
-        attach_samples(mixture, scored, make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
+        attach_samples(mixture, read_scores(scored), make_rule(rule="softmax", score=SCORE), tmp_path / "m.samples")
 
 
 @pytest.mark.parametrize("rule", ["softmax", "multiplicity"])

@@ -197,7 +197,7 @@ def test_weights_of_one_are_read_once_at_every_offset() -> None:
 
 
 def test_presence_is_direct_before_the_switch_and_inverse_after_it() -> None:
-    found = [presence_temperature(progress, temperature=2.0, switch_at=0.1) for progress in (0, 0.0999, 0.1, 1)]
+    found = [presence_temperature(progress, temperature=2.0, switch_at=0.1) for progress in (0.0, 0.0999, 0.1, 1.0)]
     assert found == [2, 2, -2, -2]
     assert presence_temperature(0.0, temperature=1.0, switch_at=0.0) == -1
 

@@ -89,7 +89,8 @@ def write_scores(comparison: Path, run_dir: Path, *, seed: int = 0) -> Path:
     """Random scores `luck` of all documents of a comparison's training text, as proxies.score leaves them in a run
     directory.
     """
-    corpus = prepare(load(CompareSettings, comparison).text_run())
+    settings = load(CompareSettings, comparison)
+    corpus = prepare(settings.text, Path(settings.text.cache_dir), settings.draws)
     draw, domains = np.random.default_rng(seed), {}
     for number, name in enumerate(corpus.domains):
         frame = pd.read_parquet(corpus.documents[name]).query("split == 'train'")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mixtures import Mixture, MixtureStream
+from mixtures.compare.directory import read_bases
 from proxies import train
 from proxies.comparison import base
-from proxies.comparison.records import read_bases
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.corpus import prepare
@@ -50,7 +50,8 @@ def test_a_comparison_leaves_its_records(tmp_path: Path, capsys: pytest.CaptureF
     assert len(table) == 6 * 2 * 3 * 4  # mixtures, seeds, evaluations, domains with the target
     assert sorted(set(table["tokens"])) == [0, 3 * 4 * 16, 6 * 4 * 16]
     assert np.isfinite(table["loss"]).all()
-    _, rows, facts = read_bases(directory)
+    bases = read_bases(directory)
+    rows, facts = bases.rows, bases.facts
     means = rows.groupby(["mixture", "seed", "domain"])["loss"].mean()
     last = table[table["step"] == 6].set_index(["mixture", "seed", "domain"])["loss"]
     assert np.allclose(means.sort_index(), last.sort_index(), atol=1e-12)
@@ -78,7 +79,7 @@ def test_bases_of_a_seed_start_alike_and_are_measured_on_the_same_rows(tmp_path:
     start = results(tmp_path).query("step == 0").pivot(index=["seed", "domain"], columns="mixture", values="loss")
     assert (start["uniform"] == start["natural"]).all()
     assert (start.loc[0] != start.loc[1]).all(axis=None)
-    _, rows, _ = read_bases(tmp_path / "comparison")
+    rows = read_bases(tmp_path / "comparison").rows
     assert (rows.groupby(["mixture", "seed", "domain"])["row"].agg(list).map(tuple).nunique()) == 1
 
 
@@ -86,7 +87,7 @@ def test_all_bases_train_on_equally_many_rows_in_their_mixtures_shares(tmp_path:
     path = write_comparison(tmp_path, train={"steps": 25})
     (tmp_path / "shares.json").write_text(json.dumps({"vowels": 0.123, "consonants": 0, "digits": 0.877}))
     assert compare(path, "--mixtures.skewed.file", tmp_path / "shares.json") == 0
-    for fact in read_bases(tmp_path / "comparison")[2]:
+    for fact in read_bases(tmp_path / "comparison").facts:
         weights = Mixture.load(tmp_path / "comparison" / "mixtures" / f"{fact['mixture']}.json").weights_at(0)
         assert sum(fact["rows"].values()) == 25 * 4
         assert fact["tokens"] == 25 * 4 * 16
@@ -129,7 +130,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert "2 process(es) on cpu" in two.stdout
     one, other = results(tmp_path, "one"), results(tmp_path, "two")
     assert np.abs(one["loss"] - other["loss"]).max() < 1e-5
-    facts = [read_bases(tmp_path / name)[2] for name in ("one", "two")]
+    facts = [read_bases(tmp_path / name).facts for name in ("one", "two")]
     assert [fact["rows"] for fact in facts[0]] == [fact["rows"] for fact in facts[1]]
 
 
@@ -145,7 +146,7 @@ def test_a_base_model_is_trained_on_the_plain_loss_of_its_stream(tmp_path: Path)
     path = write_comparison(tmp_path, seeds=[4])
     assert compare(path) == 0
     settings = load(CompareSettings, path)
-    corpus = prepare(settings.text_run())
+    corpus = prepare(settings.text, Path(settings.text.cache_dir), settings.draws)
     model = build_model(settings.model, vocab_size=257, eos_id=256, row_tokens=16, seed=4)
     optimizer, scheduler = optimization(model, settings.train)
     mixture = Mixture.load(tmp_path / "comparison/mixtures/natural.json")
@@ -163,7 +164,7 @@ def test_a_base_model_is_trained_on_the_plain_loss_of_its_stream(tmp_path: Path)
     row = torch.from_numpy(held_out[16 * second : 16 * second + 16])[None]
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(model.eval()(row).logits[0, :-1], row[0, 1:]).item()
-    rows = read_bases(tmp_path / "comparison")[1]
+    rows = read_bases(tmp_path / "comparison").rows
     found = rows.query("mixture == 'natural' and domain == 'digits' and row == 1")["loss"]
     assert found.item() == pytest.approx(loss, abs=1e-5)
 

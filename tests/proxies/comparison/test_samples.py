@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixtures import Mixture, MixtureStream
+from mixtures.compare.directory import read_bases
 from mixtures.schedule.manifest import read_manifest
-from proxies.comparison.records import read_bases
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from tests.proxies.comparison.helpers import (
@@ -46,7 +46,7 @@ def test_the_same_shares_are_read_under_every_policy_and_results_name_them(tmp_p
     }
     assert compare(write_sampled(tmp_path, learned, train={"steps": 30, "evaluate_every": 30})) == 0
     directory = tmp_path / "comparison"
-    facts = {fact["mixture"]: fact for fact in read_bases(directory)[2]}
+    facts = {fact["mixture"]: fact for fact in read_bases(directory).facts}
     assert facts["filtered"]["rows"] == facts["weighted"]["rows"] == facts["uniform"]["rows"]
     assert facts["inverse"]["rows"] == facts["stable"]["rows"]
     weights = {name: Mixture.load(directory / f"mixtures/{name}.json").weights_at(0) for name in facts}

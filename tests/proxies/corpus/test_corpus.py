@@ -14,10 +14,11 @@ import pytest
 from mixtures.errors import UserError
 from proxies.corpus import cache, corpus
 from proxies.corpus import tokenizer as tokenizers
-from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData
 from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import documents
 from proxies.settings import Settings
+from tests.proxies.helpers import prepare_corpus as prepare
 
 SHARED = Path("/work/shared/corpora")
 
@@ -340,7 +341,8 @@ def test_processes_that_start_together_get_the_same_corpus(tmp_path: Path, files
         import hashlib, sys
         from proxies.corpus.corpus import prepare
         from proxies.settings import Settings
-        data = prepare(Settings.model_validate_json(sys.argv[1]))
+        given = Settings.model_validate_json(sys.argv[1])
+        data = prepare(given.corpus, given.cache_path, given.draws)
         tokens = b"".join(data.tokens[n].tobytes() for n in data.names)
         print(data.record["tokenizer"]["fingerprint"], hashlib.sha256(tokens).hexdigest())
     """

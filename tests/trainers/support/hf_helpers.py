@@ -19,23 +19,23 @@ import toy
 SMALLER = 256  # toy ids are divided by this for the tiny model: 256 ids, 64 a domain
 
 
-def write_rows(folder: Path, *, smaller: int = 1) -> list[str]:
+def write_rows(folder: Path, *, smaller: int = 1) -> str:
     """Rows {"input_ids"} of every document, as parquet; the words of --data."""
     for name in toy.NAMES:
         pq.write_table(
             pa.table({"input_ids": [ids // smaller for ids in toy.documents(name)]}), folder / f"{name}.parquet"
         )
-    return [f"{folder}/{{domain}}.parquet"]
+    return f"{folder}/{{domain}}.parquet"
 
 
-def write_texts(folder: Path) -> list[str]:
+def write_texts(folder: Path) -> str:
     """Rows {"text", "url"} of every document as JSON lines, in words of the ids divided by SMALLER; the words of
     --data.
     """
     for name in toy.NAMES:
         texts = (" ".join(f"w{token // SMALLER}" for token in ids[:-1]) for ids in toy.documents(name))
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text, "url": name}) + "\n" for text in texts))
-    return [f"{folder}/{{domain}}.jsonl"]
+    return f"{folder}/{{domain}}.jsonl"
 
 
 def small_tokenizer(folder: Path) -> Path:

@@ -29,14 +29,14 @@ def write_tokens(folder: Path, *, divisor: int = 1, end_of_text: bool = False) -
 
 
 def convert_toy(
-    tmp_path: Path, data: Path, *, batch_size: tuple[str, ...] = (str(BATCH),), samples: Any = "keep", **mixture: Any
+    tmp_path: Path, data: Path, *, batch_size: Any = BATCH, samples: Any = "keep", **mixture: Any
 ) -> Report:
     path = make_mixture(tmp_path / "mixture", **mixture)
     return convert(
         path,
         to="olmo-core",
         output=tmp_path / "olmo",
-        data=[f"{data}/{{domain}}/*.npy"],
+        data=f"{data}/{{domain}}/*.npy",
         sequence_length=LENGTH,
         batch_size=batch_size,
         samples=samples,

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ def read_documents(prefix: str) -> list[list[int]]:
     ]
 
 
-def converted(mixture: Path, data: Path, to: str = "megatron", own: Sequence[str] = (), **options: Any) -> Path:
-    """own: NAME=PATH of domains whose data are not those of `data`."""
+def converted(
+    mixture: Path, data: Path, to: str = "megatron", own: Mapping[str, Any] | None = None, **options: Any
+) -> Path:
+    """own: {name: path or paths} of domains whose data are not those of `data`."""
     out = mixture.parent / "out"
-    flags: dict[str, Any] = {"sequence_length": 128, "batch_size": ["16"]} | options
-    convert(mixture, to=to, output=out, data=[f"{data}/{{domain}}", *own], **flags)
+    flags: dict[str, Any] = {"sequence_length": 128, "batch_size": 16} | options
+    convert(mixture, to=to, output=out, data={"*": f"{data}/{{domain}}"} | dict(own or {}), **flags)
     return out
 
 

@@ -63,8 +63,8 @@ def test_a_recipe_that_is_none_is_refused(tmp_path: Path, data: Path, text: str 
 
 
 def test_prefixes_of_a_domain_are_domains_of_their_own_to_automodel(tmp_path: Path, data: Path) -> None:
-    words = [f"math={data}/math"] * 2
-    out = converted(toy.make_mixture(tmp_path, {"only": toy.WANTED}), data, to="automodel", own=words, batch_size=[])
+    own = {"math": [f"{data}/math"] * 2}
+    out = converted(toy.make_mixture(tmp_path, {"only": toy.WANTED}), data, to="automodel", own=own, batch_size=None)
     recipe = yaml.safe_load((out / "mixture.yaml").read_text())
     assert [domain["name"] for domain in recipe["domain_mixture"]["domains"]] == ["web", "code", "math@1", "math@2"]
     assert "step_scheduler" not in recipe
@@ -87,4 +87,4 @@ def test_a_domain_of_the_name_that_automodel_keeps_for_itself_is_refused(tmp_pat
     del record["id"]
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="rename the domain"):
-        converted(path, data, to="automodel", own=[f"weighted={data}/code"])
+        converted(path, data, to="automodel", own={"weighted": f"{data}/code"})

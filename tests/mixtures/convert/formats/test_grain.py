@@ -25,7 +25,7 @@ DATA = ["gs://bucket/{domain}.array_record*"]
 
 
 def converted(folder: Path, stages: Any = None, *, data: list[str] = DATA, **options: Any) -> Report:
-    options = {"sequence_length": 128, "batch_size": ["16"], **options}
+    options = {"sequence_length": 128, "batch_size": 16, **options}
     return convert(toy.make_mixture(folder, stages), to="grain", output=folder / "out", data=data, **options)
 
 
@@ -92,14 +92,14 @@ def test_commands_stop_at_the_end_of_a_stage_and_allow_enough_passes(tmp_path):
 
 
 def test_one_stage_needs_no_steps_and_several_name_the_flags_that_say_them(tmp_path):
-    one = converted(tmp_path / "one", {"only": toy.WANTED}, sequence_length=None, batch_size=[])
+    one = converted(tmp_path / "one", {"only": toy.WANTED}, sequence_length=None, batch_size=None)
     assert "learning_rate_schedule_steps" not in one.record["use"]
     with pytest.raises(UserError, match=r"--sequence-length.*--batch-size"):
-        converted(tmp_path / "two", sequence_length=None, batch_size=[])
+        converted(tmp_path / "two", sequence_length=None, batch_size=None)
 
 
 def test_paths_that_maxtext_would_not_expand_are_all_named(tmp_path):
-    data = ["web=gs://b/1", "web=gs://b/2", "code=gs://b/*/code", "math=gs://b/math"]
+    data = {"web": ["gs://b/1", "gs://b/2"], "code": "gs://b/*/code", "math": "gs://b/math"}
     with pytest.raises(UserError) as caught:
         converted(tmp_path, data=data)
     assert "web: 2 paths" in str(caught.value)

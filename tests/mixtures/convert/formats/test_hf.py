@@ -34,7 +34,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def converted(folder: Path, data: Path, stages: Any = None, **options: Any) -> Path:
     made = {key: options.pop(key) for key in ("policies", "tokens") if key in options}
     mixture = toy.make_mixture(folder, stages, **made)
-    convert(mixture, to="hf", output=folder / "out", data=[f"{data}/{{domain}}.jsonl"], **options)
+    convert(mixture, to="hf", output=folder / "out", data=f"{data}/{{domain}}.jsonl", **options)
     return folder / "out"
 
 
@@ -136,7 +136,7 @@ def test_a_filter_over_several_files_counts_rows_in_each(tmp_path, data):
     (tmp_path / "parts" / "code.jsonl").write_text("".join(lines))
     (tmp_path / "parts" / "code.more.jsonl").write_text("".join(lines[:2]))
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"code": "filter"}, tokens=40_000)
-    convert(mixture, to="hf", output=tmp_path / "out", data=[f"{tmp_path}/parts/{{domain}}*.jsonl"])
+    convert(mixture, to="hf", output=tmp_path / "out", data=f"{tmp_path}/parts/{{domain}}*.jsonl")
     module = loader_of(tmp_path / "out")
     domain = module._domain("code", plan_of(tmp_path / "out")["domains"]["code"], tmp_path / "out")
     part, order = module._whole(domain)
@@ -195,7 +195,12 @@ def test_data_without_the_scored_files_are_refused_and_nothing_is_written(tmp_pa
         UserError,
         match=r"(?s)code: code.jsonl was scored, its data have not one file of that name: .*math.jsonl.*--samples drop",
     ):
-        convert(mixture, to="hf", output=tmp_path / "out", data=[f"{data}/{{domain}}.jsonl", f"code={data}/math.jsonl"])
+        convert(
+            mixture,
+            to="hf",
+            output=tmp_path / "out",
+            data={"*": f"{data}/{{domain}}.jsonl", "code": f"{data}/math.jsonl"},
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -23,7 +23,7 @@ def converted(
     folder: Path, stages: Mapping[str, Mapping[str, float]] | None = None, *, tokens: int = 400_000, **options: Any
 ) -> Path:
     mixture = toy.make_mixture(folder, stages, tokens=tokens)
-    options = {"sequence_length": 128, "batch_size": ["16"], "data": ["gs://bucket/{domain}.jsonl.gz"]} | options
+    options = {"sequence_length": 128, "batch_size": 16, "data": "gs://bucket/{domain}.jsonl.gz"} | options
     convert(mixture, to="levanter", output=folder / "out", **options)
     return folder / "out"
 
@@ -40,7 +40,7 @@ def test_a_block_is_whole_parts_and_the_largest_domain_gets_the_rest() -> None:
 
 
 def test_large_runs_keep_levanters_own_block_and_the_mixtures_own_numbers(tmp_path: Path) -> None:
-    data = data_of(converted(tmp_path, tokens=10**9, batch_size=["256"]))
+    data = data_of(converted(tmp_path, tokens=10**9, batch_size=256))
     assert data["mixture_block_size"] == 2048
     assert [weights for _, weights in data["train_weights"]] == [toy.WANTED, toy.SECOND]
     assert [step for step, _ in data["train_weights"]] == [0, 15256], "15,259 steps of 256, the nearest multiple of 8"
@@ -52,7 +52,7 @@ def test_a_smaller_share_gets_a_larger_block(tmp_path: Path) -> None:
 
 
 def test_an_odd_batch_size_gets_a_block_of_whole_steps(tmp_path: Path) -> None:
-    data = data_of(converted(tmp_path, tokens=10**9, batch_size=["999"]))
+    data = data_of(converted(tmp_path, tokens=10**9, batch_size=999))
     assert data["mixture_block_size"] == 999 * 64
     assert data["train_weights"][1][0] % 64 == 0
 
@@ -70,7 +70,7 @@ def test_shares_that_a_block_rounds_are_written_in_whole_sequences(tmp_path: Pat
     weights = {"large": 0.1} | {f"d{number}": 0.018 + 0.00001 * (number - 24.5) for number in range(50)}
     mixture = make_mixture(weights, rows=10**7)
     mixture.save(tmp_path / "mixture.json")
-    convert(tmp_path / "mixture.json", to="levanter", output=tmp_path / "out", data=["gs://bucket/{domain}.jsonl"])
+    convert(tmp_path / "mixture.json", to="levanter", output=tmp_path / "out", data="gs://bucket/{domain}.jsonl")
     data = data_of(tmp_path / "out")
     written, block = data["train_weights"], data["mixture_block_size"]
     assert counts(weights, block)["large"] / block > 0.1 * 1.005
@@ -87,13 +87,13 @@ def test_marin_has_the_same_under_its_own_names(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_a_cache(tmp_path: Path) -> None:
-    output = converted(tmp_path, data=["gs://bucket/cache/{domain}"])
+    output = converted(tmp_path, data="gs://bucket/cache/{domain}")
     assert data_of(output)["configs"]["web"] == {"cache_dir": "gs://bucket/cache/web"}
     assert data_of(output, "marin.yaml")["components"]["web"] == {"cache_dir": "gs://bucket/cache/web"}
 
 
 def test_steps_are_those_of_a_batch_size_schedule(tmp_path: Path) -> None:
-    output = converted(tmp_path, EVEN, batch_size=["0=16", "100_000=32"])
+    output = converted(tmp_path, EVEN, batch_size={0: 16, 100_000: 32})
     record = yaml.safe_load((output / "levanter.yaml").read_text())
     assert record["trainer"]["train_batch_size"] == [{"start": 0, "value": 16}, {"start": 49, "value": 32}]
     report = json.loads((output / "export_report.json").read_text())
@@ -115,12 +115,12 @@ def test_what_levanter_cannot_do_is_refused_with_what_would_do(tmp_path: Path) -
             r"math in stage only: 1e-07 asked, 0 given \(rounds to zero\)",
             {"stages": {"only": {"web": 0.8, "code": 0.1999999, "math": 1e-7}}},
         ),
-        (r"--sequence-length .* and --batch-size", {"sequence_length": None, "batch_size": ()}),
+        (r"--sequence-length .* and --batch-size", {"sequence_length": None, "batch_size": None}),
         (
             r"web: gs://a, gs://b: give text files .* or one directory",
-            {"data": ["gs://c/{domain}", "web=gs://a", "web=gs://b"]},
+            {"data": {"*": "gs://c/{domain}", "web": ["gs://a", "gs://b"]}},
         ),
-        (r"train/shard_ledger.json is not there", {"data": [f"{tmp_path}/{{domain}}"]}),
+        (r"train/shard_ledger.json is not there", {"data": f"{tmp_path}/{{domain}}"}),
     ]
     for number, (message, options) in enumerate(faults):
         with pytest.raises(UserError, match=message):

@@ -174,8 +174,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _convert(tmp_path: Path, data: Path, *, flags: dict[str, Any] | None = None, **mixture: Any) -> Report:
     path = toy.make_mixture(tmp_path / "mixture", **mixture)
-    settings = {"sequence_length": LENGTH, "batch_size": [str(BATCH)], **(flags or {})}
-    return convert(path, to="lingua", output=tmp_path / "lingua", data=[f"{data}/{{domain}}"], **settings)
+    settings = {"sequence_length": LENGTH, "batch_size": BATCH, **(flags or {})}
+    return convert(path, to="lingua", output=tmp_path / "lingua", data=f"{data}/{{domain}}", **settings)
 
 
 def _stages(report: Report) -> list[dict[str, Any]]:
@@ -282,8 +282,8 @@ def test_the_script_refuses_what_is_not_its_checkpoint(tmp_path: Path, data: Pat
     [
         ({"ranks": 1}, {}, "1 ranks cannot share these chunk files.*\n  - web: 2 chunks\n"),
         ({"ranks": 3}, {}, "3 ranks cannot share"),
-        ({"batch_size": ["0=8", "100_000=16"]}, {}, "Lingua trains with one batch size"),
-        ({"batch_size": []}, {}, "--batch-size"),
+        ({"batch_size": {0: 8, 100_000: 16}}, {}, "Lingua trains with one batch size"),
+        ({"batch_size": None}, {}, "--batch-size"),
         ({"packed": True}, {}, "lingua always draws documents"),
         ({}, {"policies": {"web": "multiplicity"}}, "no way to honour the sample policies of web"),
     ],

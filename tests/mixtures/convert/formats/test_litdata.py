@@ -19,9 +19,9 @@ def plan(folder: Path, **toys: Any) -> dict[str, Any]:
         mixture,
         to="litdata",
         output=folder / "out",
-        data=["s3://bucket/{domain}"],
+        data="s3://bucket/{domain}",
         sequence_length=128,
-        batch_size=["16"],
+        batch_size=16,
     )
     found: dict[str, Any] = json.loads((folder / "out" / "litdata_mixture.json").read_text())
     return found
@@ -45,15 +45,15 @@ def test_a_domain_knows_how_many_sequences_the_schedule_takes(tmp_path: Path) ->
 
 
 def test_one_batch_size_and_one_directory_a_domain(tmp_path: Path) -> None:
-    words = ["s3://bucket/{domain}", "web=s3://bucket/a", "web=s3://bucket/b"]
+    places = {"*": "s3://bucket/{domain}", "web": ["s3://bucket/a", "s3://bucket/b"]}
     with pytest.raises(UserError) as raised:
         convert(
             toy.make_mixture(tmp_path),
             to="litdata",
             output=tmp_path / "out",
-            data=words,
+            data=places,
             sequence_length=128,
-            batch_size=["0=16", "100000=32"],
+            batch_size={0: 16, 100000: 32},
         )
     assert "web: 2 directories" in str(raised.value)
     assert "batch sizes 16, 32" in str(raised.value)
@@ -61,4 +61,4 @@ def test_one_batch_size_and_one_directory_a_domain(tmp_path: Path) -> None:
 
 def test_a_directory_without_an_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"index\.json is not there"):
-        convert(toy.make_mixture(tmp_path), to="litdata", output=tmp_path / "out", data=[f"{tmp_path}/{{domain}}"])
+        convert(toy.make_mixture(tmp_path), to="litdata", output=tmp_path / "out", data=f"{tmp_path}/{{domain}}")

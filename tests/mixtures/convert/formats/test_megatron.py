@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_static_blend_is_weights_and_prefixes_as_text_and_as_json(tmp_path: Path, data: Path) -> None:
-    out = converted(toy.make_mixture(tmp_path, {"only": toy.ZERO}), data, batch_size=[])
+    out = converted(toy.make_mixture(tmp_path, {"only": toy.ZERO}), data, batch_size=None)
     assert (out / "blend.txt").read_text() == f"0.8 {data}/web\n0.2 {data}/code\n"
     record = {"train": ["0.8", f"{data}/web", "0.2", f"{data}/code"], "valid": None, "test": None}
     assert json.loads((out / "blend.json").read_text()) == record
@@ -86,8 +86,8 @@ def test_a_share_of_less_than_a_sequence_is_refused(tmp_path: Path, data: Path) 
 
 def test_two_prefixes_share_a_domain_as_their_tokens_are(tmp_path: Path, data: Path) -> None:
     half = write_data(tmp_path, "half", toy.documents("math")[:60])
-    words = [f"math={data}/math", f"math={half}"]
-    out = converted(toy.make_mixture(tmp_path, {"only": toy.WANTED}), data, own=words)
+    own = {"math": [f"{data}/math", str(half)]}
+    out = converted(toy.make_mixture(tmp_path, {"only": toy.WANTED}), data, own=own)
     blend = json.loads((out / "blend.json").read_text())["train"]
     sizes = [sum(map(len, toy.documents("math")[:count])) for count in (240, 60)]
     assert [float(blend[4]), float(blend[6])] == pytest.approx([0.1 * size / sum(sizes) for size in sizes])
@@ -96,7 +96,7 @@ def test_two_prefixes_share_a_domain_as_their_tokens_are(tmp_path: Path, data: P
             tmp_path / "mixture.json",
             to="megatron",
             output=tmp_path / "far",
-            data=[f"{data}/{{domain}}", *words],
+            data={"*": f"{data}/{{domain}}"} | own,
             elsewhere=True,
         )
 
@@ -187,16 +187,16 @@ def test_a_schedule_that_begins_later_counts_iterations_of_the_whole_run(tmp_pat
 
 def converted_again(mixture: Path, data: Path) -> Path:
     out = mixture.parent / "automodel"
-    convert(mixture, to="automodel", output=out, data=[f"{data}/{{domain}}"], sequence_length=128, batch_size=["16"])
+    convert(mixture, to="automodel", output=out, data=f"{data}/{{domain}}", sequence_length=128, batch_size=16)
     return out
 
 
 @pytest.mark.parametrize(("to", "message"), [("megatron", "rampup"), ("automodel", "one global_batch_size")])
 def test_a_batch_size_schedule_is_refused_with_stages(tmp_path: Path, data: Path, to: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        converted(toy.make_mixture(tmp_path), data, to=to, batch_size=["0=8", "100k=16"])
+        converted(toy.make_mixture(tmp_path), data, to=to, batch_size={0: 8, 100_000: 16})
     with pytest.raises(UserError, match="--batch-size"):
-        converted(tmp_path / "mixture.json", data, to=to, batch_size=[])
+        converted(tmp_path / "mixture.json", data, to=to, batch_size=None)
 
 
 def test_stages_away_from_the_data_restart_and_report_what_is_read_again(tmp_path: Path) -> None:
@@ -219,12 +219,12 @@ def test_an_output_path_with_a_space_is_refused_if_blends_point_into_it(tmp_path
 def test_too_few_documents_for_the_stages_are_named(tmp_path: Path, data: Path) -> None:
     one = write_data(tmp_path, "one", [np.arange(500)])
     with pytest.raises(UserError, match="no document of math is left"):
-        converted(toy.make_mixture(tmp_path), data, own=[f"math={one}"])
+        converted(toy.make_mixture(tmp_path), data, own={"math": one})
 
 
 def test_missing_files_are_named(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match=r"none\.bin is not there\n.*none\.idx is not there"):
-        converted(toy.make_mixture(tmp_path), data, own=[f"math={data}/none"])
+        converted(toy.make_mixture(tmp_path), data, own={"math": f"{data}/none"})
 
 
 def test_nemo_2_takes_the_list_of_the_json(tmp_path: Path, data: Path) -> None:

@@ -91,7 +91,7 @@ def other_tokenizer(name: str) -> list[np.ndarray]:
 def test_documents_under_another_tokenizer_are_found_by_their_rows(tmp_path: Path, data: Path) -> None:
     longer = write_data(tmp_path, "longer", other_tokenizer("web"))
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "filter"})
-    out = converted(mixture, data, own=[f"web={longer}"])
+    out = converted(mixture, data, own={"web": longer})
     kept = [document.tolist() for number, document in enumerate(other_tokenizer("web")) if number % 4]
     assert read_documents(str(out / "views" / "1-only" / "web")) == kept
 
@@ -109,7 +109,7 @@ def test_documents_that_are_not_those_of_the_policy_are_refused(
     changed = write_data(tmp_path, "changed", change(other_tokenizer("web")))
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "filter"})
     with pytest.raises(UserError, match=message):
-        converted(mixture, data, own=[f"web={changed}"])
+        converted(mixture, data, own={"web": changed})
 
 
 def test_one_policy_over_two_prefixes_is_refused_unless_tokens_are_its_own(tmp_path: Path, data: Path) -> None:
@@ -119,14 +119,14 @@ def test_one_policy_over_two_prefixes_is_refused_unless_tokens_are_its_own(tmp_p
             write_data(tmp_path, f"half-{found}-{n}", part)
             for n, part in enumerate((documents[:4001], documents[4001:]))
         ]
-        words = [f"web={half}" for half in halves]
+        own = {"web": halves}
         if found:
-            out = converted(mixture, data, own=words)
+            out = converted(mixture, data, own=own)
             both = [read_documents(str(out / "views" / "1-only" / f"web@{n}")) for n in (1, 2)]
             assert [*itertools.chain(*both)] == [document.tolist() for document in toy.kept("web", "multiplicity")]
         else:
             with pytest.raises(UserError, match="a prefix for each file"):
-                converted(mixture, data, own=words)
+                converted(mixture, data, own=own)
 
 
 def test_a_policy_far_from_the_data_is_refused(tmp_path: Path) -> None:

@@ -115,12 +115,12 @@ def data(tmp_path: Path) -> Path:
 
 def converted(folder: Path, data: Path, stages: Any = None, **options: Any) -> Path:
     mixture = toy.make_mixture(folder, stages, **options.pop("mixture", {}))
-    options = {"sequence_length": LENGTH, "batch_size": [str(BATCH)]} | options
+    options = {"sequence_length": LENGTH, "batch_size": BATCH} | options
     convert(
         mixture,
         to="nanotron",
         output=folder / "out",
-        data=[f"{data}/{{domain}}", *options.pop("places", [])],
+        data={"*": f"{data}/{{domain}}"} | options.pop("places", {}),
         **options,
     )
     return folder / "out"
@@ -159,18 +159,18 @@ def test_a_repeated_domain_is_said(tmp_path: Path, data: Path) -> None:
 
 def test_what_nanotron_cannot_do_is_refused(tmp_path: Path, data: Path) -> None:
     faults: list[tuple[str, dict[str, Any]]] = [
-        ("one batch size for the whole run", {"batch_size": ["0=16", "100_000=32"]}),
+        ("one batch size for the whole run", {"batch_size": {0: 16, 100_000: 32}}),
         ("no way to honour the sample policies of web", {"mixture": {"policies": {"web": "filter"}}}),
         (
             r"put every domain in one folder:\n  - web: .*web, .*code",
-            {"places": [f"web={data}/web", f"web={data}/code"]},
+            {"places": {"web": [f"{data}/web", f"{data}/code"]}},
         ),
         (
             r"math in stage rare: 0\.0001 of 3,120 sequences",
             {"stages": {"rare": {"web": 0.8, "code": 0.1999, "math": 0.0001}}},
         ),
-        ("--sequence-length", {"sequence_length": None, "batch_size": ()}),
-        (r"\*\.ds is not there", {"places": [f"math={data}/none"]}),
+        ("--sequence-length", {"sequence_length": None, "batch_size": None}),
+        (r"\*\.ds is not there", {"places": {"math": f"{data}/none"}}),
     ]
     for number, (message, options) in enumerate(faults):
         with pytest.raises(UserError, match=message):

@@ -21,8 +21,8 @@ def converted(
     folder: Path, stages: Mapping[str, Mapping[str, float]] | None = None, *, tokens: int = 400_000, **toys: Any
 ) -> Path:
     mixture = toy.make_mixture(folder, stages, tokens=tokens, **toys)
-    data = ["gs://bucket/{domain}/*.npy"]
-    convert(mixture, to="olmo-core", output=folder / "out", data=data, sequence_length=128, batch_size=["16"])
+    data = "gs://bucket/{domain}/*.npy"
+    convert(mixture, to="olmo-core", output=folder / "out", data=data, sequence_length=128, batch_size=16)
     return folder / "out"
 
 
@@ -89,4 +89,4 @@ def test_a_share_of_less_than_a_sequence_is_refused_with_what_would_do(tmp_path:
 def test_it_asks_for_what_it_counts_in(tmp_path: Path) -> None:
     make_mixture({"a": 1.0}, rows=1000).save(tmp_path / "mixture.json")
     with pytest.raises(UserError, match=r"--sequence-length .* and --batch-size"):
-        convert(tmp_path / "mixture.json", to="olmo-core", output=tmp_path / "out", data=["a=s3://bucket/a.npy"])
+        convert(tmp_path / "mixture.json", to="olmo-core", output=tmp_path / "out", data={"a": "s3://bucket/a.npy"})

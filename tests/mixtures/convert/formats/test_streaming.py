@@ -86,7 +86,7 @@ def data(tmp_path: Path) -> Path:
 
 def _convert(tmp_path: Path, words: str, **flags: Any) -> Report:
     mixture = toy.make_mixture(tmp_path / "mixture")
-    return convert(mixture, to="streaming", output=tmp_path / "out", data=[f"{words}/{{domain}}"], **flags)
+    return convert(mixture, to="streaming", output=tmp_path / "out", data=f"{words}/{{domain}}", **flags)
 
 
 def _loaders(report: Report) -> list[dict[str, Any]]:

@@ -29,12 +29,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def converted(
     folder: Path, stages: Any = None, *, policies: Any = None, data: str = "s3://b/{domain}.jsonl", **options: Any
 ) -> Report:
-    options = {"sequence_length": 16, "batch_size": ["64"], **options}
+    options = {"sequence_length": 16, "batch_size": 64, **options}
     return convert(
         toy.make_mixture(folder, stages, policies=policies),
         to="torchtitan",
         output=folder / "out",
-        data=[data],
+        data=data,
         **options,
     )
 
@@ -69,10 +69,10 @@ def test_a_domain_that_is_never_used_needs_no_data(tmp_path):
 
 
 def test_one_stage_needs_no_lengths_but_several_ask_for_the_missing_flags(tmp_path):
-    one = converted(tmp_path / "one", {"only": toy.WANTED}, sequence_length=None, batch_size=[])
+    one = converted(tmp_path / "one", {"only": toy.WANTED}, sequence_length=None, batch_size=None)
     assert plan_of(one)["stages"][0]["sequences"] is None
     with pytest.raises(UserError, match=r"--sequence-length.*--batch-size"):
-        converted(tmp_path / "two", sequence_length=None, batch_size=[])
+        converted(tmp_path / "two", sequence_length=None, batch_size=None)
 
 
 def test_grain_gets_weights_that_survive_rounding_and_nothing_is_random(tmp_path):
