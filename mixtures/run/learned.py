@@ -86,7 +86,7 @@ def _order(run: RunRecord, names: Sequence[str]) -> list[int]:
 
 def _replicates(runs: Sequence[RunRecord], names: Sequence[str]) -> list[np.ndarray]:
     """(B, D) of every run that has some."""
-    return [run.replicates[:, _order(run, names)] for run in runs if run.replicates is not None]
+    return [np.take(run.replicates, _order(run, names), axis=1) for run in runs if run.replicates is not None]
 
 
 def _stage_weights(run: RunRecord, names: Sequence[str], stages: int, average: Average) -> np.ndarray:
