@@ -1,18 +1,19 @@
-"""The mathematics: gradient alignment between domains from one backward pass. torch only; no files, devices or
-settings.
+"""The mathematics of DoGE: gradient alignment between domains, computed from one backward pass.
 
-rules.py      gradient of every group of rows, by layer type
-grouped.py    one backward pass over all groups
-gram.py       inner products between the groups' gradients
-row_norms.py  self-influence: every row's squared gradient norm, without its gradient
-row_products.py  rows against rows, against a gradient, word by word
-scopes.py     which parameters a score looks at
-updates.py    from the gram to domain weights: paper, official, uniform, and the running sums of stable
-stable.py     the default rule, and how its weights would vary with other steps
-doremi.py     from excess losses over a reference model to domain weights
-algorithm.py  a whole step of DoGE, top to bottom
-presence.py   sample weights inside domains, from each step's gradient norms
-verify.py     the layer rules against autograd, on the model and rows at hand
+The package needs torch only. It reads no files, chooses no devices and knows no settings.
+
+rules.py         the gradient of every group of rows: one rule per layer type
+grouped.py       one backward pass that gives the gradients of all groups
+gram.py          inner products between the groups' gradients
+row_norms.py     self-influence: every row's squared gradient norm, without forming the row's gradient
+row_products.py  inner products of row gradients: with other rows, with a given gradient, or token by token
+scopes.py        named sets of parameters that a score is computed over
+updates.py       from the gram to domain weights: the presets paper, official, uniform and stable
+stable.py        the formulas of the default preset, and a bootstrap over the steps of a run
+doremi.py        DoReMi: from excess losses over a reference model to domain weights
+algorithm.py     a whole step of DoGE
+presence.py      sample weights inside domains, from each step's gradient norms
+verify.py        a comparison of the layer rules with autograd, on a model and rows of your own
 """
 
 from doge.algorithm import GroupGradients, MicroBatch, Step

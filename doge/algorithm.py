@@ -1,13 +1,12 @@
-"""DoGE with one backward pass (arXiv 2310.15393, algorithm 1): the step, top to bottom.
+"""A whole step of DoGE (arXiv 2310.15393, algorithm 1), with one backward pass for all domains.
 
-    g_j   gradient of domain j's mean token loss, from one backward pass over all domains' rows     (grouped.py,
-    rules.py)
-    W_j   = < g_j , sum_i importance_i g_i >, from the gram of all g                                (eq. 4; gram.py)
-    a     = rule(W)                                                                                 (eq. 6; updates.py)
-    theta <- theta - lr * sum_j a_j g_j, through the optimizer that reads the combined gradient     (eq. 5)
+    g_j      gradient of domain j's mean token loss; one backward pass gives all of them    (grouped.py, rules.py)
+    W_j    = < g_j , sum_i importance_i g_i >, computed from the gram of all g              (eq. 4; gram.py)
+    a      = rule(W), the new domain weights                                                (eq. 6; updates.py)
+    theta <- theta - lr * sum_j a_j g_j; the optimizer finds this sum in `parameter.grad`   (eq. 5)
 
-The update of a does not see how rows were split: gradients of a group are summed over micro-batches and processes
-before any product is taken (a sum of grams would be another quantity).
+The weights a do not depend on how the rows are split: each group's gradient is first summed over micro-batches and
+processes, and only then multiplied with the others. (A sum of the micro-batches' grams would be a different quantity.)
 """
 
 from collections.abc import Callable, Iterable
@@ -27,11 +26,16 @@ from doge.rules import Sum
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Part of a step's rows: `rows` (H*n, T) group-major, its H groups are the half-groups first, ..., first + H - 1.
+    """A part of a step's rows, ordered by half-group.
 
-    Half-group h*G + g holds half h of the rows of group g; without halves there are just the G groups. `share` is n
-    over the number of rows that the group has in the whole step; `start` is the number of the first of them in its
-    group.
+    A step has G groups of N rows each. If the rows of a group are split into two halves, half-group h * G + g is half h
+    (0 or 1) of the rows of group g; without halves, half-group g is the whole group g.
+
+    rows:   token ids (count * n, T): n rows of half-group `first`, then n rows of half-group `first + 1`, and so on.
+    first:  number of the first half-group in this micro-batch.
+    count:  number of half-groups in this micro-batch.
+    share:  n / N, the share of a group's rows that one half-group of this micro-batch holds.
+    start:  position, from 0, of the micro-batch's first row of a group among the N rows of that group.
     """
 
     rows: Int[Tensor, "R T"]
@@ -42,12 +46,14 @@ class MicroBatch:
 
     @property
     def group_rows(self) -> int:
-        """Rows of every group in the whole step."""
+        """Number N of rows that every group has in the whole step."""
         return round(len(self.rows) / self.count / self.share)
 
     def place(self, *, groups: int, unit_rows: int) -> UnitRange:
-        """Where its units, of `unit_rows` adjacent rows, lie among those of the G groups. Raises ValueError where it
-        cuts units.
+        """Return which units of the groups this micro-batch holds. A unit is `unit_rows` adjacent rows of a group.
+
+        `groups` is the number G of groups in the step. Raises ValueError if the micro-batch begins or ends inside a
+        unit.
         """
         halves = self.count // groups
         rows = len(self.rows) // self.count
@@ -60,10 +66,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Step:
-    """Outcome of the backward passes: losses (G,) nats per token and gram, over the global batch.
+    """Result of the backward passes of a step, over the rows of all micro-batches and processes.
 
-    `sample_weights`: of the units of the domains' rows, in their order, where the samples were weighted; None where
-    not.
+    losses:          mean loss of every group (G,), nats per token.
+    gram:            inner products of the groups' gradients.
+    sample_weights:  weights (D, U) of the U units of every domain, in the order of its rows; None if samples are not
+                     weighted.
     """
 
     losses: Float[Tensor, " G"]
@@ -72,14 +80,19 @@ class Step:
 
 
 class GroupGradients:
-    """The backward passes of one step: gram of all groups, combined gradient of the training domains in
-    `parameter.grad`.
+    """Engine that runs the backward passes of a step: it computes the gram of all groups and the combined gradient.
 
-    Order *lagged*: the coefficients are known beforehand; each layer's gradients are combined and their memory used
-    again.
-    Memory beyond a plain step: G gradients of the largest layer, 1 GB at most. Order *exact*: the coefficients come
-    from this step's gram, so all `halves * G * P` entries are kept; so they are with several micro-batches, whose sums
-    must be complete before the products. With W processes each sends `halves * G * P` entries a step.
+    The combined gradient is the sum of the training domains' gradients times one coefficient per domain. It is written
+    to `parameter.grad`. G is the number of groups, P the number of trainable parameters.
+
+    Order *lagged*: the coefficients are known before the pass. The gradients of each layer are combined at once and
+    their memory is used again. Memory beyond a plain step: G gradients of the largest layer, 1 GB at most.
+
+    Order *exact*: the coefficients are computed from this step's gram, so the gradients of all groups are kept until
+    the passes are over: `halves * G * P` entries. Several micro-batches need the same memory in either order, because
+    the gradients must be summed over all micro-batches before the products are taken.
+
+    If there are several processes, each sends `halves * G * P` entries per step.
     """
 
     def __init__(self, model: nn.Module, *, groups: int, halves: int, autocast: Autocast = nullcontext) -> None:
@@ -99,14 +112,17 @@ class GroupGradients:
         reduce: Callable[[Tensor], Tensor] | None = None,
         presence: Presence | None = None,
     ) -> Step:
-        """Run the passes; call `decide(losses, gram)`; leave sum_j coefficient_j g_j in `.grad`.
+        """Run the backward passes, call `decide(losses, gram)`, and write sum_j coefficient_j g_j to `parameter.grad`.
 
-        `lagged`: coefficients known beforehand (order lagged); None: those that `decide` returns (order exact).
-        `metric` weighs the products of a slice of a parameter's first axis (see `GramSum.add`); None: plain products.
-        `reduce` sums a tensor over processes, in place or not; None for one process.
-        `presence` weighs the samples inside domains (presence.py): gram, halves and combined gradient are then those of
-        the weighted gradients, the losses are not weighted. The weights see all rows of a domain, so its halves are not
-        independent through them.
+        decide:    returns the coefficients (D,) for the losses (G,) and the gram of this step.
+        lagged:    coefficients (D,) that are known before the pass (order lagged); None: use those that `decide`
+                   returns (order exact).
+        metric:    returns the weights of the products' entries for a slice of a parameter's first axis (see
+                   `GramSum.add`), or None for plain products.
+        reduce:    returns the sum of a tensor over all processes, in place or not; None: there is one process.
+        presence:  how to weight the samples inside domains (presence.py). The gram, its halves and the combined
+                   gradient are then computed from weighted gradients; the losses are not weighted. A sample's weight
+                   depends on all rows of its domain, so the two halves of a domain are no longer independent.
         """
         micro_batches = list(micro_batches)
         slots = self.halves * self.groups
@@ -116,8 +132,8 @@ class GroupGradients:
         workspace = self.workspaces[keep]
         gram = GramSum(self.groups, halves=self.halves, device=next(self.model.parameters()).device)
         losses = torch.zeros(slots, dtype=torch.float64, device=gram.products.device)
-        kept: dict[nn.Parameter, Tensor] = {}  # all half-groups' gradients, summed over the micro-batches so far
-        totals: dict[nn.Parameter, Tensor] = {}  # order exact: all groups' gradients, until the coefficients are known
+        kept: dict[nn.Parameter, Tensor] = {}  # gradients of all half-groups, summed over the micro-batches so far
+        totals: dict[nn.Parameter, Tensor] = {}  # order exact: gradients of all groups until the coefficients are known
 
         def finish(parameter: nn.Parameter, part: slice, block: Tensor) -> None:
             block = block if reduce is None else reduce(block)
@@ -173,7 +189,11 @@ class GroupGradients:
     def _sample_weights(
         self, presence: Presence, micro_batches: list[MicroBatch], reduce: Callable[[Tensor], Tensor] | None
     ) -> SampleWeights:
-        """Known already where there are several micro-batches: all of the step's norms are needed first."""
+        """Return the step's sample weights, already measured if there are several micro-batches.
+
+        A weight depends on the norms of all rows of a group. With one micro-batch the weighted pass measures them
+        itself; several micro-batches need passes of their own for it.
+        """
         rows = micro_batches[0].group_rows
         samples = SampleWeights(presence, self.model, groups=self.groups, rows=rows, reduce=reduce)
         if len(micro_batches) > 1:
@@ -185,8 +205,9 @@ class GroupGradients:
 def combine(
     parameter: nn.Parameter, part: slice, total: Float[Tensor, "G p"], coefficients: Float[Tensor, " D"]
 ) -> None:
-    """parameter.grad[part] = sum_j coefficient_j g_j over the first D groups; the others only serve the objective (eq.
-    5).
+    """Set parameter.grad[part] to sum_j coefficient_j g_j over the first D groups, the training domains (eq. 5).
+
+    The other groups only serve the objective.
     """
     coefficients = coefficients.to(device=total.device, dtype=total.dtype)
     if parameter.grad is None:

@@ -1,15 +1,13 @@
 """DoReMi (Xie et al. 2023, arXiv 2305.10429, algorithm 1): domain weights from excess losses over a reference model.
-Pure, float64.
 
-    lambda_j = mean over the tokens of domain j's rows of max(l_proxy - l_reference, 0)      a domain weighs more while
-    the proxy
-    a        = softmax(log a_prev + eta * lambda)                                            has something left to learn
-    there
+    lambda_j = mean over the tokens of domain j's rows of max(l_proxy - l_reference, 0)    (the excess loss)
+    a        = softmax(log a_prev + eta * lambda)
     a       <- (1 - c) a + c / D
-    theta   <- theta - lr * sum_j a_j g_j                                                    with the new weights
-    output     mean over all steps of a
+    theta   <- theta - lr * sum_j a_j g_j, with the new weights
+    output     the mean of a over all steps
 
-The weights start uniform, whatever prior the reference was trained on.
+So a domain weighs more as long as the proxy has something left to learn there. The weights start uniform, whatever
+prior the reference model was trained on. The functions here are pure and compute in float64.
 """
 
 import torch
@@ -20,14 +18,18 @@ from doge.updates import mirror_step
 
 
 def excess_losses(proxy: Float[Tensor, "D n"], reference: Float[Tensor, "D n"]) -> Float[Tensor, " D"]:
-    """lambda (D,), nats per token, from the losses of every domain's n tokens; clipped at zero token by token."""
+    """Return the excess loss lambda (D,), nats per token, from the losses of the n tokens of every domain.
+
+    The difference of proxy and reference is set to zero for every token where it is negative.
+    """
     return (proxy.detach() - reference).clamp(min=0).mean(1, dtype=torch.float64)
 
 
 def reweight(
     weights: Float[Tensor, " D"], excess: Float[Tensor, " D"], *, eta: float, smoothing: float
 ) -> Float[Tensor, " D"]:
-    """The weights (sum 1) after one step with these excess losses, smoothed with the uniform weights by the share
-    `smoothing`.
+    """Return the weights (sum 1) after one step with these excess losses.
+
+    `smoothing` (c above) is the share of the uniform weights that is mixed in.
     """
     return (1 - smoothing) * mirror_step(weights, eta * excess) + smoothing / len(weights)

@@ -1,4 +1,4 @@
-"""Inner products between the groups' gradients, summed over parameters as they come out of the backward pass."""
+"""Inner products between the groups' gradients, summed up parameter by parameter during the backward pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from doge.grouped import Use, grouped_backward
 from doge.rules import Sum
 from doge.scopes import scope_parameters
 
-CHUNK = 16384  # entries multiplied in float32 before the sum goes on in float64
+CHUNK = 16384  # entries that one product sums in float32; the sums of the chunks are added in float64
 
 
 @dataclass(frozen=True)
 class Gram:
-    """Inner products of G groups' gradients (all float64, on the CPU).
+    """Inner products of the gradients of G groups, all float64 on the CPU.
 
-    `products[i, j]` = <g_i, g_j>; its diagonal carries the noise of the rows: E|g|^2 = |g|^2 + tr(Sigma)/n.
-    `self_products[i]` estimates <g_i, g_i> without that noise, from the two halves of the group's rows; None without
-    halves. `norms[i]` = |g_i|, in plain geometry also when the products are in Adam's.
+    products:       products[i, j] = <g_i, g_j>. The diagonal is too large by the noise of the rows: the expectation of
+                    |g|^2 over draws of n rows is |true gradient|^2 + tr(Sigma) / n, with Sigma the covariance of a
+                    row's gradient.
+    norms:          norms[i] = |g_i|, always in plain geometry, also where the products are in Adam's.
+    self_products:  self_products[i] estimates <g_i, g_i> without that noise, from the two halves of the group's rows;
+                    None if the rows were not split into halves.
     """
 
     products: Float[Tensor, "G G"]
@@ -29,14 +32,17 @@ class Gram:
 
     @property
     def unbiased(self) -> Float[Tensor, "G G"]:
-        """`products` with the unbiased diagonal. Raises ValueError where no halves were measured."""
+        """`products` with the unbiased diagonal in place of its own. Raises ValueError if there are no halves."""
         if self.self_products is None:
-            raise ValueError("no unbiased diagonal: it needs an even number of rows in every domain")
+            raise ValueError("the gram has no unbiased diagonal: it needs an even number of rows in every domain")
         return self.products.diagonal_scatter(self.self_products)
 
 
 class GramSum:
-    """The gram while parameters come in one by one. State: G^2 float64."""
+    """Sum of inner products that becomes the gram, to which the parameters' gradients are added one by one.
+
+    It holds G^2 float64 numbers.
+    """
 
     def __init__(self, groups: int, *, halves: int, device: torch.device | str = "cpu") -> None:
         self.products = torch.zeros(groups, groups, dtype=torch.float64, device=device)
@@ -44,10 +50,10 @@ class GramSum:
         self.halved = torch.zeros(groups, dtype=torch.float64, device=device) if halves == 2 else None
 
     def add(self, gradient: Tensor, *, metric: Tensor | None = None) -> Float[Tensor, "G p"]:
-        """Add gradients (halves, G, *shape) of (a part of) a parameter, of half-group losses that sum to the group's;
-        returns g, (G, p).
+        """Add the half-groups' gradients (halves, G, *shape) of a parameter or a part of it; return the groups' (G, p).
 
-        `metric`, of the same shape, weighs the products (Adam's geometry: 1 / (sqrt(v) + eps)). `gradient` is used up.
+        The gradients are those of half-group losses that sum to the loss of the group. `metric` (*shape) multiplies
+        every entry's product; in Adam's geometry it is 1 / (sqrt(v) + eps). `gradient` may be overwritten.
         """
         gradient = gradient.flatten(2)
         metric = None if metric is None else metric.flatten()
@@ -60,8 +66,8 @@ class GramSum:
         else:
             total = gradient[0]
         if metric is None:
-            # BLAS is a quarter faster on a multiple of 8 rows: take some of the next half's along, and leave their
-            # products out
+            # BLAS is a quarter faster if the number of rows is a multiple of 8, so rows of the second half fill up the
+            # matrix where there are any, and their products are cut off again.
             wide = gradient.flatten(0, 1)[: -(-len(total) // 8) * 8]
             products = products_of(wide, wide)[: len(total), : len(total)]
         else:
@@ -71,15 +77,15 @@ class GramSum:
         return total
 
     def result(self) -> Gram:
-        """The gram of everything added."""
+        """Return the gram of all gradients that were added."""
         halved = None if self.halved is None else self.halved.cpu()
         return Gram(self.products.cpu(), self.squares.sqrt().cpu(), halved)
 
 
 def products_of(a: Float[Tensor, "G p"], b: Float[Tensor, "G p"]) -> Float[Tensor, "G G"]:
-    """a b^T in float64: chunks are multiplied in their own precision (float32 at least) and summed in float64.
+    """Return a b^T in float64: chunks of entries are multiplied in the precision of a and b, then summed in float64.
 
-    One float32 product over all entries is off by up to 4 % at 80 M entries (methods.md section 1).
+    a and b are float32 or better. A single float32 product over all entries would be off by up to 4 % at 80 M entries.
     """
     whole = a.shape[1] // CHUNK * CHUNK
     rest = (a[:, whole:] @ b[:, whole:].T).double()
@@ -90,22 +96,22 @@ def products_of(a: Float[Tensor, "G p"], b: Float[Tensor, "G p"]) -> Float[Tenso
 
 
 def _dots(a: Float[Tensor, "G p"], b: Float[Tensor, "G p"]) -> Float[Tensor, " G"]:
-    if a.device.type == "cpu" and a.shape[1] > CHUNK:  # many times faster there than a product and a sum
+    if a.device.type == "cpu" and a.shape[1] > CHUNK:  # on a CPU many times faster than to multiply and then sum
         return torch.stack([_dot(x, y) for x, y in zip(a, b, strict=True)])
     return (a * b).sum(1, dtype=torch.float64)
 
 
 def _dot(x: Float[Tensor, " p"], y: Float[Tensor, " p"]) -> Float[Tensor, ""]:
-    size = 64 * CHUNK  # one call sums in many lanes
+    size = 64 * CHUNK  # larger than CHUNK, because one call of torch.dot sums in many lanes
     dots = [torch.dot(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)]
     return torch.stack(dots).sum(dtype=torch.float64)
 
 
 class Workspace:
-    """Memory for the groups' gradients, used again from parameter to parameter and from step to step.
+    """Memory for the groups' gradients that is used again at every step.
 
-    keep=False: one block of at most `limit` entries; a parameter that needs more comes in parts. keep=True: groups * P
-    entries, every parameter its own block.
+    keep=False: all parameters share one block of about `limit` entries; a parameter that needs more is handed out in
+    parts. keep=True: every parameter has a block of its own, groups * P entries in all for P parameters.
     """
 
     def __init__(self, *, groups: int, keep: bool, limit: int) -> None:
@@ -116,7 +122,10 @@ class Workspace:
         self._own: dict[nn.Parameter, Tensor] = {}
 
     def parts(self, parameter: nn.Parameter) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of the parameter's first axis, each with an undefined tensor (groups, *shape of the slice)."""
+        """Yield slices of the parameter's first axis, each with a tensor (groups, *shape of the slice) to write to.
+
+        The tensor's content is undefined.
+        """
         length = parameter.shape[0]
         if self.keep:
             if parameter not in self._own:
@@ -134,7 +143,7 @@ class Workspace:
 
     @property
     def entries(self) -> int:
-        """Numbers that it holds at present."""
+        """Number of entries that are allocated at present."""
         blocks = [*self._own.values(), *([] if self._shared is None else [self._shared])]
         return sum(block.numel() for block in blocks)
 
@@ -147,7 +156,7 @@ def _dtype(parameter: nn.Parameter) -> torch.dtype:
 
 
 def block_limit(model: nn.Module, groups: int) -> int:
-    """Entries of the shared block: `groups` gradients of the largest layer, 2^28 (1 GB in float32) at most."""
+    """Return the size of the shared block: `groups` gradients of the largest parameter, at most 2^28 entries (1 GB)."""
     return min(groups * max(p.numel() for p in model.parameters() if p.requires_grad), 2**28)
 
 
@@ -159,14 +168,19 @@ def domain_gram(
     *,
     lengths: Int[Tensor, " R"] | None = None,
 ) -> Float[Tensor, "G G"]:
-    """Gram of the groups' gradients: float64 (G, G), entry <g_i, g_j> with g_i the gradient of group i's mean token
-    loss.
+    """Return the gram (G, G) of the groups' gradients, float64, from one backward pass; leave no gradient on the model.
 
-    `rows` are group-major: the first R/G rows are group 0. `scope`: the parameters that count (doge/scopes.py).
-    `lengths`: real tokens of every row, where rows are padded on the right; a group's loss is the mean over its rows'
-    mean losses. One backward pass, nothing left on the model (DoGE, arXiv 2310.15393, eq. 4 takes its row sums).
+    Entry (i, j) is <g_i, g_j>, with g_i the gradient of group i's mean token loss. DoGE's alignment (arXiv 2310.15393,
+    eq. 4) is a weighted sum over a row of it.
+
+    rows:     token ids (R, T); the first R/G rows are group 0, the next R/G rows group 1, and so on.
+    groups:   number G of groups.
+    scope:    parameters whose gradients are multiplied (doge/scopes.py).
+    lengths:  number of real tokens of every row, if rows are padded on the right. A group's loss is then the mean of
+              its rows' mean losses.
+
     Memory: `groups` gradients of the largest layer, 1 GB at most. Raises NoRuleError for a trainable parameter in scope
-    that no layer rule covers, ValueError for an unknown scope.
+    that no layer rule covers, and ValueError for an unknown scope.
     """
     parameters = scope_parameters(model, scope)
     workspace = Workspace(groups=groups, keep=False, limit=block_limit(model, groups))

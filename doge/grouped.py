@@ -1,9 +1,9 @@
-"""One backward pass, every group's gradient.
+"""One backward pass that gives the gradient of every group of rows.
 
-Forward hooks keep each ruled layer's input; a hook on its output hands input and output gradient to the layer's rule as
-soon as the backward pass reaches it. Ruled parameters have `requires_grad` off meanwhile (the embedding output starts
-the graph), so autograd never forms the ordinary weight gradients and the pass costs about what a plain backward pass
-costs.
+A forward hook keeps the input of each layer that has a rule. A hook on the layer's output passes that input and the
+output gradient to the rule as soon as the backward pass reaches the layer. Meanwhile all parameters have
+`requires_grad` off (the graph starts at the embedding's output), so autograd never forms the ordinary weight gradients,
+and the pass costs about as much as a plain backward pass.
 """
 
 import inspect
@@ -22,13 +22,14 @@ from doge.rules import Rule, Sum, embedding, find_rule, lookup
 
 
 class NoRuleError(ValueError):
-    """A trainable parameter sits in a layer that no rule covers, or is used in a way that none does."""
+    """Raised for a trainable parameter whose layer no rule covers, or that is used in a way that no rule covers."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a parameter in a pass: the layer's input `x` (R, ..., d) and the gradient `b` of its output (R, ...,
-    p).
+    """One use of a parameter in a pass: the layer's input `x` (R, ..., d) and its output gradient `b` (R, ..., p).
+
+    `module` is the layer, `name` the parameter's name in it, and `rule` gives the parameter's gradient from x and b.
     """
 
     rule: Rule
@@ -38,9 +39,7 @@ class Use:
     b: Tensor
 
     def add(self, out: Sum, part: slice) -> None:
-        """Add the groups' gradients, of the slice `part` of the parameter's first axis, to `out` (G, *shape of the
-        part).
-        """
+        """Add the groups' gradients for the slice `part` of the parameter's first axis to `out` (G, *shape of part)."""
         self.rule(self.module, self.name, self.x, self.b, out, part)
 
 
@@ -60,19 +59,23 @@ def grouped_backward(
     lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " G"]:
-    """Run the model on `rows` (group-major: the R/G rows of a group are adjacent) and form every group's gradient.
+    """Run a forward and a backward pass on `rows` and return the groups' mean token losses (G,), nats.
 
-    `on_parameter(parameter, uses)` is called once for each parameter that the loss depends on, as soon as the backward
-    pass came back to its last use (tied embeddings have two); the sum over uses is the gradient of scale * loss
-    (`Use.add`). Returns the groups' mean token losses (nats), unscaled. `parameters`: those that count; None: all that
-    are trainable. `lengths`: real tokens of every row (`row_losses`).
+    rows:          token ids (R, T); the first R/G rows are group 0, the next R/G rows group 1, and so on.
+    on_parameter:  called as on_parameter(parameter, uses), once for each parameter that the loss depends on, as soon as
+                   the backward pass has reached its last use (a tied embedding has two). The sum of the uses is the
+                   groups' gradients of scale * loss (`Use.add`).
+    scale:         factor of the losses in the backward pass; the losses that are returned are unscaled.
+    parameters:    the parameters whose gradients are wanted; None: all trainable ones.
+    lengths:       number of real tokens of every row (`row_losses`).
 
     Memory beyond a plain step: what `on_parameter` allocates, and the output gradient of a tied head until the pass
-    ends.
-    Raises NoRuleError, ValueError for rows that do not split into groups.
+    ends. Raises NoRuleError, and ValueError for rows that do not split into groups.
     """
     if rows.ndim != 2 or rows.shape[0] % groups:
-        raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T) with R a multiple of groups = {groups}")
+        raise ValueError(
+            f"rows have the shape {tuple(rows.shape)}; expected (R, T) with R a multiple of groups = {groups}"
+        )
     with ruled(model, rows, find_rules(model, parameters), on_parameter):
         losses = row_losses(model, rows, lengths=lengths, autocast=autocast).view(groups, -1).mean(1)
         (losses.sum() * scale).backward()
@@ -86,16 +89,19 @@ def row_losses(
     lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " R"]:
-    """Mean next-token loss of every row, nats per token, in float32 or better; `autocast` is entered for the forward
-    pass.
+    """Return the mean next-token loss (R,) of every row, nats per token, in float32 or better.
 
-    `lengths` as in `token_losses`; a row of one token predicts nothing and has loss 0.
+    The forward pass runs inside `autocast`. `lengths` as in `token_losses`; a row of one token predicts nothing and has
+    the loss 0.
     """
     return mean_losses(token_losses(model, rows, lengths=lengths, autocast=autocast), lengths)
 
 
 def mean_losses(losses: Float[Tensor, "R t"], lengths: Int[Tensor, " R"] | None) -> Float[Tensor, " R"]:
-    """Every row's mean over the tokens that it predicts, one fewer than it has."""
+    """Return every row's mean (R,) of its token losses (R, T-1), over the tokens that it predicts: all but the first.
+
+    `lengths`: number of real tokens of every row; None: all are real.
+    """
     return losses.mean(1) if lengths is None else losses.sum(1) / (lengths.to(losses) - 1).clamp(min=1)
 
 
@@ -106,26 +112,22 @@ def token_losses(
     lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, "R T-1"]:
-    """Loss of every token but a row's first, given those before it, nats, in float32 or better; `autocast` as in
-    `row_losses`.
+    """Return the loss (R, T-1) of every token but a row's first, given the tokens before it, nats, float32 or better.
 
-    `lengths`: how many tokens of a row are real, where others pad it on the right: the loss of these is zero, and no
-    real token sees them.
+    `lengths`: number of real tokens of every row; None: all are real. Padding follows on the right; its loss is zero,
+    and no real token sees it. The forward pass runs inside `autocast`.
     """
     inputs: dict[str, Any] = {"input_ids": rows}
     accepted = inspect.signature(model.forward).parameters
-    if (
-        "position_ids" in accepted
-    ):  # else HF broadcasts one row of positions, whose gradient cannot be told apart by group
+    if "position_ids" in accepted:  # Hugging Face would share one row of positions, whose gradient has no groups
         inputs["position_ids"] = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     with autocast():
         logits = model(**inputs).logits
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    labels = F.pad(
-        rows[:, 1:], (0, 1), value=-100
-    )  # the last position predicts nothing; cheaper than a copy of the other logits
+    # The last position predicts nothing. To mask its label is cheaper than to copy the logits of all other positions.
+    labels = F.pad(rows[:, 1:], (0, 1), value=-100)
     if lengths is not None:
         labels = labels.masked_fill(
             torch.arange(1, rows.shape[1] + 1, device=rows.device) >= lengths.to(rows.device)[:, None], -100
@@ -136,10 +138,14 @@ def token_losses(
 
 @contextmanager
 def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParameter) -> Iterator[None]:
-    """Hooks on the layers of `rules`, all parameters frozen; everything is as before on exit, also after an error."""
+    """Open a context in which a backward pass hands every parameter's uses to `on_parameter` (`grouped_backward`).
+
+    Inside, the layers of `rules` have hooks and all parameters are frozen. Both are undone on exit, also after an
+    error.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
-    uses: Counter[nn.Parameter] = Counter()  # forward uses of a parameter that the backward pass has not come back to
-    back: defaultdict[nn.Parameter, list[Use]] = defaultdict(list)  # uses that it did come back to
+    uses: Counter[nn.Parameter] = Counter()  # number of a parameter's uses that the backward pass has not reached yet
+    back: defaultdict[nn.Parameter, list[Use]] = defaultdict(list)  # uses that the backward pass has reached
 
     def hand_over(parameter: nn.Parameter) -> None:
         with torch.no_grad():
@@ -176,7 +182,7 @@ def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParamete
         for parameter in trainable:
             parameter.requires_grad_(False)
         yield
-        for parameter in list(back):  # one of several uses did not reach the loss
+        for parameter in list(back):  # the loss does not depend on some use of these parameters
             hand_over(parameter)
     finally:
         for handle in handles:
@@ -186,15 +192,15 @@ def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParamete
 
 
 def find_rules(model: nn.Module, scope: Collection[nn.Parameter] | None = None) -> Rules:
-    """Rule and trainable parameters by name, for every module that has any of its own (in `scope`; None: any).
+    """Return the rule and the trainable parameters by name of every module that holds some itself.
 
-    Raises NoRuleError naming every such parameter that no rule covers.
+    Only parameters in `scope` count (None: all). Raises NoRuleError naming every such parameter that no rule covers.
     """
     rules, missing = {}, []
     chosen = None if scope is None else set(scope)
     for path, module in model.named_modules():
-        own = module.named_parameters(recurse=False)
-        parameters = {name: p for name, p in own if p.requires_grad and (chosen is None or p in chosen)}
+        direct = module.named_parameters(recurse=False)
+        parameters = {name: p for name, p in direct if p.requires_grad and (chosen is None or p in chosen)}
         if not parameters:
             continue
         if rule := find_rule(module):
@@ -219,8 +225,7 @@ def _require_rows(module: nn.Module, x: Tensor, rows: Tensor) -> None:
     if x.shape[0] != rows.shape[0] and not (x.ndim == 2 and x.shape[0] == rows.numel()):
         raise NoRuleError(
             f"{type(module).__name__} got an input of shape {tuple(x.shape)} for {rows.shape[0]} rows of "
-            f"{rows.shape[1]} tokens: its "
-            f"gradient cannot be told apart by row. Layers that mix or broadcast rows (mixture-of-experts, one "
-            f"shared row of "
-            f"positions) are not supported; freeze the layer or pass its input expanded to every row."
+            f"{rows.shape[1]} tokens, so its gradient cannot be split by row. Layers that mix rows or share an input "
+            f"between rows (mixture-of-experts, one shared row of positions) are not supported; freeze the layer, or "
+            f"pass its input expanded to every row."
         )

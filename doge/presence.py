@@ -1,22 +1,20 @@
-"""Sample weights inside domains while the model trains (PRESENCE, arXiv 2311.00913, online form; methods.md section 4).
+"""Sample weights inside domains while the model trains: PRESENCE (arXiv 2311.00913), computed anew at every step.
 
-Inside each domain, over its U units of a step (a unit: `unit_rows` adjacent rows; the paper's are microbatches, here
-one row by default):
+A unit is `unit_rows` adjacent rows of a domain (the paper weights microbatches; here a unit is one row by default).
+At each step and inside each domain j, over its U units or N rows:
 
-    s_i  = |gradient of unit i's mean token loss|^2 over the parameters of `scope`          self-influence; row_norms.py
-    s   <- (s - mean) / sqrt(var + eps)                                                     eps = (1e-4 mean)^2: free of
-    scale
-    w    = U * softmax(tau * s)                                                             mean 1: a domain's share
-    stays its own
-    g_j  = 1/N sum_i w_ji grad l_ji                                                         in place of the plain mean
+    s_i  = |gradient of unit i's mean token loss|^2 over the parameters of `scope`    (self-influence; row_norms.py)
+    s   <- (s - mean) / sqrt(var + eps), with eps = (1e-4 mean)^2, so that the scale of s has no effect
+    w    = U * softmax(tau * s), whose mean is 1, so that a domain's share of the training stays the same
+    g_j  = 1/N sum_i w_ji grad l_ji, the weighted mean of the N rows' gradients in place of the plain mean
 
-tau > 0 prefers large gradients ("direct", novelty), tau < 0 small ones ("inverse", stability); the paper takes +1, then
--1 from 10 % of the steps on. Everything that a step makes of gradients is made of these g_j: gram, halves, combined
-gradient. Losses are not weighted.
+tau > 0 prefers large gradients (the paper's "direct" stage, for novelty), tau < 0 small ones ("inverse", for
+stability). The paper uses +1 for the first 10 % of the steps and -1 after that. Everything that a step computes from
+gradients uses these g_j: the gram, its halves and the combined gradient. Losses are not weighted.
 
-One micro-batch takes one backward pass: inputs and output gradients of all layers are held until the weights are known,
-then every parameter's gradients are formed, one parameter at a time. Several micro-batches take a pass for the norms
-first, then the weighted ones.
+With one micro-batch, one backward pass is enough: the inputs and output gradients of all layers are kept until the
+weights are known, then the gradients are formed, one parameter at a time. With several micro-batches, passes for the
+norms come first and the weighted passes follow.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,14 +31,18 @@ from doge.row_norms import squared_norms
 from doge.rules import conv1d, linear
 from doge.scopes import scope_parameters
 
-EPSILON = 1e-8  # of the squared mean: norms that agree to 1e-4 count as equal
+EPSILON = 1e-8  # as a share of the squared mean; so squared norms that agree to 1e-4 count as nearly equal
 
 
 @dataclass(frozen=True)
 class Presence:
-    """How the samples of a step are weighted: `temperature` tau, its sign that of the step's phase.
+    """Settings of the sample weights of one step.
 
-    Only the first `domains` groups are weighted; those that serve the objective alone keep weights of 1.
+    temperature:  tau; positive in the direct stage, negative in the inverse stage.
+    domains:      number of groups, from the first on, whose samples are weighted. The groups after them only serve the
+                  objective, and their samples keep the weight 1.
+    scope:        parameters whose gradient norms decide the weights (doge/scopes.py).
+    unit_rows:    number of adjacent rows that share one weight.
     """
 
     temperature: float
@@ -51,28 +53,34 @@ class Presence:
 
 @dataclass(frozen=True)
 class UnitRange:
-    """Where the units of a micro-batch's rows lie in a step: it holds the `units` of every group, half-major in
-    `halves` halves.
+    """Position of a micro-batch's units among the U units that every group has in the whole step.
+
+    units:   the units 0, ..., U - 1 of a group that the micro-batch holds, as a slice; the same for every group.
+    halves:  order of the rows in the micro-batch. 1: all these units of group 0, then of group 1, and so on. 2: the
+             first half of these units of group 0, of group 1, ..., then the second half of group 0, of group 1, ...
     """
 
     units: slice
     halves: int
 
     def by_group(self, values: Float[Tensor, " X"], groups: int) -> Float[Tensor, "G U"]:
-        """Values of its units, in the order of its rows, as those of each group."""
+        """Return values (X,) of the micro-batch's units, given in the order of its rows, in a table by group."""
         return values.view(self.halves, groups, -1).transpose(0, 1).flatten(1)
 
     def of_rows(self, table: Float[Tensor, "G U"], unit_rows: int) -> Float[Tensor, " R"]:
-        """The values that its rows have in a table of the step's units."""
-        mine = table[:, self.units].unflatten(1, (self.halves, -1)).transpose(0, 1)
-        return mine.repeat_interleave(unit_rows, 2).flatten()
+        """Return the value of every row of the micro-batch, given a `table` (G, U) of values of all units of the step.
+
+        A row has the value of its unit; a unit is `unit_rows` rows.
+        """
+        by_half = table[:, self.units].unflatten(1, (self.halves, -1)).transpose(0, 1)
+        return by_half.repeat_interleave(unit_rows, 2).flatten()
 
 
 def presence_weights(squared_norms: Float[Tensor, "G U"], *, temperature: float) -> Float[Tensor, "G U"]:
-    """w = U * softmax(temperature * s), s the z-scores of each group's squared norms (population variance): mean 1 in
-    every group.
+    """Return the weights w = U * softmax(temperature * s) of the U units of every group; their mean is 1 in each group.
 
-    Equal norms give exactly 1. Two units always have s = -1, 1.
+    s are the z-scores of a group's squared norms, with the population variance. Equal norms give weights of exactly 1.
+    In a group of two units with different norms, s is -1 and 1, however large the difference is.
     """
     above = squared_norms - squared_norms[:, :1]  # exactly zero where all are equal
     variance = above.var(1, correction=0, keepdim=True) + EPSILON * squared_norms.mean(1, keepdim=True).square()
@@ -82,12 +90,12 @@ def presence_weights(squared_norms: Float[Tensor, "G U"], *, temperature: float)
 
 
 class SampleWeights:
-    """The sample weights of one step: norms of all its units, the weights once these are known, the passes that use
-    them.
+    """Sample weights of one step: it measures the units' gradient norms, computes the weights, and applies them.
 
-    State: `norms` (G, U), then `weights` (G, U). `rows` is what a group has in the whole step, `reduce` the sum over
-    processes (None: one). Raises ValueError for rows that do not make at least two whole units, and for an unknown
-    scope.
+    `norms` (G, U) are the squared gradient norms of the units, `weights` (G, U) their weights, None until all norms
+    are known. Arguments: `rows`, the number of rows of a group in the whole step; `reduce`, which returns the sum of a
+    tensor over all processes (None: there is one process). Raises ValueError if the rows of a group are not at least
+    two whole units, and for an unknown scope.
     """
 
     def __init__(
@@ -96,7 +104,8 @@ class SampleWeights:
         units, rest = divmod(rows, presence.unit_rows)
         if rest or units < 2:
             raise ValueError(
-                f"{rows} rows of a group in units of {presence.unit_rows}: expected at least two whole units"
+                f"a group has {rows} rows per step, in units of {presence.unit_rows} rows; "
+                "expected at least two whole units"
             )
         self.presence, self.model, self.groups, self.reduce = presence, model, groups, reduce
         self.scope = set(scope_parameters(model, presence.scope))
@@ -105,14 +114,16 @@ class SampleWeights:
 
     @property
     def of_domains(self) -> Float[Tensor, "D U"]:
-        """The weights of the domains' units, in the order of their rows, on the CPU."""
+        """Weights (D, U) of the domains' units, in the order of their rows, on the CPU."""
         assert self.weights is not None
         return self.weights[: self.presence.domains].cpu()
 
     def measure(self, parts: Iterable[tuple[Tensor, UnitRange]], *, autocast: Autocast = nullcontext) -> None:
-        """Decide the weights from a forward and backward pass over every micro-batch's rows, which forms no gradient.
+        """Compute the weights from a forward and a backward pass over every micro-batch, without forming gradients.
 
-        Costs about two thirds of a plain step. Dropout acts in the weighted passes as it did here.
+        `parts` holds the rows of every micro-batch of this process and the position of their units. The passes cost
+        about two thirds of a plain step. They leave the random state as it was, so that dropout in the weighted passes
+        draws the same numbers again.
         """
         with torch.random.fork_rng([self.norms.device] if self.norms.is_cuda else []):
             for rows, place in parts:
@@ -133,7 +144,7 @@ class SampleWeights:
         self.norms[:, place.units] = place.by_group(norms, self.groups)
 
     def _decide(self) -> None:
-        """The norms of all processes' units, then the weights inside each group."""
+        """Sum the norms over all processes, then compute the weights inside each group."""
         norms = self.norms if self.reduce is None else self.reduce(self.norms)
         self.weights = presence_weights(norms, temperature=self.presence.temperature)
         self.weights[self.presence.domains :] = 1
@@ -148,15 +159,14 @@ class SampleWeights:
         scale: float = 1.0,
         autocast: Autocast = nullcontext,
     ) -> Float[Tensor, " G"]:
-        """`grouped_backward` on weighted gradients; the returned losses are not weighted.
+        """Run `grouped_backward` with weighted gradients; return the groups' losses (G,), which are not weighted.
 
-        Before `measure` the rows are the whole of this process's step, and their norms come from this very pass. Memory
-        beyond
-        `grouped_backward`: the input and the output gradient of every layer, all at once (but what layers share is held
-        once).
+        If the weights are not known yet (no `measure` before), `rows` must be all rows of this process in the step,
+        and the norms come from this same pass. Memory beyond `grouped_backward`: the inputs and output gradients of all
+        layers at the same time; a tensor that several layers share is kept once.
         """
         known = self.weights is not None
-        held: dict[nn.Parameter, list[Use]] = {}
+        kept_uses: dict[nn.Parameter, list[Use]] = {}
         norms = self.norms.new_zeros(len(rows) // self.presence.unit_rows)
 
         def form(parameter: nn.Parameter, uses: list[Use]) -> None:
@@ -165,7 +175,7 @@ class SampleWeights:
             on_parameter(parameter, [weighted(use, row_weights) for use in uses])
 
         def hold(parameter: nn.Parameter, uses: list[Use]) -> None:
-            held[parameter] = uses
+            kept_uses[parameter] = uses
             if parameter in self.scope:
                 norms.add_(squared_norms(parameter, uses, units=len(norms)))
 
@@ -175,16 +185,16 @@ class SampleWeights:
             self._keep(place, norms)
             self._decide()
             with torch.no_grad():
-                for parameter in list(held):
-                    form(parameter, held.pop(parameter))
+                for parameter in list(kept_uses):
+                    form(parameter, kept_uses.pop(parameter))
         return losses
 
 
 def weighted(use: Use, weights: Float[Tensor, " R"]) -> Use:
-    """The use whose gradient is the sum over rows of weight times the row's gradient.
+    """Return a use whose gradient is the sum over the rows of the row's weight times the row's gradient.
 
-    A product sum_t b_t x_t^T may take the weights on either side: on the smaller, which spares a copy of the logits'
-    gradient.
+    In a product sum_t b_t x_t^T the weights may multiply either b or x. They multiply the smaller of the two, which
+    avoids a copy of the logits' gradient.
     """
 
     def scaled(tensor: Tensor) -> Tensor:
@@ -197,7 +207,8 @@ def weighted(use: Use, weights: Float[Tensor, " R"]) -> Use:
 
 
 def presence_temperature(progress: float, *, temperature: float, switch_at: float) -> float:
-    """The signed temperature of PRESENCE's two stages: + (direct) before `switch_at` of the run, - (inverse) from there
-    on.
+    """Return tau of PRESENCE's two stages: `temperature` (direct) while `progress` < `switch_at`, then its negative.
+
+    `progress` and `switch_at` are shares of the run's steps, from 0 to 1.
     """
     return temperature if progress < switch_at else -temperature

@@ -1,19 +1,18 @@
-"""Self-influence: the squared gradient norm of every row, from one backward pass, without any row's gradient ("ghost"
-norms).
+"""Self-influence: the squared gradient norm of every row, from one backward pass that forms no row's gradient.
 
-A layer's input a (T, d) and output gradient b (T, p) of a row say everything about the row's gradient of the layer:
+This is TracIn's self-influence (arXiv 2002.08484) at one checkpoint, computed as a "ghost" norm (Goodfellow, arXiv
+1510.01799). A row's gradient of a layer follows from the row's input a (T, d) and output gradient b (T, p) of the
+layer:
 
-    linear       |sum_t b_t a_t^T|^2 = sum_{t,s} (a_t . a_s)(b_t . b_s)    T^2 (d + p) products; or, where that is
-    fewer, b^T a in
-                                                                           T d p, a block of rows at a time
-    embedding    sum over the words of the row of |sum_{t: x_t = word} b_t|^2
-    tied         both uses and twice their product sum_{t,s} b_s[x_t] (b'_t . a_s), b' of the input, a and b of the
-    output
-    the others   (norm gains, biases) are small: formed by their rule
+    linear       |sum_t b_t a_t^T|^2 = sum_{t,s} (a_t . a_s)(b_t . b_s), which takes T^2 (d + p) multiplications. If
+                 b^T a itself takes fewer, T d p, it is formed instead, for a few rows at a time.
+    embedding    sum over the distinct tokens of the row of |sum_{t: x_t = token} b_t|^2
+    tied         the sum of both uses' norms and of twice their product sum_{t,s} b_s[x_t] (b'_t . a_s), with b' the
+                 gradient of the embedding's output, and a and b the head's input and output gradient
+    other        gradients of norm gains and biases are small; they are formed by their layer rule
 
 The ordinary weight gradients are never computed (doge/grouped.py), so the pass costs about as much as a plain backward
-pass, or less. Source: Goodfellow, arXiv 1510.01799; methods.md section 5. TracIn's self-influence (arXiv 2002.08484) at
-one checkpoint.
+pass, or less.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,15 +28,16 @@ from doge.grouped import Autocast, Use, find_rules, mean_losses, ruled, token_lo
 from doge.rules import Sum, conv1d, embedding, linear
 from doge.scopes import WORDS, scope_parameters
 
-BLOCK = 2**18  # entries formed at once: they stay in the cache of a CPU core
+BLOCK = 2**18  # entries that are formed at a time; so many fit into the cache of a CPU core
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """What one pass says about R rows.
+    """Losses and squared gradient norms of R rows, from one pass.
 
-    `token_losses` (R, T-1): loss of every token but the first, nats, zero at padding. `squared_norms`: {scope: float64
-    (R,)}, the squared gradient norm of the mean of these, on the CPU.
+    token_losses:   loss (R, T-1) of every token but the first of each row, nats, zero at padding.
+    squared_norms:  for every scope, the squared norm (R,) of the gradient of each row's mean token loss, float64 on the
+                    CPU.
     """
 
     token_losses: Float[Tensor, "R t"]
@@ -52,8 +52,9 @@ def self_influence(
     lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> Float[Tensor, " R"]:
-    """Squared gradient norm of every row's mean token loss: float64 (R,), over the parameters of `scope`
-    (`row_scores`).
+    """Return the squared norm (R,) of the gradient of every row's mean token loss over the parameters of `scope`.
+
+    float64, on the CPU. See `row_scores`, which takes several scopes, for the arguments.
     """
     return row_scores(model, rows, scopes=[scope], lengths=lengths, autocast=autocast).squared_norms[scope]
 
@@ -66,18 +67,21 @@ def row_scores(
     lengths: Int[Tensor, " R"] | None = None,
     autocast: Autocast = nullcontext,
 ) -> RowScores:
-    """Token losses and, for every scope (doge/scopes.py), squared gradient norms of the rows, from one backward pass.
+    """Compute the token losses and, for every scope, the squared gradient norms of the rows, in one backward pass.
 
-    The scope `word_embedding` is what the input embedding gets as input, also where it is tied to the output
-    (TracIn-WE, arXiv 2202.11844, eq. 4 with both samples alike). `lengths`: real tokens of every row, padding follows
-    on the right and counts for nothing; a row of one token has no loss and norm 0. No scope: losses alone, without a
-    backward pass. Dropout acts as in the model's mode. Nothing is left on the model.
+    rows:     token ids (R, T).
+    scopes:   sets of parameters (doge/scopes.py). The scope `word_embedding` counts only the gradient that the input
+              embedding gets as the model's input, also if it is tied to the output (TracIn-WE, arXiv 2202.11844, eq. 4
+              for a sample with itself). Without any scope only losses are computed, without a backward pass.
+    lengths:  number of real tokens of every row. The padding that follows on the right has no effect; a row of one
+              token has no loss and the norm 0.
 
-    Memory beyond a forward and backward pass: 1 MB, and the output gradient of a tied head until the pass ends. Raises
-    ValueError for an unknown scope, NoRuleError for a layer in it that no rule covers.
+    Dropout acts if the model is in training mode. No gradient is left on the model. Memory beyond a forward and a
+    backward pass: 1 MB, and the output gradient of a tied head until the pass ends. Raises ValueError for an unknown
+    scope, and NoRuleError for a layer in a scope that no rule covers.
     """
     if rows.ndim != 2:
-        raise ValueError(f"rows are {tuple(rows.shape)}; expected (R, T)")
+        raise ValueError(f"rows have the shape {tuple(rows.shape)}; expected (R, T)")
     scopes = list(dict.fromkeys(scopes))
     members = {scope: set(scope_parameters(model, "embedding" if scope == WORDS else scope)) for scope in scopes}
     norms = {scope: torch.zeros(len(rows), dtype=torch.float64, device=rows.device) for scope in scopes}
@@ -104,8 +108,9 @@ def row_scores(
 
 
 def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Float[Tensor, " U"]:
-    """float64 (U,): squared norm of the parameter's gradient, the sum over its uses, of every unit of R/U adjacent
-    rows.
+    """Return the squared norm (U,) of a parameter's gradient for every unit of R/U adjacent rows, float64.
+
+    The gradient is the sum over the parameter's uses (two for a tied embedding).
     """
     lookups = [use for use in uses if use.rule is embedding]
     products = [use for use in uses if use.rule in (linear, conv1d) and use.name == "weight"]
@@ -125,7 +130,7 @@ def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -
 
 
 def _token_pairs(a: Float[Tensor, "U t d"], b: Float[Tensor, "U t p"]) -> Float[Tensor, " U"]:
-    """sum_{t,s} (a_t . a_s)(b_t . b_s)."""
+    """Return the squared norms (U,) of a linear layer's gradient as sum_{t,s} (a_t . a_s)(b_t . b_s)."""
     a, b = _full(a), _full(b)
     size = max(1, BLOCK // a.shape[1] ** 2)
     parts = [dots(torch.bmm(x, x.mT), torch.bmm(y, y.mT)) for x, y in zip(a.split(size), b.split(size), strict=True)]
@@ -133,10 +138,10 @@ def _token_pairs(a: Float[Tensor, "U t d"], b: Float[Tensor, "U t p"]) -> Float[
 
 
 def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Float[Tensor, " U"]:
-    """The gradients themselves, a block of units and of the first axis at a time."""
+    """Return the squared norms (U,) by forming the gradients, for a block of units and of the first axis at a time."""
     length, dtype = len(parameter), torch.promote_types(parameter.dtype, torch.float32)
     size, step = max(1, BLOCK // parameter.numel()), max(1, BLOCK * length // parameter.numel())
-    cut = [
+    unit_uses = [
         replace(
             use,
             x=_by_unit(use.x, units) if use.rule is not embedding else use.x.reshape(units, -1),
@@ -147,19 +152,22 @@ def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Floa
     total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
     for start in range(0, units, size):
         here = slice(start, min(start + size, units))
-        some = [replace(use, x=use.x[here], b=use.b[here]) for use in cut]
+        block_uses = [replace(use, x=use.x[here], b=use.b[here]) for use in unit_uses]
         for first in range(0, length, step):
             part = slice(first, min(first + step, length))
             shape = (here.stop - start, part.stop - first, *parameter.shape[1:])
             block = Sum(torch.empty(shape, dtype=dtype, device=parameter.device), fresh=True)
-            for use in some:
+            for use in block_uses:
                 use.add(block, part)
             total[here] += dots(block.value, block.value)
     return total
 
 
 def looked_up(uses: Sequence[Use], units: int) -> tuple[Int[Tensor, "U t"], Float[Tensor, "U t d"]]:
-    """Words and the gradients that they get; torch gives a padding word none."""
+    """Return the tokens (U, t) that embeddings looked up, and the gradients (U, t, d) of the vectors they returned.
+
+    The gradient of the embedding's padding token is zero, as in torch.
+    """
     index = torch.cat([use.x.reshape(units, -1) for use in uses], 1)
     b = _full(_joined([use.b for use in uses], units))
     padding = getattr(uses[0].module, "padding_idx", None)
@@ -167,18 +175,22 @@ def looked_up(uses: Sequence[Use], units: int) -> tuple[Int[Tensor, "U t"], Floa
 
 
 def _by_word(index: Int[Tensor, "U t"], b: Float[Tensor, "U t d"], *, words: int) -> Float[Tensor, " U"]:
-    """sum over a unit's words of |sum_{t: index_t = word} b_t|^2."""
+    """Return for every unit the sum over its distinct tokens of |sum_{t: index_t = token} b_t|^2."""
     key = index + words * torch.arange(len(index), device=index.device)[:, None]
-    found, place = torch.unique(key, return_inverse=True)
-    sums = b.new_zeros(len(found), b.shape[-1]).index_add_(0, place.flatten(), b.flatten(0, 1))
+    distinct, place = torch.unique(key, return_inverse=True)
+    sums = b.new_zeros(len(distinct), b.shape[-1]).index_add_(0, place.flatten(), b.flatten(0, 1))
     squares = sums.square().sum(1, dtype=torch.float64)
-    return squares.new_zeros(len(index)).index_add_(0, found // words, squares)
+    return squares.new_zeros(len(index)).index_add_(0, distinct // words, squares)
 
 
 def _tied(
     index: Int[Tensor, "U t"], c: Float[Tensor, "U t d"], a: Float[Tensor, "U s d"], b: Float[Tensor, "U s p"]
 ) -> Float[Tensor, " U"]:
-    """Product of the gradients of both uses of a tied embedding: sum_{t,s} b_s[index_t] (c_t . a_s)."""
+    """Return the inner product (U,) of both uses' gradients of a tied embedding: sum_{t,s} b_s[index_t] (c_t . a_s).
+
+    `index` and `c`: tokens looked up and the gradients of their vectors; `a` and `b`: input and output gradient of the
+    head.
+    """
     size = max(1, BLOCK // (index.shape[1] * a.shape[1]))
     parts = []
     for i, x, y, z in zip(index.split(size), c.split(size), a.split(size), b.split(size), strict=True):
@@ -188,7 +200,10 @@ def _tied(
 
 
 def dots(x: Float[Tensor, "U ..."], y: Float[Tensor, "U ..."]) -> Float[Tensor, " U"]:
-    """Inner product of every unit's entries: chunks in their own precision, summed in float64."""
+    """Return the inner product (U,) of x and y for every unit, float64.
+
+    On a CPU, sums over CHUNK entries are in the precision of x and y, and these sums are added in float64.
+    """
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     if x.device.type == "cpu":
         return torch.stack(
@@ -203,18 +218,19 @@ def dots(x: Float[Tensor, "U ..."], y: Float[Tensor, "U ..."]) -> Float[Tensor, 
 
 
 def _full(x: Tensor) -> Tensor:
-    """In float32 at least: autocast's inputs and output gradients are multiplied in full precision."""
+    """Return x in float32 or better, so that inputs and output gradients under autocast are multiplied precisely."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _by_unit(x: Tensor, units: int) -> Tensor:
-    """(R, ..., d) or (R*T, d) as (U, t, d)."""
+    """Return x (R, ..., d) or (R*T, d), reshaped to (U, t, d)."""
     return x.reshape(units, -1, x.shape[-1])
 
 
 def _joined(tensors: Sequence[Tensor], units: int) -> Tensor:
-    """The inputs (or output gradients) of all uses as those of one, (U, t, d): the gradient of their sum is of the same
-    form.
+    """Return the inputs (or the output gradients) of several uses joined along t, (U, t, d), as if they were one use.
+
+    The sum of the uses' gradients is then the gradient of this one use.
     """
     parts = [_by_unit(tensor, units) for tensor in tensors]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -1,9 +1,12 @@
-"""Inner products of row gradients: with other rows' (influence between samples), with a given gradient (influence on a
-target), and word by word in the embedding (why).
+"""Inner products of row gradients, which tell how much training on one row helps another.
 
-A step down row j's gradient lowers row i's loss by lr * <g_i, g_j> to first order, so a *larger* product means a
-proponent, a negative one an opponent (TracIn, arXiv 2002.08484, eq. 1; the notebook published with TracIn-WE swaps the
-two). A copy of a row has the row's own squared norm as product with it.
+Three kinds: between rows (influence between samples), with a given gradient (influence on a target), and token by token
+in the embedding (which shared tokens an influence comes from).
+
+To first order, a gradient step on row j lowers the loss of row i by lr * <g_i, g_j>. So a large positive product means
+that row j helps row i (a proponent), a negative one that it harms row i (an opponent): TracIn, arXiv 2002.08484, eq. 1.
+The notebook published with TracIn-WE swaps the two. The product of a row with a copy of itself is the squared norm of
+its gradient.
 """
 
 from collections.abc import Mapping
@@ -28,29 +31,32 @@ def row_products(
     *,
     lengths: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "R S"]:
-    """<g_i, g_j> of every row i and every other row j: float64 (R, S), gradients of mean token losses over the
-    parameters of `scope`.
+    """Return <g_i, g_j> for every row i of `rows` and every row j of `others`: float64 (R, S), in one backward pass.
 
-    `lengths`: real tokens of the rows, then of the others, where they are padded on the right. One backward pass;
-    memory (R + S) gradients of the largest layer, 1 GB at most. Raises as `domain_gram`.
+    g is the gradient of a row's mean token loss over the parameters of `scope`. `lengths`: number of real tokens of
+    the rows, then of the others, if they are padded on the right. Memory: R + S gradients of the largest layer, 1 GB at
+    most. Raises the errors of `domain_gram`.
     """
     both = torch.cat([rows, others])
     return domain_gram(model, both, groups=len(both), scope=scope, lengths=lengths)[: len(rows), len(rows) :]
 
 
 def mean_gradient(model: nn.Module, rows: Int[Tensor, "R T"], scope: str = "all") -> dict[str, Tensor]:
-    """{parameter: gradient of the rows' mean token loss}, for `products_with`; nothing is left on the model."""
+    """Return the gradient of the rows' mean token loss by parameter name, as `products_with` takes it.
+
+    Only the parameters of `scope` are in it. No gradient is left on the model.
+    """
     parameters = scope_parameters(model, scope)
-    found: dict[nn.Parameter, Tensor] = {}
+    gradients: dict[nn.Parameter, Tensor] = {}
 
     def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         total = Sum(torch.empty_like(parameter).unsqueeze(0), fresh=True)
         for use in uses:
             use.add(total, slice(0, len(parameter)))
-        found[parameter] = total.value[0]
+        gradients[parameter] = total.value[0]
 
     grouped_backward(model, rows, groups=1, on_parameter=on_parameter, parameters=parameters)
-    return {name: found[p] for name, p in model.named_parameters() if p in found}
+    return {name: gradients[p] for name, p in model.named_parameters() if p in gradients}
 
 
 def products_with(
@@ -60,33 +66,39 @@ def products_with(
     *,
     lengths: Int[Tensor, " R"] | None = None,
 ) -> Float[Tensor, " R"]:
-    """<g_i, v> of every row i and one `gradient` v, {parameter name: tensor of its shape}: float64 (R,).
+    """Return <g_i, v> for every row i and one `gradient` v: float64 (R,), in one backward pass.
 
-    Parameters that v does not name do not count. From one backward pass and one product a layer, without a row's
-    gradient.
-    Raises ValueError for names and shapes that are not the model's.
+    g_i is the gradient of row i's mean token loss. v holds tensors by parameter name, each of the parameter's shape;
+    parameters that v does not name do not count. The cost is one product per layer; no row's gradient is formed.
+    `lengths`: number of real tokens of every row, if rows are padded on the right. Raises ValueError for names and
+    shapes that no trainable parameter of the model has.
     """
     known = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if wrong := [
         f"{name} {tuple(v.shape)}" for name, v in gradient.items() if name not in known or v.shape != known[name].shape
     ]:
         allowed = ", ".join(f"{name} {tuple(p.shape)}" for name, p in known.items())
-        raise ValueError(f"the gradient has {', '.join(wrong)}, which this model has not; allowed: {allowed}")
-    given = {known[name]: value for name, value in gradient.items()}
+        raise ValueError(
+            f"the gradient names {', '.join(wrong)}, but the model has no such trainable parameter; allowed: {allowed}"
+        )
+    directions = {known[name]: value for name, value in gradient.items()}
     total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
 
     def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         for use in uses:
-            total.add_(_product(use, parameter, given[parameter], rows=len(rows)))
+            total.add_(_product(use, parameter, directions[parameter], rows=len(rows)))
 
-    grouped_backward(model, rows, groups=len(rows), on_parameter=on_parameter, parameters=list(given), lengths=lengths)
+    grouped_backward(
+        model, rows, groups=len(rows), on_parameter=on_parameter, parameters=list(directions), lengths=lengths
+    )
     return total.cpu()
 
 
 def _product(use: Use, parameter: nn.Parameter, v: Tensor, *, rows: int) -> Float[Tensor, " R"]:
-    """<gradient of one use, v> of every row: sum_t b_t^T V a_t in a linear layer, sum_t b_t .
+    """Return <gradient of one use, v> for every row (R,).
 
-    V[x_t] in an embedding.
+    In a linear layer this is sum_t b_t^T V a_t, with a its input and b its output gradient; in an embedding it is the
+    sum over t of the inner product of b_t with row x_t of V. The gradient of any other layer is formed.
     """
     b = use.b.reshape(rows, -1, use.b.shape[-1])
     if use.rule is embedding:
@@ -102,10 +114,11 @@ def _product(use: Use, parameter: nn.Parameter, v: Tensor, *, rows: int) -> Floa
 
 @dataclass(frozen=True)
 class WordProducts:
-    """Products of embedding gradients by word: `words` (W,) token ids that occur on both sides, ascending; `products`
-    float64 (R, S, W).
+    """Inner products of embedding gradients, split by token.
 
-    The sum over W is the whole product, as only words that both rows hold contribute.
+    words:     ids (W,) of the tokens that occur on both sides, ascending.
+    products:  what each of these tokens contributes to the product of two rows, float64 (R, S, W). The sum over W is
+               the whole product, because only tokens that both rows hold contribute.
     """
 
     words: Int[Tensor, " W"]
@@ -120,25 +133,30 @@ def word_products(
     positions: int | None = None,
     lengths: Int[Tensor, " N"] | None = None,
 ) -> WordProducts:
-    """What every shared word contributes to the product of two rows' gradients of the input embedding (TracIn-WE, arXiv
-    2202.11844, eq. 4).
+    """Compute how much each shared token contributes to the product of two rows' gradients of the input embedding.
 
-    Of a tied embedding only the use as input counts: from the output every word of the vocabulary gets a gradient.
-    `positions`: of every row only this many positions count, those with the largest gradient (TracIn-WE-Topk, 10 in the
-    paper); None: all. `lengths` as in `row_products`. Memory W (R + S) d numbers.
+    This is TracIn-WE (arXiv 2202.11844, eq. 4) for every row of `rows` with every row of `others`. Only the use as the
+    model's input counts, also if the embedding is tied, because the use as its output gives every token of the
+    vocabulary a gradient.
+
+    positions:  number of positions per row that count, those with the largest gradients (TracIn-WE-Topk; the paper
+                takes 10); None: all.
+    lengths:    as in `row_products`.
+
+    Memory: W (R + S) d numbers for W shared tokens and d dimensions of the embedding.
     """
     layer = model.get_input_embeddings()  # type: ignore[operator]
     both = torch.cat([rows, others])
-    found: list[Use] = []
+    input_uses: list[Use] = []
     grouped_backward(
         model,
         both,
         groups=len(both),
-        on_parameter=lambda parameter, uses: found.extend(use for use in uses if use.module is layer),
+        on_parameter=lambda parameter, uses: input_uses.extend(use for use in uses if use.module is layer),
         parameters=scope_parameters(model, "embedding"),
         lengths=lengths,
     )
-    index, b = looked_up(found, len(both))
+    index, b = looked_up(input_uses, len(both))
     if positions is not None and positions < both.shape[1]:
         weak = b.norm(dim=2).argsort(dim=1, descending=True)[:, positions:]
         b = b.scatter(1, weak.unsqueeze(-1).expand(-1, -1, b.shape[2]), 0.0)
@@ -153,13 +171,13 @@ def word_products(
 def unpack(
     rows: Int[Tensor, "R T"], begins: Bool[Tensor, "R T"]
 ) -> tuple[Int[Tensor, "S L"], Int[Tensor, " S"], Int[Tensor, " S"]]:
-    """Documents packed into rows, each in a row of its own, to be scored apart: rows (S, L) padded on the right with 0,
-    their lengths (S,) and the row that each came from (S,).
+    """Give every document that is packed into `rows` a row of its own, so that documents can be scored separately.
 
-    `begins` is True where a document begins (a row's first token always does). Scores of these rows (`lengths`) are
-    those of the
-    documents by themselves: in the packed row a later document's loss also reaches an earlier one's tokens through
-    attention.
+    Returns rows (S, L) padded on the right with 0, the number of tokens of each (S,), and the number of the row that
+    each came from (S,). `begins` is True where a document begins; the first token of a row always begins one.
+
+    Scored with these `lengths`, every document has the score that it has by itself. In a packed row this is not so:
+    through attention, the loss of a later document also depends on the tokens of the documents before it.
     """
     begins = begins.clone()
     begins[:, 0] = True

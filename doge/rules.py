@@ -1,14 +1,15 @@
 """Layer rules: the gradient of every *group* of rows, from a layer's input and its output gradient.
 
-With loss = sum over groups of each group's own loss, and rows of a group adjacent, the output gradient of a layer
-splits by group as a reshape, and the gradient of group g is the ordinary weight gradient taken over that group's rows
-alone. One `bmm` over groups costs the same arithmetic as the ordinary product over all rows.
+The loss is the sum of the groups' losses, and the rows of a group are adjacent. So a reshape splits a layer's output
+gradient by group, and the gradient of group g is the ordinary weight gradient over the rows of that group alone. One
+`bmm` over the groups costs the same arithmetic as the ordinary product over all rows.
 
-A rule is `(module, name, x, b, out, part) -> None`: it adds to the `Sum` `out` the groups' gradients of the module's
-parameter `name`, of the slice `part` of its first axis (large layers are formed in parts to bound memory). `x` is the
-layer's input (R, ..., d) and `b` the gradient of its output (R, ..., p). Rules are written for layer *types*; a layer
-is matched by its class when it keeps that class's `forward`, and by behaviour otherwise (`find_rule`), so that a model
-family of known layers needs nothing new.
+A rule is a function `(module, name, x, b, out, part) -> None`. It adds the groups' gradients of the module's parameter
+`name` to the `Sum` `out`, for the slice `part` of the parameter's first axis (large parameters are done in parts to
+save memory). `x` is the layer's input (R, ..., d) and `b` the gradient of its output (R, ..., p).
+
+Rules are written for layer *types*. A layer is recognized by its class if it keeps that class's `forward`, and by its
+behaviour otherwise (`find_rule`). So a new model family that is built from known layers needs no new rule.
 """
 
 import copy
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 
 class Sum:
-    """Gradients by group of (a part of) one parameter, (G, *shape); `fresh` while nothing was added (its memory is then
-    undefined).
+    """Sum of the groups' gradients (G, *shape) of a parameter or a part of it, in the tensor `value`.
+
+    `fresh` is True as long as nothing was added; the content of `value` is then undefined.
     """
 
     def __init__(self, value: Tensor, *, fresh: bool) -> None:
@@ -35,17 +37,15 @@ class Sum:
         self.fresh = False
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
-        """Add left^T right of every group: left (G, n, p), right (G, n, d) -> (G, p, d)."""
-        if (
-            left.dtype != self.value.dtype
-        ):  # autocast: the product as a plain backward pass forms it, kept in full precision
+        """Add left^T right (G, p, d) of every group, with left (G, n, p) and right (G, n, d)."""
+        if left.dtype != self.value.dtype:  # under autocast: multiply as a plain backward pass does, sum in float32
             return self.add(torch.bmm(left.mT, right.to(left.dtype)))
         beta = 0 if self.fresh else 1  # beta = 0 ignores what was in the memory, NaN included
         torch.baddbmm(self.value, left.mT, right.to(left.dtype), beta=beta, out=self.value)
         self.fresh = False
 
     def add_rows(self, index: Tensor, gradients: Tensor) -> None:
-        """Add gradients (G, n, d) to the table rows named by index (G, n)."""
+        """Add gradients (G, n, d) to the rows of the groups' tables whose numbers are in index (G, n)."""
         groups, table_rows = self.value.shape[:2]
         if self.fresh:
             self.value.zero_()
@@ -54,7 +54,7 @@ class Sum:
         self.fresh = False
 
     def grouped(self, x: Tensor) -> Tensor:
-        """(R, ..., d) as (G, n, d): rows of a group are adjacent."""
+        """Return x (R, ..., d), in which the rows of a group are adjacent, reshaped to (G, n, d)."""
         return x.reshape(self.value.shape[0], -1, x.shape[-1])
 
 
@@ -62,21 +62,21 @@ Rule = Callable[[nn.Module, str, Any, Tensor, Sum, slice], None]
 
 
 def linear(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice) -> None:
-    """y = x W^T + bias: sum_t b_t x_t^T, and sum_t b_t."""
+    """Add the gradients of a linear layer y = x W^T + bias: sum_t b_t x_t^T for W, sum_t b_t for the bias."""
     if name == "bias":
         return add_bias(b, out, part)
     out.add_product(out.grouped(b[..., part]), out.grouped(x))
 
 
 def conv1d(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice) -> None:
-    """GPT-2's linear layer with the weight stored transposed: sum_t x_t b_t^T, and sum_t b_t."""
+    """Add the gradients of GPT-2's linear layer y = x W + bias: sum_t x_t b_t^T for W, sum_t b_t for the bias."""
     if name == "bias":
         return add_bias(b, out, part)
     out.add_product(out.grouped(x[..., part].to(b.dtype)), out.grouped(b))
 
 
 def embedding(module: nn.Module, name: str, index: Tensor, b: Tensor, out: Sum, part: slice) -> None:
-    """y = W[index]: b_t goes to row index_t."""
+    """Add the gradient of an embedding y = W[index]: b_t is added to row index_t."""
     b = out.grouped(b)
     index = index.reshape(b.shape[:2])
     padding = getattr(module, "padding_idx", None)  # torch gives the padding row no gradient
@@ -87,11 +87,11 @@ def embedding(module: nn.Module, name: str, index: Tensor, b: Tensor, out: Sum, 
 
 
 def gain(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: slice, *, one: float) -> None:
-    """y = unit(x) * (weight + 1 - one) (+ bias) over the last axis, the family of LayerNorm and RMSNorm: sum_t b_t *
-    unit(x_t).
+    """Add the gradients of a layer like LayerNorm or RMSNorm: sum_t b_t * unit(x_t) for the weight, sum_t b_t for bias.
 
-    `one` is the stored weight that multiplies by one. The layer's own arithmetic gives unit(x), as HF classes cast
-    inside.
+    Such a layer computes y = unit(x) * (weight + 1 - one) (+ bias) over the last axis, where `one` is the value of the
+    stored weight that multiplies by one. unit(x) is computed by calling the layer itself, because the classes of
+    Hugging Face models convert data types inside.
     """
     if name == "bias":
         return add_bias(b, out, part)
@@ -100,15 +100,15 @@ def gain(module: nn.Module, name: str, x: Tensor, b: Tensor, out: Sum, part: sli
 
 
 def add_bias(b: Tensor, out: Sum, part: slice) -> None:
-    """y = ... + bias: sum_t b_t."""
+    """Add the gradient of a bias, y = ... + bias: sum_t b_t."""
     out.add(out.grouped(b[..., part]).sum(1))
 
 
 def lookup(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """Which table rows an embedding module looked up, (R, T), and the factor it multiplied them with.
+    """Return the numbers (R, T) of the table rows that an embedding module looks up, and the factor it multiplies by.
 
-    A subclass may compute positions from a mask, add an offset (OPT) or scale the output (Gemma). Asking the module
-    itself, with the table replaced by row numbers and then by ones, answers for all of them.
+    The factor is None for a plain nn.Embedding. A subclass may compute positions from a mask, add an offset (OPT) or
+    scale the output (Gemma). So the module itself is called, once with ones and once with row numbers as its table.
     """
     if type(module).forward is nn.Embedding.forward:
         return args[0] if args else kwargs["input"], None
@@ -122,14 +122,14 @@ def lookup(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 @torch.no_grad()
 def call_with(module: nn.Module, parameters: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """The module's output with other parameter values; the module itself and its hooks are left alone."""
+    """Return the module's output with other parameter values, without a change to the module or a call of its hooks."""
     twin = copy.copy(module)
     twin.__dict__["_parameters"] = {**module._parameters, **parameters}
     return type(module).forward(twin, *args, **kwargs)
 
 
 def find_rule(module: nn.Module) -> Rule | None:
-    """The rule for this module's own parameters, None where there is none."""
+    """Return the rule for the parameters that the module itself holds, or None if no rule covers it."""
     forward = type(module).forward
     if forward is nn.Linear.forward:
         return linear
@@ -142,29 +142,31 @@ def find_rule(module: nn.Module) -> Rule | None:
 
 
 def _gain_of_one(module: nn.Module) -> float | None:
-    """The stored gain that multiplies by one: 1, or 0 where the layer adds one (Gemma); None if this is no gain layer.
+    """Return the stored gain that multiplies by one: 1, or 0 if the layer adds one to it (Gemma); None: no gain layer.
 
-    Judged by what the layer does to two fixed inputs, because every model family has an RMSNorm class of its own.
+    The layer's output for two fixed inputs decides, because every model family has its own RMSNorm class.
     """
-    own = module._parameters
-    weight = own.get("weight")
-    if weight is None or weight.ndim != 1 or set(own) - {"weight", "bias"} or module._modules:
+    parameters = module._parameters
+    weight = parameters.get("weight")
+    if weight is None or weight.ndim != 1 or set(parameters) - {"weight", "bias"} or module._modules:
         return None
     steps = torch.arange(weight.shape[0], device=weight.device)
     x = torch.stack([torch.sin(steps + 1) + 0.3, torch.cos(2 * steps) - 0.1]).to(weight.dtype)
     stored = torch.linspace(0.5, 1.5, weight.shape[0], device=weight.device, dtype=weight.dtype)
     try:
         output = call_with(module, {**_stored(module, 0.0), "weight": stored}, x)
-        for one in (1.0, 0.0):
-            unit = call_with(module, _stored(module, one), x)
-            if output.shape == x.shape and torch.allclose(output, unit * (stored + 1 - one), rtol=1e-2, atol=1e-3):
-                return one
-    except (TypeError, RuntimeError):  # it takes other inputs than one tensor: no gain layer
+        for unit_gain in (1.0, 0.0):
+            unit = call_with(module, _stored(module, unit_gain), x)
+            if output.shape == x.shape and torch.allclose(
+                output, unit * (stored + 1 - unit_gain), rtol=1e-2, atol=1e-3
+            ):
+                return unit_gain
+    except (TypeError, RuntimeError):  # the module does not take one tensor as its input, so it is no gain layer
         return None
     return None
 
 
 def _stored(module: nn.Module, gain: float) -> dict[str, Tensor]:
-    """The module's own vectors, the gain constant and the bias zero."""
+    """Return tensors shaped like the module's own parameters: `gain` everywhere in the weight, zero in the bias."""
     own = {name: p for name, p in module._parameters.items() if p is not None}
     return {name: torch.full_like(p, gain if name == "weight" else 0.0) for name, p in own.items()}

@@ -1,17 +1,21 @@
-"""The default rule: mean alignment over the run, told from its noise, tied to a prior. Pure functions, float64.
+"""The default rule: weights from the mean alignment over the run, without its noise and close to a prior.
 
-    M     = sum_t lr_t G_t / sum_t lr_t, G_t a step's gram with the unbiased diagonal                    (methods.md
-    section 1)
-    u_j   = sum over domains i of importance_i M_ji + sum over targets k of importance_k M_jk m / M_jj, m the mean of
-    the M_jj
-    s     = share of the spread of u over domains that is signal, from two halves of the steps
-    a     proportional to prior * exp( tau s u / mean|u| ), s lowered until KL(a | prior) <= reach * log D
+    M     = sum_t lr_t G_t / sum_t lr_t, with G_t the gram of step t with its unbiased diagonal
+    u_j   = sum over domains i of importance_i M_ji
+            + sum over targets k of importance_k M_jk m / M_jj, with m the mean of all M_jj
+    s     = share of the variance of u over domains that is signal, estimated from two halves of the steps
+    a     proportional to prior * exp(tau s u / mean|u|), with the exponent scaled down until
+            KL(a | prior) <= reach * log D
 
-The alignment of the paper (arXiv 2310.15393, eq. 4) enters as a mean over the run, so noise averages out where the
-paper's mirror steps add it up; the learning rate weighs a step by how far the model went with it. For a target, which
-nothing trains on, it counts what a domain gives it *in proportion to its own progress* M_jj: a domain with long
-gradients would otherwise win by them, and what it gives is soon used up (measured in docs/estimator.md). Every function
-takes leading batch axes, so the bootstrap (`replicates`) runs through the same lines as the rule.
+The paper's alignment (arXiv 2310.15393, eq. 4) enters as a mean over the run. So its noise averages out, while the
+paper's mirror steps add it up. The learning rate weights a step by how far the model moved in it.
+
+A target is a group that is not trained on. What a domain does for it is divided by the domain's own progress M_jj.
+Without that, domains with long gradients would come out first, although what they give is soon used up (measured in
+docs/estimator.md).
+
+All functions are pure, compute in float64 and take leading batch axes (*B), so that the bootstrap (`replicates`) runs
+the same code as the rule.
 """
 
 import math
@@ -20,23 +24,31 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-LEAST_PROGRESS = 0.2  # of the mean: a domain that makes less counts as this, lest noise is divided by nothing
+LEAST_PROGRESS = 0.2  # least M_jj to divide by, as a share of m; else noise would be divided by almost nothing
 
 
 def alignment_parts(
     gram: Float[Tensor, "*B G G"], importance: Float[Tensor, " G"], targets: Bool[Tensor, " G"], domains: int
 ) -> Float[Tensor, "*B 3 D"]:
-    """(*B, 3, D) what a domain does for domains and for targets, by importance, and for itself: linear in the gram."""
+    """Return the three parts (*B, 3, D) of the domains' alignments, which are linear in the gram.
+
+    Part 0 is the alignment with the groups that are no targets, part 1 that with the targets, each weighted by
+    importance. Part 2 is M_jj, the product of a domain with itself. `domains` is the number D of training domains.
+    """
     rows = gram[..., :domains, :]
-    own = rows.diagonal(dim1=-2, dim2=-1)[..., :domains]
-    return torch.stack([rows @ (importance * ~targets), rows @ (importance * targets), own], -2)
+    self_products = rows.diagonal(dim1=-2, dim2=-1)[..., :domains]
+    return torch.stack([rows @ (importance * ~targets), rows @ (importance * targets), self_products], -2)
 
 
 def alignments(parts: Float[Tensor, "*B 2 3 D"], shares: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B 2 D"]:
-    """u of two halves of the steps, whose means are `parts` and which have `shares` of the learning rates (sum 1)."""
-    own = (parts[..., 2, :] * shares.unsqueeze(-1)).sum(-2, keepdim=True)
-    mean = own.mean(-1, keepdim=True)
-    progress = torch.where(mean > 0, torch.maximum(own, LEAST_PROGRESS * mean) / mean, 1)
+    """Return u for each of two halves of the steps.
+
+    `parts`: the mean over each half's steps of the `alignment_parts`. `shares`: each half's share of the sum of all
+    learning rates (sum 1). M_jj is taken over both halves together.
+    """
+    self_products = (parts[..., 2, :] * shares.unsqueeze(-1)).sum(-2, keepdim=True)
+    mean = self_products.mean(-1, keepdim=True)
+    progress = torch.where(mean > 0, torch.maximum(self_products, LEAST_PROGRESS * mean) / mean, 1)
     return parts[..., 0, :] + parts[..., 1, :] / progress
 
 
@@ -48,9 +60,10 @@ def stable_weights(
     tau: float,
     reach: float,
 ) -> Float[Tensor, "*B D"]:
-    """Weights (sum 1) from u of two halves of the steps, which have `shares` of the learning rates (sum 1).
+    """Return the weights a (sum 1) from u of two halves of the steps.
 
-    With nothing in one half there is no telling signal from noise: the weights are the prior.
+    `halves`: u of each half. `shares`: each half's share of the sum of all learning rates (sum 1). If one half is
+    empty, signal cannot be told from noise, and the weights are the prior.
     """
     mean = (halves * shares.unsqueeze(-1)).sum(-2)
     scale = mean.abs().mean(-1, keepdim=True)
@@ -60,10 +73,10 @@ def stable_weights(
 
 
 def signal_share(halves: Float[Tensor, "*B 2 D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B"]:
-    """Share of the variance of the mean alignment over domains that is not noise, 0 to 1.
+    """Return the share s of the variance of u over domains that is signal and not noise, from 0 to 1.
 
-    The two halves share the signal and not the noise: their product estimates the signal's variance, their mean's
-    square that of signal and noise together.
+    Both halves of the steps hold the same signal but different noise. So the product of the halves estimates the
+    variance of the signal, and the square of their mean that of signal and noise together. Domains count by the prior.
     """
     centred = halves - (halves @ prior).unsqueeze(-1)
     signal = (centred.prod(-2) * prior).sum(-1)
@@ -72,17 +85,18 @@ def signal_share(halves: Float[Tensor, "*B 2 D"], prior: Float[Tensor, " D"]) ->
 
 
 def anchored(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B D"]:
-    """a proportional to prior * exp(scores): the maximum of <a, scores> - KL(a | prior).
+    """Return weights a proportional to prior * exp(scores), the maximum of <a, scores> - KL(a | prior).
 
-    Unlike the mirror step it starts from the prior at every update, so noise does not add up over steps.
+    Unlike a mirror step this starts from the prior at every update, so noise does not add up over steps.
     """
     return torch.softmax(prior.log() + scores, -1)
 
 
 def within_reach(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most: float) -> Float[Tensor, "*B D"]:
-    """`anchored`, with the scores scaled down where needed to keep KL(a | prior) <= most (nats): no alignment, however
-    large or
-    hostile, brings one-hot weights."""
+    """Return the weights of `anchored`, with the scores scaled down where KL(a | prior) would exceed `most` (nats).
+
+    So no alignment, however large, can put all weight on one domain.
+    """
     weights = anchored(scores, prior)
     whole = divergence(weights, prior).unsqueeze(-1) <= most
     if bool(whole.all()):
@@ -96,7 +110,7 @@ def within_reach(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most
 
 
 def divergence(weights: Float[Tensor, "*B D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B"]:
-    """KL(weights | prior), nats."""
+    """Return KL(weights | prior), nats."""
     return torch.special.xlogy(weights, weights / prior).sum(-1)
 
 
@@ -113,17 +127,23 @@ def replicates(
     blocks: int = 100,
     seed: int = 0,
 ) -> Float[Tensor, "R D"]:
-    """Average weights over the steps of `count` runs that drew these again, in blocks.
+    """Return the average weights (R, D) of `count` replicates of the run, each with its steps drawn again in blocks.
 
-    parts: `alignment_parts` of every step, with the unbiased diagonal. Of two neighbouring blocks one counts twice in a
-    replicate and the other not at all (half-samples: McCarthy 1969), so what differs between neighbours is noise, and a
-    drift over the run is not. What weights do to the model on the way stays as it was; weights are taken at the ends of
-    the blocks. Time and memory R * D for each block. Raises ValueError for fewer than four steps.
+    The spread over replicates tells how far the weights would vary with other steps. The steps are cut into at most
+    `blocks` blocks of about equal length. In a replicate, one of two neighbouring blocks counts twice and the other not
+    at all, at random (half-samples: McCarthy 1969). So differences between neighbours count as noise, and a drift over
+    the run does not. A replicate's weights are computed at the end of every block and averaged over the run. The
+    gradients stay those of the original run, although other weights would have changed the model.
+
+    parts:  `alignment_parts` of every step, from a gram with the unbiased diagonal.
+    lrs:    learning rate of every step.
+
+    Time R * D per block; memory R * D. Raises ValueError for fewer than four steps.
     """
     steps, domains = len(lrs), len(prior)
     pairs = min(blocks, steps // 2) // 2
     if not pairs:
-        raise ValueError(f"{steps} steps: replicates need two blocks of two steps at least")
+        raise ValueError(f"the run has {steps} steps; replicates need at least four (two blocks of two steps)")
     block = torch.arange(steps) * (2 * pairs) // steps
     lengths = torch.bincount(block).tolist()
     first = torch.rand(count, pairs, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) < 0.5

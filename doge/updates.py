@@ -1,8 +1,8 @@
-"""From the gram of a step to domain weights: pure functions, float64, no state of their own.
+"""From the gram of a step to domain weights: pure functions in float64.
 
-G groups: the D training domains first, then the groups that only serve the objective (targets, held-out rows).
-`importance` (G,) says what the mixture should be good for; gram[:D] @ importance is the alignment W (D,): to first
-order, what one step on a domain takes off the objective (DoGE, arXiv 2310.15393, eq. 4).
+The G groups are the D training domains, followed by the groups that only serve the objective (targets, held-out rows).
+`importance` (G,) is how much each group counts in the objective. gram[:D] @ importance is the alignment W (D,): to
+first order, the amount by which one step on a domain lowers the objective (DoGE, arXiv 2310.15393, eq. 4).
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,21 @@ Preset = Literal["stable", "paper", "official", "uniform", "doremi"]
 
 @dataclass(frozen=True)
 class Constants:
-    """Everything that makes a rule: a preset's values, or those that a run puts in their place."""
+    """Constants of an update rule: a preset's values, or a run's own values in their place.
+
+    order:       compute the combined gradient with the new weights (exact), or with the previous ones (lagged).
+    prior:       weights to start from: equal for all domains, or in proportion to their text.
+    mu:          paper, official: Bregman coefficient; a smaller one moves the weights faster.
+    tau:         stable: log-odds against the prior for a domain whose alignment is as large as the mean one.
+    reach:       stable: largest KL divergence of the weights from the prior, as a share of log D.
+    averaging:   stable: factor by which the running sums of the gram decay at every step; 1: no decay.
+    geometry:    stable: plain inner products, or inner products in Adam's geometry.
+    floor:       share of the prior that is mixed into the weights.
+    score_min, score_max:  official: limits of the score, in multiples of the learning rate.
+    sharpness:   how much more a group counts whose loss has come down less (see `lean_to_worst`).
+    eta:         doremi: step of the log-weights per nat of excess loss.
+    smoothing:   doremi: share of the uniform weights that is mixed into the weights at every step.
+    """
 
     preset: Preset
     order: Literal["exact", "lagged"] = "exact"
@@ -46,8 +60,8 @@ PRESETS: dict[Preset, Constants] = {
     "uniform": Constants("uniform", order="lagged"),
     "doremi": Constants("doremi"),
 }
-OF_ALIGNMENT = {"order", "floor", "sharpness"}  # read by every preset that goes by alignments
-RULE_CONSTANTS: dict[Preset, set[str]] = {  # those that only some presets read
+OF_ALIGNMENT = {"order", "floor", "sharpness"}  # read by every preset that uses alignments
+RULE_CONSTANTS: dict[Preset, set[str]] = {  # which of the constants that not every preset reads a preset does read
     "stable": {"tau", "reach", "averaging", "geometry"} | OF_ALIGNMENT,
     "paper": {"mu"} | OF_ALIGNMENT,
     "official": {"mu", "score_min", "score_max"} | OF_ALIGNMENT,
@@ -57,7 +71,7 @@ RULE_CONSTANTS: dict[Preset, set[str]] = {  # those that only some presets read
 
 
 def without_effect(preset: Preset, given: Iterable[str]) -> list[str]:
-    """Which of the given constants' names the preset does not read."""
+    """Return those names of constants in `given` that the preset does not read."""
     others = set().union(*RULE_CONSTANTS.values()) - RULE_CONSTANTS[preset]
     return [name for name in given if name in others]
 
@@ -66,8 +80,10 @@ def without_effect(preset: Preset, given: Iterable[str]) -> list[str]:
 class Objective:
     """What the mixture should be good for.
 
-    importance: how much every group counts. targets: the groups that nothing trains on, nor on other text of theirs.
-    worst: lean to the groups whose loss has come down least, instead of the mean by importance.
+    importance:  how much each group counts (G,).
+    targets:     True for the groups whose domain is not trained on at all, neither on these rows nor on other text of
+                 that domain (G,).
+    worst:       move the importance to the groups whose loss has come down least (`lean_to_worst`).
     """
 
     importance: Float[Tensor, " G"]
@@ -77,7 +93,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class State:
-    """What a rule carries from step to step: for even and for odd steps the sums of lr * gram, and of lr."""
+    """State that a rule carries from step to step.
+
+    weights:       domain weights (D,) after the last step; the prior before the first.
+    gram_sums:     sums of lr * gram (2, G, G), over the even steps (0) and the odd steps (1); used by stable.
+    lr_sums:       sums of lr (2,) over the same steps.
+    steps:         number of steps done.
+    first_losses:  losses (G,) of the first step; None before it.
+    """
 
     weights: Float[Tensor, " D"]
     gram_sums: Float[Tensor, "2 G G"]
@@ -88,9 +111,12 @@ class State:
 
 @dataclass(frozen=True)
 class Decision:
-    """A step's outcome: weights (sum 1), the factors its domain gradients are combined with, and the alignment behind
-    them
-    (DoReMi: the excess loss)."""
+    """Domain weights that a rule decided on at one step.
+
+    weights:       domain weights (D,), sum 1.
+    coefficients:  factors (D,) that the domains' gradients are combined with.
+    alignment:     alignments (D,) that the weights follow from; for DoReMi the excess losses.
+    """
 
     weights: Float[Tensor, " D"]
     coefficients: Float[Tensor, " D"]
@@ -98,7 +124,7 @@ class Decision:
 
 
 def start(prior: Float[Tensor, " D"], groups: int) -> State:
-    """The state before the first step: the weights are the prior."""
+    """Return the state before the first step, in which the weights are the prior."""
     return State(prior, torch.zeros(2, groups, groups, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
 
 
@@ -113,7 +139,10 @@ def update(
     lr: float,
     max_grad_norm: float,
 ) -> tuple[State, Decision]:
-    """One update of the domain weights by the preset that `constants` names; DoReMi's is `doge.doremi.reweight`."""
+    """Compute the next domain weights by the preset in `constants`, from the gram and losses (G,) of one step.
+
+    DoReMi is not handled here (`doge.doremi.reweight`).
+    """
     assert constants.preset != "doremi", "DoReMi goes by excess losses, not by a gram"
     first = losses if state.first_losses is None else state.first_losses
     importance = objective.importance
@@ -144,14 +173,16 @@ def update(
 
 
 def alignment_of(products: Float[Tensor, "G G"], importance: Float[Tensor, " G"], domains: int) -> Float[Tensor, " D"]:
-    """W_j = sum_i importance_i <g_j, g_i>: with all ones over the domains DoGE's universal objective, else its targets
-    (eq. 4).
+    """Return the alignments W_j = sum_i importance_i <g_j, g_i> of the first `domains` groups (eq. 4).
+
+    An importance of 1 for every training domain gives DoGE's universal objective; importances of target groups give its
+    out-of-domain objective.
     """
     return products[:domains] @ importance
 
 
 def mirror_step(weights: Float[Tensor, " D"], scores: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """a proportional to a_prev * exp(scores): the mirror step with KL divergence, DoGE eq. 6."""
+    """Return weights proportional to weights * exp(scores): a mirror step with the KL divergence (DoGE, eq. 6)."""
     return torch.softmax(weights.log() + scores, 0)
 
 
@@ -164,9 +195,11 @@ def official(
     lr: float,
     max_grad_norm: float,
 ) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """What the released DoGE code computes: every group's gradient is clipped before the products, the alignment is
-    divided by the mean norm, scores below zero are cut off. Returns weights, the clip factors and the alignment (of
-    clipped gradients).
+    """Compute the update of the released DoGE code; return the weights, the clip factors and the alignment, (D,) each.
+
+    Unlike the paper, it clips every group's gradient to the norm `max_grad_norm` before the products are taken, divides
+    the alignment by the mean norm of the domains' clipped gradients, and limits the result to the range from
+    `score_min` to `score_max`. The alignment that is returned is that of the clipped gradients.
     """
     domains = len(weights)
     clip = (max_grad_norm / (gram.norms + 1e-6)).clamp(max=1)
@@ -177,7 +210,10 @@ def official(
 
 
 def averaged(state: State, gram: Float[Tensor, "G G"], *, lr: float, keep: float) -> State:
-    """The state with a step's gram in the running sums; `keep` of what they held stays (1: the whole run)."""
+    """Return the state with a step's gram added to the running sums, which are first multiplied by `keep`.
+
+    With keep = 1 the sums are over the whole run.
+    """
     turn = torch.tensor([1.0, 0.0] if state.steps % 2 == 0 else [0.0, 1.0], dtype=torch.float64) * lr
     return replace(
         state, gram_sums=keep * state.gram_sums + turn[:, None, None] * gram, lr_sums=keep * state.lr_sums + turn
@@ -185,10 +221,12 @@ def averaged(state: State, gram: Float[Tensor, "G G"], *, lr: float, keep: float
 
 
 def lean_to_worst(importance: Float[Tensor, " G"], ratio: Float[Tensor, " G"], sharpness: float) -> Float[Tensor, " G"]:
-    """Importance moved to the groups whose loss, as a share of its first value (`ratio`), has come down least; the sum
-    stays.
+    """Return the importance moved towards the groups whose loss has come down least; its sum stays the same.
 
-    A smooth maximum: a group behind by 1/sharpness counts e times as much. Sharpness 0 is the mean.
+    `ratio` is each group's loss divided by its loss at the first step. The importance of a group is multiplied by
+    exp(sharpness * ratio) and then rescaled: if the ratio of one group is larger by 1 / sharpness than that of another,
+    its importance grows e times as much. This is a smooth maximum over the groups; sharpness 0 changes nothing. Groups
+    without importance stay without it.
     """
     counted = importance > 0
     lean = torch.where(counted, torch.exp(sharpness * (ratio - ratio[counted].max())), 0)
