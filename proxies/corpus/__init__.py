@@ -1,1 +1,1 @@
-"""From text to rows of tokens."""
+"""The text of a run: from files and datasets to rows of tokens."""

@@ -1,9 +1,9 @@
-"""Text that any machine with this project installed has: the demo's domains, about 2 MB each.
+"""The demo's domains: text that is on every machine where this project is installed, about 2 MB each.
 
-Files come in the order of a hash of their names (sorted names would give the letter A only), are read until 2 MB are
-found, and are cut at line ends into documents of some 8 kB, so that holding out documents by hash leaves enough on
-both sides. The same machine always gives the same text; another one may have other versions of the packages, so
-`fingerprint` is part of a run's record.
+Files are read in the order of a hash of their names (in alphabetical order, 2 MB would hold the letter A only), until
+2 MB are read. They are cut at line ends into documents of about 8 kB, so that enough documents are held out by hash and
+enough are left to train on. The same machine always gives the same text. Another machine may have other versions of the
+packages, so a run records the `fingerprint` of the text.
 """
 
 import ast
@@ -25,18 +25,18 @@ from mixtures.errors import UserError
 DOMAIN_BYTES = 2_000_000
 DOCUMENT_CHARACTERS = 8_000
 
-Text = tuple[str, str]  # (where it is from, the text)
+Text = tuple[str, str]  # (name of the place that it is from, the text)
 
 
 def python() -> Iterator[Text]:
-    """Source code of the standard library, without tests and generated tables."""
+    """Return the source code of Python's standard library, without tests and generated tables."""
     root = Path(sysconfig.get_paths()["stdlib"])
     skip = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "encodings", "__pycache__"}
     return _files(root, (path for path in root.rglob("*.py") if not skip & set(path.relative_to(root).parts)))
 
 
 def cpp_headers() -> Iterator[Text]:
-    """C++ headers that torch ships, without the machine-written ones."""
+    """Return the C++ headers that torch ships, without those that a program wrote."""
     root = _package("torch")
     headers = () if root is None else (root / "include").rglob("*.h*")
     return (
@@ -47,13 +47,13 @@ def cpp_headers() -> Iterator[Text]:
 
 
 def generated_ops() -> Iterator[Text]:
-    """C++ that torchgen wrote: one header for each operator."""
+    """Return the C++ headers that torchgen wrote, one per operator."""
     root = _package("torch")
     return _files(root, () if root is None else (root / "include" / "ATen" / "ops").glob("*.h"))
 
 
 def docstrings() -> Iterator[Text]:
-    """Docstrings of installed scientific packages: one document a module."""
+    """Yield the docstrings of installed scientific packages, one document per module."""
     for name in ("scipy", "numpy", "pandas", "matplotlib"):
         root = _package(name)
         modules = (
@@ -71,33 +71,33 @@ def docstrings() -> Iterator[Text]:
 
 
 def manual_prose() -> Iterator[Text]:
-    """Manuals: package descriptions, documentation files, and Python's language reference as pydoc has it."""
-    found = []
+    """Return manuals: package descriptions, documentation files, and the parts of Python's reference that pydoc has."""
+    manuals = []
     for package in _distributions():
-        found.append((f"{package.name}/METADATA", str(package.metadata.json.get("description", ""))))
-        found += _readable(package, lambda path: path.suffix in (".md", ".rst") and ".dist-info" not in path.parts[0])
-    found += _files(
+        manuals.append((f"{package.name}/METADATA", str(package.metadata.json.get("description", ""))))
+        manuals += _readable(package, lambda path: path.suffix in (".md", ".rst") and ".dist-info" not in path.parts[0])
+    manuals += _files(
         root := Path(sysconfig.get_paths()["stdlib"]), [*root.glob("idlelib/*.txt"), *root.glob("email/*.rst")]
     )
     if importlib.util.find_spec("pydoc_data"):
         topics = importlib.import_module("pydoc_data.topics").topics
-        found += [(f"pydoc_data/topics/{name}", text) for name, text in topics.items()]
-    return _unique(sorted(found, key=_shuffled))
+        manuals += [(f"pydoc_data/topics/{name}", text) for name, text in topics.items()]
+    return _unique(sorted(manuals, key=_shuffled))
 
 
 def legal() -> Iterator[Text]:
-    """Licence texts of the installed packages, each once."""
+    """Return the licence texts of the installed packages, each text once."""
     names = ("licen", "copying", "notice", "copyright")
-    found: list[Text] = []
+    licences: list[Text] = []
     for package in _distributions():
-        found += _readable(
+        licences += _readable(
             package, lambda path: path.name.lower().startswith(names) and path.suffix in ("", ".txt", ".md", ".rst")
         )
-    return _unique(sorted(found, key=_shuffled))
+    return _unique(sorted(licences, key=_shuffled))
 
 
 def noise_records() -> Iterator[Text]:
-    """Records whose fields are random: a form to learn and nothing else. The same on every machine."""
+    """Yield records whose fields are random, so that only their form can be learned; the same on every machine."""
     draw = random.Random(0)
     for number in range(DOMAIN_BYTES // 1_000):
         lines = []
@@ -117,7 +117,10 @@ BUILTINS = {
 
 @cache
 def texts(name: str) -> tuple[Text, ...]:
-    """The documents (place, text) of a builtin, at most 2 MB, in a fixed order. UserError for an unknown name."""
+    """Return the documents (place, text) of a builtin domain, at most 2 MB, in a fixed order.
+
+    Raises UserError for an unknown name.
+    """
     if name not in BUILTINS:
         raise UserError(f"unknown builtin {name!r}; allowed: {', '.join(BUILTINS)}")
     pieces: list[Text] = []
@@ -132,12 +135,15 @@ def texts(name: str) -> tuple[Text, ...]:
 
 
 def fingerprint(name: str) -> str:
-    """Hash of all the text that this machine has of a builtin. Raises UserError for an unknown name."""
+    """Return a hash of all text of a builtin domain on this machine. Raises UserError for an unknown name."""
     return "sha256:" + hashlib.sha256(json.dumps(texts(name)).encode()).hexdigest()
 
 
 def _cut(text: str) -> Iterator[tuple[int, str]]:
-    """Pieces (number of the first line, text): whole lines, bounded unless one line is longer, none blank."""
+    """Cut a text into pieces (number of the first line, text) of whole lines, and drop blank pieces.
+
+    A piece has at most DOCUMENT_CHARACTERS characters, unless a single line is longer.
+    """
     first, piece = 1, ""
     for number, line in enumerate(io.StringIO(text), 1):
         if piece and len(piece) + len(line) > DOCUMENT_CHARACTERS:
@@ -150,12 +156,12 @@ def _cut(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _shuffled(item: Text) -> bytes:
-    """Sort key: an order that has nothing to do with the names and is the same everywhere."""
+    """Return a sort key for an order that does not follow the names and is the same on every machine."""
     return hashlib.sha256(item[0].encode()).digest()
 
 
 def _files(root: Path | None, paths: Iterable[Path]) -> Iterator[Text]:
-    """(name below the package's parent, text) of the files that are UTF-8, in shuffled order."""
+    """Yield (path relative to the parent of `root`, text) of all files that are UTF-8, in shuffled order."""
     if root is None:
         return
     named = sorted(((path.relative_to(root.parent).as_posix(), str(path)) for path in paths), key=_shuffled)
@@ -167,39 +173,43 @@ def _files(root: Path | None, paths: Iterable[Path]) -> Iterator[Text]:
 
 
 def _package(name: str) -> Path | None:
-    """Directory of an installed package, found without importing it; None where it is missing."""
+    """Return the directory of an installed package, without importing it; None if the package is missing."""
     spec = importlib.util.find_spec(name)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def _distributions() -> list[importlib.metadata.Distribution]:
-    """The packages of this environment by name, but none installed from a directory (this project changes daily)."""
+    """Return the packages of this environment, sorted by name.
+
+    Packages that were installed from a directory are left out, because their text may change at any time; this project
+    is one.
+    """
     paths = sysconfig.get_paths()
-    found = importlib.metadata.distributions(path=sorted({paths["purelib"], paths["platlib"]}))
+    installed = importlib.metadata.distributions(path=sorted({paths["purelib"], paths["platlib"]}))
     return sorted(
-        (each for each in found if "dir_info" not in (each.read_text("direct_url.json") or "")),
-        key=lambda each: each.name,
+        (package for package in installed if "dir_info" not in (package.read_text("direct_url.json") or "")),
+        key=lambda package: package.name,
     )
 
 
 def _readable(
     package: importlib.metadata.Distribution, wanted: Callable[[Path | importlib.metadata.PackagePath], bool]
 ) -> list[Text]:
-    """(name, text) of a package's files that are wanted and UTF-8."""
-    found = []
+    """Return (name, text) of those files of a package that `wanted` accepts and that are UTF-8."""
+    readable = []
     for path in package.files or ():
         if wanted(path):
             try:
-                found.append((path.as_posix(), Path(str(package.locate_file(path))).read_text(encoding="utf-8")))
+                readable.append((path.as_posix(), Path(str(package.locate_file(path))).read_text(encoding="utf-8")))
             except (OSError, UnicodeDecodeError):
                 continue
-    return found
+    return readable
 
 
-def _unique(found: Iterable[Text]) -> Iterator[Text]:
-    """Those whose text, white space and case aside, was not seen before."""
+def _unique(items: Iterable[Text]) -> Iterator[Text]:
+    """Yield each text once; texts that differ only in white space or case count as the same."""
     seen = set()
-    for place, text in found:
+    for place, text in items:
         key = " ".join(text.casefold().split())
         if key not in seen:
             seen.add(key)
@@ -207,9 +217,9 @@ def _unique(found: Iterable[Text]) -> Iterator[Text]:
 
 
 def _docstrings_of(source: str) -> Iterator[str]:
-    """Docstrings of a module, its classes and functions, those of one line left out."""
+    """Yield the docstrings of a module, its classes and functions, except those of one line."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's code
+        warnings.simplefilter("ignore")  # about invalid escapes in the packages' code
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError):

@@ -1,8 +1,9 @@
-"""The token cache of one domain: a directory on disk that is there whole or not at all.
+"""The token cache of one domain: a directory on disk that appears complete or not at all.
 
 `train.bin` and `held_out.bin` are flat arrays of token ids, every document followed by the end-of-text token;
-`documents.parquet` leads from tokens back to documents; `meta.json` counts all of it. The directory is written beside
-its place and renamed: of several processes that build the same one the first wins and the others open it.
+`documents.parquet` lists which tokens belong to which document; `meta.json` holds counts, hashes and sizes. The
+directory is written under another name beside its place and then renamed. If several processes build the same one, the
+first to finish wins and the others open its directory.
 """
 
 import hashlib
@@ -25,18 +26,18 @@ from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import Document, describe, documents
 from proxies.corpus.tokenizer import TextEncoder
 
-FORMAT = 1  # another number: everything is built again
+FORMAT = 1  # changes with the layout of the files; caches with another number are built again
 SPLITS = ("train", "held_out")
 FILES = ("train.bin", "held_out.bin", "documents.parquet")
-BATCH_CHARACTERS = 1_000_000  # tokenized at once
-TABLE_ROWS = 8_192  # documents listed at once
+BATCH_CHARACTERS = 1_000_000  # about how many characters are tokenized at a time
+TABLE_ROWS = 8_192  # number of documents that are written to documents.parquet at a time
 TABLE = pa.schema([("id", "string"), ("split", "string"), ("start", "int64"), ("tokens", "int64"), ("bytes", "int64")])
 
 
 def reading(source: SourceSettings, *, held_out: float, draws: int) -> dict[str, Any]:
-    """All that decides the documents of a domain and their split.
+    """Return everything that decides which documents a domain has and how they are split, as recorded in meta.json.
 
-    `draws` (tokens) is where a streamed source without max_tokens stops.
+    A streamed source without max_tokens stops after `draws` tokens.
     """
     return {
         "train": describe(source),
@@ -48,24 +49,25 @@ def reading(source: SourceSettings, *, held_out: float, draws: int) -> dict[str,
 
 
 def is_held_out(text: str, share: float | None) -> bool:
-    """Whether a document is in the held-out share (None: nothing is).
+    """Say whether a document belongs to the held-out `share` (None: no document does).
 
-    By its content alone, so that a copy in another domain is held out as well.
+    Only its text decides, so a copy of it in another domain is held out as well.
     """
     return share is not None and int.from_bytes(_digest(text)[:8], "big") < share * 2**64
 
 
 def content_hash(content: Any) -> str:
-    """Short hash of something that JSON can hold, for names of files."""
+    """Return a short hash of a value that JSON can hold, for use in file names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_domain(
     cache: Path, name: str, source: SourceSettings, tokenizer: TextEncoder, inputs: dict[str, Any], bar: tqdm
 ) -> tuple[Path, dict[str, Any]]:
-    """The cache directory of a domain and its meta.json; built where it is missing or damaged.
+    """Return the cache directory of a domain and its meta.json; build the cache if it is missing or damaged.
 
-    Raises UserError for a source that is at fault and for a cache that cannot be written.
+    `inputs` is what `reading` returned; `bar` shows the progress. Raises UserError for a source that cannot be read and
+    for a cache that cannot be written.
     """
     path = cache / f"{name}-{content_hash([FORMAT, inputs, tokenizer.fingerprint])}"
     meta = _read_meta(path)
@@ -73,33 +75,33 @@ def open_domain(
         bar.set_description_str(name)
         try:
             if path.exists():
-                bar.write(f"the token cache {path} is damaged: built again")
+                bar.write(f"the token cache {path} is damaged; it is built again")
                 shutil.rmtree(path, ignore_errors=True)
             _build(path, source, tokenizer, inputs, bar)
         except OSError as error:
-            if not path.exists():  # else another process was faster: its directory is opened
+            if not path.exists():  # else another process was faster, and its directory is opened
                 raise unwritable(cache, error) from error
         meta = _read_meta(path)
         if meta is None:
-            raise RuntimeError(f"the token cache {path} is damaged right after it was written; check the disk")
+            raise RuntimeError(f"the token cache {path} was damaged right after it was written; check the disk")
     return path, meta
 
 
 def open_tokens(path: Path, split: str, tokenizer: TextEncoder) -> np.ndarray:
-    """The token ids of a split (uint16 or uint32), a read-only memory map of a cache directory."""
+    """Open the token ids of a split (uint16 or uint32) in a cache directory, as a read-only memory map."""
     return np.memmap(path / f"{split}.bin", token_dtype(tokenizer.vocab_size), mode="r")
 
 
 def unwritable(cache: Path, error: OSError) -> UserError:
-    """What to say when the cache cannot be written."""
+    """Return the error for a cache directory that cannot be written."""
     return UserError(
-        f"the token cache cannot be written in {cache}: {error.strerror or error}; make room, or set "
-        f"corpus.cache_dir to another place"
+        f"the token cache cannot be written in {cache}: {error.strerror or error}; free some disk space, or set "
+        "corpus.cache_dir to another directory"
     )
 
 
 class _Writer:
-    """The files of a cache directory while they grow, and what they hold so far."""
+    """Writer of the files of a cache directory, with counts and a hash of what they hold so far."""
 
     def __init__(self, directory: Path, tokenizer: TextEncoder) -> None:
         self.counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
@@ -113,7 +115,7 @@ class _Writer:
         self._files = {split: stack.enter_context(open(path, "wb")) for split, path in paths.items()}  # noqa: SIM115
 
     def add(self, split: str, document: Document, ids: np.ndarray) -> int:
-        """Append a document to a split; returns its size (bytes)."""
+        """Append a document to a split and return the size of its text (bytes)."""
         count, size = self.counts[split], len(document.text.encode())
         self._rows.append(
             {"id": document.id, "split": split, "start": count["tokens"], "tokens": len(ids) + 1, "bytes": size}
@@ -141,7 +143,7 @@ class _Writer:
 
 
 def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: dict[str, Any], bar: tqdm) -> None:
-    """Tokenize a domain into the cache directory `path`, a batch at a time."""
+    """Tokenize a domain into the cache directory `path`, one batch of documents at a time."""
     limit = inputs["limit"]
     complete = True
     with atomic_dir(path) as directory:
@@ -168,20 +170,20 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
 
 
 def _tokenized(texts: Iterable[Document], tokenizer: TextEncoder) -> Iterator[tuple[Document, np.ndarray]]:
-    """Documents with their token ids, read ahead by about `BATCH_CHARACTERS`."""
+    """Yield documents with their token ids, tokenized in batches of about BATCH_CHARACTERS characters."""
     batch: list[Document] = []
     size = 0
     for document in texts:
         batch.append(document)
         size += len(document.text)
         if size >= BATCH_CHARACTERS:
-            yield from zip(batch, tokenizer.encode([each.text for each in batch]), strict=True)
+            yield from zip(batch, tokenizer.encode([item.text for item in batch]), strict=True)
             batch, size = [], 0
-    yield from zip(batch, tokenizer.encode([each.text for each in batch]), strict=True)
+    yield from zip(batch, tokenizer.encode([item.text for item in batch]), strict=True)
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
-    """meta.json of a cache directory; None where it is missing or the files do not have the sizes that it names."""
+    """Read the meta.json of a cache directory; None if it is missing or the files have other sizes than it names."""
     try:
         meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
         return meta if meta["sizes"] == {name: (path / name).stat().st_size for name in FILES} else None

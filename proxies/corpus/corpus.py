@@ -1,6 +1,4 @@
-"""From text to rows: every domain tokenized once, kept on disk (`proxies/corpus/cache.py`), memory-mapped by every
-process.
-"""
+"""The corpus of a run: every domain is tokenized once, kept on disk (cache.py), and memory-mapped by every process."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.corpus.sources import documents
 from proxies.corpus.tokenizer import TextEncoder
 
-BPE_CHARACTERS = 40_000_000  # text that a BPE is trained on, all domains together,
-BPE_DOMAIN_CHARACTERS = 2_000_000  # and of one domain at most
+BPE_CHARACTERS = 40_000_000  # characters that a BPE is trained on at most, all domains together
+BPE_DOMAIN_CHARACTERS = 2_000_000  # characters of one domain that a BPE is trained on at most
 
 Result = TypeVar("Result")
 
@@ -28,47 +26,47 @@ Result = TypeVar("Result")
 class CorpusData:
     """A prepared corpus: the token ids of every domain and target, and what is recorded about them."""
 
-    names: tuple[str, ...]  # training domains, then targets: the order of the run
+    names: tuple[str, ...]  # training domains, then targets; this is the order of the run
     domains: tuple[str, ...]  # training domains only
     tokens: dict[str, np.ndarray]  # name: flat training token ids (uint16 or uint32, read-only memory map)
     held_out: dict[str, np.ndarray]  # name: flat held-out token ids
     documents: dict[str, Path]  # name: parquet of its documents (id, split: train or held_out, start, tokens, bytes)
-    record: dict[str, Any]  # what corpus.json holds
+    record: dict[str, Any]  # content of corpus.json
     tokenizer_path: Path  # a tokenizer.json
-    eos_id: int  # the end-of-text token after every document
-    vocab_size: int  # token ids are below this
-    row_tokens: int
-    pool: Pool | None = (
-        None  # the rows of the domain `reused` (proxies/reuse.py), which then comes first and has no tokens of its own
-    )
+    eos_id: int  # id of the end-of-text token that follows every document
+    vocab_size: int  # all token ids are below this
+    row_tokens: int  # length of a row (tokens)
+    # The rows of the domain `reused` (proxies/reuse.py), if there is one. It is then the first domain, and has no
+    # entry in `tokens`.
+    pool: Pool | None = None
 
     def members(self, name: str) -> tuple[str, ...]:
-        """The domains that a name stands for: itself, or those of the pool."""
+        """Return the domains that a name stands for: the domains of the pool for `reused`, else the name itself."""
         return tuple(self.pool.tokens) if self.pool is not None and name == self.domains[0] else (name,)
 
     @property
     def evaluated(self) -> tuple[str, ...]:
-        """Names that have held-out text: those of the pool in the place of `reused`."""
+        """Names of everything that has held-out text; the domains of the pool stand in the place of `reused`."""
         return tuple(member for name in self.names for member in self.members(name))
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names that are only evaluated."""
+        """Names of the targets, which are evaluated but not trained on."""
         return self.names[len(self.domains) :]
 
     def entry(self, name: str) -> dict[str, Any]:
-        """The record of one domain or target: documents, tokens, rows, bytes, held_out_tokens, ..."""
+        """Return the record of one domain or target: documents, tokens, rows, bytes, held_out_tokens, ..."""
         members = self.record.get("reused", {}).get("domains", [])
         return next(entry for entry in [*self.record["domains"], *members] if entry["name"] == name)
 
 
 def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *, progress: bool = False) -> CorpusData:
-    """Build or open the token cache of every domain and target; the same result in every process and every run.
+    """Build or open the token cache of every domain and target; the result is the same in every process and every run.
 
-    Call it in the main process first (`accelerator.main_process_first()`): what one built the others open. `cache_dir`:
-    where the caches are. `draws` {name: tokens}: how much the run reads of a domain or target, where a streamed source
-    without `max_tokens` stops. `progress` shows a bar. Raises UserError listing all domains that cannot be read or are
-    shorter than a row.
+    Call it in the main process first (`accelerator.main_process_first()`); the other processes then open what that one
+    built. `cache_dir` is the directory of the caches. `draws` is how many tokens of each domain and target the run
+    reads, by name; a streamed source without `max_tokens` stops there. `progress` shows a bar. Raises UserError listing
+    all domains that cannot be read or are shorter than a row.
     """
     inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=draws[name]))
     with tqdm(unit="B", unit_scale=True, delay=0.5, disable=not progress) as bar:
@@ -79,18 +77,18 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
             _refuse_short(meta, corpus)
             return path, meta
 
-        found = _each(corpus, opened)
+        caches = _each(corpus, opened)
         bar.set_description_str("corpus")
     return CorpusData(
         names=tuple(corpus.sources),
         domains=tuple(corpus.domains),
-        tokens={name: cache.open_tokens(path, "train", tokenizer) for name, (path, _) in found.items()},
-        held_out={name: cache.open_tokens(path, "held_out", tokenizer) for name, (path, _) in found.items()},
-        documents={name: path / "documents.parquet" for name, (path, _) in found.items()},
+        tokens={name: cache.open_tokens(path, "train", tokenizer) for name, (path, _) in caches.items()},
+        held_out={name: cache.open_tokens(path, "held_out", tokenizer) for name, (path, _) in caches.items()},
+        documents={name: path / "documents.parquet" for name, (path, _) in caches.items()},
         record={
             "tokenizer": tokenizer.record(),
             "row_tokens": corpus.row_tokens,
-            "domains": [_entry(name, meta, corpus) for name, (_, meta) in found.items()],
+            "domains": [_entry(name, meta, corpus) for name, (_, meta) in caches.items()],
         },
         tokenizer_path=tokenizer_path,
         eos_id=tokenizer.eos_id,
@@ -100,7 +98,7 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
 
 
 def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, bar: tqdm) -> tuple[TextEncoder, Path]:
-    """The tokenizer of the settings and its tokenizer.json in the cache; a BPE is trained where it is not there yet."""
+    """Return the tokenizer of the settings and the path of its tokenizer.json in the cache; train a BPE if needed."""
     size = corpus.tokenizer.train_bpe
     if size:
         path = (
@@ -109,7 +107,7 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
         )
         try:
             return tokenizers.from_file(path, f"bpe-{size}"), path
-        except UserError:  # not there, or damaged
+        except UserError:  # the file is missing or damaged
             bar.set_description_str("training the tokenizer")
         tokenizer = _train_bpe(corpus, inputs, size)
     else:
@@ -125,7 +123,7 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
 
 
 def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int) -> TextEncoder:
-    """A BPE from equally much training text of every training domain: its beginning, up to 2 million characters."""
+    """Train a BPE on the beginning of every training domain, equally many characters each, 2 million at most."""
     most = min(BPE_DOMAIN_CHARACTERS, BPE_CHARACTERS // len(corpus.domains))
 
     def beginning(name: str, source: SourceSettings) -> list[str]:
@@ -142,7 +140,10 @@ def _training_texts(source: SourceSettings, held_out: float | None) -> Iterator[
 
 
 def _each(corpus: CorpusSettings, act: Callable[[str, SourceSettings], Result]) -> dict[str, Result]:
-    """What `act` gives for every domain and target; raises one UserError with the faults of all of them."""
+    """Call `act` for every domain and target and return the results by name.
+
+    Raises a single UserError with the faults of all of them.
+    """
     results, faults = {}, []
     for name, source in corpus.sources.items():
         try:
@@ -156,7 +157,7 @@ def _each(corpus: CorpusSettings, act: Callable[[str, SourceSettings], Result]) 
 
 
 def _refuse_short(meta: dict[str, Any], corpus: CorpusSettings) -> None:
-    """UserError where a domain's training or held-out text does not fill one row."""
+    """Raise UserError if a domain's training or held-out text does not fill one row."""
     remedies = {
         "train": "add text to the domain, or shorten corpus.row_tokens",
         "held_out": f"raise corpus.held_out ({corpus.held_out}), give `validation` files, or shorten corpus.row_tokens",
@@ -165,7 +166,7 @@ def _refuse_short(meta: dict[str, Any], corpus: CorpusSettings) -> None:
     for split, remedy in remedies.items():
         tokens, count = meta[split]["tokens"], meta[split]["documents"]
         if tokens < corpus.row_tokens:
-            total = sum(meta[each]["documents"] for each in remedies)
+            total = sum(meta[name]["documents"] for name in remedies)
             what = "held-out" if split == "held_out" else "training"
             faults.append(
                 f"{tokens} {what} tokens ({count} of {total} documents), fewer than one row of {corpus.row_tokens}; "
@@ -176,7 +177,10 @@ def _refuse_short(meta: dict[str, Any], corpus: CorpusSettings) -> None:
 
 
 def _entry(name: str, meta: dict[str, Any], corpus: CorpusSettings) -> dict[str, Any]:
-    """What corpus.json says of a domain or target; tokens count each document's end-of-text token, bytes do not."""
+    """Return the entry of a domain or target in corpus.json.
+
+    Its tokens include the end-of-text token of each document, its bytes do not.
+    """
     train, held_out = meta["train"], meta["held_out"]
     return {
         "name": name,

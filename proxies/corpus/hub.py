@@ -8,9 +8,9 @@ from proxies.corpus.settings import SourceSettings
 
 
 def open_dataset(source: SourceSettings) -> Any:
-    """The split that a source names: a `datasets.Dataset`, or, streamed, an `IterableDataset`.
+    """Open the split that a source names, as a `datasets.Dataset`, or with streaming as an `IterableDataset`.
 
-    Raises UserError where there is none.
+    Raises UserError if it cannot be opened.
     """
     import datasets  # takes seconds to import, and most runs read files
 
@@ -23,14 +23,15 @@ def open_dataset(source: SourceSettings) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(
             f"dataset {source.dataset!r} (name {source.name}, split {source.split!r}) cannot be opened: {reason}; "
-            "give a dataset of the Hugging Face hub or a local dataset directory, and a name and split that it has"
+            "give a dataset on the Hugging Face hub or a local dataset directory, and a name and split that it has"
         ) from error
 
 
 def identity(source: SourceSettings) -> str:
-    """What tells one content of a hub dataset from another: its fingerprint or, streamed, its revision.
+    """Return an identifier that changes with the content of a dataset on the hub.
 
-    Raises UserError where the hub does not have it or cannot be reached.
+    It is the dataset's fingerprint, or its revision if it is streamed. Raises UserError if the hub does not have the
+    dataset or cannot be reached.
     """
     if not source.streaming:
         return f"fingerprint:{open_dataset(source)._fingerprint}"
@@ -38,9 +39,7 @@ def identity(source: SourceSettings) -> str:
 
     try:
         return f"revision:{huggingface_hub.HfApi().dataset_info(source.dataset).sha}"
-    except (
-        Exception
-    ) as error:  # the client lets the errors of its HTTP library through, whose types change with versions
+    except Exception as error:  # the client also raises errors of its HTTP library, whose types change with versions
         reason = " ".join(str(error).split())
         raise UserError(
             f"dataset {source.dataset!r} is neither a local directory nor found on the Hugging Face hub: {reason}; "

@@ -1,4 +1,4 @@
-"""Settings of the text: sources, tokenizer, rows, simulated budget."""
+"""Settings of the corpus: sources of text, tokenizer, rows, simulated budget."""
 
 from typing import Annotated
 
@@ -17,22 +17,23 @@ TokenCount = Annotated[
 
 
 class SourceSettings(Frozen):
-    """Where the text of one domain comes from: files, a dataset, or text already on the machine."""
+    """Source of one domain's text: files, a dataset, or text that is on this machine anyway."""
 
     data_files: str | list[str] = Field(
-        "", description="file, glob, or list of them: .parquet, .jsonl, .csv, .txt (also .gz, .zst)"
+        "", description="a file, a glob, or a list of these: .parquet, .jsonl, .csv, .txt (each also with .gz or .zst)"
     )
-    dataset: str = Field("", description="dataset name on the Hugging Face hub, or a local dataset directory")
-    name: str | None = Field(None, description="with dataset: its configuration")
-    split: str = Field("train", description="with dataset: its split")
-    streaming: bool = Field(False, description="with dataset: read on the fly, for data larger than disk")
-    builtin: str = Field("", description="text already on this machine, for the demo")
-    text: str = Field("text", description="column that holds the text")
+    dataset: str = Field("", description="name of a dataset on the Hugging Face hub, or a local dataset directory")
+    name: str | None = Field(None, description="with dataset: name of the dataset's configuration")
+    split: str = Field("train", description="with dataset: split of the dataset")
+    streaming: bool = Field(False, description="with dataset: read it as a stream, for data larger than the disk")
+    builtin: str = Field("", description="a kind of text that is on this machine anyway, for the demo")
+    text: str = Field("text", description="name of the column that holds the text")
     validation: str | list[str] = Field("", description="files of held-out text; empty: documents are held out by hash")
     max_tokens: int | None = Field(
         None,
         gt=0,
-        description="stop reading after this many training tokens; a streamed source stops at what the run draws",
+        description="stop reading after this many training tokens; empty: read everything, or with streaming as much "
+        "as the run trains on",
     )
 
     @model_validator(mode="after")
@@ -42,12 +43,12 @@ class SourceSettings(Frozen):
 
 
 class TokenizerSettings(Frozen):
-    """How text becomes tokens: exactly one of the four."""
+    """Choice of the tokenizer: exactly one of these four settings."""
 
     train_bpe: int = Field(0, ge=0, description="train a byte-level BPE of this vocabulary size on the corpus (tokens)")
-    file: str = Field("", description="a tokenizer.json")
-    pretrained: str = Field("", description="name or directory that transformers can load")
-    bytes: bool = Field(False, description="raw bytes: 256 tokens and an end-of-text token")
+    file: str = Field("", description="path of a tokenizer.json")
+    pretrained: str = Field("", description="name or directory of a tokenizer that transformers can load")
+    bytes: bool = Field(False, description="use raw bytes: 256 tokens and an end-of-text token")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "TokenizerSettings":
@@ -58,50 +59,60 @@ class TokenizerSettings(Frozen):
 
 
 class SimulateBudget(Frozen):
-    """Simulated epoching: the proxy repeats a domain as often as the large run would, at equal shares.
+    """Simulated epoching: at equal shares, the proxy repeats each domain as often as the large run would.
 
-    Of every training domain the run reads the first (tokens of this run) * (unique tokens of the domain) / `tokens`, in
-    whole rows, or all that there is.
+    For this the run reads only the first (tokens of this run) * (unique tokens of the domain) / `tokens` tokens of
+    every training domain, in whole rows, or the whole domain if that is less.
     """
 
     tokens: TokenCount | None = Field(
         None,
-        description="tokens of the large run, as 300e9 or 300B: a domain is cut to its first (tokens of this run) x "
-        "(its unique tokens) / "
-        "(this many) tokens, or all there are, and so repeats as often as in the large run at equal shares; empty: "
-        "nothing is cut",
+        description="tokens that the large run trains on, as 300e9 or 300B; every domain is cut to its first (tokens "
+        "of this run) x (its unique tokens) / (this number) tokens, or kept whole if it has fewer, so that it repeats "
+        "as often as in the large run at equal shares; empty: nothing is cut",
     )
     unique_tokens: dict[DomainName, TokenCount] = Field(
-        {}, description="tokens of text the large run has, by domain; others: the corpus's"
+        {},
+        description="tokens of text that the large run has, by domain; for domains not named: as many as this corpus "
+        "has",
     )
 
     @model_validator(mode="after")
     def _whole(self) -> "SimulateBudget":
         if self.unique_tokens and self.tokens is None:
             raise ValueError(
-                "unique_tokens without tokens; say how many tokens the large run trains on, as in tokens: 300e9"
+                "unique_tokens is set but tokens is not; say how many tokens the large run trains on, as in tokens: "
+                "300e9"
             )
         return self
 
 
 class CorpusSettings(Frozen):
-    """The text: domains to train on, targets to evaluate on, and how it becomes rows."""
+    """Settings of the corpus: domains to train on, targets to evaluate on, and how their text becomes rows."""
 
     tokenizer: TokenizerSettings = Field(description="how text becomes tokens")
     row_tokens: int = Field(128, ge=2, description="length of a row (tokens)")
-    domains: dict[DomainName, SourceSettings] = Field(description="training domains, name: source")
-    targets: dict[DomainName, SourceSettings] = Field({}, description="domains that are only evaluated, name: source")
+    domains: dict[DomainName, SourceSettings] = Field(description="training domains, as name: source")
+    targets: dict[DomainName, SourceSettings] = Field(
+        {}, description="domains that are not trained on but evaluated, as name: source"
+    )
     held_out: float = Field(
-        0.05, gt=0, lt=1, description="share of documents held out by hash where no validation is given"
+        0.05,
+        gt=0,
+        lt=1,
+        description="share of documents that are held out by hash, in domains without validation files",
     )
     cache_dir: str = Field("", description="directory of the token cache; empty: `cache` beside the run directory")
-    simulate_budget: SimulateBudget = Field(SimulateBudget(), description="repeat domains as a large run would")
+    simulate_budget: SimulateBudget = Field(
+        SimulateBudget(), description="repeat domains as often as a large run would"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> "CorpusSettings":
         if len(self.domains) < 2:
             raise ValueError(
-                f"domains holds {len(self.domains)}: a mixture needs at least two training domains; add another"
+                f"the number of domains is {len(self.domains)}: a mixture needs at least two training domains; add "
+                "another"
             )
         if both := sorted(set(self.domains) & set(self.targets)):
             raise ValueError(
@@ -109,12 +120,12 @@ class CorpusSettings(Frozen):
             )
         if unknown := sorted(set(self.simulate_budget.unique_tokens) - set(self.domains)):
             raise ValueError(
-                f"simulate_budget.unique_tokens names {', '.join(unknown)}, no training domain; allowed: "
-                f"{', '.join(self.domains)}"
+                f"simulate_budget.unique_tokens names {', '.join(unknown)}, but there is no such training domain; "
+                f"allowed: {', '.join(self.domains)}"
             )
         return self
 
     @property
     def sources(self) -> dict[str, SourceSettings]:
-        """Name: source of the training domains, then of the targets: the order of the run."""
+        """Sources by name, of the training domains and then of the targets; this is the order of the run."""
         return {**self.domains, **self.targets}

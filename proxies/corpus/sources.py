@@ -1,4 +1,7 @@
-"""Readers: from a domain's source (files, a dataset, text on the machine) to its documents, with flat memory."""
+"""Readers that turn a domain's source (files, a dataset, text on the machine) into documents, one at a time.
+
+Memory does not grow with the size of the source.
+"""
 
 import difflib
 import glob
@@ -27,35 +30,36 @@ COMPRESSIONS = ("gz", "zst")
 
 
 class Document(NamedTuple):
-    """One text and where it came from."""
+    """One text and the place that it came from."""
 
-    id: str  # file:line (jsonl), file:row (parquet, csv, dataset; the first is 1), file (txt), builtin:file:line
+    id: str  # file:line (jsonl), file:row (parquet, csv, dataset), file (txt) or builtin:file:line; counted from 1
     text: str
 
 
 def documents(source: SourceSettings, which: Which = "train") -> Iterator[Document]:
-    """The documents of a source in a fixed order; empty texts (also null ones) are left out.
+    """Yield the documents of a source in a fixed order, without those whose text is empty or null.
 
     `which` chooses the training text or the source's `validation` files. Raises UserError for a source that cannot be
-    read (the message leads to file and line) and for one that holds no text.
+    read (the message names file and line) and for one that holds no text.
     """
-    found = 0
+    total = 0
     empty = 0
     for document in _read(source, which):
-        found += 1
+        total += 1
         if document.text.strip():
             yield document
         else:
             empty += 1
-    if found == empty:
-        what = f"holds {found} documents, all of them empty" if found else "holds no documents"
+    if total == empty:
+        what = f"holds {total} documents, all of them empty" if total else "holds no documents"
         raise UserError(f"{_name(source, which)} {what}; give text, or leave this domain out")
 
 
 def describe(source: SourceSettings, which: Which = "train") -> list[dict[str, str]]:
-    """What is read, without reading the documents: [{format, uri, sha256}], one entry a file, in reading order.
+    """Return what a source consists of, without reading its documents: [{format, uri, sha256}], one entry per file.
 
-    The hash is of the file's bytes (of a dataset on the hub: its revision or fingerprint): it changes with the content.
+    The files are in reading order. The hash is over a file's bytes; for a dataset on the Hugging Face hub it is the
+    revision or fingerprint, which also changes with the content.
     """
     if which == "train" and source.builtin:
         return [
@@ -69,9 +73,9 @@ def describe(source: SourceSettings, which: Which = "train") -> list[dict[str, s
 
 
 def expand(patterns: str | list[str]) -> list[str]:
-    """The files that a glob (or a list of them) names: sorted within a glob, each once.
+    """Return the files that a glob or a list of globs names, sorted within each glob, and each file once.
 
-    Raises UserError naming every glob without a file and every file with an unknown ending.
+    Raises UserError naming every glob that matches no file and every file with an unknown ending.
     """
     paths: dict[str, None] = {}
     faults = []
@@ -92,7 +96,10 @@ def expand(patterns: str | list[str]) -> list[str]:
 
 
 def file_format(path: str) -> tuple[str, str]:
-    """(format, compression or "") from the file's name. Raises UserError for an ending that no reader knows."""
+    """Return the format and the compression ("" for none) by a file's name.
+
+    Raises UserError for an ending that no reader knows.
+    """
     parts = Path(path).name.lower().split(".")[1:]
     compression = parts.pop() if parts and parts[-1] in COMPRESSIONS else ""
     if not parts or parts[-1] not in FORMATS:
@@ -120,7 +127,7 @@ def _read(source: SourceSettings, which: Which) -> Iterator[Document]:
 
 @contextmanager
 def _blamed(place: str, what: str) -> Iterator[None]:
-    """Turns what the reading libraries raise into a UserError that names the place."""
+    """Turn the errors of the libraries that read files into a UserError that names the place."""
     try:
         yield
     except UserError:
@@ -131,7 +138,7 @@ def _blamed(place: str, what: str) -> Iterator[None]:
 
 
 def _read_parquet(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
-    # Parquet needs to seek: one that is compressed as a whole has to be unpacked in memory.
+    # A parquet reader jumps inside the file, so a file that is compressed as a whole is unpacked in memory.
     file = pq.ParquetFile(stream if stream.seekable() else pa.BufferReader(stream.read()))
     columns = {field.name: str(field.type) for field in file.schema_arrow}
     if column not in columns:
@@ -185,7 +192,7 @@ def _read_txt(path: str, stream: pa.NativeFile, column: str) -> Iterator[Documen
 def _read_dataset(source: SourceSettings) -> Iterator[Document]:
     dataset = hub.open_dataset(source)
     name = _name(source, "train")
-    if dataset.column_names is not None:  # unknown for some streams: then the first record tells
+    if dataset.column_names is not None:  # some streams do not know them; then the first record tells
         if source.text not in dataset.column_names:
             raise _no_column(name, source.text, dataset.column_names)
         dataset = dataset.select_columns([source.text])
@@ -196,13 +203,13 @@ def _read_dataset(source: SourceSettings) -> Iterator[Document]:
 
 
 def _document(place: str, column: str, value: object) -> Document:
-    """A document of what a column holds; null counts as empty text."""
+    """Return the document of a column's value; null counts as empty text. Raises UserError for other values."""
     if value is None:
         return Document(place, "")
     if not isinstance(value, str):
         raise UserError(
             f"{place}: column {column!r} holds {type(value).__name__} {str(value)[:40]!r}, not text; name the text "
-            f"column with `text:`"
+            "column with `text:`"
         )
     try:
         value.encode()
@@ -220,24 +227,24 @@ def _no_column(place: str, column: str, columns: Any) -> UserError:
 
 
 def _missing(pattern: str) -> str:
-    """Why a glob matched no file: the nearest directory that exists, and what in it looks like what was meant."""
+    """Return a message for a glob that matched no file, with the nearest directory and similar names in it."""
     if os.path.isdir(pattern):
         return f"{pattern}: is a directory; name its files with a glob such as {os.path.join(pattern, '*.parquet')}"
     parent = Path(pattern).parent
     while not parent.is_dir() and not glob.has_magic(str(parent)):
         parent = parent.parent
-    what = "no file matches this glob" if glob.has_magic(pattern) else "no such file"
+    fault = "no file matches this glob" if glob.has_magic(pattern) else "no such file"
     if not parent.is_dir():
-        return f"{pattern}: {what}; check the path"
-    there = sorted(os.listdir(parent))
+        return f"{pattern}: {fault}; check the path"
+    entries = sorted(os.listdir(parent))
     wanted = Path(pattern).relative_to(parent).parts[0]
-    alike = difflib.get_close_matches(wanted, there, n=5, cutoff=0.5) or there[:5]
-    more = ", ..." if len(there) > len(alike) else ""
-    return f"{pattern}: {what}; {parent} holds {', '.join(alike) or 'nothing'}{more}; check the path"
+    similar = difflib.get_close_matches(wanted, entries, n=5, cutoff=0.5) or entries[:5]
+    more = ", ..." if len(entries) > len(similar) else ""
+    return f"{pattern}: {fault}; {parent} holds {', '.join(similar) or 'nothing'}{more}; check the path"
 
 
 def _name(source: SourceSettings, which: Which) -> str:
-    """How messages and ids call a source."""
+    """Return the name of a source in messages and document ids."""
     if which == "train" and source.builtin:
         return f"builtin:{source.builtin}"
     if which == "train" and source.dataset:

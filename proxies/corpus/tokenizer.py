@@ -1,4 +1,4 @@
-"""From text to token ids: one kind of tokenizer (a tokenizer.json), trained here, given, pretrained, or raw bytes."""
+"""Tokenizers in the form of a tokenizer.json: trained on the corpus, read from a file, pretrained, or raw bytes."""
 
 import hashlib
 import itertools
@@ -23,7 +23,7 @@ KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sen
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer and its end-of-text token; build it with the functions below."""
+    """A tokenizer and its end-of-text token. The functions of this module build it."""
 
     name: str
     backend: Backend
@@ -32,33 +32,36 @@ class TextEncoder:
     separators_per_document = 1  # end-of-text tokens after each document
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (uint32) of each text, without the end-of-text token; text that spells one stays text."""
+        """Return the token ids (uint32) of each text, without an end-of-text token.
+
+        Text that spells the end-of-text token is encoded as ordinary text.
+        """
         return [
-            np.array(each.ids, dtype=np.uint32)
-            for each in self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            np.array(encoding.ids, dtype=np.uint32)
+            for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, special tokens spelled out."""
+        """Return the text of token ids, with special tokens spelled out."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number above every token id (tokens)."""
+        """Size of the vocabulary: the largest token id plus one (tokens)."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides the token ids; the order of keys or white space in the file does not count."""
+        """Hash of everything that decides the token ids; order of keys and white space in the file do not count."""
         content = json.dumps([json.loads(self.backend.to_str()), self.eos_id], sort_keys=True)
         return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json, atomically; `from_file` reads it back (if the end-of-text token is a known one)."""
+        """Write a tokenizer.json, atomically. `from_file` reads it back if the end-of-text token is a known one."""
         write_atomic(path, self.backend.to_str())
 
     def record(self) -> dict[str, Any]:
-        """What corpus.json says of a tokenizer."""
+        """Return the entry of this tokenizer in corpus.json."""
         return {
             "name": self.name,
             "vocab_size": self.vocab_size,
@@ -68,7 +71,10 @@ class TextEncoder:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> TextEncoder:
-    """A byte-level BPE of `vocab_size` tokens (fewer where no pair is left to merge), determined by the text."""
+    """Train a byte-level BPE of `vocab_size` tokens on texts; fewer tokens if no pair is left to merge.
+
+    The same texts always give the same tokenizer.
+    """
     backend = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -81,7 +87,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> TextEncoder:
 
 
 def head(texts: Iterable[str], characters: int) -> Iterator[str]:
-    """The first `characters` of some texts, the last one cut short."""
+    """Yield texts up to a total of `characters` characters; the last one is cut short."""
     left = characters
     for text in texts:
         yield text[:left]
@@ -91,27 +97,27 @@ def head(texts: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def equal_text(domains: Sequence[Sequence[str]]) -> Iterator[str]:
-    """As many characters of each domain as the longest has: shorter ones are repeated, so that all count alike."""
+    """Yield equally many characters of every domain: those shorter than the longest are repeated."""
     most = max(sum(map(len, texts)) for texts in domains)
     return itertools.chain.from_iterable(head(itertools.cycle(texts), most) for texts in domains)
 
 
 def raw_bytes() -> TextEncoder:
-    """Each byte of the UTF-8 text is a token (id: its value), 256 is the end of text."""
-    printable = [
-        *range(33, 127),
-        *range(161, 173),
-        *range(174, 256),
-    ]  # the byte-level alphabet writes these as they are,
-    others = [byte for byte in range(256) if byte not in printable]  # and these as the characters from 256 on
-    vocabulary = {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    """Return a tokenizer whose token ids are the bytes of the UTF-8 text; 256 is the end of text."""
+    # The byte-level alphabet writes printable bytes as the character of the same number, the others as characters from
+    # number 256 on.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    unprintable = [byte for byte in range(256) if byte not in printable]
+    vocabulary = {chr(byte): byte for byte in printable} | {
+        chr(256 + place): byte for place, byte in enumerate(unprintable)
+    }
     backend = _byte_level(models.BPE(vocab=vocabulary, merges=[]))
     backend.add_special_tokens([END_OF_TEXT])
     return _finish("bytes", backend, None)
 
 
 def from_file(path: str | Path, name: str = "") -> TextEncoder:
-    """The tokenizer of a tokenizer.json. Raises UserError if it is none or has no end-of-text token."""
+    """Read a tokenizer.json. Raises UserError if it is none, or if it has no end-of-text token."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -119,14 +125,14 @@ def from_file(path: str | Path, name: str = "") -> TextEncoder:
     try:
         backend = Backend.from_str(text)
     except Exception as error:  # the library raises no other type
-        raise UserError(f"{path} is not a tokenizer.json of the tokenizers library: {error}") from error
+        raise UserError(f"{path} is not a tokenizer.json of the Hugging Face tokenizers library: {error}") from error
     return _finish(name or str(path), backend, None)
 
 
 def from_pretrained(name: str) -> TextEncoder:
-    """The tokenizer of a model that transformers can load, by name or directory.
+    """Load the tokenizer of a model that transformers can load, by name or directory.
 
-    Raises UserError where there is none, where it has no tokenizer.json form, and where it has no end-of-text token.
+    Raises UserError if there is none, if it has no tokenizer.json form, or if it has no end-of-text token.
     """
     from transformers import AutoTokenizer  # takes seconds to import
 
@@ -136,18 +142,19 @@ def from_pretrained(name: str) -> TextEncoder:
         reason = " ".join(str(error).split())
         raise UserError(
             f"no tokenizer {name!r}: {reason}; give a directory or a name on the Hugging Face hub that transformers "
-            f"can load"
+            "can load"
         ) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(backend, Backend):
         raise UserError(
-            f"tokenizer {name!r} ({type(loaded).__name__}) has no tokenizer.json form; give a fast tokenizer"
+            f"tokenizer {name!r} ({type(loaded).__name__}) has no tokenizer.json form; give a tokenizer that "
+            "transformers has a fast version of"
         )
     return _finish(name, Backend.from_str(backend.to_str()), loaded.eos_token)
 
 
 def load(block: TokenizerSettings) -> TextEncoder:
-    """The tokenizer that the settings name; `train_bpe` needs the corpus and is not for here."""
+    """Load the tokenizer that the settings name. `train_bpe` must be unset, because it needs the corpus."""
     assert not block.train_bpe
     if block.bytes:
         return raw_bytes()
@@ -162,7 +169,10 @@ def _byte_level(model: models.Model) -> Backend:
 
 
 def _finish(name: str, backend: Backend, end: str | None) -> TextEncoder:
-    """A tokenizer that encodes whole documents: a file's rules for cutting, padding and special tokens are off."""
+    """Return a tokenizer that encodes whole documents, without a file's rules for truncation, padding, special tokens.
+
+    `end` is its end-of-text token; None: the first of KNOWN_ENDS that it has. Raises UserError if there is none.
+    """
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -170,8 +180,8 @@ def _finish(name: str, backend: Backend, end: str | None) -> TextEncoder:
     eos_id = backend.token_to_id(ends[0]) if ends else None
     if eos_id is None:
         raise UserError(
-            f"tokenizer {name} has no end-of-text token, which documents are joined with; "
-            f"known ones: {', '.join(KNOWN_ENDS)}; add one as a special token to its tokenizer.json, "
+            f"tokenizer {name} has no end-of-text token, which is put after every document; "
+            f"recognized ones: {', '.join(KNOWN_ENDS)}; add one as a special token to its tokenizer.json, "
             "or use `train_bpe` or `bytes`"
         )
     return TextEncoder(name, backend, eos_id)

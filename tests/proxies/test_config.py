@@ -111,7 +111,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("corpus", "update", "part"),
     [
-        ({"domains": {"only": {"data_files": "x"}}}, {}, "domains holds 1: a mixture needs at least two"),
+        ({"domains": {"only": {"data_files": "x"}}}, {}, "the number of domains is 1: a mixture needs at least two"),
         ({"targets": {"wiki": {"data_files": "x"}}}, {}, "wiki is named in both domains and targets"),
         (
             {},

@@ -161,10 +161,10 @@ def test_text_read_in_part_needs_a_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tokens", "unique", "part"),
     [
-        (None, {"vowels": 5}, "unique_tokens without tokens"),
+        (None, {"vowels": 5}, "unique_tokens is set but tokens is not"),
         ("many", {}, "'many' is no number of tokens"),
         (0, {}, "greater than 0"),
-        (1000, {"vowel": 5}, "names vowel, no training domain; allowed: vowels, consonants, digits"),
+        (1000, {"vowel": 5}, "names vowel, but there is no such training domain; allowed: vowels, consonants, digits"),
     ],
 )
 def test_a_budget_that_is_none_is_refused(tmp_path: Path, tokens: Any, unique: dict[str, Any], part: str) -> None:

@@ -306,15 +306,15 @@ def test_a_full_disk_is_a_clear_message_and_leaves_nothing_behind(
     monkeypatch.setattr(cache._Writer, "add", full)
     message = fault(settings(tmp_path, files))
     assert (
-        f"the token cache cannot be written in {tmp_path}/runs/cache: No space left on device; make room, or set"
-        in message
+        f"the token cache cannot be written in {tmp_path}/runs/cache: No space left on device; "
+        "free some disk space, or set" in message
     )
     assert len(left_behind(tmp_path / "runs" / "cache")) == 1  # the tokenizer
 
 
 def test_a_cache_directory_that_cannot_be_made_is_a_clear_message(tmp_path: Path, files: dict) -> None:
     (tmp_path / "file").write_text("")
-    assert "set corpus.cache_dir to another place" in fault(
+    assert "set corpus.cache_dir to another directory" in fault(
         settings(tmp_path, files, cache_dir=str(tmp_path / "file" / "x"))
     )
 
