@@ -1,1 +1,1 @@
-"""Every document of a run's text scored by the run's model."""
+"""Scores of the documents in a run's corpus, computed with the run's own model."""

@@ -1,4 +1,4 @@
-"""Which checkpoints score, and their models."""
+"""Choice of the checkpoints that score, and their models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,52 +17,52 @@ from proxies.corpus.corpus import CorpusData
 from proxies.models import build_model
 from proxies.settings import Settings
 
-VOLATILE = {"_name_or_path", "transformers_version", "architectures", "dtype"}  # of a config: no part of the model
+VOLATILE = {"_name_or_path", "transformers_version", "architectures", "dtype"}  # config keys that may differ
 
 
 @dataclass(frozen=True)
 class ScoredCheckpoint:
-    """A checkpoint's directory, and what is recorded of it."""
+    """Directory of a checkpoint, and what is recorded about it."""
 
     path: Path
     record: Checkpoint
 
 
 def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheckpoint]:
-    """The checkpoints that `wanted` names (last, all, steps), oldest first, with their steps' learning rates.
+    """Return the checkpoints that `wanted` names (last, all, steps), oldest first, with their steps' learning rates.
 
-    Raises UserError for a run without checkpoints and for steps that have none, listing those that have.
+    Raises UserError for a run without checkpoints, and for steps without one, listing the steps that have one.
     """
-    there = {int(path.name.removeprefix("step-")): path for path in checkpoints.checkpoints(run_dir)}
-    if not there:
+    paths = {int(path.name.removeprefix("step-")): path for path in checkpoints.checkpoints(run_dir)}
+    if not paths:
         raise UserError(
-            f"{run_dir} has no checkpoint (checkpoints/step-*) to score with; it has one every train.save_every "
-            f"steps and at the end: "
-            "continue the run with --resume, or restore them"
+            f"{run_dir} has no checkpoint (checkpoints/step-*) to score with; a run saves one every train.save_every "
+            "steps and at its end: continue the run with --resume, or restore its checkpoints"
         )
-    steps = {max(there) if word == "last" else int(word) for word in wanted if word != "all"} | (
-        set(there) if "all" in wanted else set()
+    steps = {max(paths) if word == "last" else int(word) for word in wanted if word != "all"} | (
+        set(paths) if "all" in wanted else set()
     )
-    if unknown := sorted(steps - set(there)):
+    if unknown := sorted(steps - set(paths)):
         raise UserError(
-            f"{run_dir} has no checkpoint of step {', '.join(map(str, unknown))}; it has {', '.join(map(str, there))} "
-            "(train.keep_checkpoints says how many are kept), last and all"
+            f"{run_dir} has no checkpoint of step {', '.join(map(str, unknown))}; allowed: "
+            f"{', '.join(map(str, paths))}, last, all (train.keep_checkpoints says how many are kept)"
         )
     frame = read_trajectory(run_dir).frame
     lrs = dict(zip(frame["step"], frame["lr"], strict=True))
     if lost := [step for step in sorted(steps) if step not in lrs]:
         raise UserError(
-            f"the trajectory of {run_dir} ends before step {lost[0]}, of which it has a checkpoint; restore it from "
-            f"a copy"
+            f"the trajectory of {run_dir} ends before step {lost[0]}, although the run has a checkpoint of that step; "
+            "restore the trajectory from a copy"
         )
-    return [ScoredCheckpoint(there[step], Checkpoint(step=step, lr=lrs[step])) for step in sorted(steps)]
+    return [ScoredCheckpoint(paths[step], Checkpoint(step=step, lr=lrs[step])) for step in sorted(steps)]
 
 
 def load_models(
     settings: Settings, corpus: CorpusData, found: Sequence[ScoredCheckpoint], *, device: torch.device
 ) -> list[PreTrainedModel]:
-    """Their models on the device, in evaluation mode, float32. Raises UserError for one that is damaged or not the
-    run's model.
+    """Load the checkpoints' models to the device, in evaluation mode and float32.
+
+    Raises UserError for a checkpoint that is damaged or not of this run's model.
     """
     expected = build_model(
         settings.model,
@@ -84,21 +84,21 @@ def _load(expected: PreTrainedModel, path: Path) -> PreTrainedModel:
             model, loaded = type(expected).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); restore it, or score with another (--checkpoints)"
+            f"{path} cannot be read ({error}); restore it, or score with another checkpoint (--checkpoints)"
         ) from error
     if changed:
         raise UserError(
             f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"
             + "\n".join(f"  {line}" for line in changed)
-            + "\nrestore it, or score with another (--checkpoints)"
+            + "\nrestore it, or score with another checkpoint (--checkpoints)"
         )
     if lost := sorted(loaded["missing_keys"]):
-        raise UserError(f"{path} lacks {', '.join(lost)}; restore it, or score with another (--checkpoints)")
+        raise UserError(f"{path} lacks {', '.join(lost)}; restore it, or score with another checkpoint (--checkpoints)")
     return model
 
 
 def _differences(run: PretrainedConfig, checkpoint: dict[str, Any]) -> list[str]:
-    """How a checkpoint's config.json differs from the run's, one line each."""
+    """Return the differences of a checkpoint's config.json from the run's, one line per key."""
     if run.model_type != (kind := checkpoint.get("model_type")):
         return [f"model_type: {run.model_type!r} -> {kind!r}"]
     before, after = run.to_dict(), type(run).from_dict(checkpoint).to_dict()

@@ -1,8 +1,9 @@
-"""Which documents of a domain are scored, cut into shards by a rule that does not know how many processes there are.
+"""The documents of a domain that are scored, cut into shards by a rule that does not depend on the number of processes.
 
-A document is cut into rows of row_tokens that overlap by one token, so that every token but its first is predicted
-once. Documents come from the token cache's documents.parquet, a batch at a time; of all documents only their numbers of
-rows are held at once (8 bytes each, one domain at a time, and only for --max-rows).
+A document is cut into rows of row_tokens tokens that overlap by one token, so that every token but the document's first
+is predicted once. Documents are read from the token cache's documents.parquet, one batch at a time. Only the number of
+rows of each document is in memory for all documents at once (8 bytes each, for one domain at a time, and only with
+--max-rows).
 """
 
 from collections.abc import Iterator
@@ -16,67 +17,65 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 
-SHARD_TOKENS = 2**18  # predicted tokens of a shard, about: what a kill loses, and what a process does at a time
-BATCH = 4_096  # documents read at once
+SHARD_TOKENS = 2**18  # about how many tokens a shard predicts: what a process does at a time, and what a kill can lose
+BATCH = 4_096  # documents that are read at a time
 Unit = Literal["document", "row"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`take` of the numbers 0 to `of` - 1, evenly spread."""
+    """Rule that takes `take` of the numbers 0 to `of` - 1, evenly spread."""
 
     take: int
     of: int
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """Which of these numbers are taken, bool like `numbers`."""
+        """Say which of these numbers are taken: a bool array of the shape of `numbers`."""
         return (numbers + 1) * self.take // self.of > numbers * self.take // self.of
 
 
 @dataclass(frozen=True)
 class DomainPlan:
-    """What of a domain is scored: by which unit, cut to which length, which documents or rows."""
+    """Plan of what is scored in one domain."""
 
-    documents: Path  # documents.parquet
-    unit: Unit
-    row_tokens: int
-    choice: Choice
+    documents: Path  # documents.parquet of the domain
+    unit: Unit  # what gets a score
+    row_tokens: int  # length of the rows that documents are cut into (tokens)
+    choice: Choice  # which documents, or which rows, are scored
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a plan comes to: documents, tokens and samples listed; predicted tokens of every shard."""
+    """Totals of a plan: how much text is scored, and in which shards."""
 
     documents: int
     tokens: int
     samples: int
-    shards: tuple[int, ...]
+    shards: tuple[int, ...]  # predicted tokens of every shard
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R rows of some documents: index of its document, number in it, first token in train.bin, length; int64 (R,)
-    each.
-    """
+    """R rows of some documents, in arrays int64 (R,)."""
 
-    document: np.ndarray
-    number: np.ndarray
-    start: np.ndarray
-    length: np.ndarray
+    document: np.ndarray  # index of the row's document
+    number: np.ndarray  # number of the row in its document, from 0
+    start: np.ndarray  # position of the row's first token in train.bin
+    length: np.ndarray  # number of tokens
 
     @property
     def predicted(self) -> np.ndarray:
-        """Tokens that a row's loss is the mean of."""
+        """Number of tokens that each row predicts: all but its first."""
         return self.length - 1
 
     @property
     def own_start(self) -> np.ndarray:
-        """First token that is listed with the row: its overlap with the row before belongs to that."""
+        """Position of each row's first own token; the token that two rows share belongs to the earlier row."""
         return self.start + (self.number > 0)
 
     @property
     def own_tokens(self) -> np.ndarray:
-        """Tokens listed with the row; their sum over a document is the document's."""
+        """Number of each row's own tokens; their sum over a document's rows is the number of its tokens."""
         return self.length - (self.number > 0)
 
     def __getitem__(self, chosen: np.ndarray) -> "Rows":
@@ -84,9 +83,9 @@ class Rows:
 
 
 def make_plan(documents: Path, *, unit: Unit, row_tokens: int, max_rows: int | None) -> DomainPlan:
-    """The plan of a domain: everything, or at most `max_rows` rows (whole documents where documents are scored).
+    """Plan a domain: score everything, or at most `max_rows` rows, evenly spread.
 
-    Raises UserError where not even one document fits.
+    If documents are scored, whole documents are taken, as many as fit. Raises UserError if not even one fits.
     """
     plan = DomainPlan(documents, unit, row_tokens, Choice(1, 1))
     if max_rows is None:
@@ -100,19 +99,20 @@ def make_plan(documents: Path, *, unit: Unit, row_tokens: int, max_rows: int | N
     if unit == "row":
         return DomainPlan(documents, unit, row_tokens, Choice(max_rows, rows))
     take, numbers, most = 0, np.arange(len(counts)), len(counts)
-    while most - take > 1:  # the sum is not quite monotonous; `take` always fits
+    while most - take > 1:  # bisection; the sum does not always grow with the number taken, but `take` always fits
         middle = (take + most) // 2
         fits = counts[Choice(middle, len(counts))(numbers)].sum() <= max_rows
         take, most = (middle, most) if fits else (take, middle)
     if not take:
         raise UserError(
-            f"no whole document fits: its {len(counts):,} documents have {rows / len(counts):,.0f} rows on average"
+            f"no whole document fits: the domain's {len(counts):,} documents have {rows / len(counts):,.0f} rows on "
+            "average"
         )
     return DomainPlan(documents, unit, row_tokens, Choice(take, len(counts)))
 
 
 def count(plan: DomainPlan) -> Totals:
-    """What the plan comes to; reads all of documents.parquet."""
+    """Count the totals of a plan. Reads all of documents.parquet."""
     documents = tokens = samples = 0
     shards: list[int] = []
     for shard in shards_of(plan):
@@ -125,28 +125,30 @@ def count(plan: DomainPlan) -> Totals:
 
 
 def shards_of(plan: DomainPlan) -> Iterator[pd.DataFrame]:
-    """The shards: chosen documents (id, start, tokens, first: number in the domain of its first row) in file order.
+    """Yield the shards as tables of the documents that are scored, in file order.
 
-    A shard holds the documents that begin within its SHARD_TOKENS predicted tokens of those that are scored.
+    Columns: id, start, tokens, and `first`, the number of the document's first row among all rows of the domain. The
+    predicted tokens of all scored documents, in file order, are divided into spans of SHARD_TOKENS; a shard holds the
+    documents that begin in its span.
     """
-    held: list[pd.DataFrame] = []
+    pieces: list[pd.DataFrame] = []
     done = shard = 0
     for frame in _chosen(plan):
         predicted = frame.pop("predicted").to_numpy()
         number = (done + np.cumsum(predicted) - predicted) // SHARD_TOKENS
         done += int(predicted.sum())
-        for each, part in frame.groupby(number):
-            if each != shard and held:
-                yield pd.concat(held, ignore_index=True)
-                held = []
-            held.append(part)
-            shard = each
-    if held:
-        yield pd.concat(held, ignore_index=True)
+        for at, part in frame.groupby(number):
+            if at != shard and pieces:
+                yield pd.concat(pieces, ignore_index=True)
+                pieces = []
+            pieces.append(part)
+            shard = at
+    if pieces:
+        yield pd.concat(pieces, ignore_index=True)
 
 
 def rows_of(plan: DomainPlan, shard: pd.DataFrame) -> Rows:
-    """The rows of a shard's documents that are scored, document by document."""
+    """Return the rows of a shard's documents that are scored, document by document."""
     rows = cut(shard["start"].to_numpy(), shard["tokens"].to_numpy(), row_tokens=plan.row_tokens)
     if plan.unit == "document":
         return rows
@@ -154,12 +156,12 @@ def rows_of(plan: DomainPlan, shard: pd.DataFrame) -> Rows:
 
 
 def row_counts(tokens: np.ndarray, row_tokens: int) -> np.ndarray:
-    """(S,) rows that documents of `tokens` (S,) tokens are cut into."""
+    """Return the number of rows (S,) that documents of `tokens` (S,) tokens are cut into."""
     return -((1 - np.asarray(tokens)) // (row_tokens - 1))
 
 
 def cut(start: np.ndarray, tokens: np.ndarray, *, row_tokens: int) -> Rows:
-    """All rows of documents at `start` (S,) with `tokens` (S,) tokens, at least 2 each."""
+    """Cut documents that begin at `start` (S,) and have `tokens` (S,) tokens, at least 2 each, into all their rows."""
     counts = row_counts(tokens, row_tokens)
     document = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -168,7 +170,7 @@ def cut(start: np.ndarray, tokens: np.ndarray, *, row_tokens: int) -> Rows:
 
 
 def _documents(path: Path) -> Iterator[pd.DataFrame]:
-    """Training documents of at least 2 tokens: id, start, tokens."""
+    """Yield tables (id, start, tokens) of the training documents of at least 2 tokens."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=["id", "split", "start", "tokens"]):
             frame = batch.to_pandas()
@@ -176,7 +178,11 @@ def _documents(path: Path) -> Iterator[pd.DataFrame]:
 
 
 def _chosen(plan: DomainPlan) -> Iterator[pd.DataFrame]:
-    """The documents of the plan, with `first` and `predicted`, tokens of it that are scored."""
+    """Yield tables of the documents that the plan chooses, with the additional columns `first` and `predicted`.
+
+    `first` is the number of the document's first row in the domain, `predicted` the number of its predicted tokens in
+    the rows that are scored.
+    """
     numbers = rows = 0
     for frame in _documents(plan.documents):
         counts = row_counts(frame["tokens"], plan.row_tokens)

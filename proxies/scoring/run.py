@@ -1,6 +1,4 @@
-"""A scoring from start to table: the run's models and text, what is missing, shard by shard, what a person reads at the
-end.
-"""
+"""A whole scoring: load the run's models and text, score the missing shards one by one, print a table at the end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,12 +38,12 @@ from proxies.scoring.rows import Scorer, combine, score_rows, unigram_surprisal
 from proxies.scoring.settings import ScoreSettings
 from proxies.settings import Settings, load_settings
 
-WAIT = timedelta(days=7)  # processes wait for each other's last shard
+WAIT = timedelta(days=7)  # how long processes wait for each other's last shard
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done, the same in every process."""
+    """Description of everything that is to be scored, the same in every process."""
 
     run_dir: Path
     corpus: CorpusData
@@ -55,7 +53,10 @@ class Work:
 
 
 def score(settings: ScoreSettings) -> None:
-    """Score a run; of what RUN_DIR/scores holds already nothing is done again."""
+    """Score the documents of a run and write the scores to RUN_DIR/scores.
+
+    Shards that have their part there already are not scored again.
+    """
     run = _run_settings(settings.run_dir)
     checkpoints = choose_checkpoints(run.run_path, settings.checkpoints)
     precision = "no" if run.train.precision == "fp32" else run.train.precision
@@ -92,18 +93,18 @@ def score(settings: ScoreSettings) -> None:
 def _run_settings(run_dir: str) -> Settings:
     path = Path(run_dir).resolve()
     if not (path / "config.yaml").is_file():
-        found = (
+        reason = (
             "it has no config.yaml"
             if path.is_dir()
             else "it is not a directory"
             if path.exists()
-            else "it is not there"
+            else "it does not exist"
         )
-        raise UserError(f"{run_dir} is not a run directory: {found}; give one that `proxies.train` wrote")
+        raise UserError(f"{run_dir} is not a run directory: {reason}; give one that `proxies.train` wrote")
     if not (path / "corpus.json").is_file():
         raise UserError(
-            f"{run_dir} has no corpus.json to say which text it read; restore it, or give a run that `proxies.train` "
-            f"wrote"
+            f"{run_dir} has no corpus.json, which says which text the run read; restore it, or give a run that "
+            "`proxies.train` wrote"
         )
     return load_settings(path / "config.yaml", ["--run_dir", str(path)])
 
@@ -128,7 +129,7 @@ def _surprisal(settings: ScoreSettings, corpus: CorpusData) -> np.ndarray | None
 def _plan(
     settings: ScoreSettings, run_dir: Path, corpus: CorpusData, checkpoints: list[Checkpoint], accelerator: Accelerator
 ) -> Work:
-    """What is to be scored. Raises UserError naming every domain of which --max-rows leaves nothing."""
+    """Plan what is to be scored. Raises UserError naming every domain that --max-rows leaves nothing of."""
     plans, faults = {}, []
     for name in corpus.domains:
         try:
@@ -141,7 +142,7 @@ def _plan(
         raise UserError(
             f"--max-rows {settings.max_rows} is too few:\n"
             + "\n".join(faults)
-            + "\nraise it, or score rows (--unit row)"
+            + "\nraise it, or score rows instead of documents (--unit row)"
         )
     totals = {name: count(plan) for name, plan in plans.items()}
     meta = ScoresMeta(
@@ -171,7 +172,10 @@ def _scored(corpus: CorpusData, name: str, total: Totals) -> ScoredDomain:
 
 
 def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
-    """Numbers of the shards to score; scores/ is this call's, or was begun by one that asked for the same."""
+    """Return the numbers of the shards that are still to be scored; write meta.json if the directory is new.
+
+    Raises UserError if RUN_DIR/scores was begun with other settings, or has parts but no meta.json.
+    """
     before = read_meta(work.run_dir)
     if before is not None:
         free = {"complete": False, "environment": {}}
@@ -179,42 +183,49 @@ def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
             raise UserError(
                 f"{scores_path(work.run_dir)} was made with other settings (then -> now):\n"
                 + "\n".join(f"  {line}" for line in changed)
-                + f"\nset them back to go on, or remove {scores_path(work.run_dir)} to score again"
+                + f"\nset them back to continue, or remove {scores_path(work.run_dir)} to score again"
             )
     missing = missing_parts(work.run_dir, work.meta)
-    accelerator.wait_for_everyone()  # all have looked at what is there
+    accelerator.wait_for_everyone()  # until every process has looked at the directory
     if accelerator.is_main_process and before is None:
         if len(missing) < work.meta.parts:
             raise UserError(
-                f"{scores_path(work.run_dir)} has parts but no meta.json to say what they are; remove it to score again"
+                f"{scores_path(work.run_dir)} has parts but no meta.json, which says what they are; remove the "
+                "directory to score again"
             )
         _write(lambda: write_meta(work.run_dir, work.meta))
-    accelerator.wait_for_everyone()  # no part without a meta.json
+    accelerator.wait_for_everyone()  # so that no part is written before meta.json
     return missing
 
 
 def _score_missing(work: Work, scorer: Scorer, missing: list[int], accelerator: Accelerator) -> None:
-    """Every processes-th missing shard, each written as soon as it is done."""
-    mine = set(missing[accelerator.process_index :: accelerator.num_processes])
+    """Score this process's share of the missing shards, and write each as soon as it is done.
+
+    With P processes, every P-th missing shard belongs to this one.
+    """
+    assigned = set(missing[accelerator.process_index :: accelerator.num_processes])
     sizes = [size for total in work.totals.values() for size in total.shards]
     main, several = accelerator.is_main_process, accelerator.num_processes > 1
-    total = sum(sizes[number] for number in mine)
+    total = sum(sizes[number] for number in assigned)
     first = 0
     with tqdm(total=total, unit="token", unit_scale=True, disable=not main or not total, dynamic_ncols=True) as bar:
         for name, plan in work.plans.items():
             numbers = range(first, first + len(work.totals[name].shards))
             first = numbers.stop
-            if mine.isdisjoint(numbers):
+            if assigned.isdisjoint(numbers):
                 continue
             bar.set_description_str(f"{name} (process 1 of {accelerator.num_processes})" if several else name)
             for number, shard in zip(numbers, shards_of(plan), strict=True):
-                if number in mine:
+                if number in assigned:
                     table = _score_shard(work, scorer, name, shard, bar)
                     _write(partial(write_part, work.run_dir, number, table))
 
 
 def _score_shard(work: Work, scorer: Scorer, name: str, shard: pd.DataFrame, bar: tqdm) -> pa.Table:
-    """The table of a shard. Raises UserError for a score that is not finite, naming domain and document."""
+    """Score a shard and return its table.
+
+    Raises UserError for a score that is not finite, naming domain and document, and if the device runs out of memory.
+    """
     plan = work.plans[name]
     rows = rows_of(plan, shard)
     by_row = plan.unit == "row"
@@ -222,8 +233,8 @@ def _score_shard(work: Work, scorer: Scorer, name: str, shard: pd.DataFrame, bar
         scores = combine(score_rows(scorer, rows, work.corpus.tokens[name], on_batch=bar.update), rows, by_row=by_row)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{name}: the device has no room for a batch of {scorer.batch_tokens} tokens; lower --batch-tokens (what "
-            f"is scored is kept)"
+            f"{name}: the device does not have enough memory for a batch of {scorer.batch_tokens} tokens; lower "
+            "--batch-tokens (finished parts are kept)"
         ) from error
     sample = rows.document if by_row else slice(None)
     keys = {
@@ -247,11 +258,9 @@ def _require_finite(frame: pd.DataFrame, meta: ScoresMeta) -> None:
             steps = ", ".join(str(checkpoint.step) for checkpoint in meta.checkpoints)
             first = bad.iloc[0]
             raise UserError(
-                f"{score} of document {first['document']} in domain {first['domain']} is {first[score]} ({len(bad)} "
-                f"of {len(frame)} "
-                f"samples of its part) with the checkpoint of step {steps}: the model has diverged; score with an "
-                f"earlier one "
-                "(--checkpoints)"
+                f"{score} of document {first['document']} in domain {first['domain']} is {first[score]}, and "
+                f"{len(bad)} of {len(frame)} samples of its part are not finite, with the checkpoint of step {steps}: "
+                "the model has diverged; score with an earlier checkpoint (--checkpoints)"
             )
 
 
@@ -260,8 +269,8 @@ def _write(write: Callable[[], None]) -> None:
         write()
     except OSError as error:
         raise UserError(
-            f"the scores could not be written ({error}); finished parts are kept: make room and give the same "
-            f"command again"
+            f"the scores could not be written ({error}); finished parts are kept: free some disk space and give the "
+            "same command again"
         ) from error
 
 
@@ -270,13 +279,13 @@ def _say_hello(work: Work, model: torch.nn.Module, missing: list[int], accelerat
     scored, tokens = (
         sum(getattr(domain, key) for domain in meta.domains.values()) for key in ("scored_documents", "scored_tokens")
     )
-    there = f", {meta.parts - len(missing)} of {meta.parts} parts are there" if len(missing) < meta.parts else ""
+    done = f", {meta.parts - len(missing)} of {meta.parts} parts are done" if len(missing) < meta.parts else ""
     print(
         f"model:  {parameter_count(model) / 1e6:.2f} M parameters, step "
-        f"{', '.join(str(each.step) for each in meta.checkpoints)}, "
+        f"{', '.join(str(checkpoint.step) for checkpoint in meta.checkpoints)}, "
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}\n"
         f"text:   {scored:,} documents, {tokens_text(tokens)} tokens of {len(meta.domains)} domains, rows of "
-        f"{meta.row_tokens}{there}\n"
+        f"{meta.row_tokens}{done}\n"
         f"scores: {', '.join(meta.scores)}",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""What a scoring is asked for, from the words of its command."""
+"""Settings of a scoring, read from the words of its command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,36 +16,38 @@ INFORMATION = ("nll_mean", "nll_sum", "surprisal_mean", "surprisal_sum", "inform
 
 
 class ScoreSettings(Frozen):
-    """A scoring; every setting is a flag of the command, `_` in it may be written `-`."""
+    """Settings of a scoring. Each is a flag of the command, in which `_` may be written `-`."""
 
     run_dir: str = Field(
-        description="the run whose documents are scored with its checkpoints; stands first, without a flag"
+        description="directory of the run whose documents are scored with its own checkpoints; comes first, without a "
+        "flag"
     )
     scores: tuple[Score, ...] = Field(
         ("self_influence", "information", "word_embedding"),
         min_length=1,
-        description="one or several of self_influence (squared gradient norm), information (losses, unigram "
-        "surprisal), word_embedding",
+        description="one or several of self_influence (squared gradient norm), information (losses and unigram "
+        "surprisal), word_embedding (squared norm of the input embedding's gradient)",
     )
     scopes: tuple[str, ...] = Field(
         ("all", "first_block"),
         min_length=1,
-        description="parameters of self_influence: all, first_block, blocks, embedding, head, or patterns of "
-        "parameter names",
+        description="parameters that self_influence is computed over, one score for each: all, first_block, blocks, "
+        "embedding, head, or patterns of parameter names",
     )
     checkpoints: tuple[Step, ...] = Field(
         ("last",),
         min_length=1,
-        description="last, all, or steps; gradient scores of several are averaged by learning rate (TracIn)",
+        description="last, all, or numbers of steps; gradient scores of several checkpoints are averaged with their "
+        "learning rates as weights (TracIn)",
     )
     unit: Literal["document", "row"] = Field(
-        "document", description="what gets a score: a document, or every row of it"
+        "document", description="what gets a score: every document, or every row of every document"
     )
     max_rows: int | None = Field(
-        None, ge=1, description="score at most so many rows of a domain, spread over its documents (rows)"
+        None, ge=1, description="score at most this many rows per domain, spread over its documents (rows)"
     )
     batch_tokens: int = Field(
-        4096, ge=2, description="tokens of one pass, padding included: lower it where memory runs out (tokens)"
+        4096, ge=2, description="tokens in one pass, padding included; lower it if memory runs out (tokens)"
     )
 
     @field_validator("scores", "scopes", "checkpoints", mode="after")
@@ -57,21 +59,21 @@ class ScoreSettings(Frozen):
     @classmethod
     def _no_score(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "word_embedding" in value:
-            raise ValueError("word_embedding is a score, not a scope: --scores word_embedding")
+            raise ValueError("word_embedding is a score, not a scope; use --scores word_embedding")
         return value
 
     @property
     def gradient_columns(self) -> dict[str, str]:
-        """{column: doge's scope} of the scores that need a backward pass."""
-        found = {f"self_influence_{scope}": scope for scope in self.scopes} if "self_influence" in self.scores else {}
-        return found | ({"word_embedding": "word_embedding"} if "word_embedding" in self.scores else {})
+        """Scopes (doge/scopes.py) by column, of the scores that need a backward pass."""
+        columns = {f"self_influence_{scope}": scope for scope in self.scopes} if "self_influence" in self.scores else {}
+        return columns | ({"word_embedding": "word_embedding"} if "word_embedding" in self.scores else {})
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the scores, in the order of their columns."""
-        found = list(self.gradient_columns)
-        where = len(found) - ("word_embedding" in found)
-        return (*found[:where], *(INFORMATION if "information" in self.scores else ()), *found[where:])
+        """Names of the score columns, in their order in the table."""
+        names = list(self.gradient_columns)
+        place = len(names) - ("word_embedding" in names)
+        return (*names[:place], *(INFORMATION if "information" in self.scores else ()), *names[place:])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,7 +82,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(words: Sequence[str]) -> ScoreSettings:
-    """Settings of the command's words. Raises UserError listing every fault with what is allowed."""
+    """Return the settings in the words of a command line.
+
+    Raises UserError listing every fault with what is allowed.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name, field in ScoreSettings.model_fields.items():
         flag = f"--{name}" if name != "run_dir" else name
@@ -89,7 +94,7 @@ def parse(words: Sequence[str]) -> ScoreSettings:
     try:
         return ScoreSettings.model_validate(given)
     except ValidationError as error:
-        raise UserError("this cannot be scored:\n" + "\n".join(list_faults(error))) from error
+        raise UserError("settings of the scoring cannot be used:\n" + "\n".join(list_faults(error))) from error
 
 
 def _spelled(word: str) -> str:

@@ -283,7 +283,7 @@ def test_the_table_at_the_end_names_every_domain(run: Path, capsys: pytest.Captu
         ),
         (["--scopes", "word_embedding"], ["--scores word_embedding"]),
         (["--checkpoints", "first"], ["checkpoints", "first"]),
-        (["--checkpoints", "last", "5", "7"], ["no checkpoint of step 5, 7", "it has 4, 6", "last and all"]),
+        (["--checkpoints", "last", "5", "7"], ["no checkpoint of step 5, 7", "allowed: 4, 6, last, all"]),
         (["--unit", "word"], ["unit", "'document' or 'row'"]),
         (["--max-rows", "0"], ["max_rows", "greater than or equal to 1"]),
         (
@@ -322,7 +322,7 @@ def test_parts_without_a_meta_are_not_taken_for_ours(run: Path, capsys: pytest.C
 def test_a_directory_that_is_no_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fresh_accelerator: None
 ) -> None:
-    assert "it is not there" in message(capsys, tmp_path / "nothing")
+    assert "it does not exist" in message(capsys, tmp_path / "nothing")
     assert "it has no config.yaml" in message(capsys, tmp_path)
     assert "run_dir" in message(capsys, "--scores", "information")
 

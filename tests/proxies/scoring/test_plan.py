@@ -95,7 +95,7 @@ def test_max_rows_takes_rows_or_whole_documents_from_all_over_the_domain(tmp_pat
 
 def test_a_limit_that_no_document_fits_is_refused(tmp_path: Path) -> None:
     path = write_documents(tmp_path / "documents.parquet", [800, 900])
-    with pytest.raises(UserError, match="no whole document fits: its 2 documents have 122 rows on average"):
+    with pytest.raises(UserError, match="no whole document fits: the domain's 2 documents have 122 rows on average"):
         make_plan(path, unit="document", row_tokens=8, max_rows=10)
 
 
