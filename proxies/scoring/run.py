@@ -21,6 +21,7 @@ from mixtures.samples.scores import (
     ScoresMeta,
     missing_parts,
     read_meta,
+    read_scores,
     scores_path,
     table_schema,
     write_meta,

@@ -487,9 +487,7 @@ def test_the_rule_of_alignments_does_not_take_it() -> None:
     half = torch.full((2,), 0.5, dtype=torch.float64)
     arguments = {
         "prior": half,
-        "importance": half,
-        "targets": half > 1,
-        "worst": False,
+        "objective": doge.Objective(half, half > 1),
         "lr": 1.0,
         "max_grad_norm": 1.0,
     }

@@ -239,10 +239,10 @@ def test_many_prefixes_in_a_short_run_get_the_surplus_that_they_need(tmp_path: P
     """22 prefixes, 1500 sequences: web is asked for 1208 and would have the 1206 of its one epoch."""
     write(tmp_path, "web", [np.full(1206 * LENGTH + 1, 17_000)])
     write(tmp_path, "code", [np.full(1000, 33_000)])
-    places = {"web": tmp_path / "web", "code": tmp_path / "code"}
     for number in range(20):
         write(tmp_path, f"math-{number}", [np.full(300 + 37 * number, 50_000)])
-        words.append(f"math={tmp_path / f'math-{number}'}")
+    maths = [tmp_path / f"math-{number}" for number in range(20)]
+    places = {"web": tmp_path / "web", "code": tmp_path / "code", "math": maths}
     mixture = make_mixture(tmp_path, {"only": {"web": 0.8, "code": 0.05, "math": 0.15}}, tokens=1500 * LENGTH)
     convert(mixture, to="megatron", output=tmp_path / "out", data=places, sequence_length=LENGTH)
     blend = read_json(tmp_path / "out" / "blend.json")
