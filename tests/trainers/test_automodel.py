@@ -23,7 +23,7 @@ from nemo_automodel.recipes.llm.train_ft import _get_domain_mixture_blend
 from toy import NAMES, SECOND, WANTED, ZERO, documents, documents_in, domains_of, kept, make_mixture, token_shares
 
 from mixtures.convert import convert
-from mixtures.convert.formats.megatron_idx import Index
+from mixtures.convert.formats.megatron.idx import Index
 from mixtures.errors import UserError
 
 LENGTH, BATCH = 128, 16

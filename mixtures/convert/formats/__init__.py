@@ -9,7 +9,7 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
 MODULES = {
-    "megatron": "megatron",
+    "megatron": "megatron.megatron",
     "automodel": "automodel",
     "olmo-core": "olmo_core",
     "levanter": "levanter",

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from mixtures.convert.formats.megatron_views import (
+from mixtures.convert.formats.megatron.views import (
     BlendPart,
     domain_shares,
     plan_reading,

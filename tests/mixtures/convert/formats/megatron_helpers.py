@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.convert import convert
-from mixtures.convert.formats.megatron_idx import Index, read_index
+from mixtures.convert.formats.megatron.idx import Index, read_index
 from tests.trainers.support import toy
 
 

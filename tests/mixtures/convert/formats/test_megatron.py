@@ -12,7 +12,7 @@ import yaml
 
 from mixtures import Mixture
 from mixtures.convert import convert
-from mixtures.convert.formats.megatron_views import count_sequences
+from mixtures.convert.formats.megatron.views import count_sequences
 from mixtures.errors import UserError
 from tests.mixtures.convert.formats.megatron_helpers import (
     converted,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.convert.formats.megatron_idx import HEADER, Index, read_index
+from mixtures.convert.formats.megatron.idx import HEADER, Index, read_index
 from mixtures.errors import UserError
 from tests.mixtures.convert.formats.megatron_helpers import (
     converted,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixtures.convert.formats.megatron_idx import Index
+from mixtures.convert.formats.megatron.idx import Index
 from mixtures.convert.job import Job
 from mixtures.convert.lengths import Selection
 from mixtures.errors import UserError

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixtures.convert.formats.megatron_idx import Index, read_index
-from mixtures.convert.formats.megatron_samples import times_read
+from mixtures.convert.formats.megatron.idx import Index, read_index
+from mixtures.convert.formats.megatron.samples import times_read
 from mixtures.convert.job import Content, Job, Span
 from mixtures.errors import UserError
 

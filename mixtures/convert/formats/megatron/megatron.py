@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
-from mixtures.convert.formats.megatron_views import (
+from mixtures.convert.formats.megatron.views import (
     BlendPart,
     domain_shares,
     plan_reading,
