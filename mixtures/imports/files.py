@@ -1,13 +1,13 @@
-"""What the files of other programs and trainers say of a mixture: amounts as they stand there, stage by stage.
+"""What the files of other programs and trainers say about a mixture: shares with the names in the file, stage by stage.
 
 doremi    domain config {"train_domain_weights": {name: share}, ...}
-regmix    ratios, CSV or JSON, one mixture a row; its prefix `train_` is dropped
+regmix    ratios, CSV or JSON, one mixture per row; the prefix `train_` of its names is dropped
 olmix     ratios, CSV or JSON, or a proposal [{"domain": name, "weight": share}, ...]
-megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), or JSON as a list or {"train": ..., "valid":
-          ..., ...}
+megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), a JSON list of these,
+          or {"train": ..., "valid": ..., ...}
 levanter  YAML with train_weights {name: weight} or [[step, {name: weight}], ...]
-hf        JSON {name: probability}, or {"datasets": [name, ...], "probabilities": [p, ...]}, or what `convert --to hf`
-          writes
+hf        JSON {name: probability}, or {"datasets": [name, ...], "probabilities": [p, ...]},
+          or what `convert --to hf` writes
 json      {name: share}, or what `convert --to json` writes
 """
 
@@ -23,31 +23,40 @@ from mixtures.files import read_json, read_yaml
 from mixtures.imports.tables import DOREMI, read_shares
 from mixtures.schedule.shares import PREFIX, ROUNDING, checked_shares
 
-Amounts = list[tuple[str, Any]]  # names as the file calls them, a name may come again
+Amounts = list[tuple[str, Any]]  # (name in the file, amount); a name may come several times
 
 
 @dataclass(frozen=True)
 class TrainerFile:
-    """One file. stages: (first step, {name: share, sum 1}), the first at 0; names are those of the file. by_tokens:
-    these are no steps,
-    but tokens. unit: what a share is a share of, where the file says it."""
+    """What one file says about a mixture, with the names that the file uses.
+
+    where: the file, and the place in it, for messages. stages: (first step, {name: share}), shares with sum 1, the
+    first stage at step 0. by_tokens: the stages begin at tokens instead of steps. unit: what a share is a share of,
+    where the file says it. sequence_length: tokens per row, where the file says it. batches: (first step, sequences per
+    step), where the file says them. notes: what the user should know.
+    """
 
     where: str
     stages: tuple[tuple[int, dict[str, float]], ...]
     by_tokens: bool = False
     unit: str | None = None
     sequence_length: int | None = None
-    batches: tuple[tuple[int, int], ...] = ()  # (first step, sequences a step), where the file says them
+    batches: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A format. unit: what a share is a share of, where the file does not say it; rows of a fixed length are tokens."""
+    """How the files of one format are read.
+
+    read: function of the path and the row of --row. unit: what a share is a share of, where the file does not say it;
+    for sequences, rows of one fixed length, this is `token`, because their shares are the shares of tokens. rows: a
+    file holds several mixtures, and --row chooses one.
+    """
 
     read: Callable[[Path, str | None], TrainerFile]
     unit: Literal["token", "document"] = "token"
-    rows: bool = False  # holds several mixtures, of which --row chooses one
+    rows: bool = False
 
 
 def _doremi(path: Path, row: str | None) -> TrainerFile:
@@ -63,11 +72,11 @@ def _ratios(path: Path, row: str | None) -> TrainerFile:
 
 
 def _regmix(path: Path, row: str | None) -> TrainerFile:
-    found = _ratios(path, row)
-    shares = found.stages[0][1]
+    ratios = _ratios(path, row)
+    shares = ratios.stages[0][1]
     bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
     prefixed = all(name.startswith(PREFIX) for name in shares)
-    return TrainerFile(found.where, ((0, bare),)) if prefixed else found
+    return TrainerFile(ratios.where, ((0, bare),)) if prefixed else ratios
 
 
 def _megatron(path: Path, row: str | None) -> TrainerFile:
@@ -99,7 +108,7 @@ def _megatron(path: Path, row: str | None) -> TrainerFile:
 
 
 def _levanter(path: Path, row: str | None) -> TrainerFile:
-    _text(path)  # says that it is not there
+    _text(path)  # raises UserError where the file is missing or no text
     record = read_yaml(path)
     data = record.get("data", record) if isinstance(record, dict) else None
     weights = data.get("train_weights") if isinstance(data, dict) else None
@@ -155,7 +164,7 @@ def _json(path: Path, row: str | None) -> TrainerFile:
 
 
 def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> TrainerFile:
-    """What `convert` wrote: a list of stages with start_tokens and shares, and the unit of these."""
+    """Read a file that `convert` wrote: a list of stages with start_tokens and shares, and the unit of the shares."""
     stages = []
     try:
         for number, stage in enumerate(record["stages"]):
@@ -181,10 +190,10 @@ READERS = {
 
 
 def read_found(path: str | Path, *, source: str, row: str | None = None) -> TrainerFile:
-    """What the file `path` of the format `source` says.
+    """Read the file `path` of the format `source`: its stages and shares, with the names in the file.
 
-    row: which mixture of a file with several. Raises UserError for an unknown format (all named), a row where there are
-    none, a file that is missing, damaged or of another format, and amounts that are no mixture.
+    row: which mixture of a file with several. Raises UserError for an unknown format (the message names all), a row
+    where the format has none, a file that is missing, damaged or of another format, and amounts that are no mixture.
     """
     if source not in READERS:
         raise UserError(f"--from {source}: unknown; allowed: {', '.join(READERS)}")
@@ -195,7 +204,7 @@ def read_found(path: str | Path, *, source: str, row: str | None = None) -> Trai
 
 
 def _normalised(amounts: Amounts, *, where: str) -> dict[str, float]:
-    """Amounts as shares of their sum, those of one name added up: these trainers divide by the sum."""
+    """Return the amounts divided by their sum, as the trainer does; amounts of the same name are added up."""
     bad = [
         f"{name}: {amount!r}" for name, amount in amounts if not _is_number(amount) or not 0 <= float(amount) < math.inf
     ]
@@ -219,7 +228,7 @@ def _check_starts(starts: Sequence[int], *, where: str) -> None:
 
 
 def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
-    """Levanter's batch size: a number, or [{start: step, value: sequences}, ...]; empty: not in the file."""
+    """Read Levanter's batch size: a number, or [{start: step, value: sequences}, ...]; empty where there is none."""
     if value is None:
         return ()
     steps = [{"start": 0, "value": value}] if isinstance(value, int) else value

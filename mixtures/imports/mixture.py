@@ -1,4 +1,4 @@
-"""Files of other programs, read as shares or as a whole mixture of the text of another one."""
+"""Files of other programs, read as shares, or as a whole mixture over the text of a known one."""
 
 import json
 import math
@@ -27,11 +27,11 @@ from mixtures.version import VERSION
 
 @dataclass(frozen=True)
 class Imported:
-    """What a file of another program says: `mixture` over the text of `like`, or without it the shares alone."""
+    """What the files of another program say: a mixture over the text of `like`, or without `like` the shares alone."""
 
     shares: dict[str, float]  # {domain: share of trained tokens}, sum 1, over the whole schedule
     mixture: Mixture | None
-    notes: tuple[str, ...]  # what a reader should know
+    notes: tuple[str, ...]  # what the user should know
 
     def to_frame(self) -> pd.DataFrame:
         """Return the mixture's table (`Mixture.to_frame`), or one line per domain with its share."""
@@ -67,13 +67,14 @@ def import_mixture(
 ) -> Imported:
     """Read the mixture in the files of a trainer or a method, as shares of trained tokens.
 
-    source: the format (`mixtures.imports.files.READERS`). like: a mixture, its file, or a run over the same text; with
-    it the result is a whole mixture with the file's stages, for the file `output`. row: which mixture of a table. data:
-    how the files call the domains, a pattern with `{domain}` or {domain: what it is called}. starts: where each file
-    after the first begins (tokens). sequence_length, batch_size: turn steps into tokens where the file does not say
-    them. document_tokens, cache, max_document_tokens, packed: lengths of documents, where shares are of documents.
-    token_budget: tokens of the schedule, max_epochs: caps, in the place of those of `like`.
-    Raises UserError for files that cannot be read, and for what does not fit together.
+    source: the format (`mixtures.imports.files.READERS`). like: a mixture, its file, or a run, over the same text; with
+    it the result is a whole mixture with the stages of the files, for the file `output`. row: which mixture of a table.
+    data: how the files call the domains, as a pattern with `{domain}` or as {domain: what it is called}. starts: where
+    each file after the first begins (tokens). sequence_length, batch_size: turn steps into tokens where the file does
+    not say them. document_tokens, cache, max_document_tokens, packed: lengths of documents, where shares are of
+    documents. token_budget: tokens of the schedule, and max_epochs: caps, instead of those of `like`.
+
+    Raises UserError for files that cannot be read, and for values that do not fit together.
     """
     if like is None and (token_budget is not None or max_epochs):
         raise UserError(
@@ -111,10 +112,10 @@ def as_mixture(
     token_budget: int | None = None,
     max_epochs: Bound = None,
 ) -> Mixture:
-    """The schedule over the text of `like`, with its caps (`max_epochs` replaces them) and sample policies, for the
-    file `output`.
+    """Return the schedule as a mixture over the text of `like`, for the file `output`, with its sample policies.
 
-    Raises UserError for a schedule that does not fit into the tokens, and caps that do not hold.
+    max_epochs: caps that replace those of `like`. Raises UserError for a schedule that does not fit into the tokens,
+    and for caps that do not hold.
     """
     names = [domain.name for domain in like.domains]
     check_bounds(names, max_epochs=max_epochs, min_share=None, unique_tokens=None)
@@ -159,7 +160,10 @@ def as_mixture(
 
 
 def _domain(domain: Domain, cap: float | None, here: Path | None, there: Path) -> Domain:
-    """The domain of `like`, its manifest named relative to the new file, with another cap where one is given."""
+    """Return a domain of `like` for the new file, its cap replaced and its manifest's path relative to `there`.
+
+    here: directory of the file of `like`. cap: None keeps the cap, inf removes it.
+    """
     changes: dict[str, Any] = {}
     if cap is not None:
         changes |= (

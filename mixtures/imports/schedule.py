@@ -1,4 +1,4 @@
-"""From what a file says (`import_files`) to shares of trained tokens of our domains, by tokens since the beginning."""
+"""From what a file says (`imports.files`) to shares of trained tokens by domain, and the token where each stage begins."""
 
 import itertools
 import math
@@ -19,27 +19,28 @@ from mixtures.schedule.manifest import open_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import EVERY
 
-Stages = list[tuple[str, dict[str, float]]]  # where it stands, {domain: share}
+Stages = list[tuple[str, dict[str, float]]]  # (file and place in it, {domain: share})
 
-ENDINGS = re.compile(
-    r"((_text)?_(document|sentence)|@\d+)?(\.bin|\.idx)?$"
-)  # after a name: Megatron's preprocessing, `convert` (views)
+# after a domain's name: what Megatron's preprocessing adds, and what `convert` adds to its views (@NUMBER)
+ENDINGS = re.compile(r"((_text)?_(document|sentence)|@\d+)?(\.bin|\.idx)?$")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """stages: (tokens since its beginning, {domain: share of trained tokens, sum 1}).
+    """The mixture that files say, stage by stage.
 
-    notes: what a reader should know.
+    stages: (first token, counted from the beginning of the schedule; {domain: share of trained tokens}, sum 1). notes:
+    what the user should know. record: where it comes from, for the new mixture's provenance.
     """
 
     stages: tuple[tuple[int, dict[str, float]], ...]
     notes: tuple[str, ...]
-    record: dict[str, Any]  # for the provenance
+    record: dict[str, Any]
 
     def only(self, paths: Sequence[str | Path]) -> dict[str, float]:
-        """The shares of its one stage. Raises UserError where it has several: how long they are is not known without a
-        mixture.
+        """Return the shares of the one stage.
+
+        Raises UserError where there are several: without a mixture it is not known how long each of them is.
         """
         if len(self.stages) > 1:
             raise UserError(
@@ -51,8 +52,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of documents, as for `convert` (`convert.lengths`): means in tokens by name, a token cache, where documents are
-    cut.
+    """What the user said about the lengths of documents, as for `convert` (`convert.lengths`).
+
+    means: {domain: tokens per document}. cache: token cache of the proxy run. most_tokens: tokens after which a
+    document is cut off.
     """
 
     means: Mapping[str, float] = field(default_factory=dict)
@@ -75,11 +78,12 @@ def read_schedule(
 ) -> Schedule:
     """Read the schedule in the files `paths` of the format `source`, in tokens.
 
-    like: whose domains these are; one that no file names gets 0. data: how the files call the domains, as {name: what
-    it is called} or a pattern with `{domain}`. starts: where every file after the first begins (tokens).
-    sequence_length, batch_size: turn the steps of a staged file into tokens, where it does not say them. lengths: of
-    documents, where `like` does not know them or they differ. packed: the documents of a document-counting file are
-    rows of a fixed length. Raises UserError for all that does not fit together.
+    like: the mixture whose domains these are; a domain that no file names gets share 0. row: which mixture of a table.
+    data: how the files call the domains, as {name: what it is called} or a pattern with `{domain}`. starts: where every
+    file after the first begins (tokens). sequence_length, batch_size: turn the steps of a staged file into tokens,
+    where the file does not say them. lengths: lengths of documents, where `like` does not know them or they differ.
+    packed: what the file counts as documents are rows of a fixed length. Raises UserError for values that do not fit
+    together.
     """
     files = _read(paths, source=source, row=row, starts=starts)
     begins = (
@@ -88,14 +92,14 @@ def read_schedule(
         else _begins(files[0], like, sequence_length=sequence_length, batch_size=batch_size)
     )
     stages = [
-        (found.where, _named(shares, as_places(data), source=source)) for found in files for _, shares in found.stages
+        (file.where, _named(shares, as_places(data), source=source)) for file in files for _, shares in file.stages
     ]
-    notes = [note for found in files for note in found.notes]
+    notes = [note for file in files for note in file.notes]
     if like is not None:
         stages, absent = _over(stages, [domain.name for domain in like.domains])
         notes += [f"not in the file, so share 0: {', '.join(absent)}"] if absent else []
-    counted = files[0].unit or READERS[source].unit
-    record: dict[str, Any] = {"format": source, "unit": "sequence" if packed else counted}
+    file_unit = files[0].unit or READERS[source].unit
+    record: dict[str, Any] = {"format": source, "unit": "sequence" if packed else file_unit}
     if record["unit"] == "document":
         means = record["document_tokens"] = _means(stages, like, lengths or Lengths())
         stages = [(where, _as_tokens(shares, means)) for where, shares in stages]
@@ -103,7 +107,7 @@ def read_schedule(
             f"documents turned into tokens by their means: "
             f"{', '.join(f'{name} {mean:,.4g}' for name, mean in means.items())}"
         )
-    elif lengths not in (None, Lengths()) or (packed and counted != "document"):
+    elif lengths not in (None, Lengths()) or (packed and file_unit != "document"):
         raise UserError(
             "--document-tokens, --cache, --max-document-tokens, --packed: they make shares of tokens from shares of "
             f"documents, those of {files[0].where} are of {record['unit']}s already: leave them out"
@@ -112,13 +116,14 @@ def read_schedule(
 
 
 def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: Sequence[int]) -> list[TrainerFile]:
+    """Read all files. Raises UserError where `starts` does not fit their number, or where one of several has stages."""
     if len(paths) != len(starts) + 1 or any(later <= earlier for earlier, later in itertools.pairwise([0, *starts])):
         raise UserError(
             f"{len(paths)} file(s), --starts {' '.join(map(str, starts)) or 'not given'}: give one file, or say after "
             "how many tokens each file after the first begins, ascending"
         )
     files = [read_found(path, source=source, row=row) for path in paths]
-    if len(files) > 1 and (staged := [found.where for found in files if len(found.stages) > 1]):
+    if len(files) > 1 and (staged := [file.where for file in files if len(file.stages) > 1]):
         raise UserError(f"{', '.join(staged)}: has stages of its own; give it alone")
     return files
 
@@ -126,8 +131,10 @@ def _read(paths: Sequence[str | Path], *, source: str, row: str | None, starts: 
 def _begins(
     found: TrainerFile, like: Mixture | None, *, sequence_length: int | None, batch_size: BatchSize | None
 ) -> list[int]:
-    """Where the stages after the first begin, in tokens: by what was given, by the file, by the mixture, in this
-    order.
+    """Return where the stages after the first begin, in tokens.
+
+    Steps are turned into tokens by the sequence length and batch size of the arguments, or else of the file; the
+    sequence length may also come from the mixture. Raises UserError where one of the two is not known.
     """
     if len(found.stages) == 1 or found.by_tokens:
         return [start for start, _ in found.stages[1:]]
@@ -146,7 +153,7 @@ def _begins(
 
 
 def _batches(by_step: Sequence[tuple[int, int]], sequence_length: int) -> Batches:
-    """From (first step, sequences a step)."""
+    """Return the batches of a schedule that is given as (first step, sequences per step)."""
     pieces = [by_step[0]]
     for (step, size), (later, sequences) in itertools.pairwise(by_step):
         pieces.append((pieces[-1][0] + (later - step) * size * sequence_length, sequences))
@@ -154,7 +161,7 @@ def _batches(by_step: Sequence[tuple[int, int]], sequence_length: int) -> Batche
 
 
 def _named(shares: Mapping[str, float], places: Mapping[str, Sequence[str]], *, source: str) -> dict[str, float]:
-    """The shares by domain: what the file calls in several ways is added up."""
+    """Return {domain: share} from the names in the file; the shares of several names of one domain are added up."""
     named: dict[str, float] = {}
     for called, share in shares.items():
         name = _name(called, places) or (ENDINGS.sub("", Path(called).name) if source == "megatron" else called)
@@ -163,7 +170,10 @@ def _named(shares: Mapping[str, float], places: Mapping[str, Sequence[str]], *, 
 
 
 def _name(called: str, places: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the domain that is called so, by a path from here or from the root as `convert` writes it, or None."""
+    """Return the domain that the file calls `called`, or None.
+
+    A name in `places` is compared as it stands and as an absolute path, because `convert` writes absolute paths.
+    """
     for name, paths in places.items():
         for path in paths:
             for form in (path, os.path.abspath(path)):
@@ -173,7 +183,10 @@ def _name(called: str, places: Mapping[str, Sequence[str]]) -> str | None:
 
 
 def _over(stages: Stages, names: Sequence[str]) -> tuple[Stages, list[str]]:
-    """The stages with a share for each of `names`, and those that no stage has."""
+    """Return the stages with a share for each of `names`, and the names that no stage has.
+
+    Raises UserError where a stage has a domain that is not among them.
+    """
     unknown = [
         f"  - {where}: {', '.join(extra)}"
         for where, shares in stages
@@ -191,7 +204,7 @@ def _over(stages: Stages, names: Sequence[str]) -> tuple[Stages, list[str]]:
 
 
 def _means(stages: Stages, like: Mixture | None, lengths: Lengths) -> dict[str, float]:
-    """{name: mean tokens of a document} of every domain that is used."""
+    """Return {name: mean tokens per document} of every domain with a share. Raises UserError where one is not known."""
     where, shares = stages[0]
     if wrong := [
         f"{name}={mean:g}" for name, mean in lengths.means.items() if name not in shares or not 0 < mean < math.inf
@@ -220,6 +233,7 @@ def _means(stages: Stages, like: Mixture | None, lengths: Lengths) -> dict[str, 
 
 
 def _as_tokens(shares: Mapping[str, float], means: Mapping[str, float]) -> dict[str, float]:
+    """Return shares of tokens from shares of documents and mean tokens per document; sum 1."""
     amounts = {name: share * means[name] if share else 0.0 for name, share in shares.items()}
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}

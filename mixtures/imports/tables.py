@@ -1,14 +1,14 @@
-"""One mixture from a file of this or another program, and the Mixture that keeps such shares throughout.
+"""One mixture from a file of this package or of another program.
 
 What is read (by suffix, then by content):
 
     .json   mixture.json of this package (a staged one becomes its average over the tokens, with a warning)
             DoReMi's domain config {"train_domain_weights": {name: share}, ...}
             Olmix's proposal [{"domain": name, "weight": share}, ...]
-            {name: share}, or a list of such objects, one a mixture
-    .csv    ratios of RegMix and Olmix: a header of domain names, one row a mixture
+            {name: share}, or a list of such objects, one per mixture
+    .csv    ratios of RegMix and Olmix: a header of domain names, one row per mixture
 
-In rows the columns index, run, run_id, name and pandas' unnamed one say which row it is; all others are domains.
+In rows the columns index, run, run_id, name and the unnamed one of pandas say which row it is; all others are domains.
 """
 
 import csv
@@ -44,13 +44,15 @@ class Row(NamedTuple):
 def read_shares(
     path: str | Path, *, names: Sequence[str] | None = None, row: int | str | None = None
 ) -> dict[str, float]:
-    """{domain: share of trained tokens}, sum 1, from the file `path` (formats: see the module).
+    """Read {domain: share of trained tokens}, sum 1, from the file `path`; this module's docstring lists the formats.
 
     names: the domains that the shares must be for, no more and no fewer; the result is in their order (None: the file's
-    names and order). RegMix's prefix `train_` is dropped where the names match only without it.
-    row: which of several mixtures, by the value of a label column, or by position from 0 where no label is a number.
-    Shares that sum to 1 but for rounding (within 0.01) are normalised. Raises UserError for a file that is damaged or
-    of another format, a row that is not there, shares that are no mixture, domains that do not match.
+    names and order). RegMix's prefix `train_` is dropped where the names match only without it. row: which of several
+    mixtures, by the value of a label column, or by position from 0 where no label column holds numbers. Shares that sum
+    to 1 within 0.01 are normalised.
+
+    Raises UserError for a file that is damaged or of another format, a row that is not there, shares that are no
+    mixture, and domains that do not match.
     """
     chosen = _choose(read_rows(Path(path)), row, Path(path))
     shares = checked_shares(chosen.values, where=chosen.where, tolerance=ROUNDING)
@@ -58,7 +60,7 @@ def read_shares(
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All mixtures in a file, in its order. Raises UserError for a file that is damaged or of another format."""
+    """Return all mixtures in a file, in its order. Raises UserError for a file that is damaged or of another format."""
     suffix = path.suffix.lower()
     if suffix not in (".json", ".csv"):
         raise UserError(f"{path} ends in {suffix or 'no suffix'!r}; allowed: .json, .csv; holding {FORMATS}")
@@ -66,7 +68,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _json_rows(record: Any, where: str) -> list[Row]:
-    """The mixtures in parsed JSON."""
+    """Return the mixtures in parsed JSON."""
     if isinstance(record, dict) and isinstance(record.get("kind"), str):
         return [Row(where, {}, _average(Mixture.from_record(record, where=where), where))]
     if isinstance(record, dict) and isinstance(record.get(DOREMI), dict):
@@ -82,7 +84,10 @@ def _json_rows(record: Any, where: str) -> list[Row]:
 
 
 def csv_rows(path: Path) -> list[Row]:
-    """The lines of a CSV under its header: label columns as text, numbers elsewhere, text where a cell is none."""
+    """Return the lines of a CSV file under its header: label columns as text, other cells as numbers if they are.
+
+    Raises UserError for a file that is missing, damaged or without a row, and for a repeated column.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -119,30 +124,33 @@ def _number(cell: str) -> float | str:
 
 
 def _average(mixture: Mixture, where: str) -> dict[str, float]:
+    """Return the mixture's weights, averaged over the tokens of its stages; warn where there are several stages."""
     if len(mixture.stages) > 1:
         warnings.warn(f"{where} has {len(mixture.stages)} stages; their average over its tokens is taken", stacklevel=5)
     return mixture.average_weights()
 
 
 def _choose(rows: list[Row], row: int | str | None, path: Path) -> Row:
-    """The only row, or the one that `row` names by a label or, where no label column is numbers, by its position."""
+    """Return the row that `row` names by a label, or by position if no label column holds numbers; None: the only row."""
     columns: dict[str, list[str]] = {}
     for label in dict.fromkeys(label for candidate in rows for label in candidate.labels):
         columns[label or "first column"] = [candidate.labels.get(label, "") for candidate in rows]
     if not any(all(value.isdecimal() for value in values) for values in columns.values()):
         columns["position"] = [str(number) for number in range(len(rows))]
-    there = "; ".join(f"{name}: {some(values)}" for name, values in columns.items())
+    choices = "; ".join(f"{name}: {some(values)}" for name, values in columns.items())
     if row is None:
         if len(rows) > 1:
-            raise UserError(f"{path} holds {len(rows)} mixtures; say which one with row, by {there}")
+            raise UserError(f"{path} holds {len(rows)} mixtures; say which one with row, by {choices}")
         return rows[0]
-    found = [number for number in range(len(rows)) if any(values[number] == str(row) for values in columns.values())]
-    if len(found) != 1:
+    matches = [number for number in range(len(rows)) if any(values[number] == str(row) for values in columns.values())]
+    if len(matches) != 1:
         several = (
-            f"is {len(found)} mixtures, {some([rows[number].where for number in found])}" if found else "is not there"
+            f"is {len(matches)} mixtures, {some([rows[number].where for number in matches])}"
+            if matches
+            else "is not there"
         )
-        raise UserError(f"{path}: row {row} {several}; there are {len(rows)} mixtures, by {there}")
-    return rows[found[0]]
+        raise UserError(f"{path}: row {row} {several}; there are {len(rows)} mixtures, by {choices}")
+    return rows[matches[0]]
 
 
 def _refuse_twice(names: Sequence[str], where: str) -> None:
@@ -151,4 +159,5 @@ def _refuse_twice(names: Sequence[str], where: str) -> None:
 
 
 def some(values: Sequence[str], most: int = 6) -> str:
+    """Join values for a message: all of them, or the first `most` - 1 and the last one."""
     return ", ".join(values) if len(values) <= most else f"{', '.join(values[: most - 1])}, ... {values[-1]}"
