@@ -1,13 +1,17 @@
-"""mixture.json -> the files of a trainer.
+"""Conversion of a mixture.json into the files of a trainer.
 
-    conversion  convert: the line from file to files
-    table       Format, Option: what a trainer counts in and accepts; the formats themselves are in formats/, one file
-    each
-    lengths     trained tokens a document: shares of tokens <-> shares of documents; sample policies
-    paths       where the data are
-    steps       tokens -> steps
-    job         what a format's writer is given; output: what it gives back
-    simulate    what the trainer will really do; report: export_report.json
+conversion  convert: the whole way from a mixture to a directory of files
+options     words of the command line as values, and the options of single formats
+table       Format: what a trainer counts in, what it accepts, and the function that writes its files
+formats/    the formats, one file per trainer (Megatron: a folder)
+job         what a format's writer gets (Job) and what it returns (Output)
+lengths     trained tokens per document: from shares of tokens to shares of documents; sample policies
+paths       where the data of every domain are
+steps       from tokens to training steps
+rows        rows of files that every stage reads, for trainers that take rows instead of shares
+simulate    what the trainer will really do: shares and epochs
+report      export_report.json
+docs        the table of formats as text, and docs/trainers.md
 
 >>> from mixtures.convert import convert
 >>> print(convert("mixture.json", to="hf", output="for_hf").text)
@@ -23,7 +27,7 @@ __all__ = ["Report", "convert"]
 
 
 def __getattr__(name: str) -> Any:
-    """The public names at their first use: `mixtures --help` need not wait for pydantic."""
+    """Import a public name at its first use, so that `mixtures --help` does not wait for pydantic."""
     if name == "convert":
         from mixtures.convert.conversion import convert
 

@@ -1,4 +1,4 @@
-"""The line of a conversion: mixture.json -> job -> a format's writer -> checked, reported, on disk in one step."""
+"""The whole way of a conversion: from a mixture to a directory with the trainer's files and their report."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -35,16 +35,17 @@ def convert(
 ) -> Report:
     """Write a mixture in the syntax of a trainer into the new directory `output`; return what the trainer will do.
 
-    mixture: itself, or its file. to: the format (`mixtures convert --list`). data: where the data are, a path with
-    `{domain}` in it or {domain: path or paths}. sequence_length: tokens per row. batch_size: sequences per step, or
-    {first token: sequences per step}. stages: keep, or one static average over the tokens. document_tokens {domain:
-    mean}: trained tokens per document, after tokenizer, separators and truncation. cache: token cache of the proxy run,
-    where documents are measured. max_document_tokens: where the trainer cuts a document off. packed: the data are rows
-    of equal length, not documents. samples: sample weights inside domains as they are (refused where the trainer cannot
-    honour them), as whole repetitions, or left out. elsewhere: the data are on another machine, do not look for them.
-    options: of the format (`mixtures.convert.options`), as block_size=1024.
+    mixture: the mixture or its file. to: the format (`mixtures convert --list`). data: where the data are, as a path
+    with `{domain}` in it or as {domain: path or paths}. sequence_length: tokens per row. batch_size: sequences per
+    step, or {first token: sequences per step}. stages: `keep` them, or write one static `average` over the tokens.
+    document_tokens: {domain: mean} of trained tokens per document, after tokenizer, separators and truncation. cache:
+    token cache of the proxy run; documents are measured there. max_document_tokens: where the trainer cuts a document
+    off. packed: the data are rows of equal length, not documents. samples: sample weights inside domains are kept as
+    they are (refused where the trainer cannot honour them), rounded to whole repetitions (`multiplicity`), or left out
+    (`drop`). elsewhere: the data are on another machine; do not look for them here. options: options of the format
+    (`mixtures.convert.options`), for example block_size=1024.
 
-    Raises UserError for what the format or the mixture does not allow; nothing is written then.
+    Raises UserError for everything that the format or the mixture does not allow; nothing is written then.
     """
     from mixtures.convert.formats import find_format
 
@@ -96,7 +97,7 @@ def _write(output: Output, directory: Path) -> None:
 
 
 def _spans(mixture: Mixture, stages: str) -> tuple[Span, ...]:
-    """The stages, or one of the token-weighted average."""
+    """Return the stages as spans, or one span with the token-weighted average of the stages."""
     start = mixture.horizon.start_tokens
     if stages == "average" and len(mixture.stages) > 1:
         return (Span("average", 0, mixture.horizon.total_tokens, _summing_to_one(mixture.average_weights())),)
@@ -123,7 +124,10 @@ def _unit(form: Format, *, packed: bool) -> Unit:
 
 
 def _batches(mixture: Mixture, size: BatchSize | None, length: int | None) -> Batches | None:
-    """--batch-size, or what the mixture says."""
+    """Return the batch sizes of --batch-size, or else those in the mixture; None where neither gives them.
+
+    None, too, where the sequence length is not known. Raises UserError for --batch-size without a sequence length.
+    """
     if size is not None and length is None:
         raise UserError("--batch-size counts sequences, and their length is not known; give --sequence-length")
     if length is None:
@@ -157,7 +161,7 @@ def _check_names(means: Mapping[str, float], mixture: Mixture) -> None:
 
 
 def _notes(job: Job, form: Format, *, stages: str, samples: str) -> Iterator[str]:
-    """What conversion itself changed."""
+    """Give the notes on what the conversion itself changed."""
     if stages == "average" and len(job.mixture.stages) > 1:
         yield f"{len(job.mixture.stages)} stages became their average over the tokens; the schedule over time is lost"
     if form.zero_weights == "dropped":

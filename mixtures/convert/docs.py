@@ -1,5 +1,6 @@
-"""The table of formats as text, and docs/trainers.md from it: `python -m mixtures.convert.docs docs/trainers.md`; a
-test compares.
+"""The table of formats as text, and docs/trainers.md, which is made from it.
+
+`python -m mixtures.convert.docs docs/trainers.md` writes the page again; a test compares the two.
 """
 
 import sys
@@ -20,7 +21,7 @@ TABLE, FORMATS = "<!-- table -->\n", "<!-- formats -->\n"
 
 
 def docs_text() -> str:
-    """The page: what is written by hand, the table, and a section for each format."""
+    """Return the text of docs/trainers.md: the hand-written part, the table, and one section per format."""
     forms = all_formats()
     rows = [[name, form.trainers, *rest] for form in forms for name, *rest in [cells(form)]]
     table = _table([HEADER[0], "trainers", *HEADER[1:]], rows)
@@ -32,7 +33,7 @@ def docs_text() -> str:
 
 
 def _section(form: Format) -> str:
-    """What its file says of it, its options and limits, and how it was tested."""
+    """Return the section of one format: what its module says, its options and limits, and how it was tested."""
     facts = [f"`{flag(name)} {OPTIONS[name].metavar}`: {OPTIONS[name].help}" for name in form.options]
     facts += ["`--packed`: the data are rows of one length, and a weight is a share of these"] if form.packable else []
     facts += [f"at most {form.most_domains:,} domains"] if form.most_domains else []
@@ -57,7 +58,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cells(form: Format) -> list[str]:
-    """A format's line, in the order of HEADER."""
+    """Return the cells of a format's row in the table, in the order of HEADER."""
     unit = f"{form.unit} (--packed: sequence)" if form.packable else form.unit
     summing = "must" if form.sums_to_one else "any"
     return [
@@ -73,7 +74,7 @@ def cells(form: Format) -> list[str]:
 
 
 def list_text() -> str:
-    """What `mixtures convert --list` prints."""
+    """Return the text that `mixtures convert --list` prints."""
     forms = all_formats()
     readers = [f"{form.name}: {form.trainers}; tested: {form.tested}" for form in forms]
     return "\n".join([table(HEADER, [cells(form) for form in forms]), "", *readers])

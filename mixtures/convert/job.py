@@ -1,4 +1,4 @@
-"""What a format's writer is given: the mixture, as the trainer is to follow it."""
+"""What a format's writer gets, the mixture as the trainer is to follow it (Job), and what it returns (Output)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from mixtures.convert.steps import Batches, Slot, slots
 from mixtures.errors import UserError
 from mixtures.schedule.mixture import Mixture
 
-Content = str | bytes | Callable[[Path], None]  # text, bytes, or what writes the file
+Content = str | bytes | Callable[[Path], None]  # text, bytes, or a function that writes the file
 
 Unit = Literal["token", "sequence", "document"]
 
@@ -23,8 +23,10 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Span:
-    """A stage as it was asked for: start (tokens since the beginning of the schedule), length, share of trained tokens
-    of every domain.
+    """A stage as the mixture asks for it.
+
+    start, tokens: its first token, counted from the beginning of the schedule, and its length in tokens. weights: share
+    of trained tokens of every domain, sum 1.
     """
 
     name: str
@@ -34,16 +36,19 @@ class Span:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The domains with a share."""
+        """Return the names of the domains whose share is above 0."""
         return tuple(name for name, weight in self.weights.items() if weight > 0)
 
 
 @dataclass(frozen=True)
 class Job:
-    """spans: one with --stages average. paths: of every domain's data. unit: what the trainer counts a share in.
+    """A conversion as a format's writer sees it: the mixture, where its data are, and what the user asked for.
 
-    document_limit: where the trainer cuts a document off (tokens), as the user said.
-    here: the data are on this machine and may be opened. directory: where the files will be, absolute. selections: of
+    spans: the stages; one with --stages average. paths: where the data of each domain are. texts: what is known of the
+    domains' documents. unit: what the trainer counts a share in. document_limit: tokens after which the trainer cuts a
+    document off, as the user said; None: not said. sequence_length: tokens per row; None: not known. batches: sequences
+    per step; None: not known. options: options of the format that the user set. here: the data are on this machine and
+    may be opened. directory: where the files will be written, absolute. selections: how often documents are read, for
     the domains whose sample policy is to be honoured.
     """
 
@@ -62,7 +67,7 @@ class Job:
     selections: Mapping[str, Selection]
 
     def require_sequence_length(self) -> int:
-        """Return the tokens per row. Raises UserError naming its flag where nobody gave it."""
+        """Return the tokens per row. Raises UserError naming the flag to give where they are not known."""
         if self.sequence_length is None:
             raise self._missing("sequence_length")
         return self.sequence_length
@@ -78,10 +83,10 @@ class Job:
         return UserError(f"this trainer counts in steps and the mixture does not say them; give {flags}")
 
     def unit_shares(self, span: Span) -> dict[str, float]:
-        """{name: share of units} of the span's domains, sum 1: for documents proportional to w / mean tokens a
-        document, else w.
+        """Return {name: share of units} of the domains that the span uses, sum 1.
 
-        Raises UserError where a mean is needed and not known.
+        A share of documents is proportional to weight / mean tokens per document; shares of tokens and of sequences are
+        the weights. Raises UserError where a mean is needed and not known.
         """
         scale = dict.fromkeys(span.used, 1.0)
         if self.unit == "document":
@@ -91,11 +96,11 @@ class Job:
         return {name: share / total for name, share in shares.items()}
 
     def unit_tokens(self, name: str) -> float:
-        """Trained tokens of one unit of a domain; a sequence counts 1, as all are equally long."""
+        """Return the trained tokens in one unit of a domain; 1 for a token, and for a sequence, as all have one length."""
         return self.mean_tokens([name])[name] if self.unit == "document" else 1.0
 
     def mean_tokens(self, names: list[str] | tuple[str, ...]) -> dict[str, float]:
-        """{name: trained tokens a document}. Raises UserError naming every domain whose mean is not known."""
+        """Return {name: trained tokens per document}. Raises UserError naming every domain whose mean is not known."""
         means = {name: self.texts[name].mean_tokens for name in names}
         if unknown := [name for name, mean in means.items() if mean is None]:
             raise UserError(
@@ -106,14 +111,15 @@ class Job:
         return {name: mean for name, mean in means.items() if mean is not None}
 
     def units(self, span: Span) -> float:
-        """How many tokens, sequences or documents the span is."""
+        """Return how many tokens, sequences or documents the span has."""
         if self.unit == "sequence":
             return span.tokens / self.require_sequence_length()
         return math.fsum(span.tokens * span.weights[name] / self.unit_tokens(name) for name in span.used)
 
     def slots(self, *, multiple: int = 1) -> list[Slot]:
-        """The spans in whole steps, every first step after a multiple of `multiple` sequences; raises UserError as
-        `steps.slots`.
+        """Return the spans in whole steps, each beginning after a multiple of `multiple` sequences.
+
+        Raises UserError as `steps.slots` does.
         """
         batches, total = self.require_batches(), self.mixture.horizon.total_tokens
         starts, names = [span.start for span in self.spans], [span.name for span in self.spans]
@@ -121,35 +127,37 @@ class Job:
 
     @property
     def stepped(self) -> bool:
-        """Is it known how many tokens a step has?"""
+        """Say whether it is known how many tokens a step has."""
         return self.sequence_length is not None and self.batches is not None
 
     def known_slots(self) -> list[Slot]:
-        """The spans in whole steps; empty where there is one and nobody said how long a step is. Raises UserError as
-        `slots`.
+        """Return the spans in whole steps; empty where there is one span and the tokens per step are not known.
+
+        Raises UserError as `slots` does.
         """
         return self.slots() if len(self.spans) > 1 or self.stepped else []
 
     def shared(self, name: str) -> bool:
-        """Do several spans read the domain?"""
+        """Say whether several spans read the domain."""
         return sum(name in span.used for span in self.spans) > 1
 
     def local(self, name: str) -> bool:
-        """May the domain's data be opened here?"""
+        """Say whether the domain's data may be opened on this machine."""
         return self.here and not any("://" in path for path in self.paths[name])
 
     def domain_tokens(self, name: str) -> float:
-        """Tokens that the schedule takes from a domain."""
+        """Return the tokens that the whole schedule takes from a domain."""
         return math.fsum(span.tokens * span.weights[name] for span in self.spans)
 
     def epochs(self, name: str) -> float:
-        """Passes over a domain that the schedule takes."""
+        """Return how many passes over a domain the whole schedule makes."""
         return self.domain_tokens(name) / self.texts[name].pass_tokens
 
     def ranges(self) -> list[dict[str, tuple[float, float]]]:
-        """For every span {name: (low, high)}: disjoint parts of each used domain, as fractions of its documents, sized
-        by what the stage takes of it, so that a trainer which restarts its data at a stage reads no document of another
-        stage.
+        """Return for every span {name: (low, high)}: its part of each used domain, as fractions of the documents.
+
+        The parts of one domain do not overlap, and each is as large as what the stage takes of the domain. So a trainer
+        that restarts its data at every stage reads no document of another stage.
         """
         at = dict.fromkeys(self.texts, 0.0)
         parts = []
@@ -168,12 +176,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Draw:
-    """What the trainer's own code will give in one stage, after its rounding.
+    """What the trainer's own code will do in one stage, after its rounding.
 
-    shares: of units (tokens, sequences, documents: the job's unit), sum 1, of the domains that it names. start, tokens:
-    since the beginning of the schedule, as the trainer will do it (a boundary moved to a step). random: units are drawn
-    one by one with these probabilities, so that the shares of a run scatter around them. loss: shares of the loss,
-    where the trainer weighs the loss of a domain instead of drawing more of it; None: as the units.
+    shares: {domain: share of units}, sum 1, in the job's unit (tokens, sequences or documents). start, tokens: first
+    token since the beginning of the schedule and length, as the trainer will do it: a boundary is moved to a step.
+    random: units are drawn one by one with these probabilities, so that the shares of a run scatter around them. loss:
+    {domain: share of the loss}, where the trainer weighs a domain's loss instead of reading it more often; None: the
+    same as `shares`.
     """
 
     shares: Mapping[str, float]
@@ -185,10 +194,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Output:
-    """files: {path in the directory: content}. use: how to launch with it. notes: what was changed or could not be
-    carried over.
+    """What a format's writer returns.
 
-    remedy: the setting that would do where rounding takes a share too far from what was asked.
+    files: {path in the directory: content}. draws: what the trainer will do, one per span. use: how to launch the
+    trainer with the files. notes: what was changed or could not be carried over. remedy: advice for the user where
+    rounding moves a share too far from what was asked; empty: the common advice.
     """
 
     files: Mapping[str, Content]

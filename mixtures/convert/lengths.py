@@ -1,8 +1,8 @@
-"""How many tokens of a document the trainer will train on: what turns shares of tokens into shares of documents.
+"""How many tokens of a document the trainer trains on, which turns shares of tokens into shares of documents.
 
-In order of precedence: a mean that the user measured (--document-tokens), the documents of the token cache of a proxy
-run (--cache), a manifest that lists all documents, and the counts in the mixture. Separators are counted, as the
-mixture counts them.
+The first of these that is there counts: a mean that the user measured (--document-tokens), the documents in the token
+cache of a proxy run (--cache), a manifest that lists all documents of the domain, and the counts in the mixture.
+Separators are counted as the mixture counts them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,9 @@ from mixtures.schedule.records import Domain
 class DocumentLengths:
     """A domain's documents as they are trained on: after tokenizer, separators, truncation and sample policy.
 
-    documents: of one pass; mean_tokens, sd_tokens: trained tokens a document and their spread (0 where only the mean is
-    known); None: not known. pass_tokens: of one epoch. origin: where the mean is from.
+    documents: number read in one pass; None: not known. mean_tokens: trained tokens per document; None: not known.
+    sd_tokens: their standard deviation; 0 where only the mean is known. pass_tokens: trained tokens in one pass over
+    the domain. origin: where the mean comes from, in words.
     """
 
     documents: float | None
@@ -35,11 +36,12 @@ class DocumentLengths:
 
 @dataclass(frozen=True)
 class Selection:
-    """How often the listed documents of a domain are read (`times`); a document that is not listed is read once.
+    """How often the documents that a sample policy lists are read; every other document is read once.
 
-    start, tokens: place of each in the mixture's token text; files, rows: of each in the files that the mixture was
-    learned from, from ids `path:row` (which count from 1; `rows` from 0), `files` numbering the paths in `names`; rows
-    is None where the ids are none of this kind. int64 (S,) each.
+    All arrays are int64 (S,), one entry per listed document. times: how often it is read. start, tokens: its first
+    token in the domain's tokens and its length. files, rows: its file, as an index into `names`, and its row there,
+    from 0. names: paths of the files that the mixture was learned from. files and rows come from document ids
+    `path:row`, whose rows count from 1; rows is None where some ids have another form.
     """
 
     mode: Literal["filter", "multiplicity"]
@@ -52,19 +54,19 @@ class Selection:
 
 
 def read_manifests(mixture: Mixture, *, samples: str, honoured: Sequence[str], trainer: str) -> dict[str, Manifest]:
-    """{name: manifest that conversion has to honour}; samples: keep | multiplicity | drop.
+    """Return {name: manifest} of the domains whose sample policy the conversion has to honour.
 
-    Raises UserError, listing every domain, where the trainer has no way to honour a policy and the user did not say
-    what to do.
+    samples: keep | multiplicity | drop. honoured: modes of sample policies that the trainer honours. Raises UserError,
+    listing every domain, where the trainer cannot honour a policy and the user did not say what to do.
     """
     if samples == "drop":
         return {}
-    found = {
+    manifests = {
         domain.name: manifest for domain in mixture.domains if (manifest := open_manifest(domain, mixture.directory))
     }
     if samples == "multiplicity":
-        found = {name: _whole(manifest, seed=mixture.sampling.seed) for name, manifest in found.items()}
-    if lost := {name: manifest.mode for name, manifest in found.items() if manifest.mode not in honoured}:
+        manifests = {name: _whole(manifest, seed=mixture.sampling.seed) for name, manifest in manifests.items()}
+    if lost := {name: manifest.mode for name, manifest in manifests.items() if manifest.mode not in honoured}:
         remedies = ["`--samples drop` leaves them out, which the report says"]
         if "sampling_weight" in lost.values() and set(honoured) & set(WHOLE):
             remedies.insert(0, "`--samples multiplicity` rounds weights to whole repetitions")
@@ -75,11 +77,11 @@ def read_manifests(mixture: Mixture, *, samples: str, honoured: Sequence[str], t
             f"{trainer} has no way to honour the sample policies of {domains}; it honours "
             f"{', '.join(honoured) or 'none'}; {'; '.join(remedies)}"
         )
-    return found
+    return manifests
 
 
 def _whole(manifest: Manifest, *, seed: int) -> Manifest:
-    """Weights as whole repetitions, by systematic sampling: each is rounded up or down, their sum kept."""
+    """Round a manifest's weights up or down to whole repetitions by systematic sampling, which keeps their sum."""
     if manifest.mode in WHOLE:
         return manifest
     if manifest.mode == "loss_weight":
@@ -92,7 +94,7 @@ def _whole(manifest: Manifest, *, seed: int) -> Manifest:
 
 
 def select(manifest: Manifest, domain: Domain) -> Selection:
-    """The manifest's documents as a trainer's reader has to pick them."""
+    """Return the documents of a manifest in the form in which a trainer's reader picks them."""
     ids = [document.rpartition(":") for document in manifest.documents]
     known = [source.uri for source in domain.sources]
     names = [*known, *sorted({path for path, _, _ in ids} - set(known))]
@@ -121,10 +123,11 @@ def read_texts(
     cache: str | Path | None,
     most_tokens: int | None,
 ) -> dict[str, DocumentLengths]:
-    """{name: what is known of its documents}. means: tokens a document by name; most_tokens: where the trainer cuts a
-    document off.
+    """Return {name: what is known of the lengths of the domain's documents}.
 
-    Raises UserError where a cut is asked for and the lengths of the documents are not known.
+    means: {name: trained tokens per document}, from the user. cache: token cache of the proxy run. most_tokens: tokens
+    after which the trainer cuts a document off. Raises UserError where documents are to be cut and their lengths are
+    not known.
     """
     tables = _cached(mixture, cache) if cache is not None else {}
     texts, unknown = {}, []
@@ -151,7 +154,7 @@ def read_texts(
 
 
 def _cached(mixture: Mixture, cache: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{name: (start, tokens) of its training documents}, int64 (S,) each."""
+    """Read {name: (start, tokens)} of the training documents from a token cache, int64 (S,) each."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -166,7 +169,7 @@ def _cached(mixture: Mixture, cache: str | Path) -> dict[str, tuple[np.ndarray, 
 
 
 def _listed(domain: Domain, manifest: Manifest | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Lengths from a manifest that lists the whole domain."""
+    """Return the documents (start, tokens) of a manifest that lists the whole domain; None for any other."""
     if manifest is None or int(manifest.tokens.sum()) != domain.unique_tokens:
         return None
     return manifest.start, manifest.tokens
@@ -181,7 +184,8 @@ def _measured(
     unique_tokens: int,
     origin: str,
 ) -> DocumentLengths:
-    grown = unique_tokens / int(tokens.sum())  # the large run may have more text than was measured
+    """Return the lengths from measured documents, each cut at `most_tokens` and read as often as the manifest says."""
+    grown = unique_tokens / int(tokens.sum())  # the large run may have more text than the measured documents
     lengths = tokens if most_tokens is None else np.minimum(tokens, most_tokens)
     times = np.ones(len(tokens))
     if manifest is not None:
@@ -193,6 +197,7 @@ def _measured(
 
 
 def _counted(domain: Domain, manifest: Manifest | None) -> DocumentLengths:
+    """Return the lengths from the mixture's counts of tokens and documents; the spread is not known then."""
     tokens, documents = float(domain.unique_tokens), domain.unique_documents
     if manifest is not None:
         tokens = float(manifest.pass_tokens)

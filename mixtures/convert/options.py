@@ -1,4 +1,4 @@
-"""How the words of `convert` and `import` on the command line become values, and the options of single formats."""
+"""Words of `convert` and `import` on the command line as values, and the options of single formats."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
@@ -8,15 +8,16 @@ from typing import Any
 from mixtures.errors import UserError
 from mixtures.text import EVERY, parse_tokens
 
-STAGES = ("keep", "average")  # what becomes of the stages
-SAMPLES = ("keep", "multiplicity", "drop")  # what becomes of sample weights
-DOMAIN = "{domain}"  # in a pattern: the domain's name
+STAGES = ("keep", "average")  # values of --stages: what becomes of the stages
+SAMPLES = ("keep", "multiplicity", "drop")  # values of --samples: what becomes of sample weights
+DOMAIN = "{domain}"  # stands for the domain's name in a pattern
 
 
 @dataclass(frozen=True)
 class Option:
-    """A flag that only some formats take: `--block-size 1024`. read: its word -> its value, ValueError for what is
-    none.
+    """A flag that only some formats take, for example `--block-size 1024`.
+
+    read: turns the flag's word into its value; raises ValueError for a word that is not allowed.
     """
 
     help: str
@@ -25,7 +26,7 @@ class Option:
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
-    """Reads one of some words."""
+    """Return a reader that accepts only the words `allowed`."""
 
     def read(word: str) -> str:
         if word not in allowed:
@@ -36,14 +37,14 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def whole(word: str) -> int:
-    """Reads a positive whole number."""
+    """Read a positive whole number. Raises ValueError for anything else."""
     if not word.isdecimal() or int(word) < 1:
         raise ValueError("give a positive whole number")
     return int(word)
 
 
 def read_option(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """For argparse: what `read` says of a word that it refuses becomes the message."""
+    """Turn a reader into a `type` for argparse that shows the ValueError's message to the user."""
 
     def convert(word: str) -> Any:
         try:
@@ -55,7 +56,7 @@ def read_option(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def flag(name: str) -> str:
-    """`block_size` -> `--block-size`."""
+    """Return the flag of an option: `block_size` -> `--block-size`."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -104,21 +105,25 @@ OPTIONS: dict[str, Option] = {
         "UNIT",
     ),
     "block_size": Option(
-        "sequences in a block of the mixture (default: 2048, or what the weights and stages need)", whole, "SEQUENCES"
+        "sequences per block of the mixture (default: 2048, or what the weights and stages need)", whole, "SEQUENCES"
     ),
     "tokenizer": Option(
-        "what the trainer is to load as tokenizer: a name or directory (default: the mixture's name of it)", str, "NAME"
+        "name or directory from which the trainer loads the tokenizer (default: its name in the mixture)", str, "NAME"
     ),
     "column": Option("column of the data that holds the text (default: text)", str, "NAME"),
     "recipe": Option(
-        "the trainer's YAML that the blocks are put into, nothing else changed (default: the blocks alone)", str, "FILE"
+        "the trainer's YAML file to put the blocks into; all else in it stays (default: the blocks alone)", str, "FILE"
     ),
-    "ranks": Option("data-parallel ranks of the run, to check what they can share", whole, "RANKS"),
+    "ranks": Option(
+        "number of data-parallel ranks, to check that they can share the files of every domain", whole, "RANKS"
+    ),
     "sampling": Option(
-        "how often domains are read: as the mixture says (default), or as large as their text is, their losses "
-        "weighed instead",
+        "how often domains are read: as the mixture says (mixture, the default), or by the size of their text, with "
+        "their losses weighed instead (text)",
         one_of("mixture", "text"),
         "WHICH",
     ),
-    "release": Option("of the trainer: 0.3 (default) or head, what came after it", one_of("0.3", "head"), "RELEASE"),
+    "release": Option(
+        "release of the trainer: 0.3 (default), or head, the code after it", one_of("0.3", "head"), "RELEASE"
+    ),
 }

@@ -1,4 +1,4 @@
-"""Where every domain's data are for the trainer."""
+"""Paths of every domain's data, as the trainer will read them."""
 
 import glob
 from collections.abc import Mapping, Sequence
@@ -11,30 +11,31 @@ from mixtures.schedule.mixture import Mixture
 from mixtures.text import EVERY
 
 Places = str | Path | Mapping[str, str | Path | Sequence[str | Path]]  # a pattern, or paths by domain
-LISTED = 10  # faults in a message
+LISTED = 10  # most faults in one message
 
 
 def read_paths(
     mixture: Mixture, data: Places, *, form: Format, names: Sequence[str], elsewhere: bool
 ) -> dict[str, tuple[str, ...]]:
-    """Return {name: paths} of the domains `names` (those with a share); local paths absolute, but of data elsewhere.
+    """Return {name: paths} of the domains `names` (those with a share); local paths are absolute unless `elsewhere`.
 
-    data: a pattern with `{domain}` for all domains, or {name: path or paths} with `*` for the pattern; without either
-    the files that the mixture was learned from, where the trainer reads such files. Raises UserError listing what is
-    missing, not there, or splits in the trainer.
+    data: a pattern with `{domain}` for all domains, or {name: path or paths}, with the pattern under `*`. Where a
+    domain has neither, its paths are the files that the mixture was learned from, if the trainer reads such files.
+    Raises UserError listing every domain without data, every path that is not there, and every path that the trainer
+    would split.
     """
-    own = as_places(data)
-    pattern = _pattern(own, {domain.name for domain in mixture.domains})
+    places = as_places(data)
+    pattern = _pattern(places, {domain.name for domain in mixture.domains})
     sources = {domain.name: domain.sources for domain in mixture.domains}
-    found, faults = {}, []
+    paths_by_name, faults = {}, []
     for name in names:
-        paths = own.get(name) or ([pattern.replace(DOMAIN, name)] if pattern else [])
+        paths = places.get(name) or ([pattern.replace(DOMAIN, name)] if pattern else [])
         if not paths and sources[name] and all(source.format in form.reads for source in sources[name]):
             paths = [source.uri for source in sources[name]]
         if not paths and form.needs_data:
             faults.append(f"{name}: no data given")
         faults += [f"{name}: {fault}" for path in paths for fault in _faults(path, form, elsewhere)]
-        found[name] = tuple(paths if elsewhere else map(_absolute, paths))
+        paths_by_name[name] = tuple(paths if elsewhere else map(_absolute, paths))
     if faults:
         more = [f"... and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
         raise UserError(
@@ -42,11 +43,11 @@ def read_paths(
             "--data 'DIR/{domain}' for all domains, NAME=PATH for one; --elsewhere where the data are on another "
             "machine"
         )
-    return found
+    return paths_by_name
 
 
 def as_places(data: Places) -> dict[str, list[str]]:
-    """Return {domain: paths}, `*` for every domain that is not named, from a pattern or from paths by name."""
+    """Return {domain: paths} from a pattern or from paths by name; `*` stands for every domain that is not named."""
     named = data if isinstance(data, Mapping) else {EVERY: data} if data else {}
     return {
         name: [str(paths)] if isinstance(paths, str | Path) else [str(path) for path in paths]
@@ -55,7 +56,7 @@ def as_places(data: Places) -> dict[str, list[str]]:
 
 
 def _pattern(places: Mapping[str, Sequence[str]], known: set[str]) -> str | None:
-    """The pattern for all domains, where there is one. Raises UserError for several, and for names of no domain."""
+    """Return the pattern for all domains, if any. Raises UserError for several patterns, and for names of no domain."""
     patterns = places.get(EVERY, [])
     faults = [f"{word!r} is neither a pattern with {DOMAIN} nor NAME=PATH" for word in patterns if DOMAIN not in word]
     faults += [
@@ -71,7 +72,7 @@ def _pattern(places: Mapping[str, Sequence[str]], known: set[str]) -> str | None
 
 
 def _faults(path: str, form: Format, elsewhere: bool) -> list[str]:
-    """What keeps a path from being read by the trainer."""
+    """Return what keeps the trainer from reading a path: a character where it splits, or files that are not there."""
     if bad := sorted({character for character in form.splits_on if character in path}):
         shown = ", ".join(
             {" ": "a space", "\t": "a tab", "\n": "a newline"}.get(character, repr(character)) for character in bad

@@ -19,14 +19,14 @@ FILE = "export_report.json"
 
 @dataclass(frozen=True)
 class Report:
-    """record: what export_report.json holds; directory: where it lies."""
+    """The report of a conversion. record: the content of export_report.json. directory: where the files are."""
 
     record: dict[str, Any]
     directory: Path
 
     @property
     def text(self) -> str:
-        """Asked and given shares by stage, notes and how to launch, for the terminal."""
+        """Return the report for the terminal: shares asked and given by stage, notes, and how to launch."""
         lines = []
         for stage in self.record["stages"]:
             ranges = stage["token_shares_95"]
@@ -55,13 +55,17 @@ def _row(name: str, stage: Mapping[str, Any]) -> list[str]:
 
 
 def build(job: Job, form: Format, output: Output, *, notes: list[str]) -> dict[str, Any]:
-    """The record. Raises UserError where rounding moves a share too far, and where a cap of a domain would not hold."""
+    """Build the record of the report from the writer's output.
+
+    Raises UserError where rounding moves a share too far, and where a domain would be read more often than its cap
+    allows.
+    """
     shares = [simulate.token_shares(job, draw) for draw in output.draws]
     passes = simulate.epochs(job, output.draws, shares)
-    given = [
+    achieved = [
         share if draw.loss is None else _named(job, draw.loss) for share, draw in zip(shares, output.draws, strict=True)
     ]
-    _check_shares(job, given, output.remedy)
+    _check_shares(job, achieved, output.remedy)
     total = {domain.name: sum(stage[domain.name] for stage in passes) for domain in job.mixture.domains}
     notes = [*notes, *_checked_caps(job, form, total), *_many_epochs(total), *output.notes]
     stages = [
@@ -77,7 +81,7 @@ def build(job: Job, form: Format, output: Output, *, notes: list[str]) -> dict[s
             "token_shares_95": simulate.share_ranges(job, draw),
             "epochs": epochs,
         }
-        for span, draw, weighed, drawn, epochs in zip(job.spans, output.draws, given, shares, passes, strict=True)
+        for span, draw, weighed, drawn, epochs in zip(job.spans, output.draws, achieved, shares, passes, strict=True)
     ]
     texts = {
         name: {"mean_tokens": text.mean_tokens, "pass_tokens": text.pass_tokens, "from": text.origin}
@@ -98,11 +102,12 @@ def build(job: Job, form: Format, output: Output, *, notes: list[str]) -> dict[s
 
 
 def _named(job: Job, shares: Mapping[str, float]) -> dict[str, float]:
+    """Return the shares with an entry for every domain of the mixture; 0 where the shares do not name it."""
     return {domain.name: shares.get(domain.name, 0.0) for domain in job.mixture.domains}
 
 
 def file_text(record: Mapping[str, Any], directory: Path) -> str:
-    """export_report.json with the hashes of the files of the directory."""
+    """Return the text of export_report.json, with the hashes of all files in the directory."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     hashes = {str(path.relative_to(directory)): sha256_file(path) for path in files}
     return json.dumps({**record, "files": hashes}, indent=1) + "\n"
@@ -112,8 +117,8 @@ def _check_shares(job: Job, shares: list[dict[str, float]], remedy: str) -> None
     faults = [
         f"  - {name} in stage {span.name}: {span.weights[name]:.6g} asked, {share:.6g} "
         f"given{' (rounds to zero)' if share == 0 else ''}"
-        for span, given in zip(job.spans, shares, strict=True)
-        for name, share in given.items()
+        for span, achieved in zip(job.spans, shares, strict=True)
+        for name, share in achieved.items()
         if simulate.off(span.weights[name], share)
     ]
     if faults:
@@ -126,7 +131,10 @@ def _check_shares(job: Job, shares: list[dict[str, float]], remedy: str) -> None
 
 
 def _checked_caps(job: Job, form: Format, total: Mapping[str, float]) -> list[str]:
-    """Notes of domains that repeat more often than their cap with leave to; raises UserError for those without."""
+    """Return notes on domains that are read more often than their cap and may be (on_exhausted: repeat).
+
+    Raises UserError for the domains that may not.
+    """
     over = [domain for domain in job.mixture.domains if simulate.over_cap(domain, total[domain.name])]
     described = {
         domain.name: f"{domain.name}: {total[domain.name]:.3g} epochs, at most {domain.max_epochs:g}" for domain in over

@@ -1,4 +1,4 @@
-"""Slices of files: which rows of every domain a stage reads, for trainers that are given slices and not shares."""
+"""Rows of files that every stage reads of each domain, for trainers that take rows (slices) instead of shares."""
 
 import io
 import math
@@ -13,19 +13,19 @@ from mixtures.convert.job import Content, Draw, Job
 from mixtures.convert.lengths import Selection
 from mixtures.errors import UserError
 
-Slices = dict[str, list[tuple[int, int]]]  # {domain: [first row, row after the last]}
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}  # of `datasets`
+Slices = dict[str, list[tuple[int, int]]]  # {domain: [(first row, row after the last), ...]}
+# names of the readers in `datasets`, by ending
+READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": ""}
-DIFFERENT = 0.02  # from the rows that the mixture knows of: worth a note
+DIFFERENT = 0.02  # relative difference to the rows that the mixture knows of, above which a note says so
 
 
 def row_slices(job: Job) -> tuple[list[Slices], list[str]]:
-    """For every span the rows that it reads of each used domain, and notes on how many rows the domains were taken to
-    have.
+    """Return for every span the rows that it reads of each used domain, and notes on the number of rows assumed.
 
-    A stage begins where the one before it ended, so that no row comes a second time before the domain was read to its
-    end; every further pass is a slice of its own. A slice past the end of a file is shortened without a word by
-    `datasets`, so rows are counted.
+    Every stage begins where the stage before it ended, so that no row is read again before the whole domain was read.
+    Each further pass over a domain is a slice of its own. The rows of the files are counted where they are on this
+    machine, because `datasets` shortens a slice past the end of a file without a warning.
     """
     expected = {name: max(1, round(job.texts[name].pass_tokens / _row_tokens(job, name))) for name in job.paths}
     counted = {name: count for name, paths in job.paths.items() if job.here and (count := count_rows(paths))}
@@ -42,7 +42,7 @@ def row_slices(job: Job) -> tuple[list[Slices], list[str]]:
 
 
 def as_draws(job: Job, spans: list[Slices]) -> list[Draw]:
-    """What these rows come to."""
+    """Return what the trainer does with these rows: the share of rows of every domain, one draw per span."""
     draws = []
     for span, slices in zip(job.spans, spans, strict=True):
         rows = {name: sum(high - low for low, high in parts) for name, parts in slices.items()}
@@ -53,7 +53,7 @@ def as_draws(job: Job, spans: list[Slices]) -> list[Draw]:
 
 
 def count_rows(paths: Sequence[str]) -> int | None:
-    """Rows of parquet and JSON-lines files; None where one of the files is of another kind, or none is here."""
+    """Count the rows of parquet and JSON-lines files; None where a file is of another kind, or no file is here."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -70,12 +70,12 @@ def count_rows(paths: Sequence[str]) -> int | None:
 
 
 def files_at(path: str) -> list[str]:
-    """The files that a path stands for: itself, what is in a folder, what matches a pattern; sorted."""
+    """Return the files that a path stands for, sorted: the file, all files in a folder, or all that match a pattern."""
     return sorted(map(str, Path(path).glob("*"))) if Path(path).is_dir() else sorted(glob(path, recursive=True))
 
 
 def reader_of(path: str, name: str) -> str:
-    """How `datasets` calls what reads a file. Raises UserError for an ending that it does not read as rows."""
+    """Return how `datasets` calls the reader for a file. Raises UserError for an ending that it does not read as rows."""
     if (ending := _ending(path)) not in READERS:
         allowed = ", ".join(READERS)
         raise UserError(
@@ -86,7 +86,7 @@ def reader_of(path: str, name: str) -> str:
 
 
 def stem(path: str) -> str:
-    """A file's name without the endings that say how to read it: `web.en.jsonl.gz` -> `web.en`."""
+    """Return a file's name without the endings that say how to read it: `web.en.jsonl.gz` -> `web.en`."""
     name = PurePath(path).name
     while (ending := PurePath(name).suffix) in READERS or ending in COMPRESSED or ending == ".txt":
         name = name.removesuffix(ending)
@@ -104,7 +104,7 @@ def _row_tokens(job: Job, name: str) -> float:
 
 
 def _cut(begin: int, end: int, *, size: int) -> list[tuple[int, int]]:
-    """Rows begin to end of a text that repeats every `size` rows."""
+    """Return rows `begin` to `end` of a text that repeats every `size` rows, as one slice per pass."""
     passes = range(begin // size, math.ceil(end / size))
     return [(max(begin, turn * size) - turn * size, min(end, (turn + 1) * size) - turn * size) for turn in passes]
 
@@ -124,11 +124,12 @@ def _notes(expected: dict[str, int], counted: dict[str, int], *, read_whole: lis
 
 
 def selected_rows(job: Job, *, trainer: str) -> tuple[dict[str, dict[str, Any]], dict[str, Content]]:
-    """For every domain with a sample policy its record {file, files}, and these files by their path in the directory.
+    """Return {name: {file, files}} of the domains with a sample policy, and {path: content} of these files.
 
-    A file (.npz) lists the rows that are not read once: files (N,), numbers of the record's `files` (names without
-    endings), rows (N,) from 0, times (N,). Raises UserError where the documents are no rows of files, or the data have
-    not those files.
+    `file` is an .npz that lists the documents that are not read exactly once: files (N,), indexes into the record's
+    `files` (file names without endings); rows (N,) from 0; times (N,), how often each is read. Paths are in the
+    directory of the conversion. Raises UserError where the documents are no rows of files, or where the data do not
+    have those files.
     """
     faults = [
         f"{name}: {fault}" for name, selection in job.selections.items() if (fault := _fault(job, name, selection))
@@ -146,7 +147,7 @@ def selected_rows(job: Job, *, trainer: str) -> tuple[dict[str, dict[str, Any]],
 
 
 def _fault(job: Job, name: str, selection: Selection) -> str | None:
-    """What keeps its documents from being found again in the data; None: nothing."""
+    """Say why the policy's documents cannot be found in the data; None where they can."""
     if selection.rows is None:
         return "its documents are no rows of files"
     stems = [stem(path) for path in selection.names]
@@ -154,12 +155,14 @@ def _fault(job: Job, name: str, selection: Selection) -> str | None:
         return f"two of the files that were scored have the same name, in {', '.join(selection.names)}"
     if not job.local(name):
         return None
-    found = [file for path in job.paths[name] for file in files_at(path)]
+    data_files = [file for path in job.paths[name] for file in files_at(path)]
     missing = [
-        path for path, one in zip(selection.names, stems, strict=True) if [stem(file) for file in found].count(one) != 1
+        path
+        for path, scored in zip(selection.names, stems, strict=True)
+        if [stem(file) for file in data_files].count(scored) != 1
     ]
     return (
-        f"{', '.join(missing)} was scored, its data have not one file of that name: {', '.join(found)}"
+        f"{', '.join(missing)} was scored, its data have not one file of that name: {', '.join(data_files)}"
         if missing
         else None
     )

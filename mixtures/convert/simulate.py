@@ -8,13 +8,14 @@ import numpy as np
 from mixtures.convert.job import Draw, Job
 from mixtures.schedule.records import Domain
 
-RUNS = 400  # simulated, for a 95 % range
-RELATIVE, ABSOLUTE = 0.005, 1e-4  # how far rounding may move a share
+RUNS = 400  # simulated runs for the range of shares in 95 % of runs
+RELATIVE, ABSOLUTE = 0.005, 1e-4  # how far rounding may move a share: the larger of the two
 
 
 def token_shares(job: Job, draw: Draw) -> dict[str, float]:
-    """{name: share of trained tokens}, sum 1, that the draw's shares of units come to on average; 0 for a domain that
-    it does not name.
+    """Return {name: share of trained tokens}, sum 1, that the draw gives on average.
+
+    Units are turned into tokens by the mean tokens per unit. A domain that the draw does not name has share 0.
     """
     tokens = {name: share * job.unit_tokens(name) for name, share in draw.shares.items() if share > 0}
     total = math.fsum(tokens.values())
@@ -22,9 +23,10 @@ def token_shares(job: Job, draw: Draw) -> dict[str, float]:
 
 
 def share_ranges(job: Job, draw: Draw) -> dict[str, tuple[float, float]] | None:
-    """{name: 95 % range of its token share in a run}; None where nothing is drawn at random.
+    """Return {name: (low, high)}: the range of each domain's token share in 95 % of runs, from RUNS simulated runs.
 
-    The counts of units are multinomial, the tokens of n documents normal with mean n * mean and variance n * sd^2.
+    None where nothing is drawn at random, or where sequences are drawn and their length is not known. The counts of
+    units are multinomial; the tokens of n documents are normal with mean n * mean and variance n * sd^2.
     """
     if not draw.random or (job.unit == "sequence" and job.sequence_length is None):
         return None
@@ -41,16 +43,18 @@ def share_ranges(job: Job, draw: Draw) -> dict[str, tuple[float, float]] | None:
 
 
 def epochs(job: Job, draws: Sequence[Draw], shares: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """For every stage {name: passes over the domain}."""
+    """Return for every stage {name: passes over the domain}."""
     return [
-        {name: draw.tokens * share / job.texts[name].pass_tokens for name, share in given.items()}
-        for draw, given in zip(draws, shares, strict=True)
+        {name: draw.tokens * share / job.texts[name].pass_tokens for name, share in stage_shares.items()}
+        for draw, stage_shares in zip(draws, shares, strict=True)
     ]
 
 
 def whole_parts(shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """`total` divided by the shares (sum 1) into whole numbers, each next to its exact part and none of them 0: largest
-    remainders (Hamilton)."""
+    """Divide `total` into whole numbers by the shares (sum 1); a domain whose part is 0 is left out.
+
+    Every part is its exact part rounded down or up, by the method of largest remainders (Hamilton).
+    """
     exact = {name: share * total for name, share in shares.items()}
     parts = {name: math.floor(part) for name, part in exact.items()}
     for name in sorted(exact, key=lambda name: parts[name] - exact[name])[: total - sum(parts.values())]:
@@ -59,17 +63,23 @@ def whole_parts(shares: Mapping[str, float], total: int) -> dict[str, int]:
 
 
 def over_cap(domain: Domain, passes: float) -> bool:
-    """Is a domain read more often than its cap, by more than rounding?"""
+    """Say whether a domain is read more often than its max_epochs, by more than rounding (0.5 %) explains."""
     return domain.max_epochs is not None and passes > domain.max_epochs * (1 + RELATIVE)
 
 
 def cap_to_hold(domain: Domain, passes: float) -> float | None:
-    """The cap for a trainer that holds caps; None without one, or where on_exhausted: repeat lets the schedule past
-    it.
+    """Return the number of passes that a trainer with caps of its own is to allow; None for no limit.
+
+    This is the domain's max_epochs. It is None where the domain has no cap, and where the schedule makes more passes
+    than the cap and the domain's on_exhausted is `repeat`, which allows that.
     """
     return None if over_cap(domain, passes) and domain.on_exhausted == "repeat" else domain.max_epochs
 
 
 def off(asked: float, given: float) -> bool:
-    """Is a share further from what was asked than rounding may move it? What rounds to nothing always is."""
+    """Say whether a share is further from the share asked for than rounding may move it.
+
+    That is more than 0.5 % of it and more than 0.0001. A share above 0 that becomes 0 is always too far, and the
+    reverse.
+    """
     return (given == 0) != (asked == 0) or abs(given - asked) > max(RELATIVE * asked, ABSOLUTE) + 1e-12

@@ -1,4 +1,4 @@
-"""Tokens to steps, under a schedule of batch sizes."""
+"""From tokens to training steps, with one batch size or a schedule of batch sizes."""
 
 import itertools
 import math
@@ -11,11 +11,14 @@ from typing import NamedTuple
 from mixtures.errors import UserError
 
 BatchSize = int | Mapping[int, int]  # sequences per step; or {first token: sequences per step}
-MOST_MOVED = 0.005  # of the shorter of the two stages, for a boundary that a trainer wants at a multiple
+MOST_MOVED = 0.005  # of the shorter stage beside a boundary: how far a multiple of sequences may move the boundary
 
 
 class Slot(NamedTuple):
-    """A stage in steps: its first one (from 0), how many, and the tokens that they are."""
+    """A stage in whole steps.
+
+    step, steps: its first step, from 0, and how many it has. start, tokens: the same in tokens.
+    """
 
     step: int
     steps: int
@@ -25,9 +28,10 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches:
-    """Sequences a step from a number of tokens on; a new size begins at the first step that starts there or later.
+    """Sequences per step over the schedule; a new size begins at the first step that starts at its token or later.
 
-    pieces: (tokens since the beginning of the schedule, sequences a step), ascending from 0.
+    pieces: (tokens since the beginning of the schedule, sequences per step), ascending from 0. sequence_length: tokens
+    per sequence.
     """
 
     pieces: tuple[tuple[int, int], ...]
@@ -35,44 +39,47 @@ class Batches:
 
     @property
     def constant(self) -> int | None:
-        """Sequences a step where that never changes."""
+        """Return the sequences per step where they never change; None where they do."""
         sizes = {size for _, size in self.pieces}
         return sizes.pop() if len(sizes) == 1 else None
 
     @cached_property
     def by_step(self) -> list[tuple[int, int, int]]:
-        """(first step, sequences before it, sequences a step) of every piece."""
-        found = [(0, 0, self.pieces[0][1])]
+        """Return (first step, sequences before it, sequences per step) of every piece."""
+        pieces = [(0, 0, self.pieces[0][1])]
         for tokens, size in self.pieces[1:]:
-            step, before, last = found[-1]
+            step, before, last = pieces[-1]
             steps = math.ceil(max(tokens - before * self.sequence_length, 0) / (last * self.sequence_length))
-            found.append((step + steps, before + steps * last, size))
-        return found
+            pieces.append((step + steps, before + steps * last, size))
+        return pieces
 
     def sequences_at(self, step: int) -> int:
-        """Sequences of a step (from 0)."""
+        """Return the sequences in a step (from 0)."""
         return self._piece(step)[2]
 
     def sequences_before(self, step: int) -> int:
-        """Sequences of all steps before it."""
+        """Return the sequences in all steps before a step (from 0)."""
         first, before, size = self._piece(step)
         return before + (step - first) * size
 
     def tokens_at(self, step: int) -> int:
-        """Tokens trained when a step (from 0) begins."""
+        """Return the tokens trained when a step (from 0) begins."""
         return self.sequences_before(step) * self.sequence_length
 
     def steps_at(self, tokens: float) -> float:
-        """Steps done once `tokens` tokens were trained; a part of a step counts."""
+        """Return the steps done when `tokens` tokens were trained; a part of a step counts as a fraction."""
         sequences = tokens / self.sequence_length
         pieces = self.by_step
         first, before, size = pieces[bisect_right([piece[1] for piece in pieces], sequences) - 1]
         return first + (sequences - before) / size
 
     def nearest(self, tokens: float, *, multiple: int = 1) -> int:
-        """The step nearest to `tokens` before which a multiple of `multiple` sequences was trained."""
+        """Return the step that begins nearest to `tokens`, of those after a multiple of `multiple` sequences.
+
+        Raises UserError where the batch sizes leave no such step near it.
+        """
         at = self.steps_at(tokens)
-        for away in range(multiple + 1):  # sequences before a step repeat modulo `multiple` after at most so many steps
+        for away in range(multiple + 1):  # the remainders repeat after at most `multiple` steps
             near = {math.floor(at) - away, math.ceil(at) + away}
             if fitting := [step for step in near if step >= 0 and self.sequences_before(step) % multiple == 0]:
                 return min(fitting, key=lambda step: abs(self.tokens_at(step) - tokens))
@@ -90,10 +97,11 @@ class Batches:
 def slots(
     starts: Sequence[int], names: Sequence[str], *, total: int, batches: Batches, multiple: int = 1
 ) -> list[Slot]:
-    """The stages that begin at `starts` (tokens) in whole steps; the end of the last is the step nearest to `total`.
+    """Return the stages that begin at `starts` (tokens) in whole steps; the last ends at the step nearest to `total`.
 
-    Raises UserError where a stage is left without a step, or where a multiple moves a boundary by more than half a step
-    and 0.5 % of the shorter of the two stages, with the nearest that there is.
+    multiple: every stage begins after a multiple of so many sequences. Raises UserError where a stage has no whole
+    step, and where such a multiple moves a boundary by more than both half a step and 0.5 % of the shorter stage beside
+    it; the message names the nearest possible boundary.
     """
     ends = [*starts[1:], total]
     steps = [
@@ -129,7 +137,7 @@ def slots(
 def batches_of(size: BatchSize, *, sequence_length: int) -> Batches:
     """Return the batches of one size, or of a schedule {first token: sequences per step}.
 
-    Raises UserError for sizes that are no positive whole numbers, and a schedule that does not ascend from 0.
+    Raises UserError for sizes that are no positive whole numbers, and for a schedule that does not ascend from 0.
     """
     pieces = [(0, size)] if isinstance(size, int) else list(size.items())
     if bad := [str(sequences) for _, sequences in pieces if not isinstance(sequences, int) or sequences < 1]:
@@ -138,7 +146,7 @@ def batches_of(size: BatchSize, *, sequence_length: int) -> Batches:
 
 
 def made_batches(pieces: Sequence[tuple[int, int]], *, sequence_length: int) -> Batches:
-    """Batches of (from tokens, sequences). Raises UserError where they do not ascend from 0."""
+    """Return the batches of pieces (first token, sequences per step). Raises UserError where they do not ascend from 0."""
     begins = [start for start, _ in pieces]
     if begins[0] != 0 or any(later <= earlier for earlier, later in itertools.pairwise(begins)):
         raise UserError(

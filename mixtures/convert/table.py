@@ -1,4 +1,4 @@
-"""What a trainer's format is: one `Format` for each, and the options that only some of them take."""
+"""Format: what a trainer's format counts in, what it accepts, and the function that writes it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,31 +15,29 @@ def _one_path(path: str) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """A line of the table: what one unit of a weight buys in the trainer, what the trainer accepts, and who writes
-    it.
-    """
+    """A row of the table of formats: what a weight means to the trainer, what the trainer accepts, and the writer."""
 
     name: str
-    trainers: str  # that read it
-    unit: Unit  # in which the trainer counts a share
+    trainers: str  # the trainers that read the format
+    unit: Unit  # what a weight is a share of in the trainer
     write: Callable[[Job], Output]
-    stages: Literal["native", "code", "relaunch"]  # in one config, in generated Python, or one file a stage
-    zero_weights: Literal["kept", "dropped"]
-    sums_to_one: bool  # must the weights?
-    exhausted: Literal["repeats", "stops", "refuses", "-"]  # what it does at the end of a domain's text
-    caps: Literal["trainer", "checked here"]  # who holds max_epochs
-    tested: str
-    packable: bool = False  # --packed: the data are fixed-length rows already, and the unit is a sequence
-    samples: tuple[str, ...] = ()  # sample policies that it honours: filter, multiplicity
-    options: tuple[str, ...] = ()  # of OPTIONS
-    most_domains: int | None = None
-    splits_on: str = ""  # characters that a path must not have
-    needs_data: bool = True
-    reads: tuple[str, ...] = ()  # formats of the text that the mixture was learned on which the trainer reads as it is
-    parts: Callable[[str], Sequence[str]] = _one_path  # the files that a path stands for
+    stages: Literal["native", "code", "relaunch"]  # one config, generated Python, or one file per stage
+    zero_weights: Literal["kept", "dropped"]  # whether domains with weight 0 are in the files
+    sums_to_one: bool  # whether the trainer wants weights with sum 1
+    exhausted: Literal["repeats", "stops", "refuses", "-"]  # what the trainer does at the end of a domain's text
+    caps: Literal["trainer", "checked here"]  # who refuses to read a domain more often than its max_epochs
+    tested: str  # against which version of the trainer, and what of it
+    packable: bool = False  # whether --packed is allowed: the data are fixed-length rows, the unit is a sequence
+    samples: tuple[str, ...] = ()  # modes of sample policies that are honoured: filter, multiplicity
+    options: tuple[str, ...] = ()  # names in OPTIONS that the format takes
+    most_domains: int | None = None  # None: no limit
+    splits_on: str = ""  # characters that a path must not have, as the trainer splits there
+    needs_data: bool = True  # whether the files name the data
+    reads: tuple[str, ...] = ()  # formats of the mixture's source files that the trainer reads as they are
+    parts: Callable[[str], Sequence[str]] = _one_path  # the files that must be there for a path
 
     def check_options(self, given: Sequence[str]) -> None:
-        """Raises UserError where an option is another format's."""
+        """Refuse options that this format does not have. Raises UserError naming the options that it has."""
         if foreign := [name for name in given if name not in self.options]:
             own = ", ".join(map(flag, self.options)) or "none of its own"
             raise UserError(f"{', '.join(map(flag, foreign))}: no option of {self.name}; its options: {own}")
