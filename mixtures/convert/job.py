@@ -96,7 +96,7 @@ class Job:
         return {name: share / total for name, share in shares.items()}
 
     def unit_tokens(self, name: str) -> float:
-        """Return the trained tokens in one unit of a domain; 1 for a token, and for a sequence, as all have one length."""
+        """Return the trained tokens in one unit of a domain; 1 for tokens and sequences, as these are all alike."""
         return self.mean_tokens([name])[name] if self.unit == "document" else 1.0
 
     def mean_tokens(self, names: list[str] | tuple[str, ...]) -> dict[str, float]:

@@ -75,7 +75,7 @@ def files_at(path: str) -> list[str]:
 
 
 def reader_of(path: str, name: str) -> str:
-    """Return how `datasets` calls the reader for a file. Raises UserError for an ending that it does not read as rows."""
+    """Return how `datasets` calls the reader for a file. Raises UserError for an ending that it does not read."""
     if (ending := _ending(path)) not in READERS:
         allowed = ", ".join(READERS)
         raise UserError(

@@ -146,7 +146,7 @@ def batches_of(size: BatchSize, *, sequence_length: int) -> Batches:
 
 
 def made_batches(pieces: Sequence[tuple[int, int]], *, sequence_length: int) -> Batches:
-    """Return the batches of pieces (first token, sequences per step). Raises UserError where they do not ascend from 0."""
+    """Return the batches of pieces (first token, sequences per step). Raises UserError unless they ascend from 0."""
     begins = [start for start, _ in pieces]
     if begins[0] != 0 or any(later <= earlier for earlier, later in itertools.pairwise(begins)):
         raise UserError(

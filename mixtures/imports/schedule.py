@@ -1,4 +1,4 @@
-"""From what a file says (`imports.files`) to shares of trained tokens by domain, and the token where each stage begins."""
+"""From what a file says (`imports.files`) to shares of trained tokens by domain, and the token where a stage begins."""
 
 import itertools
 import math

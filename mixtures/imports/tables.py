@@ -131,7 +131,7 @@ def _average(mixture: Mixture, where: str) -> dict[str, float]:
 
 
 def _choose(rows: list[Row], row: int | str | None, path: Path) -> Row:
-    """Return the row that `row` names by a label, or by position if no label column holds numbers; None: the only row."""
+    """Return the row that `row` names by a label, or by position if no label column is numbers; None: the only row."""
     columns: dict[str, list[str]] = {}
     for label in dict.fromkeys(label for candidate in rows for label in candidate.labels):
         columns[label or "first column"] = [candidate.labels.get(label, "") for candidate in rows]
