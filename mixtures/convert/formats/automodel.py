@@ -1,11 +1,13 @@
-"""NeMo Automodel: the blocks `dataset`, `step_scheduler` and `domain_mixture` of a recipe, one YAML a stage.
+"""NeMo Automodel: the blocks `dataset`, `step_scheduler` and `domain_mixture` of a recipe, one YAML file per stage.
 
-Megatron's data and blend (a share of sequences), and per domain a loss multiplier objective_weight / sampling_weight.
-The objective is the mixture. Domains are read by the mixture, too, and losses count as they are; or with --sampling
-text by the size of their text: then none is read more often than another, and the multiplier makes up for it. Read in
-nemo-automodel 0.7.0 (components/datasets/llm/megatron_dataset.py, components/training/domain_mixture.py): order, paths
-and weights of `domain_mixture` have to be those of the blend, and the blend has to be a list in the YAML (a path to
-Megatron's JSON is refused together with domain_mixture).
+Automodel reads Megatron's data and blend (a weight is a share of sequences), and multiplies the loss of each domain by
+objective_weight / sampling_weight. The objective weights are the mixture. By default domains are read by the mixture,
+too, and all losses count alike. With --sampling text domains are read by the size of their text: then none is read more
+often than another, and the multiplier makes up for it.
+
+nemo-automodel 0.7.0 (components/datasets/llm/megatron_dataset.py, components/training/domain_mixture.py) requires that
+order, paths and weights of `domain_mixture` are those of the blend, and that the blend is a list in the YAML. It
+refuses a path to Megatron's JSON together with domain_mixture.
 """
 
 import math
@@ -32,11 +34,15 @@ from mixtures.errors import UserError
 
 DATASET = "nemo_automodel.components.datasets.llm.megatron_dataset.MegatronPretraining"
 RESERVED = "weighted"  # Automodel's name for the aggregate over the domains
-BLOCKS = ("dataset", "domain_mixture")  # that replace a recipe's own
+BLOCKS = ("dataset", "domain_mixture")  # blocks that replace those of the recipe
 
 
 def write(job: Job) -> Output:
-    """A YAML a stage, and the views that it reads."""
+    """Return one YAML file per stage, and the views that these read.
+
+    Raises UserError for a domain with a name that Automodel keeps for itself, a recipe that cannot be read, batch sizes
+    that change, and views that cannot be made.
+    """
     if RESERVED in job.paths:
         raise UserError(
             f"a domain is called {RESERVED!r}, which Automodel keeps for itself; rename the domain and export again"
@@ -54,7 +60,7 @@ def write(job: Job) -> Output:
         name = f"stage-{stage_file(number, span)}.yaml" if len(job.spans) > 1 else "mixture.yaml"
         objective = job.unit_shares(span)
         out[name] = yaml.safe_dump(_filled(recipe, _blocks(job, parts, objective, slot, batch)), sort_keys=False)
-        # a launch goes on where the checkpoint's data loader stood, so that a stage is a window of its blend
+        # a launch goes on where the checkpoint's data loader was, so a stage reads a window of its blend
         first = steps_before(job, batch) + slot.step if slot and batch else 0
         start, stop = (first * batch, (first + slot.steps) * batch) if slot and batch else (0, 10**9)
         tokens = (slot.start, slot.tokens) if slot else (span.start, span.tokens)
@@ -69,7 +75,7 @@ def write(job: Job) -> Output:
 
 
 def _by_text(job: Job) -> Job:
-    """The job with shares of the sizes of the texts, of the same domains in every stage."""
+    """Return the job with weights that are the sizes of the domains' texts; every stage keeps its domains."""
     spans = []
     for span in job.spans:
         sizes = {name: job.texts[name].pass_tokens if name in span.used else 0.0 for name in span.weights}
@@ -79,7 +85,7 @@ def _by_text(job: Job) -> Job:
 
 
 def _sampled(parts: Sequence[BlendPart]) -> dict[str, float]:
-    """{domain: its share of the blend}, all of its prefixes together."""
+    """Return {domain: its share of the blend}, all of its prefixes together."""
     return {
         name: math.fsum(part.share for part in parts if part.domain == name)
         for name in dict.fromkeys(part.domain for part in parts)
@@ -89,8 +95,9 @@ def _sampled(parts: Sequence[BlendPart]) -> dict[str, float]:
 def _weighed(
     parts: Sequence[BlendPart], drawn: Mapping[str, float], objective: Mapping[str, float]
 ) -> dict[str, float]:
-    """Shares of the loss: what is drawn of a domain, times its multiplier, which Automodel computes from the shares in
-    the YAML.
+    """Return {domain: share of the loss}: what is drawn of the domain times its multiplier.
+
+    Automodel computes the multiplier from the shares in the YAML.
     """
     sampled = _sampled(parts)
     weighed = {name: drawn[name] * objective[name] / sampled[name] for name in objective}
@@ -99,8 +106,9 @@ def _weighed(
 
 
 def _batch(job: Job) -> int | None:
-    """Sequences a step, None where the recipe is to say. Raises UserError for several stages without one number of
-    them.
+    """Return the sequences per step; None where the recipe is to say it.
+
+    Raises UserError where there are several stages and not one number of sequences for all steps.
     """
     if job.batches is None and len(job.spans) == 1:
         return None
@@ -114,7 +122,7 @@ def _batch(job: Job) -> int | None:
 def _blocks(
     job: Job, parts: Sequence[BlendPart], objective: Mapping[str, float], slot: Slot | None, batch: int | None
 ) -> dict[str, Any]:
-    """The recipe's blocks of one stage; max_steps counts from the beginning of the run."""
+    """Return the recipe's blocks for one stage; max_steps counts from the beginning of the run."""
     dataset: dict[str, Any] = {
         "_target_": DATASET,
         "paths": {"train": [word for part in parts for word in (repr(part.share), part.prefix)]},
@@ -134,7 +142,10 @@ def _blocks(
 
 
 def _domains(parts: Sequence[BlendPart], objective: Mapping[str, float]) -> list[dict[str, Any]]:
-    """An entry a prefix, in the blend's order, under the domain's name, numbered where it has several prefixes."""
+    """Return the entries of `domain_mixture`, one per prefix, in the blend's order.
+
+    An entry has the domain's name, numbered where the domain has several prefixes.
+    """
     sampled = _sampled(parts)
     prefixes, seen, entries = Counter(part.domain for part in parts), Counter[str](), []
     for part in parts:
@@ -146,7 +157,7 @@ def _domains(parts: Sequence[BlendPart], objective: Mapping[str, float]) -> list
 
 
 def _recipe(path: str | None) -> dict[str, Any]:
-    """The recipe that the blocks go into; empty without one. Raises UserError where it is none."""
+    """Read the recipe that the blocks go into; empty without a path. Raises UserError where the file is no recipe."""
     if path is None:
         return {}
     try:
@@ -161,7 +172,7 @@ def _recipe(path: str | None) -> dict[str, Any]:
 
 
 def _filled(recipe: dict[str, Any], blocks: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with the blocks: data and mixture replaced, the steps put beside what it says of them."""
+    """Return the recipe with the blocks: data and mixture replaced, the steps merged into its step_scheduler."""
     rest = {name: block for name, block in recipe.items() if name not in BLOCKS}
     steps = {**(rest.pop("step_scheduler", None) or {}), **blocks.get("step_scheduler", {})}
     return {

@@ -1,10 +1,9 @@
-"""Megatron-Energon: one MetadatasetV2 a stage, each over its own part of every dataset.
+"""Megatron-Energon: one MetadatasetV2 per stage, each over its own part of every dataset.
 
-Energon draws documents (samples) one by one with these probabilities, in single precision, and repeats a dataset
-without end. It has no
-schedule over time, and a launch begins its datasets anew: a domain that several stages use is cut into parts by
-`subset`. Documents are left out by a split file that excludes them, and read k times by k entries of the dataset, the
-k-th over those read that often.
+Energon draws documents (samples) one by one with the given probabilities, in single precision, and repeats a dataset
+without end. It has no schedule over time, and every launch begins its datasets anew. So a domain that several stages
+use is cut into parts by `subset`. Under a sample policy a dataset has several entries: the k-th holds the documents
+that are read at least k times, by a split file that excludes the others.
 """
 
 import json
@@ -22,14 +21,15 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
 META = ".nv-meta"
-Layers = Mapping[
-    str, list[tuple[str | None, float]]
-]  # {domain: (split file or None for its own, share of the domain's documents)}
+# {domain: [(split file, or None for the dataset's own; share of the domain's documents as read), ...]}
+Layers = Mapping[str, list[tuple[str | None, float]]]
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage. Raises UserError for more than one path a domain, and for a sample policy of what is no
-    webdataset here.
+    """Return one YAML file per stage, and the split files of sample policies.
+
+    Raises UserError for a domain with more than one path, and for a sample policy of a domain that is no webdataset on
+    this machine.
     """
     _check_paths(job)
     splits = {name: _split_files(job, name) for name in job.selections}
@@ -51,7 +51,7 @@ def write(job: Job) -> Output:
 
 
 def file_name(number: int) -> str:
-    """Of the stage `number` (from 0)."""
+    """Return the name of the file for the stage `number` (from 0)."""
     return f"stage-{number + 1}.yaml"
 
 
@@ -68,8 +68,9 @@ def _check_paths(job: Job) -> None:
 def _blend(
     job: Job, shares: Mapping[str, float], layers: Layers, ranges: Mapping[str, tuple[float, float]]
 ) -> list[dict[str, Any]]:
-    """Entries of a stage: every used domain, once for every layer of its documents; `ranges`: the stage's parts of
-    shared domains.
+    """Return the entries of a stage: every used domain, once per layer of its documents.
+
+    ranges: the stage's part of each shared domain.
     """
     entries = []
     for name, share in shares.items():
@@ -85,7 +86,7 @@ def _blend(
 
 
 def _percent(fraction: float) -> str:
-    """The border of two parts is the same text in both, so that they meet in the same document."""
+    """Format the border of a part; two parts have the same text at their border, and so meet at the same document."""
     return f"{100 * fraction:.12g}%"
 
 
@@ -95,8 +96,10 @@ def _yaml(blend: list[dict[str, Any]]) -> str:
 
 
 def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
-    """(file, its text, share of the domain's documents as read) of every layer of a domain's documents; None: all of
-    them.
+    """Return (split file, its text, share of the domain's documents as read) of every layer of a domain's documents.
+
+    The file is None where a layer holds all documents. Raises UserError where the domain is no webdataset on this
+    machine.
     """
     folder = Path(job.paths[name][0]) / META
     if not job.here or not folder.is_dir():
@@ -119,9 +122,12 @@ def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
 
 
 def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
-    """How often each of the dataset's samples is read, int64 (samples,): by row where it holds all rows of the one file
-    that was scored
-    (also those held out), by order where it holds just the domain's documents and the policy lists all of them."""
+    """Return how often each of the dataset's samples is read, int64 (samples,).
+
+    Samples are found by their row where the dataset holds all rows of the one file that was scored, also those held
+    out; by their order where it holds only the domain's documents and the policy lists all of them. Raises UserError
+    for any other dataset.
+    """
     selection, domain = job.selections[name], job.mixture.domain(name)
     if samples == len(selection.times) == domain.unique_documents:
         return selection.times
@@ -139,7 +145,7 @@ def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
 
 
 def _sample_keys(folder: Path) -> list[str]:
-    """`shard/key` of every sample of a webdataset, in the order of its shards."""
+    """Return `shard/key` of every sample of a webdataset, in the order of its shards."""
     shards = list(json.loads((folder / ".info.json").read_text())["shard_counts"])
     with closing(sqlite3.connect(f"file:{folder / 'index.sqlite'}?mode=ro", uri=True)) as index:
         rows = index.execute(
@@ -158,7 +164,7 @@ def _notes(job: Job) -> Iterator[str]:
 
 
 def _use(job: Job) -> str:
-    """How to launch, one run a stage."""
+    """Return how to launch, one run per stage."""
     slots = job.slots() if job.stepped else [None] * len(job.spans)
     lines = []
     for number, (span, slot) in enumerate(zip(job.spans, slots, strict=True)):
@@ -182,7 +188,7 @@ def _length(job: Job, span: Span) -> str:
 
 
 def _parts(path: str) -> Sequence[str]:
-    """Of a prepared dataset: JSONL and its index, another metadataset, or a webdataset."""
+    """Return the files of a prepared dataset: JSONL and its index, another metadataset, or a webdataset's .nv-meta."""
     if path.endswith(".jsonl"):
         return (path, f"{path}.idx")
     return (path,) if path.endswith(".yaml") else (f"{path}/{META}",)

@@ -1,10 +1,9 @@
-"""MaxText's JSON for grain: {domain: {"path": pattern of ArrayRecord files, "weight": share of records}}, one file a
-stage.
+"""MaxText's JSON for grain, one file per stage: {domain: {"path": ArrayRecord files, "weight": share of records}}.
 
 MaxText (src/maxtext/input_pipeline/grain_data_processing.py) divides the weights by their sum and hands them to grain's
-IterDataset.mix, which scales the smallest to 100 and cuts the others to whole numbers; records then come in that
-proportion, without chance. The weights written are chosen so that this arithmetic gives the nearest shares that it can.
-A relaunch from a checkpoint with the next stage's file goes on where every dataset was, by name.
+IterDataset.mix. This scales the smallest weight to 100 and cuts the others to whole numbers; records then come in that
+fixed proportion, not at random. The weights in the file are chosen so that this arithmetic gives the nearest shares
+that it can. A relaunch from a checkpoint with the next stage's file goes on where every dataset was, by name.
 """
 
 import json
@@ -16,22 +15,16 @@ from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
-LEAST = 100  # parts that grain gives the smallest weight
-STRETCHES = tuple(
-    1 + k / 2000 for k in range(-10, 11)
-)  # near 1: the smallest share may be a little off, so that the others fit better
-OVER = (
-    0.5,
-    0.4,
-    0.6,
-    0.3,
-    0.7,
-)  # how far above a whole number of parts a weight is put, so that floats do not cut it to the one below
-MARGIN = 1.01  # of the passes that num_epoch allows: records come in small runs, and the last steps round
+LEAST = 100  # parts that grain gives to the smallest weight
+# factors near 1 to try: the smallest share may be a little off, so that the others fit better
+STRETCHES = tuple(1 + k / 2000 for k in range(-10, 11))
+# how far above a whole number of parts a weight may be put, so that floats do not cut it to the number below
+OVER = (0.5, 0.4, 0.6, 0.3, 0.7)
+MARGIN = 1.01  # factor on the passes for num_epoch: records come in small runs, and the last steps are rounded
 
 
 def write(job: Job) -> Output:
-    """One JSON a stage and how to relaunch. Raises UserError for paths that MaxText cannot expand."""
+    """Return one JSON file per stage. Raises UserError for paths that MaxText cannot expand."""
     _check_paths(job)
     shares = [job.unit_shares(span) for span in job.spans]
     weights = [kept_weights(share) for share in shares]
@@ -54,14 +47,12 @@ def write(job: Job) -> Output:
 
 
 def file_name(number: int) -> str:
-    """Of the stage `number` (from 0)."""
+    """Return the name of the file for the stage `number` (from 0)."""
     return f"stage-{number + 1}.json"
 
 
 def kept_weights(shares: Mapping[str, float]) -> dict[str, float]:
-    """{name: weight}, sum 1: of those that grain's arithmetic takes to whole parts, the ones nearest to `shares` (all
-    above 0).
-    """
+    """Return {name: weight}, sum 1, for which MaxText and grain give the shares nearest to `shares` (all above 0)."""
     tries = [_weights(shares, stretch=stretch, over=over) for stretch in STRETCHES for over in OVER]
     return min(
         tries, key=lambda weights: max(abs(given / shares[name] - 1) for name, given in given_shares(weights).items())
@@ -69,7 +60,10 @@ def kept_weights(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def _weights(shares: Mapping[str, float], *, stretch: float, over: float) -> dict[str, float]:
-    """Whole parts, the smallest LEAST; `stretch` times as many for the others as would be exact, `over` above whole."""
+    """Return weights, sum 1, that are about a whole number of parts each: LEAST parts for the smallest share.
+
+    The others have `stretch` times their exact number of parts, rounded, and `over` more where that is above LEAST.
+    """
     least = min(shares.values())
     parts = {name: max(LEAST, round(LEAST * stretch * share / least)) for name, share in shares.items()}
     parts[min(shares, key=lambda name: shares[name])] = LEAST
@@ -77,7 +71,10 @@ def _weights(shares: Mapping[str, float], *, stretch: float, over: float) -> dic
 
 
 def given_shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """{name: share of records} that MaxText and grain make of the weights, in their order of operations (floats)."""
+    """Return {name: share of records} that MaxText and grain make of the weights.
+
+    The operations and their order are those of MaxText and grain, because floats are cut to whole numbers.
+    """
     total = sum(weights.values())
     divided = [weight / total for weight in weights.values()]
     scale = LEAST / min(divided)
@@ -105,7 +102,7 @@ def _check_paths(job: Job) -> None:
 
 
 def _notes(job: Job) -> Iterator[str]:
-    """What MaxText does otherwise than one would expect."""
+    """Give notes on what MaxText does differently from what one would expect."""
     if job.unit == "document" and job.document_limit is None:
         yield (
             "shares of records assume that whole documents are trained on (use_truncation=false below); for MaxText's "
@@ -117,13 +114,13 @@ def _notes(job: Job) -> Iterator[str]:
             f"{job.sequence_length}"
         )
     for name in job.paths:
-        here = [number for number, span in enumerate(job.spans) if name in span.used]
-        if here != list(range(here[0], here[-1] + 1)):
+        stages = [number for number, span in enumerate(job.spans) if name in span.used]
+        if stages != list(range(stages[0], stages[-1] + 1)):
             yield f"{name} has no weight for a while and then again: MaxText forgets its place and begins it anew"
 
 
 def _use(job: Job) -> str:
-    """Launch commands, one a stage."""
+    """Return the launch commands, one per stage."""
     passes = max(job.epochs(name) for name in job.paths)
     separators = job.mixture.tokenizer.separators_per_document
     whole = (
@@ -140,14 +137,14 @@ def _use(job: Job) -> str:
     slots = job.known_slots()
     commands = []
     for number in range(len(job.spans)):
-        own = [f"grain_train_mixture_config_path={job.directory / file_name(number)}"]
+        flags = [f"grain_train_mixture_config_path={job.directory / file_name(number)}"]
         if slots:
             done, end = (slots[place].step + slots[place].steps for place in (number, -1))
-            own.append(f"max_target_length={job.sequence_length} steps={done} learning_rate_schedule_steps={end}")
+            flags.append(f"max_target_length={job.sequence_length} steps={done} learning_rate_schedule_steps={end}")
         if len(slots) > 1:
-            own.append("enable_checkpointing=true save_checkpoint_on_completion=true")
+            flags.append("enable_checkpointing=true save_checkpoint_on_completion=true")
         commands.append(
-            " \\\n  ".join(["python3 -m maxtext.trainers.pre_train.train src/maxtext/configs/base.yml", *fixed, *own])
+            " \\\n  ".join(["python3 -m maxtext.trainers.pre_train.train src/maxtext/configs/base.yml", *fixed, *flags])
         )
     if len(slots) > 1:
         commands.insert(

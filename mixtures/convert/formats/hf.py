@@ -1,7 +1,7 @@
-"""Hugging Face `datasets`: a JSON and a loader of its own beside it, for Trainer, TRL's trainers and any loop.
+"""Hugging Face `datasets`: a JSON file and a loader beside it, for Trainer, TRL's trainers and any loop.
 
-`interleave_datasets` draws rows, takes one mixture and stops or repeats; the loader (templates/hf_loader.py) draws the
-same rows and goes on over the stages.
+`interleave_datasets` draws rows, takes one mixture only, and stops or repeats at the end of the data. The loader
+(templates/hf_loader.py) draws the same rows and goes on over the stages.
 """
 
 import json
@@ -17,7 +17,10 @@ PLAN, LOADER = "hf_mixture.json", "hf_loader.py"
 
 
 def write(job: Job) -> Output:
-    """Probabilities of rows for every stage, rows a stage, files and selected rows of every domain."""
+    """Return the loader and its JSON: rows and probabilities of every stage, files and selected rows of every domain.
+
+    Raises UserError where the documents of a sample policy are no rows of files.
+    """
     names = [domain.name for domain in job.mixture.domains]
     shares = [job.unit_shares(span) for span in job.spans]
     ends = np.rint(np.cumsum([job.units(span) for span in job.spans])).astype(int)

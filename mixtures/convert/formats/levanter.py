@@ -1,8 +1,8 @@
-"""Levanter and Marin: one YAML with `train_weights`, a weight for every domain from a step (from 0) on.
+"""Levanter and Marin: one YAML with `train_weights`, which gives every domain a weight from a step (from 0) on.
 
-Levanter draws blocks of `mixture_block_size` sequences. In each, every domain has a fixed number of them: the whole
-part of its share, and the largest domain what is left over. A stage may only begin where a block does. Domains go on
-where they were at a stage's start, and begin anew at their end.
+Levanter draws blocks of `mixture_block_size` sequences. In each block every domain has a fixed number of sequences: its
+share of the block, rounded down, and the largest domain also gets the rest. A stage can only begin where a block does.
+At the start of a stage every domain goes on where it was. A domain that was read to its end begins anew.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ TEXT = {".jsonl", ".json", ".parquet"}
 
 
 def write(job: Job) -> Output:
-    """levanter.yaml (domains under `configs`) and marin.yaml (under `components`), the same mixture twice."""
+    """Return levanter.yaml (domains under `configs`) and marin.yaml (under `components`), the same mixture twice.
+
+    Raises UserError where a stage cannot begin with a block, and for data that are neither text files nor one cache.
+    """
     if len(job.spans) > 1:
         job.require_batches()
     plan = choose(job)
@@ -86,7 +89,7 @@ def _tokenizer_note(job: Job) -> list[str]:
 
 
 def _source(name: str, paths: tuple[str, ...]) -> dict[str, Any]:
-    """Text files, or one directory of a token cache that Levanter built."""
+    """Return where the data of a domain are: text files, or one directory of a token cache that Levanter built."""
     if all(is_text(path) for path in paths):
         return {"train_urls": list(paths)}
     if len(paths) > 1:
@@ -102,7 +105,7 @@ def _component(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_text(path: str) -> bool:
-    """Is it the name of a file, or a pattern of names, that Levanter tokenizes?"""
+    """Say whether the path is a file of text that Levanter tokenizes, or a pattern for such files."""
     return bool(TEXT & set(PurePosixPath(path).suffixes[-2:]))
 
 
@@ -111,7 +114,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _trainer(job: Job, slots: list[Slot]) -> dict[str, Any]:
-    """What the steps of the stages count in."""
+    """Return the trainer's batch size and number of steps; empty where they are not known."""
     if job.batches is None:
         return {}
     sizes: Any = [{"start": step, "value": size} for step, _, size in job.batches.by_step]

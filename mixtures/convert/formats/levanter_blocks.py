@@ -1,9 +1,8 @@
-"""Levanter's blocks: how many sequences, so that every share survives the rounding and every stage can begin where a
-block does.
+"""Sequences per block of Levanter, so that every share survives its rounding and every stage begins with a block.
 
-Read in levanter 1.2.dev1644, data/mixture.py: in each block every domain has the whole part of its share, the largest
-domain also what is left over, in an order of chance. A stage that does not begin with a block is an assertion error; a
-block has less than 2**16 sequences.
+The rules are those in the source of levanter 1.2.dev1644, data/mixture.py. In each block every domain has its share of
+the block, rounded down, and the largest domain also has the rest; their order is random. A stage that does not begin
+with a block is an assertion error. A block has less than 2**16 sequences.
 """
 
 import itertools
@@ -16,18 +15,13 @@ from mixtures.convert.simulate import ABSOLUTE, RELATIVE, off, whole_parts
 from mixtures.convert.steps import Slot
 from mixtures.errors import UserError
 
-MOST = 2**16 - 1
-PREFERRED = (
-    2048,
-    4096,
-    8192,
-    16384,
-    32768,
-)  # Levanter's own default first; in binary fractions nothing is lost to floats
+MOST = 2**16 - 1  # sequences per block
+# Levanter's default first; powers of two, because shares that are binary fractions lose nothing to floats
+PREFERRED = (2048, 4096, 8192, 16384, 32768)
 
 
 class BlockPlan(NamedTuple):
-    """Sequences in a block, the stages in steps, and the weights to write for each."""
+    """Sequences per block, the stages in steps, and the weights to write for each stage."""
 
     block: int
     slots: list[Slot]
@@ -35,16 +29,15 @@ class BlockPlan(NamedTuple):
 
 
 def choose(job: Job) -> BlockPlan:
-    """The first block size that the stages allow, that keeps every share, and whose last, unfinished block matters
-    least.
+    """Return the block size that keeps every share and whose last, unfinished block matters least, with its stages.
 
-    The mixture's own numbers where Levanter's rounding leaves them alone, else numbers that are whole sequences of a
-    block. The finest where none keeps every share, for the core to refuse. Raises UserError where a stage cannot begin
-    with a block of --block-size.
+    Of several such, the weights of the mixture come before weights that are whole sequences of a block, and then the
+    first of the sizes that the stages allow. Where none keeps every share, the largest block is returned, and the
+    report refuses its shares. Raises UserError where a stage cannot begin with a block of --block-size.
     """
     allowed = {block: slots for block in _sizes(job) if (slots := _slots(job, block))}
     if not allowed:
-        job.slots(multiple=job.options["block_size"])  # refuses, and says the nearest
+        job.slots(multiple=job.options["block_size"])  # raises UserError, which names the nearest possible boundary
     plans = [
         BlockPlan(block, slots, [write_as(span.weights, block) for span in job.spans])
         for write_as, (block, slots) in itertools.product((_unchanged, _whole), allowed.items())
@@ -58,17 +51,19 @@ def choose(job: Job) -> BlockPlan:
 
 
 def counts(weights: Mapping[str, float], block: int) -> dict[str, int]:
-    """{name: sequences in a block}, in Levanter's own arithmetic."""
+    """Return {name: sequences per block}, computed as Levanter does."""
     total = sum(weights.values())
-    given = {name: int(weight / total * block) for name, weight in weights.items()}
-    largest = max(given, key=lambda name: given[name])
-    given[largest] += block - sum(given.values())
-    return given
+    sequences = {name: int(weight / total * block) for name, weight in weights.items()}
+    largest = max(sequences, key=lambda name: sequences[name])
+    sequences[largest] += block - sum(sequences.values())
+    return sequences
 
 
 def scatter(job: Job, plan: BlockPlan) -> dict[str, float]:
-    """{name: by how much its share of the last stage may be off}: 2 sd of what the part of the run's last block that is
-    read may hold.
+    """Return {name: how far its share of the last stage may be off}; empty where the sequence length is not known.
+
+    The run may end inside a block. The value is 2 standard deviations of what the part of that block that is read may
+    hold.
     """
     if job.sequence_length is None:
         return {}
@@ -82,13 +77,13 @@ def scatter(job: Job, plan: BlockPlan) -> dict[str, float]:
 
 
 def excess(job: Job, plan: BlockPlan) -> float:
-    """By how much the scatter is more than rounding may be; 0 where it is not."""
+    """Return by how much the scatter is larger than rounding may be; 0 where it is not larger."""
     weights = job.spans[-1].weights
     return max([0.0, *(moved - max(RELATIVE * weights[name], ABSOLUTE) for name, moved in scatter(job, plan).items())])
 
 
 def remedy(job: Job, plan: BlockPlan) -> str:
-    """What would do where no block is fine enough."""
+    """Return advice for the user where no block is fine enough."""
     raised = "raise the small shares: `mixtures export ... --min-share`"
     if len(job.spans) == 1 or plan.block >= PREFERRED[-1] or job.sequence_length is None:
         return raised
@@ -100,8 +95,12 @@ def remedy(job: Job, plan: BlockPlan) -> str:
 
 
 def _sizes(job: Job) -> Iterator[int]:
-    """To try, in this order: powers of two, then also of whole steps, and what divides the beginnings of the stages (or
-    the one's end).
+    """Give the block sizes to try, in this order.
+
+    First Levanter's default and larger powers of two. Then, from large to small: smaller powers of two, powers of two
+    times the greatest common divisor of the batch sizes, and the common divisors of the places where stages begin (with
+    one stage: of where it ends), all in sequences. With --block-size only that size; raises UserError where it is too
+    large.
     """
     if "block_size" in job.options:
         if job.options["block_size"] > MOST:
@@ -122,7 +121,7 @@ def _sizes(job: Job) -> Iterator[int]:
 
 
 def _slots(job: Job, block: int) -> list[Slot] | None:
-    """The stages in steps; None where a boundary would move too far for a block to begin there."""
+    """Return the stages in steps; None where a boundary would move too far for a block to begin there."""
     if job.batches is None:
         return [Slot(0, 0, 0, job.spans[0].tokens)]
     try:
@@ -132,7 +131,7 @@ def _slots(job: Job, block: int) -> list[Slot] | None:
 
 
 def _keeps(job: Job, plan: BlockPlan) -> bool:
-    """Does every share stay where it was asked, but for rounding that is allowed?"""
+    """Say whether every share stays where it was asked, but for the rounding that is allowed."""
     return not any(
         off(span.weights[name], count / plan.block)
         for span, shares in zip(job.spans, plan.weights, strict=True)
@@ -145,6 +144,6 @@ def _unchanged(weights: Mapping[str, float], block: int) -> Mapping[str, float]:
 
 
 def _whole(weights: Mapping[str, float], block: int) -> dict[str, float]:
-    """Shares in whole sequences of a block, sum 1."""
+    """Return shares that are whole sequences of a block, sum 1."""
     parts = whole_parts(weights, block)
     return {name: parts.get(name, 0) / block for name in weights}

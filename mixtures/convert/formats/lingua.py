@@ -1,9 +1,9 @@
-"""Meta Lingua: one YAML a stage, and a script that puts a stage's weights into the checkpoint of the one before.
+"""Meta Lingua: one YAML file per stage, and a script that puts a stage's weights into the last checkpoint before it.
 
-Lingua draws every document at random, each rank on its own, by `data.sources`; a checkpoint holds these weights too, so
-that a run which is resumed with others goes on with the old ones. The script changes them there and leaves every rank's
-place in its files: no document comes twice. Every rank reads one of a domain's chunk files, so their number must divide
-the number of ranks; files above it are never read.
+Lingua draws every document at random, each rank on its own, by `data.sources`. A checkpoint holds these weights too, so
+that a run which is resumed with other weights goes on with the old ones. The script changes them in the checkpoint and
+leaves every rank's place in its files: no document comes twice. Every rank reads one of a domain's chunk files, so the
+number of these must divide the number of ranks; chunk files beyond the number of ranks are never read.
 """
 
 import glob
@@ -25,9 +25,10 @@ SCRIPT = "next_stage.py"
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage, all domains in each, and the script. Raises UserError for chunks that the ranks cannot share,
-    and for batches
-    that change."""
+    """Return one YAML file per stage, with all domains in each, and with several stages the script.
+
+    Raises UserError for chunk files that the ranks cannot share, and for batch sizes that change.
+    """
     _check_paths(job)
     _check_chunks(job)
     slots = _slots(job)
@@ -49,7 +50,7 @@ def write(job: Job) -> Output:
 
 
 def file_name(number: int) -> str:
-    """Of the stage `number` (from 0)."""
+    """Return the name of the file for the stage `number` (from 0)."""
     return f"stage-{number + 1}.yaml"
 
 
@@ -63,7 +64,7 @@ def _check_paths(job: Job) -> None:
 
 
 def _chunks(job: Job) -> dict[str, int]:
-    """{name: chunk files of the domain}, where they are here."""
+    """Return {name: number of chunk files of the domain}; empty where the data are not on this machine."""
     return (
         {name: len(glob.glob(os.path.join(glob.escape(paths[0]), CHUNKS))) for name, paths in job.paths.items()}
         if job.here
@@ -86,14 +87,14 @@ def _check_chunks(job: Job) -> None:
 
 
 def _slots(job: Job) -> list[Slot]:
-    """The stages in steps; none where the mixture is one stage and steps are not known."""
+    """Return the stages in steps; empty where there is one stage and the steps are not known."""
     if job.batches is not None and job.batches.constant is None:
         raise UserError("Lingua trains with one batch size, and this schedule has several; give one with --batch-size")
     return job.known_slots()
 
 
 def _yaml(job: Job, number: int, shares: Mapping[str, float], slots: Sequence[Slot]) -> str:
-    """The stage's part of Lingua's settings."""
+    """Return the stage's part of Lingua's settings."""
     root = _root([paths[0] for paths in job.paths.values()])
     separators = job.mixture.tokenizer.separators_per_document
     sources = {
@@ -119,7 +120,7 @@ def _yaml(job: Job, number: int, shares: Mapping[str, float], slots: Sequence[Sl
 
 
 def _root(folders: Sequence[str]) -> str:
-    """The directory that holds all of them; empty where there is none."""
+    """Return the directory that holds all of the folders; empty where there is none."""
     try:
         return os.path.commonpath([os.path.dirname(os.path.normpath(folder)) for folder in folders])
     except ValueError:
@@ -141,19 +142,19 @@ def _notes(job: Job) -> Iterator[str]:
 
 
 def _use(job: Job, slots: Sequence[Slot]) -> str:
-    """How to launch, one run a stage."""
+    """Return how to launch, one run per stage."""
     lines = ["# train.yaml is yours, without data.sources"]
     if job.batches is not None:
         lines.append(f"# data.batch_size * grad_acc_steps * data-parallel ranks = {job.batches.constant:,}")
     for number, span in enumerate(job.spans):
-        path, own = job.directory / file_name(number), f"train-{number + 1}.yaml"
+        path, config = job.directory / file_name(number), f"train-{number + 1}.yaml"
         merge = (
-            f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), '{own}')"
+            f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), '{config}')"
         )
         lines += [
             f"# {span.name}",
             f'python -c "{merge}"',
-            f"torchrun --nproc-per-node 8 -m apps.main.train config={own}",
+            f"torchrun --nproc-per-node 8 -m apps.main.train config={config}",
         ]
         if number + 1 < len(job.spans):
             folder = f"{slots[number].step + slots[number].steps:010d}"

@@ -1,7 +1,7 @@
-"""LitData: a CombinedStreamingDataset whose weights follow the stages, as generated Python with its numbers in JSON.
+"""LitData: generated Python for a CombinedStreamingDataset whose weights follow the stages, with its numbers in JSON.
 
 LitData has no file for weights, ends at the first dataset that is used up, and never repeats one. `litdata_mixture.py`
-changes the weights of its iterator at the batch where a stage begins, so that nothing is read anew there, and lets
+changes the weights of its iterator at the batch where a stage begins, so that nothing is read again there, and lets
 StreamingDataset repeat a domain (`subsample` above 1) as often as the schedule needs. One block of TokensLoader is one
 sequence.
 """
@@ -19,8 +19,9 @@ from mixtures.errors import UserError
 
 
 def write(job: Job) -> Output:
-    """litdata_mixture.py and its JSON. Raises UserError for a domain in several directories, and for a batch size that
-    changes.
+    """Return litdata_mixture.py and its JSON.
+
+    Raises UserError for a domain in several directories, and for a batch size that changes.
     """
     batches = job.require_batches()
     _check(job, batches)
@@ -42,8 +43,10 @@ def write(job: Job) -> Output:
 
 
 def _plan(job: Job, slots: Sequence[Slot], sequence_length: int) -> dict[str, object]:
-    """What litdata_mixture.py reads: ends of the stages in sequences of the whole run, weights, and what they come to
-    by domain.
+    """Return the record that litdata_mixture.py reads.
+
+    Stages have weights and their end in sequences since the beginning of the schedule; domains have the sequences that
+    the whole schedule takes of them.
     """
     shares = [job.unit_shares(span) for span in job.spans]
     lengths = [slot.tokens // sequence_length for slot in slots]

@@ -1,8 +1,8 @@
 """LLaMA-Factory: dataset_info.json with exact rows of every domain, and the YAML that trains on them.
 
-Not `mix_strategy: interleave_*`: with files read as a whole, `interleave_over` goes on until the last domain was read
-to its end and tokenizes all of it, and `interleave_under` stops with the first. Rows cut to what a stage reads and
-`concat`, which the trainer shuffles, give the shares exactly.
+`mix_strategy: interleave_*` is not used: when files are read as a whole, `interleave_over` goes on until the last
+domain was read to its end and tokenizes all of it, and `interleave_under` stops when the first domain ends. Rows cut to
+what a stage reads, with `concat`, give the shares exactly; the trainer shuffles them.
 """
 
 import json
@@ -19,7 +19,11 @@ INFO = "dataset_info.json"
 
 
 def write(job: Job) -> Output:
-    """One dataset_info.json, one YAML a stage; a stage goes on in every domain where the one before it ended."""
+    """Return dataset_info.json and one YAML per stage; in every domain a stage goes on where the one before it ended.
+
+    Raises UserError for a domain with more than one file or folder, and for files that `datasets` does not read as
+    rows.
+    """
     _check_paths(job)
     spans, counted = row_slices(job)
     entries = [
@@ -48,7 +52,10 @@ def write(job: Job) -> Output:
 
 
 def _entries(job: Job, slices: Slices, *, stage: int) -> dict[str, Any]:
-    """{name of a dataset: its entry}; no domain's name has a colon."""
+    """Return {name of a dataset: its entry}, one entry per pass over a domain.
+
+    A colon sets the stage and the pass off from the domain's name, which has no colon.
+    """
     column = job.options.get("column", "text")
     entries = {}
     for name, parts in slices.items():

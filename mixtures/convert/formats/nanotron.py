@@ -1,9 +1,9 @@
 """Nanotron: `data_stages`, each with folders of tokens and their weights, from a training step (the first is 1) on.
 
-run_train.py builds the data of the last stage in its config only, and accepts a new stage only where a checkpoint ends
-right before it (huggingface/nanotron, pull request 380 is open). So there is one config for every launch: the first has
-one stage, each later one adds the next. A resumed launch goes on in every folder where the checkpoint left it. Nanotron
-blends as Megatron does: at every sequence the domain that is furthest behind its share is next.
+run_train.py builds only the data of the last stage in its config, and accepts a new stage only where a checkpoint ends
+right before it (huggingface/nanotron, pull request 380 is open). So there is one config per launch: the first has one
+stage, and each later one adds the next. A resumed launch goes on in every folder where the checkpoint left it. Nanotron
+blends as Megatron does: every sequence comes from the domain that is furthest behind its share.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,14 @@ from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
-MOST_DOMAINS = 32766  # numbered in 16 bits
+MOST_DOMAINS = 32766  # Nanotron numbers them in 16 bits
 
 
 def write(job: Job) -> Output:
-    """stage1.yaml, stage2.yaml, ...: the keys of the mixture, for the configs of the launches one after the other."""
+    """Return stage1.yaml, stage2.yaml, ...: the mixture's keys for the configs of the launches, one after the other.
+
+    Raises UserError for batch sizes that change, a domain in several folders, and shares of less than one sequence.
+    """
     slots, size = job.slots(), _batch_size(job)
     _check_folders(job)
     _check_reached(job, slots, size)
@@ -51,7 +54,7 @@ def write(job: Job) -> Output:
 
 
 def _stage(job: Job, span: Span, slot: Slot) -> dict[str, Any]:
-    """One of `data_stages`. Its step is the first that is trained on it, from 1."""
+    """Return an entry of `data_stages`; its step, from 1, is the first that is trained on it."""
     dataset = {
         "dataset_folder": [paths[0] for paths in job.paths.values()],
         "dataset_weights": [span.weights[name] for name in job.paths],
@@ -80,7 +83,7 @@ def _check_folders(job: Job) -> None:
 
 
 def _check_reached(job: Job, slots: list[Slot], size: int) -> None:
-    """Raises UserError where a domain's share of a stage is not one sequence."""
+    """Refuse a share of a stage that is less than one sequence. Raises UserError listing these domains."""
     if never := [
         f"  - {name} in stage {span.name}: {weight:.3g} of {slot.steps * size:,} sequences"
         for span, slot in zip(job.spans, slots, strict=True)
@@ -112,7 +115,7 @@ def _use(job: Job, names: list[str], *, size: int, steps: int) -> str:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """What datatrove's tokenizer leaves in a folder."""
+    """Return the files that datatrove's tokenizer writes into a folder."""
     return (f"{path}/*.ds", f"{path}/*.metadata")
 
 

@@ -1,9 +1,9 @@
-"""OLMo-core: a curriculum in Python for its composable data loader, and the source-mixture YAML of its older dataset.
+"""OLMo-core: a curriculum in Python for its composable data loader, and source-mixture YAML for its older dataset.
 
 A stage is a whole number of sequences of every domain (largest remainders), so shares are exact to one sequence.
-`curriculum.py` makes an instance source of each stage and lets the loader read them in order; it refuses files that
-would be read more often than max_epochs. The YAML (olmo_core/data/source_mixture.py) has the same shares, one file a
-stage, and its caps; the dataset that reads it takes the first tokens of every file, in every launch again.
+`curriculum.py` makes one instance source per stage and lets the loader read them in order. It refuses files that would
+be read more often than max_epochs. The YAML (olmo_core/data/source_mixture.py) has the same shares, one file per stage,
+and caps. The dataset that reads it takes the first tokens of every file, again in every launch.
 """
 
 import io
@@ -22,14 +22,14 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 from mixtures.stream.policy import compose
 
-# of the repetitions that a domain without a cap needs: every repetition loses what is left of the last sequence of a
-# file
+# factor on the repetitions that a domain without a cap needs: every repetition loses the rest of a file's last sequence
 SLACK = 1.01
 
 
 def write(job: Job) -> Output:
-    """curriculum.py with its numbers, one YAML a stage. Raises UserError for batch sizes that the loader cannot change
-    to.
+    """Return curriculum.py with its numbers, and one YAML file per stage.
+
+    Raises UserError for batch sizes that the loader cannot change to.
     """
     batches = job.require_batches()
     _check_batches(batches)
@@ -59,7 +59,7 @@ def write(job: Job) -> Output:
 
 
 def _plan(job: Job, sequences: list[dict[str, int]], batches: Batches) -> dict[str, object]:
-    """What curriculum.py reads."""
+    """Return the record that curriculum.py reads."""
     caps = _caps(job, sequences)
     domains = {
         domain.name: {
@@ -82,16 +82,14 @@ def _plan(job: Job, sequences: list[dict[str, int]], batches: Batches) -> dict[s
 
 
 def _caps(job: Job, sequences: list[dict[str, int]]) -> dict[str, float | None]:
-    """{name: passes that the trainer may read}: the cap; None without one, or where the schedule is allowed to exceed
-    it.
-    """
+    """Return {name: passes that the trainer may make}; None without a cap, or where the schedule may exceed the cap."""
     return {
         domain.name: cap_to_hold(domain, sum(_passes(job, sequences, domain.name))) for domain in job.mixture.domains
     }
 
 
 def _passes(job: Job, sequences: list[dict[str, int]], name: str) -> list[float]:
-    """Of a domain, in every stage."""
+    """Return the passes over a domain, one number per stage."""
     return [stage.get(name, 0) * job.require_sequence_length() / job.texts[name].pass_tokens for stage in sequences]
 
 
@@ -100,7 +98,7 @@ def _view(name: str) -> str:
 
 
 def _spans(job: Job, name: str) -> bytes:
-    """The .npy of what a sample policy keeps."""
+    """Return the .npy of the tokens that a sample policy keeps: starts and ends."""
     picked = job.selections[name]
     text = compose(picked.start, picked.tokens, picked.times, domain_tokens=job.mixture.domain(name).unique_tokens)
     buffer = io.BytesIO()
@@ -113,7 +111,7 @@ def _yaml(job: Job, number: int) -> str:
 
 
 def _source_mixture(job: Job, sequences: list[dict[str, int]], number: int) -> str:
-    """SourceMixtureList of a stage: ratios sum to 1, caps leave room for what the other stages take."""
+    """Return the SourceMixtureList of a stage: ratios sum to 1, caps leave room for what the other stages take."""
     caps, stage, sources = _caps(job, sequences), sequences[number], []
     for name, count in stage.items():
         passes, cap = _passes(job, sequences, name), caps[name]
@@ -153,7 +151,7 @@ def _notes(job: Job) -> Iterator[str]:
 
 
 def _use(job: Job, slots: list[Slot], batches: Batches) -> str:
-    """What goes into the training script."""
+    """Return the lines for the training script."""
     steps = slots[-1].step + slots[-1].steps
     lines = [
         f"# in the training script, with {job.directory} on PYTHONPATH",

@@ -1,4 +1,4 @@
-"""Plain CSV, as RegMix and Olmix keep mixtures: a header of domain names after `name`, one stage a line."""
+"""Plain CSV, as RegMix and Olmix keep mixtures: a header of domain names after `name`, one line per stage."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ FILE = "weights.csv"
 
 
 def write(job: Job) -> Output:
-    """Shares of tokens, sequences or documents (--unit), every domain named in every stage."""
+    """Return shares of tokens, sequences or documents (--unit), with every domain in every stage."""
     names = [domain.name for domain in job.mixture.domains]
     shares = [job.unit_shares(span) for span in job.spans]
     text = io.StringIO()

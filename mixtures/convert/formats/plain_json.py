@@ -1,5 +1,6 @@
-"""Plain JSON, for a loader of one's own: {"unit": ..., "stages": [{"name", "start_tokens", "tokens", "weights":
-{domain: share}}]}.
+"""Plain JSON, for a loader of your own: the unit of the shares, and a list of stages with a share for every domain.
+
+`{"unit": ..., "stages": [{"name", "start_tokens", "tokens", "weights": {domain: share}}]}`
 """
 
 import json
@@ -11,7 +12,7 @@ FILE = "weights.json"
 
 
 def write(job: Job) -> Output:
-    """Shares of tokens, sequences or documents (--unit), every domain named in every stage."""
+    """Return shares of tokens, sequences or documents (--unit), with every domain in every stage."""
     names = [domain.name for domain in job.mixture.domains]
     shares = [job.unit_shares(span) for span in job.spans]
     stages = [

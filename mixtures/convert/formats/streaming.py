@@ -1,10 +1,10 @@
-"""MosaicML Streaming and LLM-Foundry: one YAML a stage, each stage an epoch of exactly its samples over its own part of
-every domain.
+"""MosaicML Streaming and LLM-Foundry: one YAML file per stage; a stage is one epoch over its part of every domain.
 
-Streaming takes a whole number of samples from every stream: the part of `epoch_size` that its proportion is, cut to a
-whole number, and one more for streams that its generator picks until the sum is right (so that a stream without weight
-may get one: it is left out here). A launch begins the streams anew. So a domain that several stages use is cut into
-views: an index over links to whole shards, with a shard at a border written in two pieces.
+The epoch has exactly the samples of the stage. Streaming takes a whole number of samples from every stream: its
+proportion of `epoch_size`, rounded down, and one more for streams that its random generator picks until the sum is
+right. A stream without weight may be picked as well, so it is left out here. Every launch begins the streams anew. So a
+domain that several stages use is cut into views: an index over links to whole shards, and a shard at a border is
+written in two pieces.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +19,14 @@ from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
-DIFFERENT = 0.01  # numbers of documents, for samples that are none
-Shards = Mapping[str, Sequence[Shard]]  # of the domains whose data are here
+DIFFERENT = 0.01  # relative difference of samples and documents, above which samples seem to be no documents
+Shards = Mapping[str, Sequence[Shard]]  # {domain: its shards}, of domains whose data are here
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage, and views of the domains that several stages use. Raises UserError for more than one path a
-    domain.
+    """Return one YAML file per stage, and views of the domains that several stages use.
+
+    Raises UserError for a domain with more than one path.
     """
     _check_paths(job)
     shares = [job.unit_shares(span) for span in job.spans]
@@ -60,13 +61,14 @@ def write(job: Job) -> Output:
 
 
 def file_name(number: int) -> str:
-    """Of the stage `number` (from 0)."""
+    """Return the name of the file for the stage `number` (from 0)."""
     return f"stage-{number + 1}.yaml"
 
 
 def chosen(shares: Mapping[str, float], total: int, *, seed: int) -> dict[str, int]:
-    """{name: samples of an epoch of `total`} that streaming makes of proportions, in its order of operations
-    (floats).
+    """Return {name: samples of an epoch of `total`} that streaming makes of the shares.
+
+    The operations and their order are those of streaming, because floats are cut to whole numbers.
     """
     parts = np.array(list(shares.values()), dtype=np.float64)
     parts /= parts.sum()
@@ -86,21 +88,21 @@ def _check_paths(job: Job) -> None:
 
 
 def _samples(job: Job) -> list[int]:
-    """Of every stage: whole steps where rows are counted and steps are known."""
+    """Return the samples of every stage: whole steps where a sample is a row and the steps are known."""
     if job.unit == "sequence" and job.batches is not None:
         return [slot.tokens // job.batches.sequence_length for slot in job.slots()]
     return [max(1, round(job.units(span))) for span in job.spans]
 
 
 def _place(job: Job, number: int, samples: Sequence[int]) -> tuple[int, int]:
-    """First token and tokens of the stage, as it will be."""
+    """Return the first token and the tokens of a stage, as the trainer will do it."""
     if job.unit != "sequence" or job.sequence_length is None:
         return job.spans[number].start, job.spans[number].tokens
     return sum(samples[:number]) * job.sequence_length, samples[number] * job.sequence_length
 
 
 def _yaml(job: Job, number: int, shares: Mapping[str, float], folders: Mapping[str, str], samples: int) -> str:
-    """What LLM-Foundry reads of a stage."""
+    """Return the YAML that LLM-Foundry reads for a stage."""
     streams = {
         name: {"remote" if "://" in folders[name] else "local": folders[name], "proportion": share}
         for name, share in shares.items()
@@ -119,15 +121,16 @@ def _folder(number: int, name: str) -> str:
 
 
 def _views(job: Job, ranges: Mapping[str, tuple[float, float]], shards: Shards) -> dict[str, dict[str, Content]]:
-    """{name: files of its view} for the domains of a stage's `ranges` that other stages use too, where the data are
-    here.
+    """Return {name: files of its view} for the domains of a stage that other stages use too and whose data are here.
+
+    ranges: the stage's part of each domain, as fractions of its samples.
     """
-    found = {}
+    views = {}
     for name in [name for name in ranges if name in shards and job.shared(name)]:
         first, last = (border(shards[name], fraction) for fraction in ranges[name])
         if first < last:
-            found[name] = view(shards[name], first, last)
-    return found
+            views[name] = view(shards[name], first, last)
+    return views
 
 
 def _notes(job: Job, views: Mapping[tuple[int, str], Any], shards: Shards) -> Iterator[str]:
@@ -150,17 +153,17 @@ def _notes(job: Job, views: Mapping[tuple[int, str], Any], shards: Shards) -> It
 
 
 def _not_documents(job: Job, shards: Shards) -> Iterator[str]:
-    """Domains whose streams have another number of samples than the mixture has documents."""
-    for name, own in shards.items():
+    """Describe the domains whose streams have another number of samples than the mixture has documents."""
+    for name, domain_shards in shards.items():
         documents = job.texts[name].documents
         if job.unit == "document" and documents:
-            samples = sum(shard.samples for shard in own)
+            samples = sum(shard.samples for shard in domain_shards)
             if abs(samples / documents - 1) > DIFFERENT:
                 yield f"{name} has {samples:,} samples, in the mixture {documents:,.0f} documents"
 
 
 def _use(job: Job, samples: Sequence[int]) -> str:
-    """How to launch, one run a stage."""
+    """Return how to launch, one run per stage."""
     lines = []
     for number, (span, count) in enumerate(zip(job.spans, samples, strict=True)):
         path = job.directory / file_name(number)

@@ -1,6 +1,4 @@
-"""Parts of a MosaicML stream without copying it: an index over links to whole shards, and a piece of the shard at a
-border.
-"""
+"""Parts of a MosaicML stream without copying it: an index over links to whole shards, and pieces of others."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +16,9 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of a stream: its entry in the index, and its file where samples can be taken out of it (uncompressed
-    MDS).
+    """A shard of a stream.
+
+    entry: its entry in the stream's index. folder: the folder with its files.
     """
 
     entry: Mapping[str, Any]
@@ -27,27 +26,32 @@ class Shard:
 
     @property
     def samples(self) -> int:
+        """Return the number of samples in the shard."""
         return int(self.entry["samples"])
 
     @property
     def files(self) -> list[str]:
-        """What is there of it, raw and compressed."""
+        """Return the names of its files that are there, raw and compressed."""
         names = [part["basename"] for key, part in self.entry.items() if key.startswith(("raw_", "zip_")) and part]
         return [name for name in names if (self.folder / name).exists()]
 
     @property
     def raw(self) -> Path | None:
+        """Return its file where samples can be taken out of it (uncompressed MDS that is there); else None."""
         path = self.folder / self.entry["raw_data"]["basename"] if self.entry["format"] == "mds" else None
         return path if path is not None and path.exists() else None
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """The shards that the folder's index lists."""
+    """Return the shards that the folder's index lists."""
     return [Shard(entry, folder) for entry in json.loads((folder / INDEX).read_text())["shards"]]
 
 
 def border(shards: Sequence[Shard], fraction: float) -> int:
-    """The sample at which the domain is cut: inside a shard where that can be, else at the nearer end of the shard."""
+    """Return the sample at which a domain is cut.
+
+    This is inside a shard where samples can be taken out of it, else at the nearer end of the shard.
+    """
     ends = np.cumsum([0, *(shard.samples for shard in shards)])
     at = round(fraction * int(ends[-1]))
     place = min(int(np.searchsorted(ends, at, side="right")) - 1, len(shards) - 1)
@@ -57,8 +61,9 @@ def border(shards: Sequence[Shard], fraction: float) -> int:
 
 
 def view(shards: Sequence[Shard], first: int, last: int) -> dict[str, Content]:
-    """The files of a stream of the samples from `first` up to `last`: an index, links to whole shards, pieces of
-    others.
+    """Return the files of a stream with the samples from `first` up to `last`.
+
+    These are an index, links to whole shards, and pieces of other shards.
     """
     entries, begin = [], 0
     files: dict[str, Content] = {}
@@ -95,8 +100,9 @@ def _link(target: Path) -> Callable[[Path], None]:
 
 
 def _head(path: Path) -> tuple[np.ndarray, bytes]:
-    """(size in bytes of every sample, the description of the columns) of an MDS shard: uint32 count, count + 1 offsets,
-    description.
+    """Read (bytes of every sample, the description of the columns) from an MDS shard.
+
+    Its layout is the number of samples (uint32), that number + 1 offsets (uint32), and the description.
     """
     with open(path, "rb") as file:
         count = int(np.fromfile(file, np.uint32, 1)[0])
@@ -105,7 +111,7 @@ def _head(path: Path) -> tuple[np.ndarray, bytes]:
 
 
 def _write_piece(path: Path, *, source: Path, low: int, high: int) -> None:
-    """The samples from `low` up to `high` of an MDS shard, as a shard."""
+    """Write the samples from `low` up to `high` of an MDS shard as a shard."""
     sizes, head = _head(source)
     begin = 4 * (len(sizes) + 2) + len(head) + int(sizes[:low].sum())
     offsets = np.cumsum([4 * (high - low + 2) + len(head), *sizes[low:high]]).astype(np.uint32)

@@ -1,6 +1,6 @@
 """torchtitan: generated Python for its config functions that goes through the stages in one run.
 
-0.3.0 draws packed rows at random (InterleavedDataset); what comes after it mixes packed rows in fixed proportion
+Release 0.3.0 draws packed rows at random (InterleavedDataset). The code after it mixes packed rows in fixed proportion
 (grain, as MaxText). Both pack every domain before they mix, so that a share of rows is a share of tokens.
 """
 
@@ -29,8 +29,9 @@ IN_ORDER = (
 
 
 def write(job: Job) -> Output:
-    """The loader, its numbers, and the rows that sample policies list. Raises UserError where documents are no rows of
-    files.
+    """Return the loader, its numbers, and the rows that sample policies list.
+
+    Raises UserError where the documents of a sample policy are no rows of files.
     """
     head = (release := job.options.get("release", "0.3")) == "head"
     slots = job.known_slots()
@@ -62,7 +63,7 @@ def write(job: Job) -> Output:
 
 
 def _stages(job: Job, slots: list[Slot], weights: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """Length of each in sequences (null: the last one, without end), and a weight for every domain."""
+    """Return for every stage its length in sequences and a weight for every domain; the last has no end (null)."""
     length = job.sequence_length or 1
     lengths = [*(slot.tokens // length for slot in slots[:-1]), None]
     return [

@@ -1,8 +1,8 @@
 """TRL's `datasets:` list, for `trl sft` and its other scripts: exact rows of every domain, which the trainer shuffles.
 
 TRL's own `fraction` is not used: it keeps the first rows of every dataset, cuts the whole mixture to what the scarcest
-domain has, and repeats none. A `split` such as `train[100:200]` says the same share in rows and lets a domain be listed
-again for another pass.
+domain has, and repeats no domain. A `split` such as `train[100:200]` says the same share in rows, and a domain can be
+listed again for another pass.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from mixtures.convert.table import Format
 
 
 def write(job: Job) -> Output:
-    """One YAML a stage; a stage goes on in every domain where the one before it ended."""
+    """Return one YAML file per stage; in every domain a stage goes on where the stage before it ended."""
     spans, counted = row_slices(job)
     names = ["trl.yaml"] if len(spans) == 1 else [f"trl_stage_{number}.yaml" for number in range(1, len(spans) + 1)]
     configs = [{"datasets": _datasets(job, slices), "streaming": False, "num_train_epochs": 1} for slices in spans]

@@ -1,10 +1,19 @@
-"""Megatron's index files: which tokens of PREFIX.bin are a document, as PREFIX.idx.
+"""Megatron's index files: PREFIX.idx says which tokens of PREFIX.bin are a document.
 
-Layout, little endian: 9 bytes of magic, version 1 (uint64), code of the token type (uint8), sequences S and document
-borders B (uint64 each), then lengths int32 (S,), first bytes int64 (S,), borders int64 (B,): document d is the
-sequences borders[d] to borders[d + 1]; and for multimodal data modes int8 (S,). Nothing asks documents to follow each
-other in the .bin, so that a view, some of the documents and some of them several times, is an index of its own over the
-same .bin.
+Layout, little endian:
+
+magic        9 bytes
+version      uint64, 1
+type         uint8, code of the token type
+S            uint64, number of sequences
+B            uint64, number of document borders
+lengths      int32 (S,), tokens per sequence
+first bytes  int64 (S,), where each sequence begins in the .bin
+borders      int64 (B,): document d is the sequences borders[d] up to borders[d + 1]
+modes        int8 (S,), for multimodal data only
+
+Documents need not follow each other in the .bin. So a view, which has some of the documents and may have some of them
+several times, is another index over the same .bin.
 """
 
 import struct
@@ -18,13 +27,16 @@ from mixtures.errors import UserError
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
-ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}  # of a token, by its type's code
+ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}  # bytes of a token, by the code of its type
 REMEDY = "make it again with Megatron's tools/preprocess_data.py"
 
 
 @dataclass(frozen=True)
 class Index:
-    """lengths (S,): tokens; first_bytes (S,); borders (D + 1,): first sequence of every document, and S; modes (S,) or
+    """The content of an index file with S sequences and D documents.
+
+    code: code of the token type. lengths (S,): tokens per sequence. first_bytes (S,): where each sequence begins in the
+    .bin. borders (D + 1,): first sequence of every document, and S at the end. modes (S,): for multimodal data; else
     None.
     """
 
@@ -36,12 +48,12 @@ class Index:
 
     @property
     def document_tokens(self) -> np.ndarray:
-        """Tokens of every document, int64 (D,)."""
+        """Return the tokens of every document, int64 (D,)."""
         ends = np.append(0, np.cumsum(self.lengths, dtype=np.int64))
         return ends[self.borders[1:]] - ends[self.borders[:-1]]
 
     def take(self, documents: np.ndarray) -> "Index":
-        """The documents (N,), by number, in this order; one may come several times."""
+        """Return an index of the documents (N,), given by number, in this order; one may come several times."""
         counts = np.diff(self.borders)[documents]
         borders = np.append(0, np.cumsum(counts))
         sequences = np.arange(borders[-1]) + np.repeat(self.borders[documents] - borders[:-1], counts)
@@ -49,7 +61,7 @@ class Index:
         return Index(self.code, self.lengths[sequences], self.first_bytes[sequences], borders, modes)
 
     def write(self, path: Path) -> None:
-        """Write the file. Raises OSError."""
+        """Write the index to the file `path`. Raises OSError."""
         with open(path, "wb") as file:
             file.write(HEADER.pack(MAGIC, VERSION, self.code, len(self.lengths), len(self.borders)))
             for array, kind in (
@@ -63,7 +75,7 @@ class Index:
 
 
 def read_index(prefix: str) -> Index:
-    """The index PREFIX.idx. Raises UserError where it is none, is torn, or points past the end of PREFIX.bin."""
+    """Read the index PREFIX.idx. Raises UserError where it is none, is torn, or points past the end of PREFIX.bin."""
     path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -78,7 +90,7 @@ def read_index(prefix: str) -> Index:
         plain = HEADER.size + 12 * sequences + 8 * borders
         if size not in (plain, plain + sequences):
             raise UserError(f"{path} has {size:,} bytes, its header says {plain:,}: it is torn; {REMEDY}")
-    raw = np.memmap(path, mode="r")  # mapped: these are large
+    raw = np.memmap(path, mode="r")  # mapped into memory, as these files are large
     at, arrays = HEADER.size, []
     for kind, count in (
         ("<i4", sequences),

@@ -1,10 +1,9 @@
-"""Megatron-LM, Megatron-Bridge, NeMo: one blend a stage, as --data-args-path text and as --per-split-data-args-path
-JSON.
+"""Megatron-LM, Megatron-Bridge, NeMo: one blend per stage, as text (--data-args-path) and as JSON.
 
-A weight is a share of fixed-length sequences, so a share of tokens. Several stages are several launches:
---phase-transition-iterations makes Megatron-LM save and exit at a boundary, and launch.sh goes on with the next blend.
-Read in megatron-core 0.16.1 (core/datasets/blended_dataset.py, utils.py) and Megatron-LM's
-megatron/training/training.py.
+The JSON is for --per-split-data-args-path. A weight is a share of sequences of one fixed length, and so a share of
+tokens. Several stages are several launches: --phase-transition-iterations makes Megatron-LM save a checkpoint and exit
+at the end of a stage, and launch.sh starts it again with the next blend. The rules are those in the source of
+megatron-core 0.16.1 (core/datasets/blended_dataset.py, utils.py) and Megatron-LM (megatron/training/training.py).
 """
 
 import json
@@ -26,11 +25,15 @@ from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
 TEMPLATE = files("mixtures.convert.formats") / "templates" / "megatron_launch.sh"
-ENOUGH = 1 / 200  # prefixes for each sequence of a stage, up to which Megatron's own reserve does
+ENOUGH = 1 / 200  # prefixes per sequence of a stage, up to which Megatron's own reserve is enough
 
 
 def write(job: Job) -> Output:
-    """Blends, views, and with several stages launch.sh."""
+    """Return the blends, the views that they read, and with several stages launch.sh.
+
+    Raises UserError for views that cannot be made, a directory with a space for them, and a batch size that changes
+    between stages.
+    """
     reading = plan_reading(job)
     if reading.files and re.search(r"\s", str(job.directory)):
         raise UserError(
@@ -64,25 +67,25 @@ def write(job: Job) -> Output:
 
 
 def _sequences(job: Job) -> int:
-    """Of a run of one stage; a large number where their length is not known."""
+    """Return the sequences of a run of one stage; a large number where the sequence length is not known."""
     return max(1, job.spans[0].tokens // job.sequence_length) if job.sequence_length else 10**9
 
 
 def _surplus(parts: Sequence[Sequence[BlendPart]], sequences: Sequence[int]) -> str:
-    """The flag for a run of few sequences and many prefixes, empty for others.
+    """Return the flag --mid-level-dataset-surplus for a run of few sequences and many prefixes; empty for other runs.
 
-    Megatron rounds the sequences of every prefix up, which makes the blend longer, and a large prefix then gives more
-    than the 0.5 % that
-    are built in reserve: an IndexError (Megatron-LM issue 705). One part in `sequences` for each prefix is enough.
+    Megatron rounds the sequences of every prefix up, which makes the blend longer. A large prefix then has to give more
+    than the 0.5 % that Megatron builds in reserve: an IndexError (Megatron-LM issue 705). A larger reserve, by one part
+    in `sequences` for each prefix, is enough.
     """
-    most = max(len(own) / count for own, count in zip(parts, sequences, strict=True))
+    most = max(len(blend) / count for blend, count in zip(parts, sequences, strict=True))
     return f" --mid-level-dataset-surplus {0.005 + most:.4f}" if most > ENOUGH else ""
 
 
 def _constant_batch(job: Job) -> int:
-    """Sequences a step.
+    """Return the sequences per step.
 
-    Raises UserError for a schedule of them, which Megatron-LM does not take together with phases.
+    Raises UserError for a schedule of batch sizes, which Megatron-LM does not take together with phases.
     """
     if (size := job.require_batches().constant) is None:
         raise UserError(
@@ -95,10 +98,11 @@ def _constant_batch(job: Job) -> int:
 def _launch(
     job: Job, slots: Sequence[Slot], names: Sequence[str], *, batch: int, surplus: str, seeds: bool
 ) -> dict[str, Content]:
-    """launch.sh and what it reads: flags.txt, of all launches, and stages.txt, a line a stage: first iteration, end,
-    blend, own flags.
+    """Return launch.sh and the two files that it reads.
 
-    seeds: every stage gets a --seed of its own, so that it does not read the same sequences again in the same order.
+    flags.txt has the flags of all launches. stages.txt has one line per stage: first iteration, end, blend, and flags
+    of this stage alone. seeds: every stage gets its own --seed, so that it does not read the same sequences again in
+    the same order.
     """
     first = steps_before(job, batch)
     begins = [first + slot.step for slot in slots]

@@ -1,6 +1,4 @@
-"""Which documents of Megatron's data a sample policy means: by their place in the domain's tokens, or by their rows in
-its files.
-"""
+"""The documents in Megatron's data that a sample policy lists, found by their place in the tokens or by their rows."""
 
 from collections.abc import Sequence
 
@@ -11,11 +9,14 @@ from mixtures.convert.job import Job
 from mixtures.convert.lengths import Selection
 from mixtures.errors import UserError
 
-ALIKE = 0.8  # correlation of the log lengths of the same documents under two tokenizers
+ALIKE = 0.8  # least correlation of the log lengths of the same documents under two tokenizers
 
 
 def times_read(job: Job, name: str, indexes: Sequence[Index]) -> list[np.ndarray]:
-    """How often every document of every prefix is read. Raises UserError where the policy's documents are not found."""
+    """Return how often every document is read, one int64 array (D,) per prefix.
+
+    Raises UserError where the documents of the sample policy cannot be found in the data.
+    """
     times = [np.ones(len(index.borders) - 1, dtype=np.int64) for index in indexes]
     if name not in job.selections:
         return times
@@ -26,25 +27,32 @@ def times_read(job: Job, name: str, indexes: Sequence[Index]) -> list[np.ndarray
 
 
 def _by_place(selection: Selection, lengths: Sequence[np.ndarray], times: Sequence[np.ndarray]) -> bool:
-    """Set the times of documents that begin at the same token of the domain and are as long; False where one does
-    not.
+    """Set the times of the documents that begin at the listed tokens of the domain and have the listed lengths.
+
+    Returns False, with `times` unchanged, where one of the listed documents is not found so.
     """
     flat = np.concatenate(lengths)
     begins = np.cumsum(flat) - flat
-    found = np.searchsorted(begins, selection.start, side="right") - 1
-    if len(flat) == 0 or (begins[found] != selection.start).any() or (flat[found] != selection.tokens).any():
+    documents = np.searchsorted(begins, selection.start, side="right") - 1
+    if len(flat) == 0 or (begins[documents] != selection.start).any() or (flat[documents] != selection.tokens).any():
         return False
     together = np.concatenate(times)
-    together[found] = selection.times
-    for part, own in zip(np.split(together, np.cumsum([len(own) for own in times])[:-1]), times, strict=True):
-        own[:] = part
+    together[documents] = selection.times
+    for part, prefix_times in zip(
+        np.split(together, np.cumsum([len(prefix_times) for prefix_times in times])[:-1]), times, strict=True
+    ):
+        prefix_times[:] = part
     return True
 
 
 def _by_row(
     name: str, prefixes: Sequence[str], selection: Selection, lengths: Sequence[np.ndarray], times: Sequence[np.ndarray]
 ) -> None:
-    """Set the times of documents by their rows in the files that the mixture was learned from, one prefix a file."""
+    """Set the times of documents by their rows in the files that the mixture was learned from, one prefix per file.
+
+    Raises UserError where there is not one prefix per file, and where the documents of a prefix are not those of its
+    file.
+    """
     if selection.rows is None or len(prefixes) != len(selection.names):
         raise UserError(
             f"the sample policy of {name} lists documents of {', '.join(selection.names)}; {', '.join(prefixes)} holds "
@@ -71,7 +79,11 @@ def _by_row(
 
 
 def _same_order(wanted: np.ndarray, found: np.ndarray) -> bool:
-    """Could these be the lengths of the same documents, perhaps under another tokenizer?"""
+    """Say whether these could be the lengths of the same documents, perhaps under another tokenizer.
+
+    The logarithms of the lengths must correlate by at least ALIKE. Always True for less than 30 documents and for equal
+    lengths, which do not tell.
+    """
     if len(wanted) < 30 or len(set(wanted.tolist())) == 1 or len(set(found.tolist())) == 1:
         return True
     return bool(np.corrcoef(np.log1p(wanted), np.log1p(found))[0, 1] >= ALIKE)

@@ -1,10 +1,9 @@
-"""What every stage of a Megatron run reads: prefixes with their weights, and `.idx` views where a stage is to read only
-some documents.
+"""What every stage of a Megatron run reads: prefixes with weights, and `.idx` views over some of the documents.
 
 A stage restarts its datasets at the first sample, and would read again what the stages before it read. So every stage
-gets documents
-of its own: a seeded shuffle of each domain's documents is cut into one part a stage (`Job.ranges`). Sample policies are
-views, too: a document that is dropped is left out of the index, one that is read twice stands in it twice.
+gets its own documents: a seeded shuffle of each domain's documents is cut into one part per stage (`Job.ranges`).
+Sample policies become views as well: a document that is dropped is not in the index, and one that is read twice is in
+it twice.
 """
 
 import itertools
@@ -24,9 +23,7 @@ from mixtures.errors import UserError
 
 @dataclass(frozen=True)
 class BlendPart:
-    """A prefix in a stage's blend, with its share of the stage's sequences; a domain has one for each of its
-    prefixes.
-    """
+    """A prefix in a stage's blend and its share of the stage's sequences; a domain has one part per prefix."""
 
     domain: str
     prefix: str
@@ -35,9 +32,11 @@ class BlendPart:
 
 @dataclass(frozen=True)
 class Reading:
-    """parts: of every stage, in the mixture's order of domains. files: the views, by path in the directory. restarting:
-    domains that
-    several stages read from their beginning, as no views can be written."""
+    """What the stages of a run read.
+
+    restarting: domains that several stages read from their beginning, because no views can be written. parts: the blend
+    of every stage, in the mixture's order of domains. files: {path in the directory: content} of the views.
+    """
 
     restarting: frozenset[str]
     parts: list[list[BlendPart]] = field(default_factory=list)
@@ -45,12 +44,12 @@ class Reading:
 
 
 def stage_file(number: int, span: Span) -> str:
-    """A stage's name in files: its number, from 1, and what of its name can stand there."""
+    """Return a stage's name for use in file names: its number, from 1, and its name without other characters."""
     return f"{number + 1}-{re.sub(r'[^A-Za-z0-9._-]+', '-', span.name)}"
 
 
 def plan_reading(job: Job) -> Reading:
-    """Prefixes and shares of every stage. Raises UserError where views are needed and cannot be made."""
+    """Return the prefixes and shares of every stage. Raises UserError where views are needed and cannot be made."""
     needed = {name for name in job.paths if name in job.selections or job.shared(name)}
     local = {name for name in job.paths if job.local(name)}
     _refuse_far(job, local)
@@ -67,7 +66,7 @@ def plan_reading(job: Job) -> Reading:
             chosen = [
                 _documents(count, ranges[name], seed=[job.seed, place]) for place, count in enumerate(times[name])
             ]
-            sizes = [int(index.document_tokens[own].sum()) for index, own in zip(indexes[name], chosen, strict=True)]
+            sizes = [int(index.document_tokens[kept].sum()) for index, kept in zip(indexes[name], chosen, strict=True)]
             prefixes = _views(job, number, name) if name in needed else job.paths[name]
             parts += _split(span, name, share, prefixes, sizes)
             if name in needed:
@@ -77,7 +76,7 @@ def plan_reading(job: Job) -> Reading:
 
 
 def _refuse_far(job: Job, local: Collection[str]) -> None:
-    """Raises UserError for what cannot be done without the .idx files of the data."""
+    """Refuse what needs the .idx files of the data where these are not on this machine. Raises UserError."""
     if lost := [name for name in job.selections if name not in local]:
         raise UserError(
             f"the sample policies of {', '.join(lost)} become .idx files that leave documents out or repeat them, "
@@ -91,8 +90,9 @@ def _refuse_far(job: Job, local: Collection[str]) -> None:
 
 
 def _views(job: Job, number: int, name: str) -> list[str]:
-    """Prefixes of a stage's views of a domain: the domain's name, with the number of the prefix where there are
-    several.
+    """Return the prefixes of a stage's views of a domain.
+
+    They end in the domain's name, with a number where the domain has several prefixes.
     """
     several = len(job.paths[name]) > 1
     folder = job.directory / "views" / stage_file(number, job.spans[number])
@@ -102,7 +102,7 @@ def _views(job: Job, number: int, name: str) -> list[str]:
 def _files(
     job: Job, prefixes: Sequence[str], name: str, indexes: Sequence[Index], chosen: Sequence[np.ndarray]
 ) -> dict[str, Content]:
-    """The views, written when their time comes, so that only one is in memory."""
+    """Return the views as functions that write them, so that only one view is in memory at a time."""
     files: dict[str, Content] = {}
     for prefix, source, index, documents in zip(prefixes, job.paths[name], indexes, chosen, strict=True):
         relative = str(Path(prefix).relative_to(job.directory))
@@ -120,8 +120,9 @@ def _link(path: Path, *, target: str) -> None:
 
 
 def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: Sequence[int]) -> list[BlendPart]:
-    """A domain's share, divided over its prefixes as their tokens are; a prefix of which the stage reads nothing is
-    left out.
+    """Divide a domain's share over its prefixes by their tokens; leave out prefixes of which the stage reads nothing.
+
+    Raises UserError where no document is left for the stage.
     """
     if not sum(sizes):
         raise UserError(
@@ -136,25 +137,25 @@ def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: 
 
 
 def _short(share: float) -> float:
-    """Without the rounding error in its last digit: 0.2 for 0.19999999999999998."""
+    """Remove the rounding error in the last digit of a share: 0.19999999999999998 becomes 0.2."""
     return float(f"{share:.15g}")
 
 
 def _documents(times: np.ndarray, part: tuple[float, float], *, seed: Sequence[int]) -> np.ndarray:
-    """Numbers of the documents of a stage's part, in file order, each as often as `times` (D,) says."""
+    """Return the numbers of the documents in a stage's part, in file order, each as often as `times` (D,) says."""
     place = np.random.default_rng(seed).permutation(len(times))
     low, high = (round(edge * len(times)) for edge in part)
     return np.repeat(np.arange(len(times)), np.where((place >= low) & (place < high), times, 0))
 
 
 def steps_before(job: Job, batch: int) -> int:
-    """Steps that the run has done when the schedule begins, as if all had this batch size."""
+    """Return the steps that the run has done when the schedule begins, as if all had this batch size."""
     start = job.mixture.horizon.start_tokens
     return round(start / (batch * job.sequence_length)) if start and job.sequence_length else 0
 
 
 def read_again(job: Job, restarting: frozenset[str]) -> list[str]:
-    """Notes: what every stage expects to read a second time of the domains that restart, with a seed of its own."""
+    """Return notes on the stages that restart domains: about how much of what they read was read before."""
     notes, before = [], dict.fromkeys(job.paths, 0.0)
     for previous, span in itertools.pairwise(job.spans):
         for name in previous.used:
@@ -171,14 +172,14 @@ def read_again(job: Job, restarting: frozenset[str]) -> list[str]:
 
 
 def count_sequences(shares: Sequence[float], *, start: int, stop: int, most: int = 100_000) -> list[float]:
-    """How many of the sequences start <= i < stop each part gives: Megatron's blend takes the part furthest behind its
-    share.
+    """Return how many of the sequences start <= i < stop each part of Megatron's blend gives.
 
-    Past `most` sequences the shares themselves, which that stays within a few sequences of.
-    Restated from megatron/core/datasets/helpers.cpp, build_blending_indices (0.16.1).
+    The blend takes every sequence from the part that is furthest behind its share. Where stop is above `most`, the
+    shares times (stop - start) are returned: the blend stays within a few sequences of these. The rule is that of
+    megatron/core/datasets/helpers.cpp, build_blending_indices (0.16.1).
     """
     weights = np.array(shares) / np.sum(shares)
-    weights /= weights.sum()  # the builder normalises, and the blend again
+    weights /= weights.sum()  # a second time, as in Megatron: the builder normalises, and the blend again
     if stop > most:
         return (weights * (stop - start)).tolist()
     taken, before = np.zeros(len(weights)), np.zeros(len(weights))
@@ -190,7 +191,7 @@ def count_sequences(shares: Sequence[float], *, start: int, stop: int, most: int
 
 
 def domain_shares(parts: Sequence[BlendPart], *, start: int, stop: int) -> Mapping[str, float]:
-    """{domain: share of a stage's sequences start <= i < stop} that the blend of these parts gives."""
+    """Return {domain: share of a stage's sequences start <= i < stop} that the blend of these parts gives."""
     shares = dict.fromkeys((part.domain for part in parts), 0.0)
     counts = count_sequences([part.share for part in parts], start=start, stop=stop)
     for part, count in zip(parts, counts, strict=True):
