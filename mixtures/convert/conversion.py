@@ -87,6 +87,7 @@ def convert(
 
 
 def _write(output: Output, directory: Path) -> None:
+    """Write the output's files into a directory, folders included."""
     for name, content in output.files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +119,10 @@ def _summing_to_one(weights: dict[str, float]) -> dict[str, float]:
 
 
 def _unit(form: Format, *, packed: bool) -> Unit:
+    """Return what the trainer counts a share in.
+
+    Raises UserError for --packed with a format that always draws documents.
+    """
     if packed and not form.packable and form.unit == "document":
         raise UserError(f"--packed: {form.name} always draws documents; leave it out")
     return "sequence" if packed and form.packable else form.unit
@@ -141,6 +146,7 @@ def _batches(mixture: Mixture, size: BatchSize | None, length: int | None) -> Ba
 
 
 def _check_domains(mixture: Mixture, form: Format) -> None:
+    """Refuse more domains than the format can number. Raises UserError."""
     if form.most_domains is not None and len(mixture.domains) > form.most_domains:
         raise UserError(
             f"{len(mixture.domains):,} domains, {form.name} can number {form.most_domains:,} at most; merge small "
@@ -149,6 +155,7 @@ def _check_domains(mixture: Mixture, form: Format) -> None:
 
 
 def _check_names(means: Mapping[str, float], mixture: Mixture) -> None:
+    """Refuse means of --document-tokens that are no positive number, or for no domain. Raises UserError."""
     known = [domain.name for domain in mixture.domains]
     faults = [f"{name!r} is no domain; domains: {', '.join(known)}" for name in means if name not in known]
     faults += [

@@ -79,6 +79,7 @@ class Job:
         return self.batches
 
     def _missing(self, *names: str) -> UserError:
+        """Return the error for a trainer that counts in steps, naming the flags to give."""
         flags = " and ".join(NEEDS[name] for name in names if getattr(self, name) is None)
         return UserError(f"this trainer counts in steps and the mixture does not say them; give {flags}")
 

@@ -114,6 +114,7 @@ def file_text(record: Mapping[str, Any], directory: Path) -> str:
 
 
 def _check_shares(job: Job, shares: list[dict[str, float]], remedy: str) -> None:
+    """Refuse shares that are too far from those asked for. Raises UserError listing them by stage."""
     faults = [
         f"  - {name} in stage {span.name}: {span.weights[name]:.6g} asked, {share:.6g} "
         f"given{' (rounds to zero)' if share == 0 else ''}"

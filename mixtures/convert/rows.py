@@ -94,10 +94,12 @@ def stem(path: str) -> str:
 
 
 def _ending(path: str) -> str:
+    """Return the last ending of a file's name that is not one of compression; empty where there is none."""
     return next((ending for ending in reversed(PurePath(path).suffixes) if ending not in COMPRESSED), "")
 
 
 def _row_tokens(job: Job, name: str) -> float:
+    """Return the trained tokens in one row of a domain's data."""
     if job.unit == "document":
         return job.unit_tokens(name)
     return float(job.require_sequence_length())
@@ -169,6 +171,7 @@ def _fault(job: Job, name: str, selection: Selection) -> str | None:
 
 
 def _packed(selection: Selection) -> bytes:
+    """Return the .npz of the documents that are not read exactly once."""
     assert selection.rows is not None
     listed = selection.times != 1
     buffer = io.BytesIO()

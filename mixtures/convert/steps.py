@@ -90,6 +90,7 @@ class Batches:
         )
 
     def _piece(self, step: int) -> tuple[int, int, int]:
+        """Return the entry of `by_step` that a step belongs to."""
         pieces = self.by_step
         return pieces[bisect_right([piece[0] for piece in pieces], step) - 1]
 

@@ -220,6 +220,7 @@ def _normalised(amounts: Amounts, *, where: str) -> dict[str, float]:
 
 
 def _check_starts(starts: Sequence[int], *, where: str) -> None:
+    """Refuse stages that do not begin at 0 or do not ascend. Raises UserError."""
     if not starts or starts[0] != 0 or any(before >= after for before, after in pairwise(starts)):
         raise UserError(
             f"{where}: stages start at {_some(starts) or 'none'}; the first starts at 0, and each after the one "
@@ -240,6 +241,7 @@ def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
 
 
 def _is_number(value: Any) -> bool:
+    """Say whether a value is a number, or text of one, and not NaN."""
     try:
         return not isinstance(value, bool) and float(value) == float(value)
     except (TypeError, ValueError):
@@ -247,6 +249,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _text(path: Path) -> str:
+    """Read a file as text. Raises UserError where it is missing or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:

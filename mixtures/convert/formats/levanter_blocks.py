@@ -140,6 +140,7 @@ def _keeps(job: Job, plan: BlockPlan) -> bool:
 
 
 def _unchanged(weights: Mapping[str, float], block: int) -> Mapping[str, float]:
+    """Return the weights of the mixture as they are."""
     return weights
 
 

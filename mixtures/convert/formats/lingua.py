@@ -73,6 +73,7 @@ def _chunks(job: Job) -> dict[str, int]:
 
 
 def _check_chunks(job: Job) -> None:
+    """Refuse chunk files whose number does not divide the number of --ranks. Raises UserError."""
     ranks = job.options.get("ranks")
     if ranks and (
         bad := [f"  - {name}: {count} chunks" for name, count in _chunks(job).items() if count > ranks or ranks % count]

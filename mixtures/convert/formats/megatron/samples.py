@@ -61,8 +61,8 @@ def _by_row(
             "drop"
         )
     for number, prefix in enumerate(prefixes):
-        here = selection.files == number
-        rows, tokens = selection.rows[here], selection.tokens[here]
+        in_file = selection.files == number
+        rows, tokens = selection.rows[in_file], selection.tokens[in_file]
         if len(rows) and rows.max() >= len(lengths[number]):
             raise UserError(
                 f"the sample policy of {name} lists row {rows.max():,} of {selection.names[number]}, {prefix} has "
@@ -75,7 +75,7 @@ def _by_row(
                 f"row, of "
                 f"{selection.names[number]}; make it from that file, all rows in their order, or give --samples drop"
             )
-        times[number][rows] = selection.times[here]
+        times[number][rows] = selection.times[in_file]
 
 
 def _same_order(wanted: np.ndarray, found: np.ndarray) -> bool:
