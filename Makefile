@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make .venv first, with the pins of constraints.txt. `make test-trainers` makes .venvs.
+# `make help` lists the commands. They make .venv first, with the pins of constraints.txt; `make test-trainers` makes .venvs.
 PYTHON ?= python3
 VENV ?= .venv
 VENVS ?= .venvs
@@ -7,9 +7,10 @@ RUN ?= runs/demo
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-trainers lint help
+.PHONY: demo check test test-trainers lint help
 help:
 	@echo "make demo   learn a mixture from text on this machine and score some of its documents (a few minutes), into $(RUN)"
+	@echo "make check  style and the quick tests, while you edit: no training, no child processes, no browser"
 	@echo "make test   the test suite"
 	@echo "make lint   style, types, import contracts"
 	@echo "make test-trainers [TRAINERS='hf megatron']   our files in the trainers' own code, in virtual environments under $(VENVS)"
@@ -29,6 +30,11 @@ demo: $(VENV)/.installed
 		-m proxies.train launch/demo.yaml --run_dir $(RUN)
 	$(BIN)/accelerate launch --quiet --config_file launch/accelerate/cpu1.yaml --num_cpu_threads_per_process $(CORES) \
 		-m proxies.score $(RUN) --max-rows 400
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(CORES)

@@ -21,6 +21,13 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, databas
 settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that train a model in this process as slow: `make check` leaves them out."""
+    for item in items:
+        if "fresh_accelerator" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For tests that run `proxies.train` in this process: the CPU, one thread, and nothing left of an earlier run's

@@ -38,6 +38,7 @@ def flat(gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([g.flatten(1) for g in gradients.values()], 1).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lagged", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_combined_gradient_is_the_weighted_sum_of_the_domains_gradients(family: str, lagged: bool) -> None:
@@ -49,6 +50,7 @@ def test_combined_gradient_is_the_weighted_sum_of_the_domains_gradients(family: 
         assert (got[name] - wanted).norm() <= tolerance * wanted.norm() + 1e-14, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_combined_gradient_in_float32_is_within_1e_4(family: str) -> None:
     batch = make_rows(G * N).view(G, N, -1)
@@ -58,6 +60,7 @@ def test_combined_gradient_in_float32_is_within_1e_4(family: str) -> None:
         assert (got[name] - wanted).norm() <= 1e-4 * wanted.norm() + 1e-8, name
 
 
+@pytest.mark.slow
 def test_unbiased_diagonal_is_the_product_of_the_two_halves_mean_gradients() -> None:
     model, batch = make_model(), make_rows(G * N).view(G, N, -1)
     step, _ = run(model, batch)
@@ -72,6 +75,7 @@ def test_unbiased_diagonal_is_the_product_of_the_two_halves_mean_gradients() -> 
     assert torch.equal(unbiased - unbiased.diagonal().diag(), step.gram.products - step.gram.products.diagonal().diag())
 
 
+@pytest.mark.slow
 def test_unbiased_diagonal_but_not_the_plain_one_averages_to_the_true_norm() -> None:
     model = make_model("llama", dtype=torch.float64)
     rows = make_rows(64, seed=5)
@@ -96,6 +100,7 @@ def run_single(model: nn.Module, rows: Tensor) -> doge.Gram:
     ).gram
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lagged", [False, True])
 @pytest.mark.parametrize(("rows", "slices"), [(4, 2), (4, 4), (6, 3), (8, 4)])
 def test_gram_does_not_depend_on_how_micro_batches_split_rows(rows: int, slices: int, lagged: bool) -> None:
@@ -110,6 +115,7 @@ def test_gram_does_not_depend_on_how_micro_batches_split_rows(rows: int, slices:
     )
 
 
+@pytest.mark.slow
 def test_without_halves_odd_rows_work_and_no_unbiased_diagonal_is_claimed() -> None:
     model, batch = make_model(), make_rows(G * 3).view(G, 3, -1)
     step, _ = run(model, batch, halves=1)
@@ -120,6 +126,7 @@ def test_without_halves_odd_rows_work_and_no_unbiased_diagonal_is_claimed() -> N
         _ = step.gram.unbiased
 
 
+@pytest.mark.slow
 def test_adams_geometry_weighs_products_and_leaves_the_gradient_alone() -> None:
     model, batch = make_model(), make_rows(G * N).view(G, N, -1)
     torch.manual_seed(3)
@@ -136,6 +143,7 @@ def test_adams_geometry_weighs_products_and_leaves_the_gradient_alone() -> None:
     assert torch.allclose(step.gram.self_products, (first * weights * second).sum(1), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_second_step_does_not_see_the_first_ones_memory() -> None:
     model, one, two = make_model(), make_rows(G * N).view(G, N, -1), make_rows(G * N, seed=9).view(G, N, -1)
     engine = doge.GroupGradients(model, groups=G, halves=2)
@@ -155,6 +163,7 @@ def test_a_second_step_does_not_see_the_first_ones_memory() -> None:
         assert all(torch.equal(a, b) for a, b in zip(wanted[1], again[1], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama-tied-bias"])
 def test_lagged_order_holds_at_most_one_largest_layer_gradient_per_group(family: str) -> None:
     model, batch = make_model(family), make_rows(G * N).view(G, N, -1)
@@ -164,6 +173,7 @@ def test_lagged_order_holds_at_most_one_largest_layer_gradient_per_group(family:
     assert entries <= G * max(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_parts_of_a_layer_give_what_the_whole_layer_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = make_model(), make_rows(G * N).view(G, N, -1)
     wanted, gradients = run(model, batch, lagged=True)

@@ -45,12 +45,14 @@ def test_gram_equals_one_autograd_pass_a_domain_in_float64(family: str) -> None:
     assert relative(got, wanted) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gram_equals_one_autograd_pass_a_domain_in_float32(family: str) -> None:
     model, rows = make_model(family, dtype=torch.float32), make_rows(6)
     assert relative(doge.domain_gram(model, rows, groups=3), slow_gram(make_model(family), rows, 3)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameters_group_gradients_equal_autograds(family: str, parts: int) -> None:
@@ -63,6 +65,7 @@ def test_every_parameters_group_gradients_equal_autograds(family: str, parts: in
         assert (got[name] - gradient).norm() <= tolerance * gradient.norm() + 1e-14, name
 
 
+@pytest.mark.slow
 def test_single_rows_and_one_single_group_are_groups_too() -> None:
     model, rows = make_model(), make_rows(4)
     for groups in (1, 4):
@@ -139,6 +142,7 @@ def test_nothing_is_left_on_the_model() -> None:
     assert all(torch.equal(a, b) for a, b in zip(values, model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["forward", "rule"])
 def test_nothing_is_left_on_the_model_after_an_error(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = make_model(), make_rows(4)

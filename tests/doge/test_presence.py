@@ -89,6 +89,7 @@ def require_equal(step: doge.Step, gradient: Tensor, wanted: dict[str, Tensor], 
         assert (found[name] - value).norm() <= tolerance * value.norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lagged", [False, True])
 @pytest.mark.parametrize("unit_rows", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,6 +100,7 @@ def test_a_step_is_the_one_of_a_loop_over_rows(family: str, unit_rows: int, lagg
     require_equal(*fast(model, batch, presence, lagged=lagged), slow(model, batch, presence), tolerance=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["all", "embedding", "*mlp*"])
 @pytest.mark.parametrize("family", ["llama", "llama-tied-bias", "opt"])
 def test_a_step_follows_its_scope_and_the_sign_of_the_temperature(family: str, scope: str) -> None:
@@ -110,6 +112,7 @@ def test_a_step_follows_its_scope_and_the_sign_of_the_temperature(family: str, s
         require_equal(*fast(model, batch, presence), slow(model, batch, presence))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lagged", [False, True])
 @pytest.mark.parametrize(
     ("rows", "slices", "unit_rows"), [(4, 2, 1), (4, 2, 2), (4, 4, 1), (6, 3, 1), (8, 4, 2), (12, 3, 2)]
@@ -137,6 +140,7 @@ def test_halves_do_not_matter_for_odd_rows() -> None:
     assert (gradient - wanted["gradient"]).norm() <= 1e-9 * wanted["gradient"].norm()
 
 
+@pytest.mark.slow
 def test_processes_decide_over_the_rows_of_all_of_them() -> None:
     model, batch = make_model("gpt2"), make_rows(G * N).view(G, N, -1)
     presence = Presence(temperature=1.0, domains=D)
@@ -159,12 +163,14 @@ def test_processes_decide_over_the_rows_of_all_of_them() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_in_float32_the_step_is_within_1e_4() -> None:
     batch, presence = make_rows(G * N).view(G, N, -1), Presence(temperature=1.0, domains=D)
     step, gradient = fast(make_model(dtype=torch.float32), batch, presence)
     require_equal(step, gradient, slow(make_model(), batch, presence), tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_under_autocast_the_step_stays_near_full_precision() -> None:
     model, batch, presence = (
         make_model("gpt2", dtype=torch.float32),
@@ -179,6 +185,7 @@ def test_under_autocast_the_step_stays_near_full_precision() -> None:
         assert (step.gram.products - wanted["products"]).norm() < 0.05 * wanted["products"].norm()
 
 
+@pytest.mark.slow
 def test_rows_that_are_all_alike_change_nothing() -> None:
     model, batch = make_model("llama"), make_rows(G).view(G, 1, -1).expand(G, N, -1).contiguous()
     step, gradient = fast(model, batch, Presence(temperature=1.0, domains=D, unit_rows=2))
@@ -189,6 +196,7 @@ def test_rows_that_are_all_alike_change_nothing() -> None:
     assert plain.sample_weights is None
 
 
+@pytest.mark.slow
 def test_every_pass_of_an_accumulated_step_drops_the_same() -> None:
     model, batch, seen = make_model("gpt2"), make_rows(G * N).view(G, N, -1), []
     model.register_forward_hook(lambda *_: seen.append(torch.rand(1)))  # as dropout would draw
@@ -218,6 +226,7 @@ def test_rows_that_are_no_whole_units_are_refused(rows: int, slices: int, unit_r
 norms = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 9)), elements=st.floats(1e-12, 1e12))
 
 
+@pytest.mark.slow
 @given(norms=norms, temperature=st.floats(-20, 20), scale=st.floats(1e-6, 1e6))
 def test_weights_have_mean_one_follow_the_norms_and_ignore_their_scale(
     norms: np.ndarray, temperature: float, scale: float

@@ -23,6 +23,7 @@ def slow_norms(model: nn.Module, rows: Tensor, *, names: set[str] | None = None)
     ).sum(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tokens", [5, 12, 30]
 )  # token pairs are fewer, about as many, and more than the gradient's entries
@@ -34,6 +35,7 @@ def test_self_influence_equals_one_autograd_pass_a_row_in_float64(family: str, t
     assert relative(got, slow_norms(model, rows)) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_self_influence_equals_one_autograd_pass_a_row_in_float32(family: str) -> None:
     for tokens in (12, 30):
@@ -42,6 +44,7 @@ def test_self_influence_equals_one_autograd_pass_a_row_in_float32(family: str) -
         assert relative(got, slow_norms(make_model(family), rows)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gpt2-untied", "llama-tied-bias", "opt", "gemma"])
 def test_every_scope_counts_its_parameters_and_no_other(family: str) -> None:
     model, rows = make_model(family), make_rows(4)
@@ -55,6 +58,7 @@ def test_every_scope_counts_its_parameters_and_no_other(family: str) -> None:
         assert relative(doge.self_influence(model, rows, scope), wanted) < 1e-9, scope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama-tied-bias", "llama"])
 def test_under_bf16_autocast_norms_stay_near_those_in_full_precision(family: str) -> None:
     model, rows = make_model(family, dtype=torch.float32), make_rows(4)
@@ -106,6 +110,7 @@ def test_the_word_embeddings_score_is_that_of_its_use_as_input_alone() -> None:
     assert relative(doge.self_influence(tied, rows, "word_embedding"), wanted) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama-tied-bias", "opt"])
 def test_padding_never_counts(family: str) -> None:
     model = make_model(family)
@@ -141,6 +146,7 @@ def test_packed_documents_are_scored_as_if_each_stood_alone() -> None:
     assert relative(doge.self_influence(model, documents, lengths=lengths), wanted) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["all", "first_block", "embedding"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "llama-tied-bias"])
 def test_products_of_rows_equal_autograds(family: str, scope: str) -> None:
@@ -154,6 +160,7 @@ def test_products_of_rows_equal_autograds(family: str, scope: str) -> None:
     assert torch.allclose(doge.row_products(model, rows, others, scope), flat(rows) @ flat(others).T, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_products_with_a_targets_gradient_equal_autograds(family: str) -> None:
     model, rows, target = make_model(family), make_rows(4), make_rows(3, seed=9)
@@ -165,6 +172,7 @@ def test_products_with_a_targets_gradient_equal_autograds(family: str) -> None:
     assert torch.allclose(doge.products_with(model, rows, gradient), wanted, rtol=1e-6 if "gemma" in family else 1e-9)
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_row_has_its_norm_as_product_and_is_first_proponent() -> None:
     model, rows = make_model("gpt2"), make_rows(6)
     products = doge.row_products(model, rows[2:3], torch.cat([rows[:2], rows[2:3], rows[3:]]))[0]

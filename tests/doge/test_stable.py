@@ -67,6 +67,7 @@ def test_without_alignment_or_with_one_half_only_weights_are_the_prior() -> None
     assert torch.allclose(stable_weights(normal(2, 2, seed=0), alone, prior, **CONSTANTS), prior, rtol=0, atol=1e-15)
 
 
+@pytest.mark.slow
 @given(
     domains=st.integers(2, 40), exponent=st.integers(-12, 12), seed=st.integers(0, 10_000), reach=st.floats(0.01, 0.9)
 )
@@ -131,6 +132,7 @@ def parts_of(alignment: Tensor) -> Tensor:
     return torch.stack([alignment, torch.zeros_like(alignment), torch.ones_like(alignment)], -2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1.0, 0.8])
 def test_each_replicate_counts_one_of_every_two_neighbouring_blocks_twice(keep: float) -> None:
     parts, lrs, prior = 1 + normal(12, 3, 3, seed=5), torch.linspace(0, 1e-3, 12, dtype=torch.float64), uniform(3)
@@ -143,6 +145,7 @@ def test_each_replicate_counts_one_of_every_two_neighbouring_blocks_twice(keep: 
         )
 
 
+@pytest.mark.slow
 def test_replicates_spread_as_runs_of_other_seeds_do() -> None:
     truth, lrs, prior = (
         torch.tensor([1.4, 1.1, 0.9, 0.6], dtype=torch.float64),

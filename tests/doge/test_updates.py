@@ -99,6 +99,7 @@ def test_paper_is_the_mirror_step_on_the_raw_sum_with_the_self_term() -> None:
     assert decision.weights.tolist() == pytest.approx([u / sum(unnormalised) for u in unnormalised])
 
 
+@pytest.mark.slow
 @given(
     preset=st.sampled_from(sorted(PRESETS.keys() - {"doremi"})),
     groups=st.integers(2, 9),
@@ -238,12 +239,14 @@ def descend(
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_paper_arrives_at_the_best_mixture(noise: float) -> None:
     found = descend(replace(PRESETS["paper"], mu=5.0), steps=6000, noise=noise)
     assert (found - BEST).abs().max() < 0.03, found
 
 
+@pytest.mark.slow
 def test_official_reaches_the_optimum_but_its_clip_favours_long_gradients() -> None:
     constants = replace(PRESETS["official"], mu=0.5)
     combined = descend(constants, steps=6000, coefficients=True)
@@ -252,6 +255,7 @@ def test_official_reaches_the_optimum_but_its_clip_favours_long_gradients() -> N
     assert weights[2] > BEST[2] + 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["stable", "paper", "official"])
 @pytest.mark.parametrize("favoured", [0, 1, 2])
 def test_every_rule_moves_towards_the_domain_that_the_target_resembles(preset: str, favoured: int) -> None:
@@ -275,11 +279,13 @@ def random_stream(
     return decision.weights
 
 
+@pytest.mark.slow
 def test_stable_holds_identical_domains_to_ten_percent_and_official_drifts() -> None:
     assert (random_stream(PRESETS["stable"]) * 4 - 1).abs().max() < 0.1
     assert (random_stream(PRESETS["official"]) * 4 - 1).abs().max() > 0.3
 
 
+@pytest.mark.slow
 def test_stable_does_not_mistake_a_domains_noise_for_use_but_paper_does() -> None:
     noisy = (1.0, 1.0, 1.0, 3.0)
     assert abs(float(random_stream(PRESETS["stable"], noise=noisy)[3]) * 4 - 1) < 0.15

@@ -30,6 +30,7 @@ def batches(rows: TorchRows, workers: int) -> list[torch.Tensor]:
     return [batch["input_ids"] for batch in DataLoader(rows, batch_size=BATCH, num_workers=workers)]
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_for_every_number_of_workers() -> None:
     rows = torch_rows()
     expected = rows.stream.copy().take(102)
@@ -39,6 +40,7 @@ def test_batches_are_the_same_for_every_number_of_workers() -> None:
         assert (torch.cat(found).numpy() == expected).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "later"), [(0, 2), (2, 0), (2, 1)])
 def test_resuming_is_exact_at_another_number_of_workers_and_ranks(workers: int, later: int) -> None:
     everything = torch_rows().stream.take(102)

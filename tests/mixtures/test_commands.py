@@ -24,6 +24,7 @@ def run_main(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[in
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_help_needs_neither_torch_nor_anything_slow() -> None:
     program = (
         "import sys, mixtures, mixtures.__main__ as commands\n"
@@ -38,6 +39,7 @@ def test_help_needs_neither_torch_nor_anything_slow() -> None:
     assert "RUN_DIR" not in done.stderr
 
 
+@pytest.mark.slow
 def test_no_command_imports_torch_or_pyplot(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     program = (
@@ -78,6 +80,7 @@ def test_several_runs_need_an_output_file(tmp_path: Path, capsys: pytest.Capture
     assert Mixture.load(tmp_path / "mean.json").provenance.average == "tail"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
@@ -211,6 +214,7 @@ def test_the_summary_falls_back_to_training_losses(tmp_path: Path) -> None:
     assert "training loss" in summary(read_run(make_run(tmp_path / "run", evaluate_every=0))).splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [1, 2, 12])
 def test_tables_stay_within_a_hundred_columns(tmp_path: Path, stages: int) -> None:
     from mixtures.export import export_mixture
@@ -238,6 +242,7 @@ def test_a_table_is_aligned() -> None:
     assert table(["name", "n"], [["a", "10"], ["bb", "5"]]) == "name   n\n----  --\na     10\nbb     5"
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", domains=NAMES)
     main(["export", str(run)])

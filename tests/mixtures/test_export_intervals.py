@@ -113,6 +113,7 @@ def test_without_shrinkage_the_weights_are_the_plain_mean(tmp_path: Path) -> Non
     np.testing.assert_allclose(list(record_of(shrunk).mean[0].values()), mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["uniform", "natural"])
 def test_unsupported_weights_become_the_prior_and_show_says_so(tmp_path: Path, prior: str) -> None:
     natural = np.array([4000, 7000, 10000]) / 21000
@@ -143,6 +144,7 @@ def test_a_run_with_replicates_has_intervals_and_others_export_as_before(tmp_pat
     assert "signal to noise" in text
 
 
+@pytest.mark.slow
 def test_replicates_of_a_whole_run_say_nothing_of_stages_or_a_tail(tmp_path: Path) -> None:
     runs = [add_replicates(run) for run in make_runs(tmp_path)]
     assert export_mixture(runs[:1], stages=2).stages[0].weights_ci95 is None
@@ -156,6 +158,7 @@ def test_replicates_of_a_whole_run_say_nothing_of_stages_or_a_tail(tmp_path: Pat
     assert max(len(line) for line in mixture_text(staged).splitlines()) <= 100
 
 
+@pytest.mark.slow
 def test_bounds_hold_after_shrinkage_and_intervals_are_of_learned_weights(tmp_path: Path) -> None:
     runs = make_runs(tmp_path)
     free, held = export_mixture(runs), export_mixture(runs, token_budget=16_000, max_epochs=1)
@@ -222,6 +225,7 @@ def test_the_command_says_whether_to_shrink(tmp_path: Path, capsys: pytest.Captu
     assert "95 % interval" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "stages"), [(2, 1), (11, 3), (40, 1), (70, 1)])
 def test_whiskers_name_every_domain_that_is_drawn_and_fit_their_intervals(
     tmp_path: Path, count: int, stages: int
@@ -245,6 +249,7 @@ def test_whiskers_name_every_domain_that_is_drawn_and_fit_their_intervals(
     assert ("10 smaller domains are not drawn" in figure.get_supxlabel()) == (count == 70)
 
 
+@pytest.mark.slow
 def test_intervals_of_mixtures_and_runs_are_drawn_and_bounds_are_marked(tmp_path: Path) -> None:
     runs = [add_replicates(run) for run in make_runs(tmp_path)]
     export_mixture(runs, token_budget=16_000, max_epochs=1).save(tmp_path / "mixture.json")

@@ -25,6 +25,7 @@ def settings(**samples: Any) -> dict[str, Any]:
     return {**GOOD, "samples": samples}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("online", "wanted"),
     [

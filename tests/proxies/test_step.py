@@ -21,6 +21,7 @@ def settings(**blocks: dict) -> Settings:
     return Settings.model_validate({"run_dir": "run", "corpus": corpus, "model": {"preset": "llama-1m"}, **blocks})
 
 
+@pytest.mark.slow
 @given(groups=st.integers(1, 5), rows=st.integers(1, 12), halves=st.sampled_from([1, 2]), slices=st.integers(1, 12))
 def test_parts_hold_every_row_once_in_its_own_half_group(groups: int, rows: int, halves: int, slices: int) -> None:
     if rows % slices or (halves == 2 and rows % 2):

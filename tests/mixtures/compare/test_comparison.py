@@ -55,6 +55,7 @@ def test_differences_are_paired_by_seed_and_row() -> None:
     assert comparison.seed_degrees == 2
 
 
+@pytest.mark.slow
 def test_order_of_lines_does_not_matter() -> None:
     tables = make_tables()
     mixed = {**tables, **{name: tables[name].sample(frac=1, random_state=1) for name in ("results", "rows")}}
@@ -129,6 +130,7 @@ def test_a_mixture_added_with_one_seed_leaves_the_others_as_they_were() -> None:
     np.testing.assert_allclose(list(vars(after).values()), list(vars(before).values()), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_diverged_run_is_reported_and_never_averaged(value: float) -> None:
     tables = change(make_tables(seeds=(0, 1, 2)), of_run("natural", 1), lambda losses: value)
@@ -209,6 +211,7 @@ def test_input_tables_stay_as_they_are() -> None:
     assert all(tables[name].equals(before[name]) for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

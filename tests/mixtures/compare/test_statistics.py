@@ -74,6 +74,7 @@ def slow_difference(losses: list[np.ndarray], weights: list[float], mixture: int
     return Difference(value, value - half, value + half, seed_variance, total - seed_variance, freedom)
 
 
+@pytest.mark.slow
 @given(
     number=st.integers(0, 10_000),
     mixtures=st.integers(2, 5),
@@ -106,6 +107,7 @@ def test_one_seed_and_one_domain_give_the_paired_t_test_over_rows() -> None:
     assert found.seed_variance == 0
 
 
+@pytest.mark.slow
 def test_a_bootstrap_over_seeds_and_rows_finds_the_same_error() -> None:
     rng = np.random.default_rng(5)
     losses = draw(rng, mixtures=2, seeds=30, rows=(60, 40), run=0.01, row=0.05, rest=0.0)
@@ -129,6 +131,7 @@ def test_a_bootstrap_over_seeds_and_rows_finds_the_same_error() -> None:
     np.testing.assert_allclose([low, high], [found.low, found.high], atol=0.2 * (found.high - found.low) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixtures", "seeds", "noise"),
     [
@@ -153,6 +156,7 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say(
     )  # a standard error is 0.011; what rows and runs share counts twice, to the safe side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["seed_variance", "row_variance"])
 def test_neither_part_of_the_variance_can_be_left_out(part: str) -> None:
     rng, hits = np.random.default_rng(2), 0

@@ -55,6 +55,7 @@ def test_numbers_show_two_figures_of_the_uncertainty_and_no_negative_zero() -> N
     ]
 
 
+@pytest.mark.slow
 def test_the_overall_line_names_the_best_or_says_that_there_is_none() -> None:
     assert overall(summarized(make_tables(seed=1))) == "no mixture is distinguishable from uniform"
     worse = overall(summarized(make_tables(effects={"unimax": 0.3})))
@@ -149,6 +150,7 @@ def test_unequal_seeds_stand_in_the_report() -> None:
     assert "natural: not compared, no seed that finished is shared with uniform; run it with the same seeds." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mixtures", "domains"), [(2, 1), (7, 11), (8, 40)])
 def test_the_report_fits_120_columns(mixtures: int, domains: int) -> None:
     names = [f"{name}_with_a_name_that_is_long_{number}" for number, name in enumerate(MIXTURES[:mixtures])]

@@ -66,6 +66,7 @@ def test_a_share_that_rounds_to_zero_is_refused_with_what_would_do(tmp_path, cap
     assert "--min-share" in message
 
 
+@pytest.mark.slow
 def test_more_domains_than_the_trainer_can_number_are_refused(tmp_path, capsys, monkeypatch):
     from mixtures.convert.formats import find_format
 

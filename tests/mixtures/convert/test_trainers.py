@@ -91,6 +91,7 @@ def test_a_process_that_dies_without_a_report_has_failed(run: ModuleType, tmp_pa
     assert run.read_report(tmp_path / "gone.xml", run.Outcome("hf", "test_hf.py")).failed == 1
 
 
+@pytest.mark.slow
 def test_an_environment_that_cannot_be_installed_is_a_skip_with_its_reason(
     run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

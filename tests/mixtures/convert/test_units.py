@@ -27,6 +27,7 @@ def shares(draw):
 means = st.fixed_dictionaries({name: st.floats(1, 1e5) for name in NAMES})
 
 
+@pytest.mark.slow
 @given(shares(), means)
 def test_documents_drawn_at_the_converted_shares_bring_the_wanted_tokens(weights, mean):
     job = make_job(weights, means=mean)
@@ -62,6 +63,7 @@ def test_documents_of_unknown_length_are_refused_with_both_remedies():
         job.unit_shares(job.spans[0])
 
 
+@pytest.mark.slow
 @given(st.lists(shares(), min_size=1, max_size=5))
 def test_stages_read_disjoint_parts_sized_by_what_they_take(stages):
     job = make_job(*stages, rows=60 * len(stages))

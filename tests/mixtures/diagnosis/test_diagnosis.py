@@ -65,6 +65,7 @@ def test_the_step_at_which_weights_settled_is_the_one_a_loop_finds(tmp_path: Pat
     assert look(run, "settled").value["step"] == step
 
 
+@pytest.mark.slow
 def test_weights_that_drift_have_not_settled_and_weights_that_stay_have(tmp_path: Path) -> None:
     drifting = planted_run(
         tmp_path / "drift", directions(), columns={"weight": weights_of(1, np.linspace(1, 20, STEPS), 1, 1)}
@@ -115,6 +116,7 @@ def test_every_target_has_its_own_reliability(tmp_path: Path) -> None:
     assert "noise" in found.sentence
 
 
+@pytest.mark.slow
 def test_a_mixture_of_one_domain_is_not_spread_out(tmp_path: Path) -> None:
     found = look(
         planted_run(tmp_path / "run", directions(), columns={"weight": weights_of(97, 1, 1, 1)}), "effective_domains"
@@ -127,6 +129,7 @@ def test_a_mixture_of_one_domain_is_not_spread_out(tmp_path: Path) -> None:
     assert even.value["effective"] == pytest.approx(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "status"), [(0.0, "pass"), (0.5, "pass"), (0.6, "warn"), (1.0, "warn")])
 def test_steps_with_a_clipped_gradient_are_counted(tmp_path: Path, share: float, status: str) -> None:
     norms = np.where(np.arange(STEPS) < share * STEPS, 1.5, 0.5)
@@ -249,6 +252,7 @@ def test_what_a_run_does_not_record_is_unknown_and_says_so(tmp_path: Path) -> No
     assert all(finding.sentence and not finding.value for finding in unknown)
 
 
+@pytest.mark.slow
 def test_an_odd_row_count_leaves_universal_runs_unknown_but_not_targets(tmp_path: Path) -> None:
     universal = planted_run(tmp_path / "universal", directions(), columns={"self_product": None})
     assert [look(universal, name).status for name in ("reliability", "negative", "pairs")] == [
@@ -306,6 +310,7 @@ def test_the_command_prints_every_finding_and_writes_the_file(
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_its_diagnosis_and_prints_the_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,6 +322,7 @@ def test_a_finished_run_has_its_diagnosis_and_prints_the_warnings(
     assert read_diagnosis(run) == diagnose(run)
 
 
+@pytest.mark.slow
 def test_sentences_stay_short_and_within_the_page_at_forty_domains(tmp_path: Path) -> None:
     names = 40
     weights = weights_of(*([1.0] * 20 + [0.001] * 20))

@@ -69,6 +69,7 @@ def slow_agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return found, float(np.mean(np.array(drawn) >= found - 1e-9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 5])
 @pytest.mark.parametrize("seed", range(3))
 def test_rank_agreement_is_spearman_against_every_permutation(count: int, seed: int) -> None:
@@ -76,6 +77,7 @@ def test_rank_agreement_is_spearman_against_every_permutation(count: int, seed: 
     assert rank_agreement(one, other) == pytest.approx(slow_agreement(one, other))
 
 
+@pytest.mark.slow
 @given(values=st.lists(st.floats(-3, 3), min_size=8, max_size=12))
 def test_p_is_a_probability_and_small_for_the_same_order(values: list[float]) -> None:
     one = np.array(values)
@@ -207,6 +209,7 @@ def test_parameters_of_older_runs_are_counted_in_their_checkpoint(tmp_path: Path
     assert read_run(run).parameters == 17
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domains", "beyond"), [(5, None), (40, 100_000_000)])
 def test_the_figure_has_a_line_and_a_name_for_what_moves_most(tmp_path: Path, domains: int, beyond: int | None) -> None:
     ladder = read_ladder(trending(tmp_path, domains=domains, noise=0.02))
@@ -227,6 +230,7 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_verdict_and_writes_what_compare_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ def blocks_of(trajectory: Trajectory, blocks: int) -> np.ndarray:
     return found.means()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "blocks"), [(1, 100), (3, 100), (60, 100), (60, 20), (60, 7), (61, 10)])
 @pytest.mark.parametrize("flush_every", [1, 7, 100])
 def test_blocks_are_means_of_their_steps_however_the_record_is_split(
@@ -68,6 +69,7 @@ def test_mean_noise_is_its_spread_over_runs_even_as_mean_and_noise_fall() -> Non
     assert np.isnan(mean_noise(runs[:3])).all()
 
 
+@pytest.mark.slow
 def test_intervals_of_cosines_hold_the_true_ones() -> None:
     rng = np.random.default_rng(1)
     directions = rng.normal(size=(5, 200)) / 14 + rng.normal(size=200) / 14
@@ -85,6 +87,7 @@ def test_intervals_of_cosines_hold_the_true_ones() -> None:
     assert 0.9 < np.mean(inside) < 0.99
 
 
+@pytest.mark.slow
 def test_the_plain_diagonal_would_have_hidden_how_alike_two_domains_are(tmp_path: Path) -> None:
     same = np.array([[1.0, *[0.0] * 49], [1.0, *[0.0] * 49], [0.0, 1.0, *[0.0] * 48]])
     found = matrix_of(tmp_path / "run", same, noise=2.0, steps=200)
@@ -95,6 +98,7 @@ def test_the_plain_diagonal_would_have_hidden_how_alike_two_domains_are(tmp_path
     assert odd.cosines[0, 1] < 0.5
 
 
+@pytest.mark.slow
 def test_noise_of_forty_unrelated_domains_is_no_conflict_or_redundancy(tmp_path: Path) -> None:
     run = read_run(planted_run(tmp_path / "run", np.eye(40, 80), steps=4))
     studies, wrong, tempting = 20, 0, 0
@@ -109,6 +113,7 @@ def test_noise_of_forty_unrelated_domains_is_no_conflict_or_redundancy(tmp_path:
     assert wrong <= 2, "one in forty is expected"
 
 
+@pytest.mark.slow
 def test_conflicts_and_redundancy_come_strongest_first_with_intervals(tmp_path: Path) -> None:
     directions = np.eye(8, 40)
     directions[1] = -0.6 * directions[0] + 0.8 * directions[1]
@@ -134,6 +139,7 @@ def test_a_domain_without_a_measurable_gradient_has_no_cosine_and_is_named(tmp_p
     assert found.order[-1] == 2
 
 
+@pytest.mark.slow
 def test_like_stands_beside_like(tmp_path: Path) -> None:
     clusters = np.random.default_rng(3).permutation(np.repeat(range(8), 5))
     directions = np.eye(8, 60)[clusters] + 0.5 * np.eye(40, 60, k=10)
@@ -160,6 +166,7 @@ def test_targets_and_held_out_rows_are_only_columns_after_the_domains(tmp_path: 
     assert found.cosines.shape == found.noise.shape == (3, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "targets", "expected"),
     [
@@ -196,6 +203,7 @@ def test_reused_domains_count_as_many_as_they_are(
     np.testing.assert_allclose(importance_of(run), expected)
 
 
+@pytest.mark.slow
 def test_a_run_without_products_has_no_matrix(tmp_path: Path) -> None:
     path = planted_run(tmp_path / "run", np.eye(3, 20), columns={"gram": None, "self_product": None})
     assert help_matrix(read_run(path)) is None
@@ -213,6 +221,7 @@ def test_a_run_of_one_step_has_cosines_and_claims_nothing(tmp_path: Path) -> Non
     assert found.redundant == found.conflicting == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domains", "targets"), [(2, 0), (5, 1), (40, 2), (90, 0)])
 def test_names_of_the_heat_map_do_not_overlap_on_a_bounded_page(tmp_path: Path, domains: int, targets: int) -> None:
     directions = np.eye(domains + targets, 3 * domains)

@@ -13,6 +13,8 @@ from mixtures.schedule.check import check
 from tests.mixtures.fit.helpers import law, swarm_shares, write_comparison
 from tests.mixtures.helpers import make_run
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"d{number}" for number in range(7)]
 
 

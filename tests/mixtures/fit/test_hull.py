@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -35,6 +36,7 @@ def slow_lowest(value: Value, tried: np.ndarray, lower: np.ndarray, upper: np.nd
     return min(float(result.fun) for result in found if result.success)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.integers(2, 6), st.integers(2, 10), st.integers(0, 2**32 - 1))
 def test_lowest_stays_in_the_hull_and_no_general_solver_goes_lower(domains: int, count: int, seed: int) -> None:
@@ -46,6 +48,7 @@ def test_lowest_stays_in_the_hull_and_no_general_solver_goes_lower(domains: int,
     assert value(found[None])[0] <= slow_lowest(value, tried, lower, upper) + 1e-5
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(3, 5), st.integers(0, 2**32 - 1))
 def test_lowest_keeps_bounds_that_cut_the_hull(domains: int, seed: int) -> None:

@@ -22,6 +22,7 @@ def fitted(shares: np.ndarray, values: np.ndarray, **choices: object) -> tuple[S
     return fit_surrogate(ratios, metrics, **choices), ratios  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "model"), [(0, "auto"), (1, "law"), (2, "law"), (1, "ridge"), (2, "ridge")])
 def test_planted_optimum_is_found_within_five_percent(seed: int, model: str) -> None:
     rng = np.random.default_rng(seed)
@@ -35,6 +36,7 @@ def test_planted_optimum_is_found_within_five_percent(seed: int, model: str) -> 
     assert surrogate.spearman_ci[0] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["law", "ridge", "boosting"])
 def test_optimum_outside_of_what_was_tried_is_not_jumped_to(model: str) -> None:
     rng = np.random.default_rng(3)
@@ -50,6 +52,7 @@ def test_optimum_outside_of_what_was_tried_is_not_jumped_to(model: str) -> None:
         assert reach(found, shares) < 1.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", list(SURROGATES))
 def test_same_tables_give_the_same_mixture(model: str) -> None:
     shares = swarm_shares(np.random.default_rng(0), count=24)
@@ -69,6 +72,7 @@ def test_a_metric_that_never_changes_is_predicted_as_it_is() -> None:
         assert np.allclose(fit(shares, np.full((len(shares), 1), 2.5), 0)(shares), 2.5, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_ridge_is_its_closed_form_at_the_best_leave_one_out_alpha() -> None:
     rng = np.random.default_rng(0)
     shares = swarm_shares(rng, count=16)
@@ -120,6 +124,7 @@ def test_repeated_mixtures_are_one_and_their_metrics_are_averaged() -> None:
     assert np.allclose(once.predict(shares), twice.predict(shares))
 
 
+@pytest.mark.slow
 def test_rank_correlation_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(0)
     for rho, count in ((0.0, 25), (0.6, 25), (0.9, 40)):
@@ -164,6 +169,7 @@ def test_objective_is_the_mean_of_the_metrics_weighted_by_importance() -> None:
     assert surrogate.importance == {"m0": 0.75, "m2": 0.25}
 
 
+@pytest.mark.slow
 def test_pull_brings_the_optimum_to_the_mean_of_what_was_tried() -> None:
     shares = swarm_shares(np.random.default_rng(0))
     surrogate, ratios = fitted(shares, planted(shares, OPTIMUM), model="law")
@@ -173,6 +179,7 @@ def test_pull_brings_the_optimum_to_the_mean_of_what_was_tried() -> None:
     assert away[2] < 1e-3
 
 
+@pytest.mark.slow
 def test_bounds_are_kept_and_out_of_reach_ones_refused_with_the_numbers() -> None:
     shares = swarm_shares(np.random.default_rng(0))
     surrogate, ratios = fitted(shares, planted(shares, OPTIMUM), model="law")

@@ -73,6 +73,7 @@ def test_every_line_that_is_wrong_is_named(tmp_path: Path) -> None:
     assert "give two tables" in refusal(tmp_path / "ratios.csv")
 
 
+@pytest.mark.slow
 def test_a_comparison_gives_its_mixtures_losses_and_objective(tmp_path: Path) -> None:
     swarm = read_swarm([write_comparison(tmp_path / "compare", MIXTURES, seeds=(0, 1))])
     assert swarm.ratios.loc["more"].to_dict() == pytest.approx({"web": 0.2, "wiki": 0.8})

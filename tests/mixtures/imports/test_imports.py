@@ -430,6 +430,7 @@ ROUND_TRIPS: dict[
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "options", "files", "flags"), ROUND_TRIPS.values(), ids=ROUND_TRIPS)
 def test_what_was_converted_is_read_back_as_it_was(
     to: str,

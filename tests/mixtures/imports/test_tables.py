@@ -298,6 +298,7 @@ def test_a_damaged_mixture_is_refused_as_a_mixture(tmp_path: Path) -> None:
     assert 'no "kind": "mixture-schedule"' in refusal(write(tmp_path, {"kind": "mixture", "stages": []}))
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(
     raw=st.lists(st.floats(0, 1), min_size=1, max_size=20).filter(lambda raw: sum(raw) > 1e-3),

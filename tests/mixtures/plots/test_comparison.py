@@ -27,6 +27,7 @@ def annotations(figure: Figure) -> list[Annotation]:
     return [text for axes in figure.axes for text in axes.texts if isinstance(text, Annotation)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixtures", "domains", "seeds"), [(2, 2, (0,)), (4, 12, (0, 1, 2)), (7, 11, (0, 1)), (8, 40, (0, 1))]
 )
@@ -38,11 +39,13 @@ def test_a_comparison_is_drawn_in_two_plots(
     assert all(path.read_bytes().startswith(PNG) for path in paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [1, 2, 30])
 def test_few_evaluations_are_drawn(tmp_path: Path, evaluations: int) -> None:
     assert len(plot_comparison(made(evaluations=evaluations), tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_diverged_mixture_is_named_and_left_out_of_the_differences(tmp_path: Path) -> None:
     comparison = summarized(change(make_tables(), of_run("natural", 1), lambda losses: np.nan))
     figure = curves_figure(comparison)
@@ -63,11 +66,13 @@ def test_a_run_diverged_between_evaluations_leaves_other_lines_whole() -> None:
     assert np.isfinite(np.asarray(uniform.get_ydata(), dtype=float)).all()
 
 
+@pytest.mark.slow
 def test_everything_diverged_is_drawn_without_differences(tmp_path: Path) -> None:
     comparison = summarized(change(make_tables(), lambda frame: frame["seed"] >= 0, lambda losses: np.nan))
     assert [path.name for path in plot_comparison(comparison, tmp_path)] == ["loss_over_tokens.png"]
 
 
+@pytest.mark.slow
 def test_the_same_comparison_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (plot_comparison(made(), tmp_path / name) for name in ("first", "second"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -79,6 +84,7 @@ def test_every_mixture_looks_different() -> None:
     assert looks[0].color == "#000000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixtures", [2, 4, 8, 12])
 def test_names_of_mixtures_do_not_overlap_and_are_on_the_page(mixtures: int) -> None:
     names = [f"mixture_{number:02d}" for number in range(mixtures)]
@@ -91,6 +97,7 @@ def test_names_of_mixtures_do_not_overlap_and_are_on_the_page(mixtures: int) -> 
     assert all(box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mixtures", "domains"), [(2, 2), (8, 12)])
 def test_domain_numbers_overlap_neither_each_other_nor_the_next_panel(mixtures: int, domains: int) -> None:
     figure = domains_figure(made(mixtures, domains, rows=4))

@@ -57,6 +57,7 @@ def test_of_many_lines_those_that_move_most_are_named() -> None:
     assert looks[0].color == GREY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domains", "steps"), [(2, 1), (2, 3), (11, 60), (40, 60)])
 def test_a_run_is_drawn_in_four_plots(tmp_path: Path, domains: int, steps: int) -> None:
     run = make_run(tmp_path / "run", domains=names_of(domains), targets=["catalan"], steps=steps)
@@ -66,11 +67,13 @@ def test_a_run_is_drawn_in_four_plots(tmp_path: Path, domains: int, steps: int) 
     assert sorted((run / "plots").iterdir()) == sorted(paths)
 
 
+@pytest.mark.slow
 def test_a_run_without_evaluation_is_drawn(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluate_every=0)
     assert len(plot_run(read_run(run), tmp_path / "plots")) == 4
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     record = read_run(run)
@@ -78,6 +81,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [1, 3, 5, 6, 20])
 def test_a_mixture_of_any_number_of_stages_is_drawn(tmp_path: Path, stages: int) -> None:
     run = make_run(tmp_path / "run", domains=names_of(11))
@@ -86,6 +90,7 @@ def test_a_mixture_of_any_number_of_stages_is_drawn(tmp_path: Path, stages: int)
     assert (tmp_path / "out" / "mixture.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_hundreds_of_domains_are_drawn_on_a_bounded_page(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", domains=names_of(120), steps=4))
     paths = plot_run(run, tmp_path / "plots")
@@ -97,6 +102,7 @@ def drawn_names(figure: Figure) -> list[Annotation]:
     return [text for text in figure.axes[0].texts if isinstance(text, Annotation) and "grey" not in text.get_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domains", [2, 11, 40])
 @pytest.mark.parametrize("draw", [weights_figure, losses_figure])
 def test_names_beside_the_lines_do_not_overlap_and_are_on_the_page(tmp_path: Path, domains: int, draw: object) -> None:

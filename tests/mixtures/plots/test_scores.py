@@ -72,6 +72,7 @@ def drawn_texts(figure: Figure) -> list[Text]:
     return [text for text in texts if text not in ticks or text in shown]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domains", [2, 11, 40])
 @pytest.mark.parametrize("draw", ["distributions", "length", "rho", "sizes"])
 def test_no_label_is_on_another(tmp_path: Path, domains: int, draw: str) -> None:
@@ -88,6 +89,7 @@ def test_no_label_is_on_another(tmp_path: Path, domains: int, draw: str) -> None
     assert [(one, other) for (one, box), (other, second) in combinations(boxes, 2) if box.overlaps(second)] == []
 
 
+@pytest.mark.slow
 def test_a_scored_run_is_drawn_in_four_plots_of_the_same_bytes_each_time(tmp_path: Path) -> None:
     run = scored_run(tmp_path, few=True)
     first, second = (
@@ -99,6 +101,7 @@ def test_a_scored_run_is_drawn_in_four_plots_of_the_same_bytes_each_time(tmp_pat
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"constant": True}, {"documents": 1}, {"domains": 1}, {"unit": "row"}])
 def test_scores_that_say_little_are_drawn(tmp_path: Path, settings: dict) -> None:
     run = scored_run(tmp_path, few=True, **settings)
@@ -106,6 +109,7 @@ def test_scores_that_say_little_are_drawn(tmp_path: Path, settings: dict) -> Non
     assert write_documents(summarise(read_scores(run)), read_run(run), tmp_path / "plots").is_file()
 
 
+@pytest.mark.slow
 def test_domains_without_scores_and_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", domains=NAMES[:3], steps=4)
     tables = make_scores(run, {NAMES[0]: 30, NAMES[1]: 0, NAMES[2]: 30}, few=True)
@@ -117,6 +121,7 @@ def test_domains_without_scores_and_scores_that_are_not_finite_are_drawn(tmp_pat
     assert "nan" not in text
 
 
+@pytest.mark.slow
 def test_hundreds_of_domains_are_drawn_on_a_bounded_page(tmp_path: Path) -> None:
     figure = distributions_figure(summary_of(tmp_path, domains=150, documents=3, few=True))
     assert max(figure.get_size_inches()) < 21
@@ -146,6 +151,7 @@ def test_scores_of_equal_values_are_one_panel_with_both_names(tmp_path: Path) ->
     assert "information_v1" not in names
 
 
+@pytest.mark.slow
 def test_heavy_tailed_scores_have_a_log_axis_and_a_panel_of_logarithms(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, documents=300)
     assert summary.transforms("self_influence_all") == ("none", "log")
@@ -274,6 +280,7 @@ def test_nothing_that_a_terminal_would_obey_is_left_in_a_text() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_plot_command_adds_the_plots_of_scores_and_the_documents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +290,7 @@ def test_the_plot_command_adds_the_plots_of_scores_and_the_documents(
     assert f"wrote {run / 'plots' / 'documents.txt'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_unfinished_scores_are_said_and_the_plots_of_the_run_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,6 +305,7 @@ def test_unfinished_scores_are_said_and_the_plots_of_the_run_are_there(
     assert (run / "plots" / "weights.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_mixture_with_sample_policies_has_a_plot_of_them(tmp_path: Path) -> None:
     run = write_scores(make_run(tmp_path / "run", domains=names_of(11), steps=4))
     file = tmp_path / "out" / "mixture.json"
@@ -305,6 +314,7 @@ def test_a_mixture_with_sample_policies_has_a_plot_of_them(tmp_path: Path) -> No
     assert (file.parent / "samples.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_a_mixture_without_sample_policies_has_none(tmp_path: Path) -> None:
     export_mixture([make_run(tmp_path / "run", steps=4)]).save(tmp_path / "mixture.json")
     assert main(["plot", str(tmp_path / "mixture.json")]) == 0

@@ -21,7 +21,10 @@ from tests.mixtures.report.browser import Browser
 PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium here: the page is not opened in a browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROGRAM is None, reason="no chromium here: the page is not opened in a browser"),
+]
 
 WIDTHS = (390, 1280)
 SIZES = (5, 11, 40)

@@ -14,6 +14,7 @@ from mixtures.report.svg import Axis, Line, Whisker, line_chart, thin, whisker_c
 from tests.mixtures.report.helpers import Page
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_text_comes_out_of_markup_as_it_went_in(text: str, attribute: str) -> None:
     made = element("p", text, title=attribute)

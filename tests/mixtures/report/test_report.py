@@ -63,6 +63,7 @@ def test_a_run_is_told_section_by_section_with_the_verdict_first(tmp_path: Path)
         assert name in page.text
 
 
+@pytest.mark.slow
 def test_the_table_of_shares_is_the_mixture(tmp_path: Path) -> None:
     run = with_intervals(tmp_path, np.array([0.5, 0.3, 0.2]), max_epochs={"wiki_en": 1.0}, token_budget=20_000)
     page, mixture = report(run), Mixture.load(run / "mixture.json")
@@ -78,6 +79,7 @@ def test_the_table_of_shares_is_the_mixture(tmp_path: Path) -> None:
     assert "before bounds moved some" in page.text
 
 
+@pytest.mark.slow
 def test_the_verdict_names_what_to_raise_and_what_to_lower_by_how_much(tmp_path: Path) -> None:
     text = report(with_intervals(tmp_path, np.array([0.6, 0.25, 0.15]))).text
     assert re.search(
@@ -86,12 +88,14 @@ def test_the_verdict_names_what_to_raise_and_what_to_lower_by_how_much(tmp_path:
     assert "3 of 3 domains differ from the prior by more than their 95 % intervals" in text
 
 
+@pytest.mark.slow
 def test_the_verdict_calls_noise_no_reason_to_leave_the_prior(tmp_path: Path) -> None:
     text = report(with_intervals(tmp_path, np.array([0.34, 0.33, 0.33]), spread=0.4)).text
     assert "The run found no reason to leave the prior: no interval leaves its prior." in text
     assert "supports no departure from the uniform prior" in text
 
 
+@pytest.mark.slow
 def test_without_intervals_the_verdict_says_other_seeds_are_unknown(tmp_path: Path) -> None:
     flat = np.full((20, 3), 1 / 3)
     text = report(make_run(tmp_path / "flat", weights=flat)).text
@@ -113,6 +117,7 @@ def test_warnings_of_the_diagnosis_stand_in_the_verdict(tmp_path: Path) -> None:
     assert "The diagnosis warns of 1 of 1 thing" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [1, 3, 7])
 def test_every_stage_is_in_the_table_and_few_have_charts(tmp_path: Path, stages: int) -> None:
     run = make_run(tmp_path / "run", steps=40)
@@ -126,6 +131,7 @@ def test_every_stage_is_in_the_table_and_few_have_charts(tmp_path: Path, stages:
     assert len(charts) == (stages if stages <= 4 else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domains", "steps"), [(2, 1), (2, 3), (40, 30), (90, 6)])
 def test_short_runs_and_many_domains_are_shown(tmp_path: Path, domains: int, steps: int) -> None:
     names = [f"domain_{number:02d}" for number in range(domains)]
@@ -155,6 +161,7 @@ def test_a_rule_without_gradients_has_no_matrix_and_says_so() -> None:
     assert "takes no gradients by domain" in matrix_part(None)
 
 
+@pytest.mark.slow
 def test_samples_are_shown_with_their_text(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     texts = {name: [f"{name} text {number} " + "x" * number for number in range(9)] for name in NAMES[:3]}
@@ -189,6 +196,7 @@ def test_nothing_in_the_records_becomes_markup(tmp_path: Path) -> None:
     assert page.text.count(HOSTILE) == 2
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     for source in (make_run(tmp_path / "run"), make_comparison(tmp_path / "comparison", learned="natural")):
         text = write_report(source, tmp_path / "page.html").read_text()
@@ -200,6 +208,7 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
         assert str(policy).startswith("default-src 'none'")
 
 
+@pytest.mark.slow
 def test_anchors_are_unique_and_every_chart_and_box_has_a_name(tmp_path: Path) -> None:
     page = report(make_comparison(tmp_path / "comparison", learned="natural"))
     anchors = [facts["id"] for _, facts in page.elements if "id" in facts]
@@ -211,11 +220,13 @@ def test_anchors_are_unique_and_every_chart_and_box_has_a_name(tmp_path: Path) -
     assert all(facts["tabindex"] == "0" and facts["aria-label"] for facts in boxes)
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert write_report(run, tmp_path / "a.html").read_bytes() == write_report(run, tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_comparison_is_told_with_the_sentences_of_its_summary(tmp_path: Path) -> None:
     path = make_comparison(tmp_path / "comparison", effects={"natural": -0.2, "unimax": 0.1})
     page, comparison = report(path), read_comparison(path).comparison
@@ -232,6 +243,7 @@ def test_a_comparison_is_told_with_the_sentences_of_its_summary(tmp_path: Path) 
     assert "-m proxies.compare" in page.text
 
 
+@pytest.mark.slow
 def test_a_comparison_and_the_runs_it_learned_from_show_each_other(tmp_path: Path) -> None:
     path = make_comparison(tmp_path / "comparison", learned="natural", effects={"natural": -0.2})
     page = report(path)
@@ -242,6 +254,7 @@ def test_a_comparison_and_the_runs_it_learned_from_show_each_other(tmp_path: Pat
     assert f"mixtures report {path}" in of_run.text
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
     path = make_comparison(tmp_path / "comparison")
     (path / "bases" / "unimax" / "seed-1.json").unlink()
@@ -256,6 +269,7 @@ def test_a_comparison_that_is_not_finished_says_what_is_missing(tmp_path: Path) 
         write_report(path, tmp_path / "page.html")
 
 
+@pytest.mark.slow
 def test_the_command_writes_into_the_directory_or_where_it_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

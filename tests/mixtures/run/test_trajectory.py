@@ -87,6 +87,7 @@ def test_what_was_not_measured_is_nan(tmp_path: Path) -> None:
     assert not np.isnan(read.grams[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [0, 3, 4, 6, 8])
 def test_a_resumed_record_equals_an_uninterrupted_one(tmp_path: Path, checkpoint: int) -> None:
     write(tmp_path / "whole", range(1, 11))

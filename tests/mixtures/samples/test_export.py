@@ -78,6 +78,7 @@ def test_of_several_runs_the_first_that_has_scores_gives_them(
     assert "samples:   scores run/scores" in out
 
 
+@pytest.mark.slow
 def test_epochs_and_caps_count_passes_over_what_a_filter_keeps(run: Path, tmp_path: Path) -> None:
     bounds: dict[str, Any] = {"token_budget": 60_000, "max_epochs": 4}
     rule = make_rule(rule="filter", score=SCORE, drop_top=0.2)
@@ -118,6 +119,7 @@ def test_exporting_again_leaves_the_manifests_of_the_new_mixture_only(
     assert not (run / "mixture.samples").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [0, 1, 5, 6, 7])
 def test_a_full_disk_leaves_the_old_mixture_and_its_manifests(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], written: int
@@ -145,6 +147,7 @@ def test_a_full_disk_leaves_the_old_mixture_and_its_manifests(
     assert call("check", run / "mixture.json", capsys=capsys)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -194,6 +197,7 @@ def edited(run: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     return run / "mixture.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -297,6 +301,7 @@ def test_no_rule_is_made_without_scores_that_name_every_domain(run: Path, tmp_pa
         export_mixture([other], samples=make_rule(rule="softmax", score=SCORE), samples_dir=tmp_path / "m.samples")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_inside_add_up_to_the_text_of_the_domain(run: Path, tmp_path: Path, seed: int) -> None:
     rule = make_rule(rule="softmax", score=SCORE, transform="log", cap=1.0 + seed)

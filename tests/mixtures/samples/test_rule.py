@@ -80,6 +80,7 @@ RULE = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.data(), RULE, st.lists(LENGTHS, min_size=1, max_size=4))
 def test_domain_shares_before_and_after_are_equal(
     data: st.DataObject, rule: SampleRule, lengths: list[list[int]]
@@ -97,6 +98,7 @@ def test_domain_shares_before_and_after_are_equal(
     assert np.abs(shares[1] - shares[0]).max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", EVERY_RULE, ids=lambda settings: settings["rule"])
 def test_no_rule_changes_the_shares_of_the_domains(scored: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     plain = export_mixture([scored], stages=3)

@@ -37,6 +37,7 @@ def softmax_slowly(scores: np.ndarray, tokens: np.ndarray, *, signed: float, cap
     return [min(cap, low * w) for w in raw]
 
 
+@pytest.mark.slow
 @given(SCORES, TOKENS, st.floats(0.01, 100), st.sampled_from(["direct", "inverse"]), st.none() | st.floats(1, 50))
 def test_softmax_weights_keep_the_domains_tokens(
     scores: np.ndarray, tokens: np.ndarray, temperature: float, direction: Any, cap: float | None
@@ -49,6 +50,7 @@ def test_softmax_weights_keep_the_domains_tokens(
     assert (np.diff(weights[order]) >= -1e-9 * weights.max()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [1.0, 1.2, 2.0, 5.0, math.inf])
 @pytest.mark.parametrize("signed", [-1.0, 0.5, 3.0])
 def test_softmax_weights_are_the_slow_ones(signed: float, cap: float) -> None:
@@ -75,6 +77,7 @@ def test_where_scores_say_nothing_every_weight_is_exactly_one(scores: list[float
         assert (zscore(values) == 0).all()
 
 
+@pytest.mark.slow
 @given(SCORES.filter(lambda scores: np.ptp(scores) > 1e-3))
 def test_zscores_have_mean_zero_and_variance_one_whatever_the_scale(scores: np.ndarray) -> None:
     z = zscore(scores)
@@ -99,6 +102,7 @@ def test_a_temperature_or_cap_that_cannot_be_is_refused(settings: dict[str, floa
         softmax_weights(np.arange(3.0), np.ones(3), **{"temperature": 1, "direction": "direct", **settings})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @given(SCORES, TOKENS, st.floats(0, 0.5), st.floats(0, 0.49))
 def test_a_filter_drops_as_many_documents_as_its_share_of_tokens_holds(
     scores: np.ndarray, tokens: np.ndarray, top: float, bottom: float
@@ -133,6 +137,7 @@ def test_shares_that_leave_nothing_are_refused(top: float, bottom: float) -> Non
         keep_mask(np.arange(4.0), np.ones(4), drop_top=top, drop_bottom=bottom)
 
 
+@pytest.mark.slow
 @given(SCORES, TOKENS, st.floats(0.1, 5), st.floats(0.1, 5))
 def test_linear_upper_is_its_formula(losses: np.ndarray, tokens: np.ndarray, delta: float, r: float) -> None:
     weights = linear_upper(losses, tokens, delta=delta, r=r)
@@ -168,6 +173,7 @@ def test_shuffled_scores_give_the_same_histogram_of_weights_up_to_a_factor() -> 
     assert (shuffled(scores, seed=3) != shuffled(scores, seed=4)).any()
 
 
+@pytest.mark.slow
 @given(SCORES, TOKENS)
 def test_the_effective_sample_size_is_a_fraction_of_the_tokens(scores: np.ndarray, tokens: np.ndarray) -> None:
     weights = softmax_weights(scores, tokens, temperature=1, direction="direct")
@@ -181,6 +187,7 @@ def test_the_effective_sample_size_of_a_filter_is_the_share_it_keeps() -> None:
     assert effective_sample_size(np.array([1.0, 0, 1]), np.array([50, 25, 25])) == pytest.approx(0.75)
 
 
+@pytest.mark.slow
 @given(SIZE.flatmap(lambda n: arrays(np.float64, n, elements=st.floats(0, 7))))
 def test_multiplicities_are_the_weights_on_average_over_the_offset(weights: np.ndarray) -> None:
     offsets = np.arange(500) / 500

@@ -180,6 +180,7 @@ def test_a_budget_just_above_what_the_caps_hold_is_written_out(run: Path) -> Non
         export_mixture([run], token_budget=84_001, max_epochs=4)
 
 
+@pytest.mark.slow
 def test_many_caps_are_listed_shortly(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", domains=[f"d{number:03d}" for number in range(60)])
     with pytest.raises(UserError, match="40 more domains: ") as caught:
@@ -235,6 +236,7 @@ def test_a_domain_held_at_four_epochs_is_not_warned_about(tmp_path: Path) -> Non
     assert {check.id: check.status for check in mixture.checks}["epochs"] == "pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -335,6 +337,7 @@ def test_show_has_tokens_and_epochs_of_every_domain_in_every_stage(run: Path) ->
     assert rows[2] == ["wiki_en", *["0.5000", "4.00", "k", "1.00"] * 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [1, 2, 5])
 def test_tables_of_bounds_stay_within_a_hundred_columns(tmp_path: Path, stages: int) -> None:
     names = [f"{'a_very_long_name_' * 7}{number}" for number in range(40)]
@@ -388,6 +391,7 @@ def test_check_takes_a_cap_exceeded_by_rounding(run: Path, tmp_path: Path) -> No
     assert failed(edited(run, tmp_path / "x.json", round_up)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -417,6 +421,7 @@ def test_check_finds_weights_that_are_not_the_closest_ones(
     assert found in failed(edited(run, tmp_path / "x.json", change))["constraints"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "found"),
     [

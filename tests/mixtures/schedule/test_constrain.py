@@ -50,6 +50,7 @@ def arguments(problem: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     return problem["weights"], problem["stage_tokens"], problem["caps"], problem["least"]
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problem=problems())
 def test_every_stage_sums_to_one_and_caps_and_least_shares_are_kept(problem: dict[str, np.ndarray]) -> None:
@@ -62,6 +63,7 @@ def test_every_stage_sums_to_one_and_caps_and_least_shares_are_kept(problem: dic
     np.testing.assert_allclose(found[zero], np.broadcast_to(least, weights.shape)[zero], rtol=1e-8)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problem=problems())
 def test_caps_are_kept_to_1e_9_where_they_have_any_room(problem: dict[str, np.ndarray]) -> None:
@@ -71,6 +73,7 @@ def test_caps_are_kept_to_1e_9_where_they_have_any_room(problem: dict[str, np.nd
     assert (found >= problem["least"] * (1 - 1e-11)).all()
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problem=problems())
 def test_weights_that_keep_the_constraints_come_back_bit_for_bit(problem: dict[str, np.ndarray]) -> None:
@@ -82,6 +85,7 @@ def test_weights_that_keep_the_constraints_come_back_bit_for_bit(problem: dict[s
     assert np.array_equal(constrain(weights, tokens, **exactly), weights)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problem=problems(zeros=False))
 def test_the_solution_fulfils_the_optimality_conditions(problem: dict[str, np.ndarray]) -> None:
@@ -110,6 +114,7 @@ def test_the_solution_fulfils_the_optimality_conditions(problem: dict[str, np.nd
     assert (wanted[held] <= (np.broadcast_to(least, weights.shape)[held] + 1e-25) * (1 + 1e-4)).all()
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=30)
 @given(problem=problems())
 def test_nothing_feasible_nearby_is_closer(problem: dict[str, np.ndarray]) -> None:
@@ -160,6 +165,7 @@ def slow(
     return best.x.reshape(weights.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25))
 def test_a_general_solver_finds_the_same(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -255,6 +261,7 @@ def test_three_hundred_domains_in_ten_stages(slack: float) -> None:
     assert found.min() > 0
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problem=problems())
 def test_capacity_is_where_weights_that_keep_the_constraints_end(problem: dict[str, np.ndarray]) -> None:

@@ -92,6 +92,7 @@ def test_a_manifest_may_list_nothing(tmp_path: Path) -> None:
     assert (len(read.documents), read.pass_tokens, read.effective_sample_size) == (0, 100, 1)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=30),
     st.integers(0, 9),

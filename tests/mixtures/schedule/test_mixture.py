@@ -115,6 +115,7 @@ def test_weights_before_the_start_are_refused(tmp_path: Path, tokens: float) -> 
         mixture.weights_at(tokens)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(data=st.data(), count=st.integers(1, 12), start=st.integers(0, 10**12), length=st.integers(20, 10**13))
 def test_any_schedule_stays_on_the_simplex_and_its_tokens_add_up(

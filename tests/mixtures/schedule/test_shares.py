@@ -36,6 +36,7 @@ def assert_on_simplex(shares: dict[str, float], tokens: dict[str, int]) -> None:
     assert math.fsum(shares.values()) == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(tokens=COUNTS, heat=st.floats(1e-3, 1e6), fill=st.floats(1e-6, 1), epochs=st.floats(0.01, 100))
 def test_every_rule_gives_shares_in_domain_order_that_sum_to_one(
@@ -52,6 +53,7 @@ def test_every_rule_gives_shares_in_domain_order_that_sum_to_one(
         assert_on_simplex(shares, tokens)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(tokens=COUNTS, fill=st.floats(1e-6, 1), epochs=st.floats(0.01, 100))
 def test_unimax_is_what_bisection_finds(tokens: dict[str, int], fill: float, epochs: float) -> None:
@@ -60,6 +62,7 @@ def test_unimax_is_what_bisection_finds(tokens: dict[str, int], fill: float, epo
     assert unimax(tokens, budget=budget, max_epochs=epochs) == pytest.approx(slow, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(tokens=COUNTS, fill=st.floats(1e-6, 1), epochs=st.floats(0.01, 100))
 def test_unimax_holds_caps_and_gives_the_rest_one_equal_and_largest_share(
@@ -114,6 +117,7 @@ def test_an_infeasible_unimax_shows_the_arithmetic_and_its_remedy_works() -> Non
     assert_on_simplex(unimax(tokens, budget=1830, max_epochs=4.58), tokens)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(tokens=COUNTS)
 def test_temperature_one_is_natural_and_a_very_large_one_uniform(tokens: dict[str, int]) -> None:
@@ -122,6 +126,7 @@ def test_temperature_one_is_natural_and_a_very_large_one_uniform(tokens: dict[st
     assert temperature(tokens, temperature=math.inf) == uniform(tokens)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(tokens=COUNTS, heat=st.floats(0.2, 50))
 def test_temperature_is_the_power_that_its_name_says(tokens: dict[str, int], heat: float) -> None:

@@ -79,6 +79,7 @@ def studies(
     return [each for each in made if each is not None], truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runs", "replicates", "settings"),
     [
@@ -104,6 +105,7 @@ def test_nineteen_of_twenty_intervals_hold_the_true_weight(
     assert holds.mean(axis=0).min() >= 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runs", "replicates", "settings"), [(1, True, {}), (3, False, {"between": 0.3}), (3, True, {"between": 0.3})]
 )
@@ -116,6 +118,7 @@ def test_where_the_prior_is_the_truth_the_weights_are_the_prior(
     assert (shrunk(held.mean, prior=UNIFORM, factor=held.factor) == UNIFORM).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "most"), [(0.05, 0.3), (0.3, 1.35), (1.2, 1.01)])
 def test_shrinkage_helps_much_at_low_signal_and_costs_little_elsewhere(spread: float, most: float) -> None:
     """The price of staying at the prior without support is paid in between: a quarter more squared error of the
@@ -225,6 +228,7 @@ def test_shrink_factor_is_0_below_needed_signal_and_1_minus_noise_above() -> Non
     assert shrink_factor(0.5, 0.1) == 0
 
 
+@pytest.mark.slow
 def test_more_runs_give_narrower_intervals() -> None:
     goal = np.linspace(-0.7, 0.7, DOMAINS)
     width = [

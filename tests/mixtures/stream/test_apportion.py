@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ def slow_turns(starts: list[float], shares: np.ndarray, rows: int) -> list[int]:
     return order
 
 
+@pytest.mark.slow
 @given(schedules())
 def test_no_domain_is_ever_a_row_away_from_its_share(schedule: tuple[list[float], np.ndarray]) -> None:
     starts, shares = schedule
@@ -79,6 +81,7 @@ def test_a_domain_without_a_share_gets_no_row() -> None:
     assert second.count(0) <= 1  # what the first stage still owed
 
 
+@pytest.mark.slow
 @given(schedules(), st.integers(0, 150))
 def test_turns_go_on_where_they_were(schedule: tuple[list[float], np.ndarray], row: int) -> None:
     starts, shares = schedule

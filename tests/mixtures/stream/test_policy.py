@@ -36,6 +36,7 @@ def manifests(draw: st.DrawFn, mode: str | None = None) -> Manifest:
     )
 
 
+@pytest.mark.slow
 @given(manifests(), st.integers(0, 3))
 def test_epochs_are_the_texts_put_together_token_by_token(manifest: Manifest, seed: int) -> None:
     policy = Policy(manifest, seed=seed, row_tokens=ROW)
@@ -48,6 +49,7 @@ def test_epochs_are_the_texts_put_together_token_by_token(manifest: Manifest, se
     assert (policy.rows(ids, epochs, places) == np.array(rows).reshape(-1, ROW)[order]).all()
 
 
+@pytest.mark.slow
 @given(manifests("multiplicity"))
 def test_an_epoch_has_documents_by_multiplicity_and_unlisted_ones_once(manifest: Manifest) -> None:
     policy = Policy(manifest, seed=0, row_tokens=1)
@@ -61,6 +63,7 @@ def test_an_epoch_has_documents_by_multiplicity_and_unlisted_ones_once(manifest:
         assert (np.bincount(epoch, minlength=manifest.domain_tokens) == wanted).all()
 
 
+@pytest.mark.slow
 @given(manifests("sampling_weight"), st.integers(0, 9))
 def test_counts_stay_next_to_epochs_times_weight(manifest: Manifest, seed: int) -> None:
     policy = Policy(manifest, seed=seed, row_tokens=ROW)
@@ -73,6 +76,7 @@ def test_counts_stay_next_to_epochs_times_weight(manifest: Manifest, seed: int) 
     assert np.abs(counts / 200 - manifest.weight).max() < 0.02
 
 
+@pytest.mark.slow
 def test_the_expected_count_over_seeds_is_the_weight_in_every_epoch() -> None:
     manifest = make_manifest(
         "web", mode="sampling_weight", tokens=[7, 20, 3, 9], weight=[0.25, 1.5, 0.2, (39 - 1.75 - 30 - 0.6) / 9]

@@ -80,6 +80,7 @@ def shuffled_twin(manifest: Manifest, rows: int, *, seed: int) -> np.ndarray:
     return np.array(out[:rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5])
 def test_every_domain_gives_its_epochs_texts_cut_and_shuffled(mixture: Mixture, seed: int) -> None:
     rows = open_stream(mixture, seed=seed).take(ROWS)
@@ -157,6 +158,7 @@ def test_caps_count_passes_over_what_is_kept(tmp_path: Path) -> None:
 # ranks, workers, resuming
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6))
 def test_ranks_share_the_rows_out_without_overlap(mixture: Mixture, world: int) -> None:
     parts = [np.stack(list(open_stream(mixture, rank=rank, world=world))) for rank in range(world)]
@@ -164,6 +166,7 @@ def test_ranks_share_the_rows_out_without_overlap(mixture: Mixture, world: int) 
     assert (together == open_stream(mixture).take(ROWS)[: len(together)]).all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 60)), min_size=1, max_size=4))
 def test_a_resumed_stream_goes_on_exactly_at_any_world_size(mixture: Mixture, legs: list[tuple[int, int]]) -> None:
     expected, state, position = open_stream(mixture).take(ROWS), open_stream(mixture).state_dict(), 0
@@ -178,6 +181,7 @@ def test_a_resumed_stream_goes_on_exactly_at_any_world_size(mixture: Mixture, le
         state, position = states[0], position + len(together)
 
 
+@pytest.mark.slow
 def test_copies_workers_and_iterating_are_the_same_rows(mixture: Mixture) -> None:
     expected = open_stream(mixture).take(ROWS)
     stream = open_stream(mixture)

@@ -1,6 +1,7 @@
 """Orders that are computed, not stored."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ def slow_shuffled(index: int, size: int, key: tuple[int, ...]) -> int:
             return index
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3000), st.integers(0, 2**40))
 def test_every_number_comes_exactly_once(size: int, seed: int) -> None:
     assert sorted(order(size, seed=seed).tolist()) == list(range(size))
@@ -64,6 +66,7 @@ def test_the_order_does_not_change_between_versions() -> None:
     assert order(10).tolist() == [3, 9, 8, 1, 4, 5, 7, 6, 0, 2]
 
 
+@pytest.mark.slow
 def test_orders_look_random() -> None:
     """Over 4,000 keys every number of 0..6 comes first about equally often, and neighbours do not stay neighbours."""
     firsts = np.bincount([order(7, seed=seed)[0] for seed in range(4000)], minlength=7)

@@ -42,6 +42,7 @@ def test_token_shares_match_the_stages_to_a_thousandth_in_10000_rows() -> None:
         assert np.abs(achieved - list(weights.values())).max() < 0.001
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(1, 5))
 def test_no_domain_is_a_row_away_from_its_share_on_all_ranks_together(world: int, at_once: int) -> None:
     streams = [open_stream(rank=rank, world=world) for rank in range(world)]
@@ -167,6 +168,7 @@ def test_a_cap_that_the_schedule_just_meets_is_enough() -> None:
 # ranks and resuming
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6))
 def test_ranks_share_the_rows_out_without_overlap(world: int) -> None:
     parts = [all_rows(open_stream(rank=rank, world=world)) for rank in range(world)]
@@ -175,6 +177,7 @@ def test_ranks_share_the_rows_out_without_overlap(world: int) -> None:
     assert (together == all_rows(open_stream())[: len(together)]).all()
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 60)), min_size=1, max_size=4),
     st.sampled_from(["repeat", "renormalize"]),

@@ -27,6 +27,7 @@ def drawn(rows: int, steps: int, rows_per_step: int, seed: int = 3, domain: str 
     return np.concatenate(each).tolist()
 
 
+@pytest.mark.slow
 @examples
 @given(rows=sizes, steps=st.integers(1, 30), rows_per_step=st.integers(1, 12))
 def test_steps_read_whole_epochs_one_after_the_other(rows: int, steps: int, rows_per_step: int) -> None:
@@ -71,6 +72,7 @@ def test_every_order_of_a_small_domain_is_as_likely() -> None:
     assert np.abs(counts / 4000 - 0.25).max() < 0.03  # four standard deviations
 
 
+@pytest.mark.slow
 def test_the_order_is_the_same_in_another_process_and_on_another_day() -> None:
     assert epoch_order(0, "wiki_en", 2, 10).tolist() == PINNED
     code = "from proxies.corpus.batches import epoch_order; print(epoch_order(0, 'wiki_en', 2, 10).tolist())"

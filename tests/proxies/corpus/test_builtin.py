@@ -9,6 +9,8 @@ from proxies.corpus import builtin
 from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import documents
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh():

@@ -221,6 +221,7 @@ def test_a_limit_that_is_not_reached_leaves_the_domain_complete(tmp_path: Path, 
     assert data.entry("cats")["complete"] is True
 
 
+@pytest.mark.slow
 def test_a_streamed_dataset_stops_at_what_the_run_draws(
     tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +267,7 @@ def test_only_what_changed_is_built_again(tmp_path: Path, files: dict, monkeypat
     assert names[4:] == ["cats", "dogs", "birds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.bin", "held_out.bin", "documents.parquet", "meta.json"])
 def test_a_damaged_cache_is_built_again(tmp_path: Path, files: dict, name: str) -> None:
     first = prepare(settings(tmp_path, files))
@@ -335,6 +337,7 @@ def test_when_another_process_was_faster_its_cache_is_opened(
     assert len(left_behind(tmp_path / "runs" / "cache")) == 4  # three domains and the tokenizer, no temporary directory
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_get_the_same_corpus(tmp_path: Path, files: dict) -> None:
     given = settings(tmp_path, files, tokenizer={"train_bpe": 300})
     code = """if True:
@@ -394,6 +397,7 @@ def test_domains_shorter_than_a_row_are_listed_with_numbers_and_remedies(tmp_pat
 # Real text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not on this machine")
 def test_real_corpora_are_prepared_as_they_are_documented(tmp_path: Path) -> None:
     manifest = json.loads((SHARED / "manifest.json").read_text())["domains"]

@@ -265,6 +265,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_local_dataset_directory_is_read_streamed_or_not(tmp_path: Path, streaming: bool) -> None:

@@ -53,6 +53,7 @@ def test_the_fingerprint_ignores_the_layout_of_the_file(tmp_path: Path) -> None:
     assert tokenizers.from_file(tmp_path / "a.json").fingerprint == trained.fingerprint
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.text())
 def test_raw_bytes_are_the_bytes_of_the_text(text: str) -> None:
@@ -112,6 +113,7 @@ def test_a_tokenizer_without_end_of_text_is_refused_with_the_remedy(tmp_path: Pa
         tokenizers.from_file(tmp_path / "t.json")
 
 
+@pytest.mark.slow
 def test_a_pretrained_directory_brings_its_own_end_of_text(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=word_level("<done>"), eos_token="<done>").save_pretrained(tmp_path)
     loaded = tokenizers.load(Block(pretrained=str(tmp_path)))

@@ -52,6 +52,7 @@ def test_all_but_first_tokens_are_predicted_once_and_spans_tile_documents(length
     assert own.tolist() == list(range(tokens.sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["document", "row"])
 @given(lengths=LENGTHS, tokens=st.integers(1, 300), batch=st.integers(1, 50), max_rows=st.integers(20, 200) | st.none())
 def test_shards_hold_every_chosen_document_once_however_they_are_read(

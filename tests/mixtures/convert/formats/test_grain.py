@@ -107,6 +107,7 @@ def test_paths_that_maxtext_would_not_expand_are_all_named(tmp_path):
     assert "math" not in str(caught.value)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(min_value=1e-4, max_value=1), min_size=1, max_size=30))
 def test_weights_survive_grains_rounding_as_closely_as_conversion_allows(values):
     shares = {str(number): value / math.fsum(values) for number, value in enumerate(values)}

@@ -65,6 +65,7 @@ def shares_of(documents: list[int]) -> dict[str, float]:
     return {name: tokens[1 + place] / tokens.total() for place, name in enumerate(toy.NAMES)}
 
 
+@pytest.mark.slow
 def test_both_stages_hold_wanted_tokens_and_no_domain_restarts_early(tmp_path, data):
     directory = converted(tmp_path, data, tokens=20_000_000)
     first, second = (stage["rows"] for stage in plan_of(directory)["stages"])
@@ -78,6 +79,7 @@ def test_both_stages_hold_wanted_tokens_and_no_domain_restarts_early(tmp_path, d
         assert mine == [ordered[place % len(ordered)] for place in range(len(mine))]
 
 
+@pytest.mark.slow
 def test_datasets_and_streams_have_the_schedules_rows_and_streams_go_on(tmp_path, data):
     directory = converted(tmp_path, data, tokens=40_000)
     table = read(directory, streaming=False)
@@ -88,6 +90,7 @@ def test_datasets_and_streams_have_the_schedules_rows_and_streams_go_on(tmp_path
     assert shares_of(stream[len(table) :]) == pytest.approx(toy.SECOND, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [True, False])
 def test_rows_of_a_stage_come_as_interleave_datasets_draws_them(tmp_path, data, streaming):
     from datasets import interleave_datasets, load_dataset
@@ -113,6 +116,7 @@ def test_rows_of_a_stage_come_as_interleave_datasets_draws_them(tmp_path, data, 
     assert read(directory, stage["rows"], streaming=streaming) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [True, False])
 def test_filters_drop_documents_and_multiplicity_copies_come_a_pass_apart(tmp_path, data, streaming):
     directory = converted(
@@ -145,6 +149,7 @@ def test_a_filter_over_several_files_counts_rows_in_each(tmp_path, data):
     assert [row["document"] for row in islice(module._endless(domain), 452)] == part.select(order)["document"][:]
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_from_its_state_and_is_shared_out_among_processes(tmp_path, data):
     from datasets.distributed import split_dataset_by_node
 
@@ -173,6 +178,7 @@ def test_a_domain_without_a_share_is_not_opened(tmp_path, data):
     assert all(document // toy.SPAN != 3 for document in read(directory, streaming=False))
 
 
+@pytest.mark.slow
 def test_files_that_are_not_the_selected_ones_are_named(tmp_path, data):
     directory = converted(tmp_path, data, {"only": toy.WANTED}, policies={"code": "filter"}, tokens=20_000)
     plan = plan_of(directory)
@@ -211,6 +217,7 @@ def test_weights_that_are_no_whole_numbers_are_refused_with_the_remedy(tmp_path,
         converted(tmp_path, data, policies={"web": "sampling_weight"})
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_loader_gives(tmp_path, data):
     directory = converted(tmp_path, data, tokens=20_000_000)
     report = json.loads((directory / "export_report.json").read_text())

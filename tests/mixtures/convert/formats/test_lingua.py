@@ -234,6 +234,7 @@ def test_golden_files(tmp_path: Path) -> None:
         assert (report.directory / file.name).read_text() == file.read_text(), file.name
 
 
+@pytest.mark.slow
 def test_every_stage_trains_the_shares_of_tokens_that_were_asked(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data, tokens=2_000_000)
     for trained, wanted, said in zip(
@@ -245,6 +246,7 @@ def test_every_stage_trains_the_shares_of_tokens_that_were_asked(tmp_path: Path,
         assert said["tokens"] == trained.size
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_in_the_files_where_the_one_before_stopped(tmp_path: Path, data: Path) -> None:
     first, second = _trained(_convert(tmp_path, data), tmp_path)
     again = {document for document in toy.documents_in(first) & toy.documents_in(second) if document // toy.SPAN != 3}
@@ -252,6 +254,7 @@ def test_a_stage_goes_on_in_the_files_where_the_one_before_stopped(tmp_path: Pat
     assert len(again) <= RANKS, "at most the document that a rank was in; math comes several times in each"
 
 
+@pytest.mark.slow
 def test_a_domain_without_weight_is_kept_with_its_place(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data, stages={"first": ZERO, "second": SECOND})
     assert _stages(report)[0]["data"]["sources"]["math"] == 0
@@ -260,6 +263,7 @@ def test_a_domain_without_weight_is_kept_with_its_place(tmp_path: Path, data: Pa
     assert toy.token_shares(second)["math"] == pytest.approx(SECOND["math"], abs=0.04)
 
 
+@pytest.mark.slow
 def test_a_small_domain_comes_as_often_as_the_report_says(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data, stages={"only": SECOND}, tokens=1_000_000)
     (trained,) = _trained(report, tmp_path)

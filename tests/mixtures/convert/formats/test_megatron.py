@@ -104,6 +104,7 @@ def test_two_prefixes_share_a_domain_as_their_tokens_are(tmp_path: Path, data: P
 # stages
 
 
+@pytest.mark.slow
 def test_stages_have_views_of_their_own_documents_all_of_them_used(tmp_path: Path, data: Path) -> None:
     out = converted(toy.make_mixture(tmp_path), data)
     for name in toy.NAMES:
@@ -139,6 +140,7 @@ def launch(out: Path, folder: Path, *, stop_at: int = 0) -> tuple[int, list[str]
     return done.returncode, log.read_text().splitlines() if log.exists() else []
 
 
+@pytest.mark.slow
 def test_launch_trains_stage_after_stage_with_their_blends(tmp_path: Path, data: Path) -> None:
     out = converted(toy.make_mixture(tmp_path, {"a b": toy.WANTED, "c": toy.SECOND, "d": toy.ZERO}), data)
     assert launch(out, tmp_path) == (0, ["blend-1-a-b.json 0 65", "blend-2-c.json 65 130", "blend-3-d.json 130 195"])
@@ -153,6 +155,7 @@ def test_launch_trains_stage_after_stage_with_their_blends(tmp_path: Path, data:
     assert launch(out, tmp_path)[0] == 0  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_launch_goes_on_in_the_stage_where_it_was_interrupted(tmp_path: Path, data: Path) -> None:
     out = converted(toy.make_mixture(tmp_path), data)
     assert launch(out, tmp_path, stop_at=120) == (1, ["blend-1-first.json 0 98", "blend-2-second.json 98 120"])
@@ -162,6 +165,7 @@ def test_launch_goes_on_in_the_stage_where_it_was_interrupted(tmp_path: Path, da
     )
 
 
+@pytest.mark.slow
 def test_a_schedule_that_begins_later_counts_iterations_of_the_whole_run(tmp_path: Path, data: Path) -> None:
     path = toy.make_mixture(tmp_path)
     record = json.loads(path.read_text())

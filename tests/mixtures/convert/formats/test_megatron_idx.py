@@ -30,6 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toys(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.data())
 def test_taking_documents_is_taking_their_tokens(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], draw: st.DataObject
@@ -112,6 +113,7 @@ def test_documents_that_are_not_those_of_the_policy_are_refused(
         converted(mixture, data, own={"web": changed})
 
 
+@pytest.mark.slow
 def test_one_policy_over_two_prefixes_is_refused_unless_tokens_are_its_own(tmp_path: Path, data: Path) -> None:
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "multiplicity"})
     for documents, found in ((other_tokenizer("web"), False), (toy.documents("web"), True)):
