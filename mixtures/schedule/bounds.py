@@ -1,6 +1,6 @@
-"""What an export is held to: caps in epochs and least shares, by domain; and what to say when they cannot be kept.
+"""Caps in epochs and least shares per domain: checks, the weights that keep them, messages where none do.
 
-A bound is `{name: number}`; the name `*` stands for every domain that is not named.
+A bound is one number for all domains, or `{name: number}` in which `*` stands for every domain that is not named.
 """
 
 import math
@@ -33,17 +33,20 @@ def check_bounds(names: Sequence[str], *, max_epochs: Bound, min_share: Bound, u
 
 
 def by_name(bound: Bound, names: Sequence[str]) -> dict[str, float]:
-    """The number of every domain that has one."""
-    given = _asked(bound)
-    return {name: given.get(name, given.get(EVERY, math.nan)) for name in names if name in given or EVERY in given}
+    """Return {name: number} of the domains of `names` that the bound gives a number."""
+    numbers = _asked(bound)
+    return {
+        name: numbers.get(name, numbers.get(EVERY, math.nan)) for name in names if name in numbers or EVERY in numbers
+    }
 
 
 def closest(
     learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequence[Domain], least: Mapping[str, float]
 ) -> np.ndarray:
-    """(S, D) weights that keep the domains' caps and the least shares, closest to `learned` (`constrain`).
+    """Return the weights (S, D) closest to `learned` (S, D) that keep the domains' caps and the least shares.
 
-    Raises UserError with the arithmetic where there are none.
+    stage_tokens: tokens of the S stages. least: {name: least share of every stage}. `constrain` computes them. Raises
+    UserError with the arithmetic where no weights keep the bounds.
     """
     tokens = np.array(stage_tokens, dtype=np.float64)
     caps = np.array([(domain.max_epochs or math.inf) * domain.pass_tokens for domain in domains])
@@ -59,9 +62,10 @@ def closest(
 def hold(
     learned: np.ndarray, stage_tokens: Sequence[int], *, domains: Sequence[Domain], max_epochs: Bound, min_share: Bound
 ) -> tuple[np.ndarray, tuple[Constraint, ...]]:
-    """The weights that keep what was asked, and the record of it; the learned weights and no record where nothing was.
+    """Return (weights (S, D) that keep the bounds asked for, the record of the bounds).
 
-    The domains have their caps already. Raises UserError as `closest`.
+    Without bounds: the learned weights and no record. The caps must already stand in `domains`. Raises UserError as
+    `closest`.
     """
     if not _asked(max_epochs) and not _asked(min_share):
         return learned, ()
@@ -81,7 +85,7 @@ def constraint(
     max_epochs: Bound,
     min_share: Bound,
 ) -> Constraint:
-    """What was asked, how far it moved the learned weights, and, where it did, what they were."""
+    """Return the record of the bounds: what was asked, how far it moved the weights, and, if it did, from where."""
     tokens = np.array(stage_tokens, dtype=np.float64)
     distance = divergence(weights, learned, tokens)
     rows = [] if np.array_equal(weights, learned) else learned.tolist()
@@ -95,12 +99,14 @@ def constraint(
 
 
 def _asked(bound: Bound) -> dict[str, float]:
+    """Return a bound as {name: number}, with `*` for all domains; empty without a bound."""
     return {} if bound is None else dict(bound) if isinstance(bound, Mapping) else {EVERY: bound}
 
 
 def _bound_faults(
     bound: Bound, names: Sequence[str], flag: str, allowed: str, fits: Callable[[float], bool]
 ) -> Iterator[str]:
+    """Yield one message per unknown domain and per number that `fits` refuses; `allowed` says which numbers fit."""
     for name, value in _asked(bound).items():
         if name not in names and name != EVERY:
             yield f"{flag}: there is no domain {name}; the domains are {', '.join(names)}"
@@ -109,29 +115,33 @@ def _bound_faults(
 
 
 def _least_faults(least: np.ndarray, domains: Sequence[Domain]) -> Iterator[str]:
+    """Yield a message where the least shares (D,) sum to more than 1."""
     total = math.fsum(least)
     if total > 1 + 1e-12:
         count = int((least > 0).sum())
         yield (
             f"--min-share: the least shares of {count} of {len(domains)} domains sum to {total:.6g}, more than the "
             f"whole of a stage; "
-            f"divide them by {_up(total)} or more (alike for all domains, at most 1/{len(domains)} fits)"
+            f"divide them by {_up(total)} or more (the same for all domains: at most 1/{len(domains)} fits)"
         )
 
 
 def _least_against_caps(least: np.ndarray, caps: np.ndarray, total: float, domains: Sequence[Domain]) -> Iterator[str]:
-    """Domains whose least share over all stages is more than their cap."""
+    """Yield one message per domain whose least share of all `total` tokens is more than its cap (tokens)."""
     for share, cap, domain in zip(least.tolist(), caps.tolist(), domains, strict=True):
         if share * total > cap * (1 + PRECISION):
             yield (
                 f"--min-share: {share:g} of {tokens_text(total)} tokens is {tokens_text(share * total)} of "
-                f"{domain.name}, but its cap holds {_held(domain)}; give it {cap / total:.3g} at most, or a cap of "
-                f"{_up(share * total / domain.pass_tokens)} epochs"
+                f"{domain.name}, but its cap allows {_held(domain)}; give it a least share of at most "
+                f"{cap / total:.3g}, or a cap of {_up(share * total / domain.pass_tokens)} epochs"
             )
 
 
 def _no_room(holds: float, learned: np.ndarray, tokens: np.ndarray, caps: np.ndarray, domains: Sequence[Domain]) -> str:
-    """The caps' arithmetic, largest first."""
+    """Return the message for caps that allow fewer tokens than the budget: the arithmetic, largest cap first.
+
+    holds: the tokens that the caps allow.
+    """
     unused = [domain.name for domain, most in zip(domains, learned.max(axis=0).tolist(), strict=True) if most == 0]
     capped = [
         (cap, domain)
@@ -144,34 +154,34 @@ def _no_room(holds: float, learned: np.ndarray, tokens: np.ndarray, caps: np.nda
         lines.append(f"  - {len(rest)} more domains: {tokens_text(sum(cap for cap, _ in rest))}")
     if unused:
         lines.append(
-            f"  - not counted, as nothing was learned for them (they get their --min-share and no more): "
+            f"  - not counted, because their learned weight is 0 (they get their --min-share and no more): "
             f"{', '.join(unused)}"
         )
     if len(capped) + len(unused) < len(domains) or holds < 0.999 * sum(cap for cap, _ in capped):
         lines.append(
-            "  - what a stage may use is less than that: a domain with learned weight 0 in a stage takes nothing there"
+            "  - a stage may use less than that: a domain with learned weight 0 in a stage takes nothing in it"
         )
     if partial := [domain.name for _, domain in capped if not domain.complete]:
-        lines.append(f"  - only partly read, so that there is more than is counted here: {', '.join(partial)}")
+        lines.append(f"  - only partly read, so they have more text than is counted here: {', '.join(partial)}")
     total = float(tokens.sum())
     amounts = [tokens_text(amount) for amount in (holds, total)]
     if amounts[0] == amounts[1]:
         amounts = [f"{amount:,.0f}" for amount in (holds, total)]
     return (
-        f"--max-epochs: these caps hold at most {amounts[0]} of {amounts[1]} tokens:\n"
+        f"--max-epochs: these caps allow at most {amounts[0]} of {amounts[1]} tokens:\n"
         + "\n".join(lines)
-        + f"\nraise the caps ({_up(total / holds)} times as high for all would do), say with --unique-tokens where "
-        f"the large run has "
-        f"more text, or lower the budget to {math.floor(holds):,} tokens"
+        + f"\nraise the caps ({_up(total / holds)} times as high for all is enough), give --unique-tokens where "
+        f"the large run has more text, or lower the budget to {math.floor(holds):,} tokens"
     )
 
 
 def _held(domain: Domain) -> str:
+    """Return the tokens that a domain's cap allows, as `16.0 k (4 x 4.00 k)`: epochs times tokens per pass."""
     epochs = domain.max_epochs or math.inf
     return f"{tokens_text(epochs * domain.pass_tokens)} ({epochs:g} x {tokens_text(domain.pass_tokens)})"
 
 
 def _up(number: float) -> str:
-    """Rounded up to three digits, so that following the advice is enough."""
+    """Return the number rounded up to three digits, so that following the advice is enough."""
     step = 10.0 ** (math.floor(math.log10(number)) - 2)
     return f"{math.ceil(number / step * (1 - 1e-12)) * step:.6g}"

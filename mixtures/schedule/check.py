@@ -1,4 +1,4 @@
-"""Is a mixture.json what it says it is? Everything derived in it is computed again."""
+"""Checks of a mixture.json: everything derived in the file is computed again and compared with what is recorded."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,10 @@ AGREEMENT = 1e-6  # how far two computations of the closest weights may be apart
 
 
 def check(path: str | Path) -> list[Check]:
-    """Every check of the file `path`, recomputed; `fail` where something drifted, with recorded and computed values.
+    """Return every check of the file `path`: `fail` where a recorded value differs from the value computed again.
 
-    Raises UserError for a file that is no readable mixture (its faults listed), as `Mixture.load` does.
+    A failed check names both values. Raises UserError listing the faults of a file that is no readable mixture, as
+    `Mixture.load` does.
     """
     record = read_json(path)
     recorded = record.get("id") if isinstance(record, dict) else None
@@ -39,7 +40,10 @@ def check(path: str | Path) -> list[Check]:
 
 
 def written_checks(mixture: Mixture) -> Iterator[Check]:
-    """What every file says of itself; the first two were proved by building the mixture."""
+    """Yield the checks that the exporter writes into every file: sums of weights, names of domains, epochs.
+
+    Building the mixture has already proved the first two.
+    """
     yield Check(id="weights_sum", status="pass", detail="weights sum to 1 in every stage")
     yield Check(id="domains_named", status="pass", detail=f"every stage names all {len(mixture.domains)} domains")
     often = sorted(
@@ -53,20 +57,22 @@ def written_checks(mixture: Mixture) -> Iterator[Check]:
 
 
 def check_text(path: str | Path) -> str:
-    """The checks as text, one a line. Raises UserError with the same text where one of them failed."""
+    """Return the checks as text, one per line. Raises UserError with the same text where one of them failed."""
     checks = check(path)
     text = "\n".join(f"{result.status:<5}{result.id}: {result.detail}" for result in checks)
     if failed := [result.id for result in checks if result.status == "fail"]:
-        raise UserError(f"{path} is not what it says it is ({', '.join(failed)}):\n{text}")
+        raise UserError(f"{path} does not agree with what it records ({', '.join(failed)}):\n{text}")
     return text
 
 
 def _version(mixture: Mixture) -> Check:
+    """Return a passed check that names the schema version: loading the mixture refused any other."""
     detail = f"{mixture.schema_version}; known: {', '.join(KNOWN_VERSIONS)}"
     return Check(id="schema_version", status="pass", detail=detail)
 
 
 def _id(mixture: Mixture, recorded: str | None) -> Check:
+    """Compare the recorded id with the hash of the content."""
     if recorded is None:
         return Check(id="id", status="warn", detail=f"none recorded; the content hashes to {mixture.id}")
     if recorded == mixture.id:
@@ -75,14 +81,14 @@ def _id(mixture: Mixture, recorded: str | None) -> Check:
 
 
 def _sums(mixture: Mixture) -> Check:
-    """Building the mixture refused anything further off than its tolerance."""
+    """Say how far the sums of weights are from 1; building the mixture refused anything above its tolerance."""
     worst = max(abs(math.fsum(stage.weights.values()) - 1) for stage in mixture.stages)
     detail = f"{len(mixture.stages)} stage(s), {len(mixture.domains)} domains, furthest from 1 by {worst:.1e}"
     return Check(id="weights_sum", status="pass", detail=detail)
 
 
 def _expected(mixture: Mixture) -> Check:
-    """Recorded tokens and epochs against those that stages and domains imply."""
+    """Compare recorded tokens and epochs with those that stages and domains imply."""
     if not mixture.expected:
         return Check(id="expected", status="warn", detail="no expected tokens recorded")
     drifted = list(_drift(mixture))
@@ -91,6 +97,7 @@ def _expected(mixture: Mixture) -> Check:
 
 
 def _drift(mixture: Mixture) -> Iterator[str]:
+    """Yield one message per domain that is in only one of the two lists, and per number that differs."""
     recorded = {row.domain: row for row in mixture.expected}
     computed = {row.domain: row for row in mixture.compute_expected()}
     for name in sorted(recorded.keys() ^ computed.keys()):
@@ -103,7 +110,7 @@ def _drift(mixture: Mixture) -> Iterator[str]:
 
 
 def _caps(mixture: Mixture) -> Iterator[Check]:
-    """Epochs of the whole schedule against the cap of every domain that has one."""
+    """Compare the epochs of the whole schedule with the cap of every domain that has one."""
     capped = [
         (domain, row)
         for domain, row in zip(mixture.domains, mixture.compute_expected(), strict=True)
@@ -115,13 +122,13 @@ def _caps(mixture: Mixture) -> Iterator[Check]:
         if domain.over_cap(row.epochs)
     ]
     if capped:
-        held = sum(domain.held_at_cap(row.epochs) for domain, row in capped)
-        detail = "; ".join(over) if over else f"{len(capped)} domain(s) within their caps, {held} of them held there"
+        used_up = sum(domain.held_at_cap(row.epochs) for domain, row in capped)
+        detail = "; ".join(over) if over else f"{len(capped)} domain(s) within their caps, {used_up} of them at the cap"
         yield Check(id="caps", status="fail" if over else "pass", detail=detail)
 
 
 def _constraints(mixture: Mixture) -> Iterator[Check]:
-    """Are the weights the closest to the learned ones that keep what was asked at export?"""
+    """Check that the weights are the closest to the learned ones that keep the bounds asked for at export."""
     for constraint in mixture.provenance.constraints:
         drifted = [*_bound_drift(mixture, constraint)] or [*_weight_drift(mixture, constraint)]
         detail = (
@@ -133,7 +140,7 @@ def _constraints(mixture: Mixture) -> Iterator[Check]:
 
 
 def _bound_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
-    """What was asked against the caps that stand with the domains, and against every stage."""
+    """Compare the bounds asked for at export with the caps of the domains and with the weights of every stage."""
     for domain in mixture.domains:
         if (asked := constraint.cap(domain.name)) != domain.max_epochs:
             yield f"{domain.name} was exported with max_epochs {asked or 'none'}, it has {domain.max_epochs or 'none'}"
@@ -141,29 +148,32 @@ def _bound_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
             if stage.weights[domain.name] < (least := constraint.least(domain.name)) - TOLERANCE:
                 yield (
                     f"{domain.name} has {stage.weights[domain.name]:.6g} of stage {stage.name}, at least {least:g} "
-                    f"was asked"
+                    f"was asked for"
                 )
 
 
 def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
-    """Recorded weights and distances against those computed from the learned weights."""
+    """Compare recorded weights and distances with those computed from the learned weights."""
     names, spans = [domain.name for domain in mixture.domains], mixture.stage_tokens()
-    found = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
+    recorded = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])
     learned = (
-        np.array([[weights[name] for name in names] for weights in constraint.learned]) if constraint.learned else found
+        np.array([[weights[name] for name in names] for weights in constraint.learned])
+        if constraint.learned
+        else recorded
     )
     try:
         weights = closest(
             learned, spans, domains=mixture.domains, least={name: constraint.least(name) for name in names}
         )
     except UserError as error:
-        yield f"nothing keeps these constraints: {error}"
+        yield f"no weights keep these constraints: {error}"
         return
-    off = np.abs(weights - found)
+    off = np.abs(weights - recorded)
     for stage, column in np.argwhere(off > AGREEMENT)[:5]:
         where = f"{names[column]} in stage {mixture.stages[stage].name}"
         yield (
-            f"{where} recorded {found[stage, column]:.6g}, closest to the learned weights {weights[stage, column]:.6g}"
+            f"{where} recorded {recorded[stage, column]:.6g}, closest to the learned weights "
+            f"{weights[stage, column]:.6g}"
         )
     now = constraint_of(weights, learned, spans, names=names, max_epochs=None, min_share=None)
     for field in ("moved", "kl"):
@@ -173,9 +183,7 @@ def _weight_drift(mixture: Mixture, constraint: Constraint) -> Iterator[str]:
 
 
 def _intervals(mixture: Mixture) -> Iterator[Check]:
-    """Does every interval hold its weight as it was learned, and are the learned weights the mean drawn to the prior as
-    recorded?
-    """
+    """Check that every interval contains its learned weight, and that shrinkage gives the recorded learned weights."""
     moved = [weights for constraint in mixture.provenance.constraints for weights in constraint.learned]
     learned = moved or [stage.weights for stage in mixture.stages]
     drifted = [
@@ -188,12 +196,13 @@ def _intervals(mixture: Mixture) -> Iterator[Check]:
         detail = (
             "; ".join(drifted)
             if drifted
-            else f"the intervals of {len(mixture.stages)} stage(s) hold the learned weights"
+            else f"the intervals of {len(mixture.stages)} stage(s) contain the learned weights"
         )
         yield Check(id="intervals", status="fail" if drifted else "pass", detail=detail)
 
 
 def _interval_drift(stage: Stage, weights: dict[str, float]) -> Iterator[str]:
+    """Yield one message per learned weight of a stage that lies outside its interval."""
     for name, (low, high) in (stage.weights_ci95 or {}).items():
         if not (0 <= low <= high <= 1 and low - TOLERANCE <= weights[name] <= high + TOLERANCE):
             yield (
@@ -203,37 +212,36 @@ def _interval_drift(stage: Stage, weights: dict[str, float]) -> Iterator[str]:
 
 
 def _shrinkage_drift(record: Uncertainty, learned: Sequence[dict[str, float]]) -> Iterator[str]:
-    """Recorded factors against recorded signals, and the learned weights against those that the factors give."""
+    """Compare recorded factors with their signals, and the learned weights with those that the factors give."""
     names = list(record.prior)
     for number, mean in enumerate(record.mean):
         was, now = record.factor[number], shrink_factor(record.signal[number], record.needed[number])
         if abs(was - now) > AGREEMENT:
             yield f"factor of stage {number + 1} recorded {was:.6g}, its signal gives {now:.6g}"
-        prior, shares, found = (
+        prior, shares, learned_shares = (
             np.array([weights[name] for name in names]) for weights in (record.prior, mean, learned[number])
         )
         drawn = shrunk(shares, prior=prior, factor=was)
-        for column in np.flatnonzero(np.abs(drawn - found) > AGREEMENT)[:5]:
+        for column in np.flatnonzero(np.abs(drawn - learned_shares) > AGREEMENT)[:5]:
             yield (
-                f"{names[column]} has learned weight {found[column]:.6g} in stage {number + 1}, shrinkage gives "
-                f"{drawn[column]:.6g}"
+                f"{names[column]} has learned weight {learned_shares[column]:.6g} in stage {number + 1}, shrinkage "
+                f"gives {drawn[column]:.6g}"
             )
 
 
 def _samples(mixture: Mixture) -> Iterator[Check]:
-    """Manifests against their hashes, and what the file says about them against what they hold."""
+    """Compare the manifests with their hashes, and what the file says about them with their content."""
     sampled = [domain for domain in mixture.domains if domain.sample_policy and domain.sample_policy.mode != "none"]
     drifted = [line for domain in sampled for line in _sample_drift(domain, mixture.directory)]
     if sampled:
         detail = (
-            "; ".join(drifted)
-            if drifted
-            else f"{len(sampled)} manifest(s) are the recorded ones and hold what is recorded"
+            "; ".join(drifted) if drifted else f"{len(sampled)} manifest(s) agree with the recorded hashes and numbers"
         )
         yield Check(id="samples", status="fail" if drifted else "pass", detail=detail)
 
 
 def _sample_drift(domain: Domain, directory: Path | None) -> Iterator[str]:
+    """Yield one message per recorded number that the domain's manifest contradicts, or why it cannot be read."""
     try:
         manifest = open_manifest(domain, directory)
     except UserError as error:
@@ -256,7 +264,7 @@ def _sample_drift(domain: Domain, directory: Path | None) -> Iterator[str]:
 
 
 def _recorded(mixture: Mixture) -> Iterator[Check]:
-    """Warnings and failures that the exporter wrote into the file."""
+    """Yield the warnings and failures that the exporter wrote into the file."""
     for result in mixture.checks:
         if result.status != "pass":
             yield Check(id=f"recorded {result.id}", status=result.status, detail=result.detail)

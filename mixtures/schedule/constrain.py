@@ -1,17 +1,18 @@
-"""Learned weights -> the closest weights that keep caps on domains and least shares. Pure.
+"""The weights closest to the learned ones that keep caps on domains and least shares. Pure functions.
 
-With stages s of n_s tokens, domains j, learned weights a and the weights x that are looked for:
+Stage s has n_s tokens; a are the learned weights, x the weights to be found, j counts the domains:
 
     minimise    sum_s n_s KL(x_s || a_s),    KL(x || a) = sum_j x_j log(x_j / a_j)
     subject to  sum_j x_sj = 1,    sum_s n_s x_sj <= cap_j,    x_sj >= least_j
 
 This is the I-projection of Csiszar (1975) on the feasible schedules. Its solution has the form
 
-    x_sj = max(least_j, a_sj exp(mu_s - lambda_j)),    lambda_j >= 0, and > 0 only where cap_j is used up,
+    x_sj = max(least_j, a_sj exp(mu_s - lambda_j)),    lambda_j >= 0, and > 0 only where cap_j is used up.
 
-so what a capped domain gives up goes to the others in proportion to their learned shares, and a learned share of zero
-stays zero; under a least share it becomes that share (the limit of ever smaller learned shares). For given mu the
-lambda have a closed form; what is left is a smooth concave dual in one number a stage, however many domains there are.
+So what a capped domain gives up goes to the other domains in proportion to their learned shares. A learned share of
+zero stays zero; with a least share it becomes the least share (the limit of ever smaller learned shares). For given mu
+the lambda have a closed form. What remains is a smooth concave dual in one number per stage, however many domains there
+are.
 """
 
 from typing import NamedTuple
@@ -20,15 +21,19 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import brentq, linprog, minimize, root
 
-ROUNDING = 1e-12  # relative: constraints that hold up to this hold
-PRECISION = 1e-9  # relative: constraints that nothing keeps better do
+ROUNDING = 1e-12  # relative: constraints that are missed by less count as kept
+PRECISION = 1e-9  # relative: by so much constraints may be missed where no weights keep them better
 NOTHING = 1e-200  # a learned share up to this counts as zero: no multiple of it fills a stage
 LARGEST_MU = 600.0  # exp of it lifts the smallest share that counts above 1 and does not overflow
-PLENTY = 1e6  # times the tokens
+PLENTY = 1e6  # times the tokens: from here on the capacity counts as infinite
 
 
 class Problem(NamedTuple):
-    """Everything as fractions: weights (S, D); share (S,) of the tokens, sum 1; caps (D,) of all tokens; least (D,)."""
+    """The problem in fractions, for S stages and D domains.
+
+    weights (S, D); share (S,): the stages' fractions of the tokens, sum 1; caps (D,): fractions of all tokens; least
+    (D,): least share in every stage.
+    """
 
     weights: np.ndarray
     share: np.ndarray
@@ -37,7 +42,7 @@ class Problem(NamedTuple):
 
 
 class Allotment(NamedTuple):
-    """x (S, D) for some mu; free (S, D): above the least share; capped (D,): used up."""
+    """The weights of some mu: x (S, D); free (S, D): above the least share; capped (D,): the cap is used up."""
 
     x: np.ndarray
     free: np.ndarray
@@ -45,11 +50,13 @@ class Allotment(NamedTuple):
 
 
 def constrain(weights: np.ndarray, stage_tokens: np.ndarray, *, caps: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """(S, D) weights that keep the constraints and are closest to `weights` (S, D), whose rows sum to 1.
+    """Return the weights (S, D) that keep the constraints and are closest to `weights` (S, D), whose rows sum to 1.
 
-    stage_tokens: (S,) tokens of every stage. caps: (D,) most tokens over all stages together, infinity for none.
-    least: (D,) least share in every stage. Weights that keep the constraints come back as they are.
-    There must be such weights: `capacity` at least 1 (but for PRECISION, by which the caps are then exceeded).
+    stage_tokens: (S,) tokens of every stage.
+    caps: (D,) most tokens over all stages together, infinity for no cap.
+    least: (D,) least share in every stage.
+    Weights that already keep the constraints are returned unchanged. Some weights must keep them: `capacity` must be at
+    least 1. It may fall short by PRECISION, and the caps are then exceeded by as much.
     """
     room = capacity(weights, stage_tokens, caps=caps, least=least)
     assert room >= 1 - PRECISION, f"the constraints have room for {room} of the tokens"
@@ -67,14 +74,14 @@ def constrain(weights: np.ndarray, stage_tokens: np.ndarray, *, caps: np.ndarray
 
 
 def capacity(weights: np.ndarray, stage_tokens: np.ndarray, *, caps: np.ndarray, least: np.ndarray) -> float:
-    """The largest multiple of the tokens for which weights exist that keep the constraints; infinity for any.
+    """Return the largest multiple of the tokens for which some weights keep the constraints; infinity for any multiple.
 
-    Arguments as in `constrain`; a domain takes only its least share in stages where its learned weight is zero. The
+    Arguments as in `constrain`. In stages where its learned weight is zero a domain takes only its least share. The
     least shares must sum to at most 1.
     """
     share, caps, usable = stage_tokens / stage_tokens.sum(), caps / stage_tokens.sum(), weights > NOTHING
     some, every = usable.any(axis=0), usable.all(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing must be held nothing limits it
+    with np.errstate(divide="ignore", invalid="ignore"):  # a domain without a least share sets no limit
         limits = [*np.where(least > 0, caps / least, np.inf), caps[some].sum() / max(0, 1 - least[~some].sum())]
     if (some != every).any():
         limits.append(_capacity_by_flow(share, caps, least, usable))
@@ -82,7 +89,7 @@ def capacity(weights: np.ndarray, stage_tokens: np.ndarray, *, caps: np.ndarray,
 
 
 def divergence(weights: np.ndarray, learned: np.ndarray, stage_tokens: np.ndarray) -> float:
-    """Mean over the tokens of KL(weights || learned), nats; infinity where a learned zero was lifted."""
+    """Return the mean over the tokens of KL(weights || learned), nats; infinity where a learned zero was raised."""
     used = weights > 0
     if (learned[used] == 0).any():
         return float("inf")
@@ -92,12 +99,12 @@ def divergence(weights: np.ndarray, learned: np.ndarray, stage_tokens: np.ndarra
 
 
 def moved(weights: np.ndarray, learned: np.ndarray, stage_tokens: np.ndarray) -> float:
-    """Fraction of all tokens that `weights` give to other domains than `learned` (total variation distance)."""
+    """Return the fraction of all tokens that `weights` give to other domains than `learned` (total variation)."""
     return float(stage_tokens @ np.abs(weights - learned).sum(axis=1) / 2 / stage_tokens.sum())
 
 
 def _solve(problem: Problem) -> np.ndarray:
-    """(S,) the mu at which every stage sums to 1."""
+    """Return the mu (S,) at which every stage sums to 1."""
 
     def excess(mu: np.ndarray) -> np.ndarray:
         return _allot(problem, mu).x.sum(axis=1) - 1
@@ -114,9 +121,8 @@ def _solve(problem: Problem) -> np.ndarray:
         options={"gtol": 1e-10, "maxiter": 500, "max_trust_radius": 50.0},
     ).x
     every = np.ones(len(mu), dtype=bool)
-    for _ in range(
-        3
-    ):  # the value of the dual is too coarse for the last digits, and for stages of few tokens; its gradient is not
+    # the value of the dual is too coarse for the last digits, and for stages of few tokens; its gradient is not
+    for _ in range(3):
         mu = _shift(problem, mu, every)
         for stage in np.flatnonzero(np.abs(excess(mu)) > PRECISION):
             mu = _shift(problem, mu, np.arange(len(mu)) == stage)
@@ -128,15 +134,15 @@ def _solve(problem: Problem) -> np.ndarray:
 
 
 def _shift(problem: Problem, mu: np.ndarray, stages: np.ndarray) -> np.ndarray:
-    """`mu` plus one number for the stages (S,) that are True, at which the tokens of these together are right.
+    """Return `mu` plus one number for the stages where `stages` (S,) is True, so that their tokens together are right.
 
-    For all stages together this is the direction in which the dual is flat where caps hold hardly more than the budget.
+    Over all stages together the dual is flat in this direction where the caps allow hardly more than the budget.
     """
     share = problem.share * stages / problem.share[stages].sum()
 
     def excess(shift: float) -> float:
         sums = _allot(problem, mu + shift * stages).x.sum(axis=1)
-        return share @ sums - 1 + ROUNDING / 10  # where caps leave no room 1 itself is out of reach
+        return share @ sums - 1 + ROUNDING / 10  # where the caps leave no room, 1 itself cannot be reached
 
     reach = 1e-3
     while not excess(-reach) <= 0 <= excess(reach):
@@ -147,7 +153,7 @@ def _shift(problem: Problem, mu: np.ndarray, stages: np.ndarray) -> np.ndarray:
 
 
 def _allot(problem: Problem, mu: np.ndarray) -> Allotment:
-    """The x of a mu: a_sj exp(mu_s), scaled down by domain to what its cap holds, nowhere below the least share."""
+    """Return the weights of a mu: a_sj exp(mu_s), scaled down per domain to its cap, nowhere below the least share."""
     weights, share, caps, least = problem
     usable = weights > NOTHING
     wanted = np.where(usable, weights * np.exp(np.minimum(mu, LARGEST_MU))[:, None], 0)
@@ -159,9 +165,10 @@ def _allot(problem: Problem, mu: np.ndarray) -> Allotment:
 
 
 def _scale(wanted: np.ndarray, share: np.ndarray, caps: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """(D,) the factors v with sum_s share_s max(least_j, v_j wanted_sj) = cap_j.
+    """Return the factors v (D,) with sum_s share_s max(least_j, v_j wanted_sj) = cap_j.
 
-    Were only the k stages that want most above the least share, v would follow at once; k is the first that fits.
+    If it were known that exactly the k stages that want most lie above the least share, v would follow at once. The
+    first k that is consistent is taken.
     """
     order = np.argsort(-wanted, axis=0)
     sorted_wanted, sorted_share = np.take_along_axis(wanted, order, axis=0), share[order]
@@ -173,7 +180,7 @@ def _scale(wanted: np.ndarray, share: np.ndarray, caps: np.ndarray, least: np.nd
 
 
 def _dual(problem: Problem, mu: np.ndarray) -> tuple[float, np.ndarray]:
-    """The dual's negative value and gradient (S,), without what does not depend on mu."""
+    """Return the dual's negative value and gradient (S,), without the terms that do not depend on mu."""
     x = _allot(problem, mu).x
     used = (problem.weights > NOTHING) & (x > 0)
     ratio = np.where(used, x, 1) / np.where(used, problem.weights, 1)
@@ -183,7 +190,10 @@ def _dual(problem: Problem, mu: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _jacobian(problem: Problem, mu: np.ndarray) -> np.ndarray:
-    """(S, S) derivatives of the stages' sums by mu; a capped domain takes in one stage what it gains in another."""
+    """Return the derivatives (S, S) of the stages' sums by mu.
+
+    What a capped domain gains in one stage it loses in the others.
+    """
     x, free, capped = _allot(problem, mu)
     moving = np.where(free, x, 0)
     shared = moving[:, capped]
@@ -193,9 +203,7 @@ def _jacobian(problem: Problem, mu: np.ndarray) -> np.ndarray:
 
 
 def _capacity_by_flow(share: np.ndarray, caps: np.ndarray, least: np.ndarray, usable: np.ndarray) -> float:
-    """`capacity` as a linear program: tokens above the least shares flow from stages to the domains that they may
-    use.
-    """
+    """Solve `capacity` as a linear program: tokens above the least shares flow from stages to domains they may use."""
     stages, domains = usable.shape
     limited = np.isfinite(caps)
     into_stage = sparse.kron(sparse.eye(stages), np.ones((1, domains)))

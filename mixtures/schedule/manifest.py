@@ -1,9 +1,15 @@
-"""Manifests: which documents of a domain are read, and how often, as one parquet file a domain.
+"""Manifests: which documents of a domain are read, and how often. One parquet file per domain.
 
-A document is a span of the domain's tokens. Columns: document (its id), start (first token), tokens, and weight
-(float64) or, where it is a whole number (filter: 0 or 1, multiplicity), multiplicity (int64); what they belong to
-stands in the schema's metadata. Sorted by start, no overlaps. Tokens of the domain that no document of the manifest
-covers are read once.
+A document is a span of the domain's tokens. Documents are sorted by start and do not overlap. Tokens that no document
+of the manifest covers are read once. Columns:
+
+document      its id
+start         its first token in the domain
+tokens        its length
+multiplicity  (int64) how often it is read: 0 or 1 for a filter, any whole number for multiplicity; or
+weight        (float64) in its place, for the other modes
+
+The metadata of the schema names the domain, its text, the mode and how the weights were made.
 """
 
 import hashlib
@@ -25,19 +31,19 @@ from mixtures.files import write_atomic
 from mixtures.schedule.records import Domain
 
 FORMAT = 1
-KEY = b"mixtures.manifest"  # in the schema's metadata
+KEY = b"mixtures.manifest"  # of the schema's metadata
 MODES = ("filter", "multiplicity", "sampling_weight", "loss_weight")
-WHOLE = ("filter", "multiplicity")
-HASH_DIGITS = 16  # of the hash, at the end of a file's name
+WHOLE = ("filter", "multiplicity")  # the modes whose weights are whole numbers
+HASH_DIGITS = 16  # digits of the hash at the end of a file's name
 REMEDY = "restore it from a copy, or export the mixture again"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """S documents of one domain. start, tokens: int64 (S,); weight: float64 (S,), whole numbers for filter and
-    multiplicity.
+    """S documents of one domain, with the number of times that each is read, or its weight.
 
-    domain_tokens: tokens of the whole domain, fingerprint: of these tokens; facts: how the weights came about.
+    start, tokens: int64 (S,). weight: float64 (S,), whole numbers for filter and multiplicity. domain_tokens: tokens of
+    the whole domain. fingerprint: hash of these tokens. facts: how the weights were made.
     """
 
     domain: str
@@ -52,32 +58,36 @@ class Manifest:
 
     @property
     def pass_tokens(self) -> int:
-        """Tokens of one pass over the domain: what is listed as often as it says, everything else once."""
+        """Return the tokens of one pass over the domain: documents as often as listed, all other text once."""
         if self.mode not in WHOLE:
             return self.domain_tokens
         return self.domain_tokens + int(((self.weight.astype(np.int64) - 1) * self.tokens).sum())
 
     @property
     def effective_sample_size(self) -> float:
-        """Of the whole domain, what is not listed with weight 1: a fraction of its tokens (`sample_weights`)."""
+        """Return the effective sample size as a fraction of the domain's tokens; unlisted text has weight 1."""
         rest = self.domain_tokens - int(self.tokens.sum())
         return effective_sample_size(np.append(self.weight, 1.0), np.append(self.tokens, rest))
 
     def kept_documents(self, documents: int | None) -> int | None:
-        """How many of the domain's `documents` are read at all; None: not known."""
+        """Return how many of the domain's `documents` are read at all; None where `documents` is not known."""
         return None if documents is None else documents - int((self.weight == 0).sum())
 
 
 def write_manifest(path: str | Path, manifest: Manifest) -> str:
-    """Write the file in one step; `sha256:` and the hash of its bytes. Raises OSError, the old file then stays."""
+    """Write the manifest as the file `path` in one step; return `sha256:` and the hash of its bytes.
+
+    Raises OSError; the old file then stays.
+    """
     data = _packed(manifest)
     write_atomic(path, data)
     return sha256_of(data)
 
 
 def store_manifest(directory: str | Path, manifest: Manifest) -> tuple[Path, str]:
-    """Write the file under a name of its domain and its hash, so that no other is replaced; its path, and `sha256:`
-    with the hash.
+    """Write the manifest into `directory`; return its path and `sha256:` with the hash of its bytes.
+
+    The file's name is made of the domain and the hash, so that no other manifest is replaced.
     """
     data = _packed(manifest)
     digest = sha256_of(data)
@@ -87,14 +97,15 @@ def store_manifest(directory: str | Path, manifest: Manifest) -> tuple[Path, str
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """The manifest in the file `path`. Raises UserError for a missing or damaged file, and for one that is none."""
+    """Read the manifest in the file `path`. Raises UserError for a file that is missing, damaged or no manifest."""
     return _unpack(_bytes(Path(path)), Path(path))
 
 
 def open_manifest(domain: Domain, directory: Path | None) -> Manifest | None:
-    """The manifest that a domain of the mixture.json in `directory` names; None for a domain without sample policy.
+    """Read the manifest that `domain` names; None for a domain without sample policy.
 
-    Raises UserError where it is missing, not the file that the mixture was written with, or of another domain or text.
+    directory: where the mixture.json lies. Raises UserError where the manifest is missing, is not the file that the
+    mixture was written with, or belongs to another domain or text.
     """
     policy = domain.sample_policy
     if policy is None or policy.mode == "none":
@@ -106,15 +117,15 @@ def open_manifest(domain: Domain, directory: Path | None) -> Manifest | None:
         )
     if directory is None and not Path(policy.manifest_uri).is_absolute():
         raise UserError(
-            f"the manifest of {domain.name}, {policy.manifest_uri}, is looked for beside the mixture's file, and this "
-            "mixture never was in one; save it beside its manifests, or load it from there"
+            f"the path of {domain.name}'s manifest, {policy.manifest_uri}, is relative to the mixture's file, but this "
+            "mixture was never in a file; save it beside its manifests, or load it from the file beside them"
         )
     path = (directory or Path()) / policy.manifest_uri
     data = _bytes(path)
-    if policy.manifest_sha256 not in (None, found := sha256_of(data)):
+    if policy.manifest_sha256 not in (None, digest := sha256_of(data)):
         raise UserError(
-            f"{path} has {found}, the mixture was written with {policy.manifest_sha256}: it was replaced or damaged; "
-            f"{REMEDY}"
+            f"the file {path} has the hash {digest}, the mixture was written with {policy.manifest_sha256}: "
+            f"the file was replaced or damaged; {REMEDY}"
         )
     manifest = _unpack(data, path)
     if faults := list(_mismatches(manifest, domain)):
@@ -127,10 +138,10 @@ def open_manifest(domain: Domain, directory: Path | None) -> Manifest | None:
 
 @contextmanager
 def samples_directory(output: str | Path) -> Iterator[Path]:
-    """The directory for the manifests of the mixture file `output`; when the block ends, only those that the file names
-    are left.
+    """Give the directory for the manifests of the mixture file `output`; clean it at the end.
 
-    So a failure on the way, a full disk included, leaves the old file and its manifests, and nothing else.
+    At the end only the manifests that the file names are left. So a failure on the way, a full disk included, leaves
+    the old file and its manifests, and nothing else.
     """
     output = Path(output)
     directory = output.with_name(f"{output.name.removesuffix('.json')}.samples")
@@ -146,12 +157,12 @@ def samples_directory(output: str | Path) -> Iterator[Path]:
 
 
 def sha256_of(data: bytes) -> str:
-    """`sha256:` and the hash."""
+    """Return `sha256:` and the hash of the data in hexadecimal digits."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _named_manifests(mixture_file: Path) -> Iterator[Path]:
-    """The manifests that a mixture's file names; of a file that is none, none."""
+    """Yield the paths of the manifests that a mixture's file names; none where the file is missing or no mixture."""
     try:
         domains = json.loads(mixture_file.read_bytes())["domains"]
         uris = [(domain.get("sample_policy") or {}).get("manifest_uri") for domain in domains]
@@ -161,7 +172,7 @@ def _named_manifests(mixture_file: Path) -> Iterator[Path]:
 
 
 def _packed(manifest: Manifest) -> bytes:
-    """The file's bytes: the same for the same manifest. Raises ValueError for what is no manifest."""
+    """Return the bytes of the manifest's file, the same for the same manifest. Raises ValueError listing its faults."""
     if faults := list(_faults(manifest)):
         raise ValueError("\n".join(faults))
     whole = manifest.mode in WHOLE
@@ -181,6 +192,7 @@ def _packed(manifest: Manifest) -> bytes:
 
 
 def _bytes(path: Path) -> bytes:
+    """Read the bytes of a manifest's file. Raises UserError where it is missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -190,6 +202,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _unpack(data: bytes, path: Path) -> Manifest:
+    """Read a manifest from the bytes of its file `path`. Raises UserError for damaged bytes and other formats."""
     try:
         with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
             table = file.read()
@@ -201,8 +214,8 @@ def _unpack(data: bytes, path: Path) -> Manifest:
         about = json.loads((table.schema.metadata or {})[KEY])
         if (version := about.pop("format")) != FORMAT:
             raise UserError(
-                f"{path} has manifest format {version}, this version reads {FORMAT}; read it with the version that "
-                f"wrote it"
+                f"{path} has manifest format {version}, this version of mixtures reads {FORMAT}; read it with the "
+                f"version that wrote it"
             )
         weight = table["multiplicity" if about["mode"] in WHOLE else "weight"].to_numpy().astype(np.float64)
         numbers = {name: table[name].to_numpy().astype(np.int64) for name in ("start", "tokens")}
@@ -217,7 +230,7 @@ def _unpack(data: bytes, path: Path) -> Manifest:
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:
-    """What keeps it from being a manifest."""
+    """Yield one message per fault of the manifest itself: mode, lengths of columns, spans, weights."""
     start, tokens, weight = manifest.start, manifest.tokens, manifest.weight
     if manifest.mode not in MODES:
         yield f"mode {manifest.mode!r}; known: {', '.join(MODES)}"
@@ -251,7 +264,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
 
 
 def _mismatches(manifest: Manifest, domain: Domain) -> Iterator[str]:
-    """What keeps a manifest from being the one of a domain."""
+    """Yield one message per way in which the manifest does not belong to this domain of the mixture."""
     if manifest.domain != domain.name:
         yield f"it lists documents of {manifest.domain}"
     if domain.sample_policy is not None and manifest.mode != domain.sample_policy.mode:
@@ -263,8 +276,9 @@ def _mismatches(manifest: Manifest, domain: Domain) -> Iterator[str]:
 
 
 def effective_sample_size(weights: np.ndarray, tokens: np.ndarray) -> float:
-    """(sum n w)^2 / (sum n sum n w^2), above 0 to 1: the fraction of the tokens that equal weights would need
-    (Kish).
+    """Return (sum n w)^2 / (sum n sum n w^2), above 0 and at most 1, for weights w (S,) and tokens n (S,).
+
+    This is the fraction of the tokens that would say as much if all weights were equal (Kish).
     """
     tokens = tokens.astype(np.float64)
     size = (tokens @ weights) ** 2 / (tokens.sum() * (tokens @ weights**2))
@@ -272,10 +286,9 @@ def effective_sample_size(weights: np.ndarray, tokens: np.ndarray) -> float:
 
 
 def multiplicities(weights: np.ndarray, *, offset: float) -> np.ndarray:
-    """How often every document is read in one epoch, int64 (S,): floor(w_i) or one more, and w_i on average over
-    offsets in [0, 1).
+    """Return how often every document is read in one epoch, int64 (S,): floor(w_i) or one more, on average w_i.
 
-    Systematic sampling: the increments of floor(w_1 + ... + w_i + offset).
+    The average is over offsets in [0, 1). Systematic sampling: the increments of floor(w_1 + ... + w_i + offset).
     """
     steps = np.floor(np.cumsum(weights) + offset).astype(np.int64)
     return np.diff(steps, prepend=0)

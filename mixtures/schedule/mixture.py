@@ -1,8 +1,8 @@
 """mixture.json: which share of the trained tokens every domain gets, over the tokens of a training run.
 
-`Mixture` and the records it is made of are the source of truth; `python -m mixtures.schedule.mixture` writes
-mixture.schema.json from them. Progress is in tokens, a weight is a fraction of **trained tokens** (nothing else: one
-number, one meaning), every domain is named in every stage, and a stage's weights hold until the next stage starts.
+`Mixture` and the records it is made of define the format; `python -m mixtures.schedule.mixture` writes
+mixture.schema.json from them. Progress is counted in tokens. A weight is a fraction of **trained tokens** and nothing
+else. Every stage names every domain, and its weights hold until the next stage starts.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ SCHEMA_FILE = Path(__file__).with_name("mixture.schema.json")
 
 
 class Mixture(Record):
-    """The file. Its `id` hashes everything but `id` and `checks`; left out it is computed, a wrong one is refused."""
+    """The whole file. `id` is the hash of all but `id` and `checks`: computed where left out, refused where wrong."""
 
     kind: Literal["mixture-schedule"] = "mixture-schedule"
     schema_version: Literal["1.0"] = "1.0"
@@ -73,33 +73,34 @@ class Mixture(Record):
         return self
 
     def __eq__(self, other: object) -> bool:
-        """The same content and checks, wherever the files lie."""
+        """Say whether both have the same content and checks, wherever their files lie."""
         return isinstance(other, Mixture) and (self.id, self.checks) == (other.id, other.checks)
 
     @property
     def directory(self) -> Path | None:
-        """Where its file lies, which manifests are looked for relative to; None for a mixture that never was in a
-        file.
+        """Return the directory of the mixture's file; None for a mixture that was never in a file.
+
+        Paths of manifests are relative to it.
         """
         return self._directory
 
     def placed(self, directory: Path) -> Self:
-        """This mixture, its manifests looked for relative to `directory`."""
+        """Return this mixture, with manifests looked for relative to `directory`."""
         self._directory = directory.absolute()
         return self
 
     def content_id(self) -> str:
-        """`sha256:` and the hash of the canonical JSON without id and checks."""
+        """Return `sha256:` and the hash of the canonical JSON without id and checks."""
         content = self.model_dump(mode="json", exclude={"id", "checks"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
     def domain(self, name: str) -> Domain:
-        """The record of a domain of this mixture."""
+        """Return the record of the domain `name`, which must be in this mixture."""
         return next(domain for domain in self.domains if domain.name == name)
 
     def weights_at(self, tokens: float) -> dict[str, float]:
-        """{name: share of trained tokens} once `tokens` tokens were trained; the last stage holds past the end.
+        """Return {name: share of trained tokens} once `tokens` tokens are trained; the last stage holds past the end.
 
         Raises UserError before the start of the schedule.
         """
@@ -112,13 +113,14 @@ class Mixture(Record):
         return dict(stage.weights)
 
     def stage_tokens(self) -> list[int]:
-        """Length of every stage (tokens); their sum is horizon.total_tokens."""
+        """Return the length of every stage in tokens; their sum is horizon.total_tokens."""
         starts = [*(stage.start_tokens for stage in self.stages), self.horizon.end_tokens]
         return [end - start for start, end in itertools.pairwise(starts)]
 
     def compute_expected(self) -> tuple[Expected, ...]:
-        """Tokens that the whole schedule takes from every domain, and how many passes over what its sample policy keeps
-        they are.
+        """Return, per domain, the tokens that the whole schedule takes, and how many epochs they are.
+
+        An epoch is one pass over what the domain's sample policy keeps.
         """
         rows = []
         for domain in self.domains:
@@ -128,17 +130,16 @@ class Mixture(Record):
         return tuple(rows)
 
     def average_weights(self) -> dict[str, float]:
-        """{name: share} of all tokens of the schedule, sum 1."""
+        """Return {name: share of all tokens of the schedule}, sum 1."""
         return {row.domain: row.tokens / self.horizon.total_tokens for row in self.compute_expected()}
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return one line per stage and domain: stage, start_tokens, domain, share, low and high, tokens, epochs,
-        max_epochs.
+        """Return a table with one line per stage and domain.
 
-        `low` and `high` are the 95 % interval of the share, NaN where the mixture has none; `max_epochs` is NaN without
-        a cap.
+        Columns: stage, start_tokens, domain, share, low, high, tokens, epochs, max_epochs. `low` and `high` are the 95
+        % interval of the share, NaN where the mixture has none; `max_epochs` is NaN without a cap.
         """
-        import pandas as pd  # not for a trainer that reads the weights alone
+        import pandas as pd  # imported here: a trainer that only reads the weights does not need it
 
         rows = []
         for stage, span in zip(self.stages, self.stage_tokens(), strict=True):
@@ -153,25 +154,25 @@ class Mixture(Record):
         return pd.DataFrame(rows, columns=names)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: the table of `to_frame`, without columns that say nothing."""
+        """Return the HTML that a notebook shows: the table of `to_frame`, without columns that say nothing."""
         frame = self.to_frame().dropna(axis="columns", how="all")
         if len(self.stages) == 1:
             frame = frame.drop(columns=["stage", "start_tokens"])
         return f"<p>mixture {self.id}</p>{frame.to_html(index=False, float_format='{:.4g}'.format)}"
 
     def save(self, path: str | Path) -> None:
-        """Write the file in one step. Raises OSError (a full disk), the old file then stays."""
+        """Write the file in one step. Raises OSError (a full disk); the old file then stays."""
         write_atomic(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
         self.placed(Path(path).parent)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The mixture in the file `path`. Raises UserError naming every fault and where it is."""
+        """Read the mixture in the file `path`. Raises UserError naming every fault and where it is."""
         return cls.from_record(read_json(path), where=str(path)).placed(Path(path).parent)
 
     @classmethod
     def from_record(cls, record: Any, *, where: str) -> Self:
-        """The mixture in parsed JSON; `where` begins the message of a UserError."""
+        """Build the mixture from parsed JSON. Raises UserError naming every fault; `where` begins its message."""
         if not isinstance(record, dict) or record.get("kind") != KIND:
             raise UserError(
                 f'{where} is not a mixture: it has no "kind": "{KIND}"; `mixtures export` writes such a file'
@@ -188,7 +189,7 @@ class Mixture(Record):
 
 
 def id_fault(recorded: str, computed: str) -> str:
-    """What a wrong id means and what to do."""
+    """Return the message for a wrong id: what it means and what to do."""
     return (
         f"recorded {recorded}, the content hashes to {computed}: the file was edited by hand or damaged; export it "
         "again, or remove its `id` to take the edit as a new mixture"
@@ -196,11 +197,12 @@ def id_fault(recorded: str, computed: str) -> str:
 
 
 def schema_text() -> str:
-    """What mixture.schema.json holds; a test compares."""
+    """Return the text of mixture.schema.json."""
     return json.dumps(Mixture.model_json_schema(), indent=2) + "\n"
 
 
 def _name_faults(mixture: Mixture) -> Iterator[str]:
+    """Yield messages about names that stand twice, are missing from a stage, or are unknown."""
     known = Counter(domain.name for domain in mixture.domains)
     if twice := [name for name, times in known.items() if times > 1]:
         yield f"domains: {', '.join(twice)} given more than once; a domain is identified by its name"
@@ -214,12 +216,16 @@ def _name_faults(mixture: Mixture) -> Iterator[str]:
 
 
 def _stage_faults(mixture: Mixture) -> Iterator[str]:
+    """Yield messages about stages whose weights do not sum to 1 or whose starts do not fit the horizon."""
     horizon, starts = mixture.horizon, [stage.start_tokens for stage in mixture.stages]
     for stage in mixture.stages:
         yield from _sum_faults(stage.weights, f"stage {stage.name!r}: weights")
     if starts[0] != horizon.start_tokens:
         first = mixture.stages[0].name
-        yield f"stage {first!r}: starts at {starts[0]:,} tokens, the horizon at {horizon.start_tokens:,}; make them one"
+        yield (
+            f"stage {first!r}: starts at {starts[0]:,} tokens, the horizon at {horizon.start_tokens:,}; give both the "
+            "same start"
+        )
     for before, stage in zip(mixture.stages, mixture.stages[1:], strict=False):
         if stage.start_tokens <= before.start_tokens:
             yield (
@@ -232,12 +238,14 @@ def _stage_faults(mixture: Mixture) -> Iterator[str]:
 
 
 def _sum_faults(weights: dict[str, float], where: str) -> Iterator[str]:
+    """Yield a message where the weights do not sum to 1 (within TOLERANCE)."""
     total = math.fsum(weights.values())
     if abs(total - 1) > TOLERANCE:
         yield f"{where} sum to {total:.12g}, off by {total - 1:+.3g}; they must sum to 1"
 
 
 def _constraint_faults(mixture: Mixture) -> Iterator[str]:
+    """Yield messages about recorded bounds and learned weights that do not fit the domains or the stages."""
     known = {domain.name for domain in mixture.domains}
     for constraint in mixture.provenance.constraints:
         if unknown := sorted((constraint.max_epochs.keys() | constraint.min_share.keys()) - known - {EVERY}):
@@ -251,10 +259,11 @@ def _constraint_faults(mixture: Mixture) -> Iterator[str]:
             where = f"constraints: learned weights of stage {number + 1}"
             yield from _sum_faults(weights, where)
             if differ := sorted(weights.keys() ^ known):
-                yield f"{where} and domains do not match in {', '.join(differ)}; name every domain there, and no other"
+                yield f"{where} and domains do not match in {', '.join(differ)}; name exactly the mixture's domains"
 
 
 def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
+    """Yield messages about intervals and their record that do not fit the domains or the stages."""
     known, record = {domain.name for domain in mixture.domains}, mixture.provenance.uncertainty
     named: list[tuple[str, Collection[str]]] = [
         (f"stage {stage.name!r}: weights_ci95", stage.weights_ci95)
@@ -272,7 +281,7 @@ def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
                 yield f"uncertainty: {field} of {count} stages, the mixture has {len(mixture.stages)}"
     for where, names in named:
         if differ := sorted({*names} ^ known):
-            yield f"{where} and domains do not match in {', '.join(differ)}; name every domain there, and no other"
+            yield f"{where} and domains do not match in {', '.join(differ)}; name exactly the mixture's domains"
 
 
 if __name__ == "__main__":
@@ -281,5 +290,5 @@ if __name__ == "__main__":
 
 
 def learned_weights(mixture: Mixture) -> tuple[dict[str, float], ...]:
-    """The learned weights, one entry a stage; empty where the weights are the learned ones."""
+    """Return the learned weights, one entry per stage; empty where bounds did not move them."""
     return tuple(weights for constraint in mixture.provenance.constraints for weights in constraint.learned)

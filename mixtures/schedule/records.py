@@ -12,13 +12,14 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
+# keys that the first files did not have; written only with a value
 LATER_KEYS = ("rule", "score", "scored_tokens", "effective_sample_size")  # of a sample policy
 LATER_PROVENANCE = ("uncertainty",)
-MANY_EPOCHS = 4.0  # up to here repeated text is about as good as new text (arXiv 2305.16264); beyond, a warning
+MANY_EPOCHS = 4.0  # up to here repeated text is about as good as new text (arXiv 2305.16264); above, a warning
 
 
 class Record(BaseModel):
-    """A part of the file: immutable, unknown keys refused, no NaN; a subclass instance becomes the part itself."""
+    """A part of the file: immutable, without NaN or unknown keys; an instance of a subclass becomes the part itself."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="subclass-instances"
@@ -26,7 +27,7 @@ class Record(BaseModel):
 
 
 class Units(Record):
-    """What the numbers mean; stated so that no reader has to guess."""
+    """Units of the numbers in the file, stated so that no reader has to guess."""
 
     weight: Literal["trained_token_fraction"] = "trained_token_fraction"
     progress: Literal["tokens"] = "tokens"
@@ -34,7 +35,7 @@ class Units(Record):
 
 
 class Tokenizer(Record):
-    """The tokenizer that every token count is in."""
+    """The tokenizer whose tokens every count in the file means."""
 
     name: str
     vocab_size: Positive
@@ -50,21 +51,21 @@ class Batch(Record):
 
 
 class Horizon(Record):
-    """The large run: it covers total_tokens tokens, beginning at start_tokens."""
+    """The large run: total_tokens tokens, beginning at start_tokens."""
 
     start_tokens: Count = Field(default=0, description="tokens already trained when the schedule begins")
     total_tokens: Positive = Field(description="tokens that the schedule covers, counted from start_tokens")
-    sequence_length: Positive | None = Field(default=None, description="null: for the trainer to decide")
-    batch: tuple[Batch, ...] = Field(default=(), description="empty: for the trainer to decide")
+    sequence_length: Positive | None = Field(default=None, description="null: the trainer decides")
+    batch: tuple[Batch, ...] = Field(default=(), description="empty: the trainer decides")
 
     @property
     def end_tokens(self) -> int:
-        """Where the schedule ends (tokens)."""
+        """Return the position (tokens) at which the schedule ends."""
         return self.start_tokens + self.total_tokens
 
 
 class Source(Record):
-    """Where a domain's text came from."""
+    """Origin of a domain's text."""
 
     format: str = Field(description="parquet, jsonl, csv, txt, hf, builtin, or a trainer's own format")
     uri: str
@@ -72,9 +73,7 @@ class Source(Record):
 
 
 class SamplePolicy(Record):
-    """Which documents of a domain are used, and how much, by a manifest; text that the manifest does not list is used
-    once.
-    """
+    """Which documents of a domain are used, and how much, as listed in a manifest; unlisted text is used once."""
 
     mode: Literal["none", "filter", "multiplicity", "sampling_weight", "loss_weight"] = "none"
     manifest_uri: str | None = Field(default=None, description="relative to the directory of the mixture's file")
@@ -83,22 +82,22 @@ class SamplePolicy(Record):
     kept_documents: Count | None = Field(default=None, description="documents that are used at all; null: not known")
     kept_tokens: Count | None = Field(
         default=None,
-        description="tokens of one pass over the domain (filter, multiplicity); with weights, all tokens of the domain",
+        description="tokens of one pass over the domain (filter, multiplicity); all tokens of the domain (weights)",
     )
-    rule: str | None = Field(default=None, description="how scores became weights")
-    score: str | None = Field(default=None, description="what the documents were scored by")
+    rule: str | None = Field(default=None, description="the rule that made weights of the scores")
+    score: str | None = Field(default=None, description="name of the documents' score")
     scored_tokens: Count | None = Field(
-        default=None, description="tokens of the documents in the manifest; the others count once"
+        default=None, description="tokens of the documents in the manifest; all other text counts once"
     )
     effective_sample_size: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="(sum n w)^2 / (sum n sum n w^2) over documents of n tokens and weight w: the fraction of the "
-        "domain in use",
+        "domain's tokens that equal weights would need to say as much",
     )
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keys that came later stand in the file only with a value: an older file keeps its id."""
+        """Leave out keys that came later and have no value: so an older file keeps its id."""
         return {key: value for key, value in serialize(self).items() if key not in LATER_KEYS or value is not None}
 
 
@@ -109,21 +108,21 @@ class Domain(Record):
     unique_tokens: Positive
     unique_documents: Positive | None = Field(default=None, description="null: not known")
     complete: bool = Field(
-        default=True, description="false: there is more text than was read; the counts are lower bounds"
+        default=True, description="false: the domain has more text than was read; the counts are lower bounds"
     )
     fingerprint: str | None = Field(
-        default=None, description="hash of the domain's tokens; null: not known, nothing to compare with"
+        default=None, description="hash of the domain's tokens; null: not known, so texts are not compared"
     )
     max_epochs: Epochs | None = Field(
-        default=None, description="over the whole schedule, all stages together; null: no cap"
+        default=None, description="most epochs over the whole schedule, all stages together; null: no cap"
     )
     on_exhausted: Literal["error", "repeat", "renormalize"] = Field(
         default="repeat",
         description=(
-            "what a stream does where max_epochs is used up before the schedule ends (without max_epochs a domain is "
-            "never used up). error: refuse at the start, if the schedule would use the domain up. repeat: go on with "
-            "another epoch, past max_epochs. renormalize: the domain gives nothing more, its remaining share goes to "
-            "the others in proportion to theirs"
+            "what a stream does when max_epochs is used up before the schedule ends (without max_epochs a domain is "
+            "never used up). error: refuse at the start if the schedule would use up the domain. repeat: go on with "
+            "another epoch, beyond max_epochs. renormalize: the domain gives no more rows, and its remaining share "
+            "goes to the other domains in proportion to their shares"
         ),
     )
     sources: tuple[Source, ...] = ()
@@ -131,18 +130,21 @@ class Domain(Record):
 
     @property
     def pass_tokens(self) -> int:
-        """Tokens of one epoch: the sample policy's where it leaves out or repeats documents, else all of the domain."""
+        """Return the tokens of one epoch: those that the sample policy keeps, with repetitions, or all of the domain.
+
+        Only the modes filter and multiplicity leave out or repeat documents.
+        """
         policy = self.sample_policy
         if policy is None or policy.mode not in ("filter", "multiplicity") or policy.kept_tokens is None:
             return self.unique_tokens
         return policy.kept_tokens
 
     def over_cap(self, epochs: float) -> bool:
-        """Are `epochs` of the domain more than its cap, by more than rounding?"""
+        """Say whether `epochs` epochs of the domain exceed its cap (max_epochs) by more than rounding."""
         return self.max_epochs is not None and epochs > self.max_epochs * (1 + 1e-9)
 
     def held_at_cap(self, epochs: float) -> bool:
-        """Do `epochs` of the domain use up its cap?"""
+        """Say whether `epochs` epochs of the domain use up its cap (max_epochs), up to rounding."""
         return self.max_epochs is not None and epochs >= self.max_epochs * (1 - 1e-6)
 
 
@@ -153,12 +155,12 @@ class Stage(Record):
     start_tokens: Count
     weights: dict[Name, Share] = Field(min_length=1)
     weights_ci95: dict[Name, tuple[float, float]] | None = Field(
-        default=None, description="95 % intervals of the learned weights, before bounds moved any; null: not known"
+        default=None, description="95 % intervals of the learned weights, before bounds moved them; null: not known"
     )
 
 
 class Sampling(Record):
-    """How rows are drawn."""
+    """How the rows of a domain are drawn."""
 
     seed: Count = 0
     data_order: Literal["continue_across_stages", "disjoint_shards", "restart_each_stage"] = "continue_across_stages"
@@ -166,7 +168,7 @@ class Sampling(Record):
 
 
 class Expected(Record):
-    """Derived: what the schedule takes from a domain."""
+    """Computed from stages and domains: what the whole schedule takes from a domain."""
 
     domain: Name
     tokens: Annotated[float, Field(ge=0)]
@@ -181,57 +183,56 @@ class Input(Record):
 
 
 class Constraint(Record):
-    """What learned weights were held to at export. The weights in `stages` are the closest ones that keep it (KL).
+    """Bounds asked for at export; the weights in `stages` are the ones closest to the learned weights that keep them.
 
-    A name `*` stands for every domain that is not named.
+    Close in the sense of KL. A name `*` stands for every domain that is not named.
     """
 
     max_epochs: dict[str, Epochs | None] = Field(
-        default={}, description="caps as asked for, over the whole schedule; null: none"
+        default={}, description="caps asked for, in epochs over the whole schedule; null: no cap"
     )
-    min_share: dict[str, Share] = Field(default={}, description="least shares of every stage as asked for")
+    min_share: dict[str, Share] = Field(default={}, description="least shares asked for, in every stage")
     moved: Annotated[float, Field(ge=0)] = Field(
-        default=0, description="fraction of the schedule's tokens that changed their domain"
+        default=0, description="fraction of the schedule's tokens that the bounds moved to other domains"
     )
     kl: Annotated[float, Field(ge=0)] | None = Field(
         default=0,
-        description="mean over the tokens of KL(weights || learned), nats; null: infinite, a learned zero was lifted",
+        description="mean over the tokens of KL(weights || learned), nats; null: infinite, a learned zero was raised",
     )
     learned: tuple[dict[Name, Share], ...] = Field(
         default=(),
-        description="the learned weights (after shrinkage to the prior), one entry a stage; empty: nothing had to move",
+        description="the learned weights (after shrinkage to the prior), one entry per stage; empty: the bounds moved "
+        "nothing",
     )
 
     def cap(self, name: str) -> float | None:
-        """The cap asked for a domain (epochs); None: none."""
+        """Return the cap (epochs) asked for a domain; None for no cap."""
         return self.max_epochs.get(name, self.max_epochs.get(EVERY))
 
     def least(self, name: str) -> float:
-        """The least share asked for a domain, of every stage."""
+        """Return the least share of every stage asked for a domain; 0 for none."""
         return self.min_share.get(name, self.min_share.get(EVERY, 0.0))
 
 
 class Uncertainty(Record):
-    """How sure the learned weights are: where their intervals come from, and how far the weights were shrunk to the
-    prior.
-    """
+    """How sure the learned weights are: the source of their intervals, and how far they were shrunk to the prior."""
 
     runs: Positive
-    replicates: Count = Field(default=0, description="bootstrap replicates of the runs' steps, of all runs together")
+    replicates: Count = Field(default=0, description="bootstrap replicates of the steps, all runs together")
     prior: dict[Name, Share] = Field(description="the mixture that the runs started from")
     signal: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        description="one entry a stage: mean square of the departure from the prior in standard errors (log-odds); 1 "
-        "is noise alone"
+        description="signal to noise, one entry per stage: mean square of the departure from the prior in standard "
+        "errors (log-odds); noise alone gives 1"
     )
     needed: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        description="95 % quantile of signal were the prior the truth"
+        description="one entry per stage: 95 % quantile of signal if the true weights were the prior"
     )
     factor: tuple[Share, ...] = Field(
-        description="what log-ratios to the prior were multiplied with: 1 - 1/signal, 0 where signal < needed; 1 "
-        "without shrinkage"
+        description="one entry per stage, multiplied with the log-ratios to the prior: 1 - 1/signal, 0 where signal < "
+        "needed, 1 without shrinkage"
     )
     mean: tuple[dict[Name, Share], ...] = Field(
-        default=(), description="mean over the runs before shrinkage, one entry a stage; empty: not shrunk"
+        default=(), description="mean over the runs before shrinkage, one entry per stage; empty: not shrunk"
     )
 
 
@@ -244,13 +245,12 @@ class Provenance(Record):
     method: str = Field(description="update rule of the proxy run, or the name of a fixed mixture")
     objective: Literal["universal"] | dict[Name, float] | None = None
     average: Literal["all", "tail"] | None = None
-    constraints: tuple[Constraint, ...] = Field(
-        default=(), max_length=1, description="empty: the weights are as they were learned"
-    )
+    constraints: tuple[Constraint, ...] = Field(default=(), max_length=1, description="empty: no bounds were asked for")
     uncertainty: Uncertainty | None = Field(default=None, description="left out: not known")
     proxy: dict[str, JsonValue] = Field(
         default={},
-        description="the proxy runs; unique_tokens: what they read of the domains whose count was given at export",
+        description="the proxy runs; unique_tokens: tokens that they read of the domains whose count was given at "
+        "export",
     )
     seeds: tuple[int, ...] = ()
     inputs: tuple[Input, ...] = ()
@@ -258,14 +258,14 @@ class Provenance(Record):
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As for a sample policy."""
+        """Leave out keys that came later and have no value: so an older file keeps its id."""
         return {
             key: value for key, value in serialize(self).items() if key not in LATER_PROVENANCE or value is not None
         }
 
 
 class Check(Record):
-    """One thing that was looked at."""
+    """Result of one check of the file."""
 
     id: str
     status: Literal["pass", "warn", "fail"]

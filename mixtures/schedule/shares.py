@@ -1,6 +1,7 @@
-"""Mixtures that nobody has to learn: what a learned one must beat. Pure.
+"""Mixtures that need no run (uniform, natural, temperature, UniMax), and checks of given shares. Pure functions.
 
-`tokens` is {domain: unique tokens}; every result is {domain: share of trained tokens} in the same order, sum 1.
+A learned mixture must beat these. `tokens` is {domain: unique tokens}; every result is {domain: share of trained
+tokens} in the same order, sum 1.
 """
 
 import math
@@ -17,23 +18,24 @@ from mixtures.version import VERSION
 
 ROUNDING = 1e-2  # how far written shares may sum from 1: programs round them to 3 or 4 decimals
 
-PREFIX = "train_"  # RegMix puts it before every training domain
+PREFIX = "train_"  # RegMix writes it before the name of every training domain
 
 
 def uniform(tokens: Mapping[str, float]) -> dict[str, float]:
-    """The same share for every domain. Raises UserError for token counts that are not positive numbers."""
+    """Return the same share for every domain. Raises UserError for counts that are not positive numbers."""
     return _normalised(dict.fromkeys(_counts(tokens), 1.0))
 
 
 def natural(tokens: Mapping[str, float]) -> dict[str, float]:
-    """Shares proportional to the unique tokens. Raises UserError for token counts that are not positive numbers."""
+    """Return shares proportional to the unique tokens. Raises UserError for counts that are not positive numbers."""
     return _normalised(_counts(tokens))
 
 
 def temperature(tokens: Mapping[str, float], *, temperature: float) -> dict[str, float]:
-    """Shares proportional to n^(1/T) for n unique tokens: T = 1 is natural, T to infinity uniform (T = 1/alpha of mT5).
+    """Return shares proportional to n^(1/T) for n unique tokens and temperature T.
 
-    Raises UserError for a temperature of 0 or less, and for token counts that are not positive numbers.
+    T = 1 is natural, T to infinity uniform (T = 1/alpha of mT5). Raises UserError for a temperature of 0 or less, and
+    for token counts that are not positive numbers.
     """
     _check_positive("temperature", temperature, "1 is natural, larger is closer to uniform")
     counts = _counts(tokens)
@@ -42,11 +44,10 @@ def temperature(tokens: Mapping[str, float], *, temperature: float) -> dict[str,
 
 
 def unimax(tokens: Mapping[str, float], *, budget: float, max_epochs: float) -> dict[str, float]:
-    """Equal shares of `budget` tokens, no domain above `max_epochs` of its unique tokens (arXiv 2304.09151, Algorithm
-    1).
+    """Return equal shares of `budget` tokens, no domain above `max_epochs` epochs (arXiv 2304.09151, Algorithm 1).
 
     What a small domain cannot take is shared equally among the larger ones. Raises UserError, with the arithmetic,
-    where `max_epochs` of all domains hold fewer tokens than the budget, and for numbers that are not positive.
+    where `max_epochs` epochs of all domains are fewer tokens than the budget, and for numbers that are not positive.
     """
     _check_positive("budget", budget, "the tokens of the large run", finite=True)
     _check_positive("max_epochs", max_epochs, "how often a domain's tokens may be trained on")
@@ -54,7 +55,7 @@ def unimax(tokens: Mapping[str, float], *, budget: float, max_epochs: float) -> 
     unique = math.fsum(counts.values())
     if max_epochs * unique < budget * (1 - 1e-12):
         raise UserError(
-            f"unimax: {max_epochs:g} epochs of all {len(counts)} domains hold {max_epochs:g} x {unique:,.0f} = "
+            f"unimax: {max_epochs:g} epochs of all {len(counts)} domains are {max_epochs:g} x {unique:,.0f} = "
             f"{max_epochs * unique:,.0f} of {budget:,.0f} tokens; raise max_epochs to "
             f"{math.ceil(100 * budget / unique) / 100:,.2f} or more, or lower the budget"
         )
@@ -62,14 +63,14 @@ def unimax(tokens: Mapping[str, float], *, budget: float, max_epochs: float) -> 
     left = level = float(budget)
     for capped, cap in enumerate(sorted(caps.values())):
         level = left / (len(caps) - capped)
-        if cap >= level:  # and so is every larger one: they share what is left
+        if cap >= level:  # the larger caps are too: these domains share equally what is left
             break
         left -= cap
     return _normalised({name: min(cap, level) for name, cap in caps.items()})
 
 
 def _counts(tokens: Mapping[str, float]) -> dict[str, float]:
-    """The token counts as floats, all positive and finite."""
+    """Return the token counts as floats. Raises UserError where one is not a positive finite number."""
     if not tokens:
         raise UserError("there are no domains; give {domain: unique tokens} with at least one")
     bad = [
@@ -86,11 +87,13 @@ def _counts(tokens: Mapping[str, float]) -> dict[str, float]:
 
 
 def _check_positive(name: str, value: float, meaning: str, *, finite: bool = False) -> None:
+    """Raise UserError where the setting `name` is not a positive number; `meaning` explains it in the message."""
     if isinstance(value, bool) or not isinstance(value, Real) or not value > 0 or (finite and value == math.inf):
         raise UserError(f"{name} {value!r}: give a positive number ({meaning})")
 
 
 def _normalised(amounts: dict[str, float]) -> dict[str, float]:
+    """Return the amounts divided by their sum."""
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}
 
@@ -104,10 +107,10 @@ def fixed_mixture(
     method: str,
     seed: int = 0,
 ) -> Mixture:
-    """The Mixture that keeps `shares` over `total_tokens` tokens, with expected tokens and epochs and checks.
+    """Return the Mixture that keeps `shares` over `total_tokens` tokens, with expected tokens, epochs and checks.
 
     method: what the provenance says, such as `unimax`. Raises UserError for shares that do not sum to 1 (within 1e-9),
-    domains that do not match, and caps of the domains that do not hold.
+    domains that do not match, and caps of the domains that are exceeded.
     """
     where = f"fixed mixture {method!r}"
     if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
@@ -131,24 +134,25 @@ def fixed_mixture(
 
 
 def checked_shares(values: Mapping[str, Any], *, where: str, tolerance: float) -> dict[str, float]:
-    """The values as shares that sum to 1. Raises UserError naming every one that is no share, or how far off the sum
-    is.
+    """Return the values as shares that sum to 1; a sum within `tolerance` of 1 is divided out.
+
+    Raises UserError naming every value that is no share, or how far off the sum is.
     """
     if faults := [f"  - {name}: {fault}" for name, value in values.items() if (fault := _fault(value))]:
         raise UserError(
-            f"{where}: these are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1"
+            f"{where}: these values are no shares:\n" + "\n".join(faults) + "\ngive every domain a number from 0 to 1"
         )
     total = math.fsum(values.values())
     if not abs(total - 1) <= tolerance + 1e-12:
         raise UserError(
             f"{where}: the shares of {len(values)} domains sum to {total:.10g}, off by {total - 1:+.3g}; allowed is "
-            f"{tolerance:g}: add the domain that is missing, take out what is no domain, or divide by the sum"
+            f"{tolerance:g}: add the missing domain, remove names that are no domains, or divide by the sum"
         )
     return {name: float(value) / total for name, value in values.items()}
 
 
 def _fault(value: Any) -> str:
-    """What keeps a value from being a share; empty for one."""
+    """Return what keeps a value from being a share; empty for a share."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number:
         return f"{value!r} is no number"
@@ -160,15 +164,19 @@ def _fault(value: Any) -> str:
 
 
 def matched_shares(shares: dict[str, float], names: Sequence[str], *, where: str) -> dict[str, float]:
-    """The shares in the order of `names`. Raises UserError with both lists where they are not for these domains."""
+    """Return the shares in the order of `names`. Raises UserError with both lists where they name other domains.
+
+    The prefix `train_` of RegMix is removed where the names match without it.
+    """
     bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
     if shares.keys() != set(names) == bare.keys() and len(bare) == len(shares):
         shares = bare
     extra, missing = [name for name in shares if name not in names], [name for name in names if name not in shares]
     if extra or missing:
         raise UserError(
-            f"{where}: the domains do not match:\n  - only there: {', '.join(extra) or 'none'}\n  - missing there: "
-            f"{', '.join(missing) or 'none'}\ngive every domain its share under its own name, 0 allowed, and no other"
+            f"{where}: the domains do not match:\n  - only in these shares: {', '.join(extra) or 'none'}\n"
+            f"  - missing from these shares: {', '.join(missing) or 'none'}\n"
+            "give every domain its share under its own name (0 is allowed), and no other names"
         )
     return {name: shares[name] for name in names}
 
@@ -176,7 +184,7 @@ def matched_shares(shares: dict[str, float], names: Sequence[str], *, where: str
 def check_caps(
     mixture: Mixture, *, where: str, remedy: str = "lower these shares or the budget, or raise the caps"
 ) -> None:
-    """Raise UserError listing every domain that the schedule takes more of than its cap allows."""
+    """Raise UserError listing every domain of which the schedule takes more than its cap allows."""
     over = [
         f"  - {row.domain}: {row.tokens:,.0f} of {domain.unique_tokens:,} tokens: {row.epochs:,.4g} epochs, at most "
         f"{domain.max_epochs:g}"
@@ -184,4 +192,4 @@ def check_caps(
         if domain.over_cap(row.epochs)
     ]
     if over:
-        raise UserError(f"{where}: caps do not hold:\n" + "\n".join(over) + f"\n{remedy}")
+        raise UserError(f"{where}: caps are exceeded:\n" + "\n".join(over) + f"\n{remedy}")

@@ -1,4 +1,4 @@
-"""Text tables for the terminal: of a mixture, and of a run at its end. At most 100 columns wide."""
+"""Text tables of a mixture for the terminal, at most 100 columns wide, and sentences about bounds and intervals."""
 
 from textwrap import fill
 
@@ -6,16 +6,17 @@ from mixtures.schedule.mixture import Mixture, learned_weights
 from mixtures.schedule.records import Constraint, Domain, Expected, SamplePolicy, Uncertainty
 from mixtures.text import EVERY, WIDTH, epochs_text, shorten, table, tokens_text
 
-STAGES_A_TABLE = 3
-BOUNDS_NAMED = 5
+STAGES_A_TABLE = 3  # most stages in one table
+BOUNDS_NAMED = 5  # most domains whose bounds are named
 INTERVAL = "95 % interval"
+STRONG, MODERATE = 0.9, 0.5  # least part of the learned departure from the prior that such evidence keeps
 
 
 def mixture_text(mixture: Mixture) -> str:
-    """The mixture as text: what it is, then shares, tokens and epochs of every domain, most tokens first.
+    """Return the mixture as text: its facts, then shares, tokens and epochs of every domain, most tokens first.
 
-    Where weights were moved to keep caps and least shares, the learned share stands beside. Several stages: the whole
-    schedule, then the stages.
+    Where bounds moved the weights, the learned shares stand beside them. With several stages, a table of the whole
+    schedule comes before those of the stages.
     """
     blocks = [_facts(mixture), _whole(mixture)]
     if len(mixture.stages) > 1:
@@ -33,6 +34,7 @@ def mixture_text(mixture: Mixture) -> str:
 
 
 def _facts(mixture: Mixture) -> str:
+    """Return the lines above the tables: id, horizon, tokenizer, method, and what is known about the weights."""
     horizon, provenance = mixture.horizon, mixture.provenance
     seeds = ", ".join(map(str, provenance.seeds)) or "-"
     objective: str | dict[str, float] = provenance.objective or "-"
@@ -51,7 +53,7 @@ def _facts(mixture: Mixture) -> str:
         facts["reused"] = f"{len(reused)} domain(s) keep the relative weights of {provenance.parent_schedule}"
     if (record := provenance.uncertainty) is not None:
         facts["intervals"] = source_text(record) + (
-            "; of the learned weights, before these were held" if learned_weights(mixture) else ""
+            "; they are of the learned weights, before bounds moved these" if learned_weights(mixture) else ""
         )
         facts["prior"] = departure_text(record)
     for constraint in provenance.constraints:
@@ -61,7 +63,7 @@ def _facts(mixture: Mixture) -> str:
 
 
 def constraint_text(constraint: Constraint) -> str:
-    """What was asked and how far it moved the learned weights, in words."""
+    """Return in words what was asked and how far it moved the learned weights."""
     asked = []
     for what, bounds in (
         ("epochs at most", constraint.max_epochs),
@@ -80,16 +82,20 @@ def constraint_text(constraint: Constraint) -> str:
             asked.append(f"{what} {', '.join(named)}")
     distance = "infinite" if constraint.kl is None else f"{constraint.kl:.3g} nats"
     effect = f"this moved {constraint.moved:.2%} of the tokens (KL to the learned weights {distance})"
-    return f"{'; '.join(asked)}; {effect if constraint.learned else 'the learned weights keep this as they are'}"
+    return f"{'; '.join(asked)}; {effect if constraint.learned else 'the learned weights keep this unchanged'}"
 
 
 def _most_first(mixture: Mixture) -> list[tuple[Domain, Expected]]:
+    """Return the domains with what the schedule takes from them, most tokens first."""
     pairs = zip(mixture.domains, mixture.compute_expected(), strict=True)
     return sorted(pairs, key=lambda pair: -pair[1].tokens)
 
 
 def _whole(mixture: Mixture) -> str:
-    """One table over the whole schedule: share, learned share and what holds it elsewhere, tokens, epochs, cap."""
+    """Return the table of the whole schedule: share, learned share, tokens, epochs and cap per domain.
+
+    A column `held by` says which bounds a domain has reached.
+    """
     total, spans, learned = mixture.horizon.total_tokens, mixture.stage_tokens(), learned_weights(mixture)
     capped = any(domain.max_epochs is not None for domain in mixture.domains)
     held = {domain.name: _held_by(mixture, domain, row.epochs) for domain, row in _most_first(mixture)}
@@ -123,15 +129,15 @@ def _whole(mixture: Mixture) -> str:
 
 
 def _held_by(mixture: Mixture, domain: Domain, epochs: float) -> str:
-    """`cap`, `min share` (in one stage at least), both or nothing."""
+    """Return which bounds a domain has reached: `cap`, `min share` (in at least one stage), both or nothing."""
     least = max((constraint.least(domain.name) for constraint in mixture.provenance.constraints), default=0.0)
     smallest = min(stage.weights[domain.name] for stage in mixture.stages)
-    found = {"cap": domain.held_at_cap(epochs), "min share": least > 0 and smallest <= least * (1 + 1e-6)}
-    return ", ".join(name for name, held in found.items() if held)
+    reached = {"cap": domain.held_at_cap(epochs), "min share": least > 0 and smallest <= least * (1 + 1e-6)}
+    return ", ".join(name for name, held in reached.items() if held)
 
 
 def _stages(mixture: Mixture, chosen: range) -> str:
-    """One table of some stages: share, learned share, tokens and epochs of every domain in each."""
+    """Return one table of the stages `chosen`: share, learned share, tokens and epochs per domain and stage."""
     stages, spans, learned = mixture.stages, mixture.stage_tokens(), learned_weights(mixture)
     known = any(stages[number].weights_ci95 is not None for number in chosen)
     rows = []
@@ -155,7 +161,7 @@ def _stages(mixture: Mixture, chosen: range) -> str:
 
 
 def _samples(mixture: Mixture) -> str:
-    """One table of what is read inside the domains; `scored`: the part of a domain's tokens that the rule is about."""
+    """Return the table of what is read inside the domains; `scored`: the part of a domain's tokens that has scores."""
     rows = []
     for domain, _ in _most_first(mixture):
         policy = domain.sample_policy or SamplePolicy()
@@ -171,30 +177,50 @@ def _samples(mixture: Mixture) -> str:
 
 
 def interval_text(interval: tuple[float, float]) -> str:
-    """`0.1021-0.1530`."""
+    """Return an interval as `0.1021-0.1530`."""
     return f"{interval[0]:.4f}-{interval[1]:.4f}"
 
 
 def source_text(record: Uncertainty) -> str:
-    """Where the intervals come from, and what they do not hold."""
+    """Return in words where the intervals come from, and what they leave out."""
     steps = f"{record.replicates} draws of the steps in blocks"
     if record.runs == 1:
-        return f"95 %, from {steps}; another seed may differ by more, give several runs to hold that too"
+        return f"95 %, from {steps}; another seed may differ by more: export several runs to include that"
     return f"95 %, from the spread of {record.runs} runs" + (f" and {steps}" if record.replicates else "")
 
 
 def departure_text(record: Uncertainty) -> str:
-    """Do the runs support a departure from the prior, and how far was it shrunk?"""
-    kind = "uniform prior" if max(record.prior.values()) - min(record.prior.values()) < 1e-9 else "prior"
-    signals = ", ".join(f"{signal:.3g}" for signal in record.signal)
-    needed = ", ".join(f"{needed:.3g}" for needed in sorted(set(record.needed)))
-    found = f"signal to noise {signals} ({needed} needed)"
+    """Return in words how strong the evidence against the prior is, and how much of the learned departure is kept.
+
+    Begins in lower case. Log-ratios to the prior are kept in part: `evidence is strong: 99 % of the learned departure
+    from uniform is kept (signal to noise 83; needed 4.5)`.
+    """
+    uniform = max(record.prior.values()) - min(record.prior.values()) < 1e-9
+    kind, prior = ("uniform", "the uniform prior") if uniform else ("the prior", "the prior")
+    signals = ", ".join(map(_signal_text, record.signal))
+    needed = ", ".join(map(_signal_text, sorted(set(record.needed))))
+    numbers = f"(signal to noise {signals}; needed {needed})"
+    several = len(record.factor) > 1
     if not record.mean:
-        return f"not shrunk; {found} against the {kind}"
+        supported = any(signal >= least for signal, least in zip(record.signal, record.needed, strict=True))
+        doubt = "" if supported else ", although there is no evidence for it"
+        return f"the learned departure from {kind} is kept in full, without shrinkage{doubt} {numbers}"
     if not any(record.factor):
-        return f"{found}: this supports no departure from the {kind}, the weights are the prior"
-    factors = ", ".join(f"{factor:.3g}" for factor in record.factor)
-    stages = (
-        "" if len(record.factor) == 1 else " stage by stage" + (", 0: the prior itself" if 0 in record.factor else "")
-    )
-    return f"{found}: log-ratios to the {kind} multiplied by {factors}{stages}"
+        where = " in any stage" if several else ""
+        return f"there is no evidence for a departure from {kind}{where}: the weights are {prior} {numbers}"
+    parts = ", ".join(map(_part_text, record.factor))
+    if several:
+        none = f"; where 0 % is kept, the weights are {prior}" if 0 in record.factor else ""
+        return f"evidence by stage: {parts} of the learned departure from {kind} is kept {numbers}{none}"
+    strength = "strong" if record.factor[0] >= STRONG else "moderate" if record.factor[0] >= MODERATE else "weak"
+    return f"evidence is {strength}: {parts} of the learned departure from {kind} is kept {numbers}"
+
+
+def _signal_text(signal: float) -> str:
+    """Return a signal to noise with one decimal below 10, as a whole number above: `4.5`, `83`."""
+    return f"{signal:.1f}" if signal < 9.95 else f"{signal:,.0f}"
+
+
+def _part_text(factor: float) -> str:
+    """Return a fraction in per cent: `0 %`, `85 %`, `more than 99 %` where rounding would say 100 %."""
+    return "more than 99 %" if 0.995 <= factor < 1 else f"{100 * factor:.0f} %"

@@ -1,14 +1,14 @@
-"""How sure are learned weights: an interval for every weight, and how far the weights may leave the prior. Pure.
+"""How sure learned weights are: an interval per weight, and how far the weights may leave the prior. Pure functions.
 
-Everything is in log-odds, log(w / (1 - w)), where noise is about the same for small and large weights and intervals
-stay inside 0 to 1. D domains, R runs that differ by their seed. Two sources say how much a run's weights vary:
-- *seeds*: the spread between the runs. It holds all noise, but two or three runs say little about one domain, so every
-domain's variance
-  is drawn to what the domains have in common (moderated variances: Smyth 2004, doi 10.2202/1544-6115.1027).
-- *replicates*: every run's weights had its steps been drawn again in blocks (`mixtures.run.replicates`). They say how
-the noise differs
-  between domains, and are all there is with one run; what only another seed would change they cannot see. With several
-  runs the spread between the runs sets their level.
+Everything is in log-odds, log(w / (1 - w)): there noise is about the same for small and large weights, and intervals
+stay inside 0 to 1. D domains; R runs that differ by their seed. Two sources say how much a run's weights vary:
+
+- *seeds*: the spread between the runs. It contains all noise, but two or three runs say little about one domain. So
+  every domain's variance is drawn to the mean over the domains (moderated variances: Smyth 2004, doi
+  10.2202/1544-6115.1027).
+- *replicates*: a run's weights if its steps had been drawn again in blocks (`mixtures.run.replicates`). They say how
+  the noise differs between domains, and are the only source with one run. They cannot show what another seed would
+  change. With several runs the spread between the runs sets their level.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,20 @@ import numpy as np
 from scipy.special import expit, fdtri, logit, stdtrit
 
 LEVEL = 0.95
-# degrees of freedom that the domains' common variance counts as; measured: tests/mixtures/schedule/test_uncertainty.py
+# degrees of freedom of the variance that the domains share; measured: tests/mixtures/schedule/test_uncertainty.py
 POOLED = 4
-REPLICATED = 6  # those that replicates count as
-LEAST_VARIANCE = 0.1  # of the domains' mean, where a domain's replicates vary less than that
-LEAST_SHARE = 1e-6  # a smaller share counts as this one: the log-odds of 0 are not finite
+REPLICATED = 6  # degrees of freedom of the variance of replicates
+LEAST_VARIANCE = 0.1  # least variance of a domain's replicates, as a fraction of the domains' mean
+LEAST_SHARE = 1e-6  # smaller shares count as this one: the log-odds of 0 are not finite
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean weights of runs, and how sure they are; all (D,).
+    """Mean weights of runs, their interval and their signal to noise; arrays are (D,).
 
-    `signal`: mean square of (log-odds of the mean - log-odds of the prior) / standard error, over D - 1; 1 is noise
-    alone. `needed`: its 95 % quantile if the runs varied around the prior (F distribution).
+    signal: mean square of (log-odds of the mean - log-odds of the prior) / standard error, over D - 1; noise alone
+    gives 1.
+    needed: its 95 % quantile if the runs varied around the prior (F distribution).
     """
 
     mean: np.ndarray
@@ -41,16 +42,15 @@ class Estimate:
 
     @property
     def factor(self) -> float:
-        """`shrink_factor` of these."""
+        """Return the `shrink_factor` of this signal."""
         return shrink_factor(self.signal, self.needed)
 
 
 def estimate(shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.ndarray] = ()) -> Estimate | None:
-    """The plain mean over runs of `shares` (R, D) with its 95 % interval; None where nothing tells how the weights
-    vary.
+    """Return the mean over runs of `shares` (R, D) with its 95 % interval; None where nothing shows how weights vary.
 
-    prior: (D,). replicates: of some runs or all, each (B, D). That is None: one run without replicates, weights that
-    never vary (a rule that does not learn), one domain.
+    prior: (D,). replicates: one array (B, D) per run that has replicates. The result is None for one run without
+    replicates, for weights that never vary (a rule that does not learn), and for one domain.
     """
     runs, count = shares.shape
     if count < 2 or (runs < 2 and not replicates):
@@ -72,35 +72,35 @@ def estimate(shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.n
 
 
 def shrink_factor(signal: float, needed: float) -> float:
-    """What log-ratios to the prior are multiplied with: 1 - 1/signal, and 0 where the signal is less than what is
-    needed.
+    """Return the factor for log-ratios to the prior: 1 - 1/signal, and 0 where signal is less than needed.
 
-    Squared departures are the true ones plus noise, and `signal` counts noise as 1, so that 1 - 1/signal of them is
-    true: the positive part of James and Stein's estimator (1961) without its correction for few domains. It alone
-    leaves the prior in half of the studies in which the prior is the truth; with the F test in front it is one in
-    twenty.
+    Squared departures are the true ones plus noise, and `signal` counts noise as 1, so the fraction 1 - 1/signal of
+    them is true: the positive part of James and Stein's estimator (1961) without its correction for few domains. That
+    estimator alone leaves the prior in half of the studies in which the prior is the truth; after the F test it does so
+    in one of twenty.
     """
     return 0.0 if signal < needed else max(0.0, 1 - 1 / signal)
 
 
 def shrunk(mean: np.ndarray, *, prior: np.ndarray, factor: float) -> np.ndarray:
-    """(D,) proportional to prior * (mean / prior)^factor, sum 1: 0 gives the prior itself, 1 the mean."""
-    if factor in (0, 1):  # to the last bit
+    """Return weights (D,) proportional to prior * (mean / prior)^factor, sum 1: 0 gives the prior, 1 the mean."""
+    if factor in (0, 1):  # exactly, to the last bit
         return mean if factor else prior
     weights = prior * (mean / prior) ** factor
     return weights / weights.sum()
 
 
 def log_odds(shares: np.ndarray) -> np.ndarray:
-    """log(w / (1 - w)), of shares between LEAST_SHARE and 1 - LEAST_SHARE."""
+    """Return log(w / (1 - w)) of shares, which are first clipped to LEAST_SHARE and 1 - LEAST_SHARE."""
     return logit(np.clip(shares, LEAST_SHARE, 1 - LEAST_SHARE))
 
 
 def _variance(shares: np.ndarray, replicates: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """((D,) variance of one run's log-odds, its degrees of freedom).
+    """Return ((D,) variance of one run's log-odds, its degrees of freedom).
 
-    With d degrees of freedom behind the common level: (d * level * shape + (R - 1) * spread) / (d + R - 1), shape what
-    the replicates vary by (without them alike for all domains), level the mean of spread / shape.
+    The variance is (d * level * shape + (R - 1) * spread) / (d + R - 1), with d degrees of freedom for the common
+    level. shape: variance of the replicates, or 1 for every domain without them. level: mean over the domains of spread
+    / shape.
     """
     runs, count = shares.shape
     shape = np.ones(count)

@@ -153,7 +153,7 @@ def test_check_finds_an_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     code, out, err = run_main("check", path, capsys=capsys)
     assert code == 2
     assert out == ""
-    assert "is not what it says it is (id, expected)" in err
+    assert "does not agree with what it records (id, expected)" in err
     assert "edited by hand or damaged" in err
     assert "wiki_en recorded" in err
     assert "tokens, computed" in err

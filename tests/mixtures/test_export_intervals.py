@@ -15,7 +15,7 @@ from mixtures.run.run import read_run
 from mixtures.run.summary import summary
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
-from mixtures.schedule.show import mixture_text
+from mixtures.schedule.show import departure_text, mixture_text
 from tests.mixtures.helpers import NAMES, make_run
 
 GOAL = (0.8, 0.0, -0.8)
@@ -121,8 +121,8 @@ def test_unsupported_weights_become_the_prior_and_show_says_so(tmp_path: Path, p
     runs = make_runs(tmp_path, goal=tuple(np.log(start)), noise=0.3, update={"preset": "stable", "prior": prior})
     mixture = export_mixture(runs)
     np.testing.assert_allclose(list(mixture.stages[0].weights.values()), start, atol=1e-15)
-    named = "uniform prior" if prior == "uniform" else "prior"
-    assert f"supports no departure from the {named}, the weights are the prior" in " ".join(
+    named, whole = ("uniform", "the uniform prior") if prior == "uniform" else ("the prior", "the prior")
+    assert f"there is no evidence for a departure from {named}: the weights are {whole} (signal to noise" in " ".join(
         mixture_text(mixture).split()
     )
     assert results(mixture, tmp_path / "mixture.json")["intervals"][0] == "pass"
@@ -166,7 +166,7 @@ def test_bounds_hold_after_shrinkage_and_intervals_are_of_learned_weights(tmp_pa
     assert held.provenance.constraints[0].learned == (free.stages[0].weights,)
     assert held.stages[0].weights["wiki_en"] < intervals_of(held)["wiki_en"][0]
     assert results(held, tmp_path / "mixture.json")["intervals"][0] == "pass"
-    assert "of the learned weights, before these were held" in " ".join(mixture_text(held).split())
+    assert "they are of the learned weights, before bounds moved these" in " ".join(mixture_text(held).split())
 
 
 def rewritten(mixture: Mixture, path: Path, edit: Any) -> dict[str, tuple[str, str]]:
@@ -220,7 +220,9 @@ def test_runs_of_one_seed_are_warned_about(tmp_path: Path) -> None:
 def test_the_command_says_whether_to_shrink(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(run) for run in make_runs(tmp_path)]
     assert main(["export", *runs, "-o", str(tmp_path / "mixture.json"), "--shrink", "none"]) == 0
-    assert "not shrunk; signal to noise" in capsys.readouterr().out
+    assert "the learned departure from uniform is kept in full, without shrinkage (signal to noise" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert main(["show", str(tmp_path / "mixture.json")]) == 0
     assert "95 % interval" in capsys.readouterr().out
 
@@ -266,3 +268,30 @@ def test_intervals_of_mixtures_and_runs_are_drawn_and_bounds_are_marked(tmp_path
         "prior (natural)",
     ]
     assert main(["plot", str(runs[0])]) == 0
+
+
+@pytest.mark.parametrize(
+    ("signal", "factor", "shrunk", "said"),
+    [
+        ((82.8,), (0.988,), True, "evidence is strong: 99 % of the learned departure from uniform is kept"),
+        ((787.0,), (0.9987,), True, "evidence is strong: more than 99 % of the learned departure"),
+        ((6.0,), (5 / 6,), True, "evidence is moderate: 83 % of the learned departure"),
+        ((1.4,), (0.286,), True, "evidence is weak: 29 % of the learned departure"),
+        ((1.1,), (0.0,), True, "no evidence for a departure from uniform: the weights are the uniform prior"),
+        ((1.1, 0.9), (0.0, 0.0), True, "no evidence for a departure from uniform in any stage: the weights are"),
+        ((20.0, 0.9), (0.95, 0.0), True, "evidence by stage: 95 %, 0 % of the learned departure"),
+        ((20.0,), (1.0,), False, "the learned departure from uniform is kept in full, without shrinkage (signal"),
+        ((1.1,), (1.0,), False, "without shrinkage, although there is no evidence for it (signal"),
+    ],
+)
+def test_the_departure_from_the_prior_is_said_in_words(
+    signal: tuple[float, ...], factor: tuple[float, ...], shrunk: bool, said: str
+) -> None:
+    def text(prior: dict[str, float]) -> str:
+        needed, mean = ((1.3 if signal[0] == 1.4 else 4.53),) * len(signal), (prior,) * len(signal) if shrunk else ()
+        return departure_text(Uncertainty(runs=1, prior=prior, signal=signal, needed=needed, factor=factor, mean=mean))
+
+    assert said in text({"a": 0.5, "b": 0.5})
+    assert f"needed {'1.3' if signal[0] == 1.4 else '4.5'})" in text({"a": 0.5, "b": 0.5})
+    other = said.replace("from uniform", "from the prior").replace("the uniform prior", "the prior")
+    assert other in text({"a": 0.4, "b": 0.6})

@@ -151,5 +151,5 @@ def test_fit_says_which_bounds_cannot_be_kept(tmp_path: Path, capsys: pytest.Cap
 def test_a_like_with_other_domains_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", domains=[*NAMES[:6], "web"])
     said = fit(capsys, *write_tables(tmp_path), "--like", run, code=2)
-    assert "only there: d6" in said
-    assert "missing there: web" in said
+    assert "only in these shares: d6" in said
+    assert "missing from these shares: web" in said

@@ -222,7 +222,7 @@ def test_values_in_json_that_are_no_shares_are_refused_by_name(tmp_path: Path, w
 )
 def test_values_in_a_csv_that_are_no_shares_are_refused_by_name_and_line(tmp_path: Path, cell: str, said: str) -> None:
     message = refusal(write(tmp_path, f"index,wiki,web\n1,0.5,0.5\n2,{cell},1.0\n", ".csv"), row=2)
-    assert "line 3: these are no shares" in message
+    assert "line 3: these values are no shares" in message
     assert f"- wiki: {said}" in message
 
 
@@ -244,8 +244,8 @@ def test_a_domain_given_twice_is_refused_in_every_format(tmp_path: Path) -> None
 
 def test_names_that_do_not_match_are_refused_with_both_lists(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, {"wiki": 0.5, "web": 0.25, "loss": 0.25}), names=["wiki", "news", "law"])
-    assert "- only there: web, loss" in message
-    assert "- missing there: news, law" in message
+    assert "- only in these shares: web, loss" in message
+    assert "- missing from these shares: news, law" in message
 
 
 def test_the_result_has_the_order_of_the_names(tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_caps_that_do_not_hold_are_refused_with_the_arithmetic() -> None:
     [
         ({"total_tokens": 0}, "0 tokens in total"),
         ({"domains": two_domains() * 2}, "domains wiki, web given more than once"),
-        ({"domains": two_domains()[:1]}, "- only there: web"),
-        ({"shares": {"wiki": 1.0}}, "- missing there: web"),
+        ({"domains": two_domains()[:1]}, "- only in these shares: web"),
+        ({"shares": {"wiki": 1.0}}, "- missing from these shares: web"),
         ({"shares": {"wiki": 0.333, "web": 0.666}}, "sum to 0.999, off by -0.001"),
         ({"shares": {"wiki": -0.5, "web": math.nan}}, "- wiki: -0.5 is negative\n  - web: NaN"),
     ],

@@ -92,7 +92,7 @@ def test_the_verdict_names_what_to_raise_and_what_to_lower_by_how_much(tmp_path:
 def test_the_verdict_calls_noise_no_reason_to_leave_the_prior(tmp_path: Path) -> None:
     text = report(with_intervals(tmp_path, np.array([0.34, 0.33, 0.33]), spread=0.4)).text
     assert "The run found no reason to leave the prior: no interval leaves its prior." in text
-    assert "supports no departure from the uniform prior" in text
+    assert "There is no evidence for a departure from uniform: the weights are the uniform prior" in text
 
 
 @pytest.mark.slow

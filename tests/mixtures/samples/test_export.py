@@ -57,7 +57,7 @@ def test_show_and_check_read_manifests_written_beside_the_mixture(
     assert call("show", tmp_path / "out" / "new.json", capsys=capsys)[1].strip() in out
     code, out, _ = call("check", tmp_path / "out" / "new.json", capsys=capsys)
     assert code == 0
-    assert "pass samples: 3 manifest(s) are the recorded ones" in out
+    assert "pass samples: 3 manifest(s) agree with the recorded hashes and numbers" in out
     (tmp_path / "out").rename(tmp_path / "moved")
     assert call("check", tmp_path / "moved" / "new.json", capsys=capsys)[0] == 0
 
@@ -103,7 +103,7 @@ def test_caps_too_low_for_filtered_text_are_refused_with_the_arithmetic(
     before = files(tmp_path)
     code, _, err = call("export", run, *FILTER, *arguments, "-o", tmp_path / "m.json", capsys=capsys)
     assert code == 2
-    assert "these caps hold at most 17.0 k of 20.0 k tokens" in err
+    assert "these caps allow at most 17.0 k of 20.0 k tokens" in err
     assert files(tmp_path) == before
 
 
@@ -250,7 +250,7 @@ def test_check_finds_a_manifest_that_was_replaced(run: Path, capsys: pytest.Capt
     write_manifest(run / str(policy.manifest_uri), manifest)
     code, _, err = call("check", run / "mixture.json", capsys=capsys)
     assert code == 2
-    assert "it was replaced or damaged; restore it from a copy, or export the mixture again" in err
+    assert "the file was replaced or damaged; restore it from a copy, or export the mixture again" in err
 
 
 def test_show_prints_rule_effective_size_and_what_is_kept_by_domain(run: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_bounds_that_are_kept_anyway_leave_the_weights_bit_for_bit(tmp_path: Pat
     assert free.provenance.constraints == ()
     assert (bound.provenance.constraints[0].learned, bound.provenance.constraints[0].moved) == ((), 0)
     assert bound.provenance.constraints[0].kl == 0
-    assert "the learned weights keep this as they are" in " ".join(mixture_text(bound).split())
+    assert "the learned weights keep this unchanged" in " ".join(mixture_text(bound).split())
     assert "share  learned" not in mixture_text(bound)
 
 
@@ -161,10 +161,10 @@ def test_caps_that_are_too_low_show_the_arithmetic_and_advice_that_works(
     words = ["export", run, "-o", tmp_path / "x.json"]
     code, out, err = command(*words, "--token-budget", "100k", "--max-epochs", 3, "wiki_en=4.5", capsys=capsys)
     assert (code, out) == (2, "")
-    assert "error: --max-epochs: these caps hold at most 69.0 k of 100 k tokens:" in err
+    assert "error: --max-epochs: these caps allow at most 69.0 k of 100 k tokens:" in err
     held = ["forum: 30.0 k (3 x 10.0 k)", "wiki_de: 21.0 k (3 x 7.00 k)", "wiki_en: 18.0 k (4.5 x 4.00 k)"]
     assert [line.strip("- ") for line in err.splitlines()[1:4]] == held
-    assert "raise the caps (1.45 times as high for all would do)" in err
+    assert "raise the caps (1.45 times as high for all is enough)" in err
     assert "lower the budget to 69,000 tokens" in err
     assert not (tmp_path / "x.json").exists()
     assert command(*words, "--token-budget", "69,000", "--max-epochs", 3, "wiki_en=4.5", capsys=capsys)[0] == 0
@@ -176,7 +176,7 @@ def test_caps_that_are_too_low_show_the_arithmetic_and_advice_that_works(
 
 
 def test_a_budget_just_above_what_the_caps_hold_is_written_out(run: Path) -> None:
-    with pytest.raises(UserError, match="hold at most 84,000 of 84,001 tokens"):
+    with pytest.raises(UserError, match="allow at most 84,000 of 84,001 tokens"):
         export_mixture([run], token_budget=84_001, max_epochs=4)
 
 
@@ -194,7 +194,7 @@ def test_domains_that_were_not_learned_or_only_partly_read_are_named(tmp_path: P
     with pytest.raises(UserError, match=r"at most 44.0 k of 50.0 k") as caught:
         export_mixture([run], token_budget=50_000, max_epochs=4)
     assert "nothing was learned for them (they get their --min-share and no more): forum" in str(caught.value)
-    assert "only partly read, so that there is more than is counted here: wiki_de" in str(caught.value)
+    assert "only partly read, so they have more text than is counted here: wiki_de" in str(caught.value)
     assert (
         export_mixture([run], token_budget=50_000, max_epochs=4, min_share={"forum": 0.3}).stages[0].weights["forum"]
         == 0.3
@@ -298,7 +298,7 @@ def test_a_least_share_over_its_cap_shows_both_and_advice_that_works(run: Path) 
     with pytest.raises(UserError) as caught:
         export_mixture([run], token_budget=80_000, max_epochs=4, min_share=0.25)
     message = str(caught.value)
-    assert "--min-share: 0.25 of 80.0 k tokens is 20.0 k of wiki_en, but its cap holds 16.0 k (4 x 4.00 k)" in message
+    assert "--min-share: 0.25 of 80.0 k tokens is 20.0 k of wiki_en, but its cap allows 16.0 k (4 x 4.00 k)" in message
     assert "give it 0.2 at most, or a cap of 5 epochs" in message
     export_mixture([run], token_budget=80_000, max_epochs=4, min_share={"*": 0.25, "wiki_en": 0.2})
     export_mixture([run], token_budget=80_000, max_epochs={"*": 4, "wiki_en": 5}, min_share=0.25)
@@ -366,7 +366,7 @@ def edited(run: Path, path: Path, change: Callable[[dict[str, Any]], None]) -> P
 def test_check_computes_caps_least_shares_and_the_closest_weights_again(run: Path, tmp_path: Path) -> None:
     path = edited(run, tmp_path / "x.json", lambda record: None)
     results = {result.id: (result.status, result.detail) for result in check(path)}
-    assert results["caps"] == ("pass", "3 domain(s) within their caps, 1 of them held there")
+    assert results["caps"] == ("pass", "3 domain(s) within their caps, 1 of them at the cap")
     assert results["constraints"][0] == "pass"
     assert "closest to the learned ones" in results["constraints"][1]
 
@@ -381,7 +381,7 @@ def test_check_finds_a_cap_that_is_exceeded(run: Path, tmp_path: Path, capsys: p
     assert "constraints" in failed(path)
     code, _, err = command("check", path, capsys=capsys)
     assert code == 2
-    assert "is not what it says it is (caps, constraints)" in err
+    assert "does not agree with what it records (caps, constraints)" in err
 
 
 def test_check_takes_a_cap_exceeded_by_rounding(run: Path, tmp_path: Path) -> None:
@@ -407,11 +407,11 @@ def test_check_takes_a_cap_exceeded_by_rounding(run: Path, tmp_path: Path) -> No
         (lambda r: r["domains"][1].update(max_epochs=None), "wiki_de was exported with max_epochs 4.0, it has none"),
         (lambda r: r["provenance"]["constraints"][0].update(moved=0.5), "moved recorded 0.5, computed 0.2"),
         (lambda r: r["provenance"]["constraints"][0].update(kl=None), "kl recorded None, computed 0.1"),
-        (lambda r: r["provenance"]["constraints"][0].update(min_share={"*": 0.3}), "at least 0.3 was asked"),
+        (lambda r: r["provenance"]["constraints"][0].update(min_share={"*": 0.3}), "at least 0.3 was asked for"),
         (lambda r: r["provenance"]["constraints"][0].update(learned=[]), "moved recorded"),
         (
             lambda r: r["domains"][2].update(unique_tokens=3000),
-            "nothing keeps these constraints: --max-epochs: these caps hold at most",
+            "no weights keep these constraints: --max-epochs: these caps allow at most",
         ),
     ],
 )

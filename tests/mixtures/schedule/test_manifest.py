@@ -175,7 +175,7 @@ def test_the_manifest_of_a_domain_is_opened_beside_its_mixture(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"found": "sha256:" + "0" * 64}, r"the mixture was written with sha256:0+: it was replaced or damaged"),
+        ({"found": "sha256:" + "0" * 64}, r"the mixture was written with sha256:0+: the file was replaced or damaged"),
         ({"unique_tokens": 101}, "it is for a text of 100 tokens, the mixture's has 101"),
         ({"fingerprint": "sha256:other"}, "it is for the text sha256:text, the mixture's is sha256:other"),
         ({"name": "forum"}, "it lists documents of wiki"),
@@ -192,7 +192,8 @@ def test_a_manifest_that_is_not_the_domains_is_refused(tmp_path: Path, changes: 
 
 def test_a_mixture_that_never_was_in_a_file_says_so() -> None:
     with pytest.raises(
-        UserError, match="this mixture never was in one; save it beside its manifests, or load it from there"
+        UserError,
+        match="this mixture was never in a file; save it beside its manifests, or load it from the file beside them",
     ):
         open_manifest(domain(None), None)
 

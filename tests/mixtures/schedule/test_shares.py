@@ -112,7 +112,7 @@ def test_an_infeasible_unimax_shows_the_arithmetic_and_its_remedy_works() -> Non
     with pytest.raises(UserError) as caught:
         unimax(tokens, budget=1830, max_epochs=4)
     message = str(caught.value)
-    assert "4 epochs of all 2 domains hold 4 x 400 = 1,600 of 1,830 tokens" in message
+    assert "4 epochs of all 2 domains are 4 x 400 = 1,600 of 1,830 tokens" in message
     assert "raise max_epochs to 4.58 or more, or lower the budget" in message
     assert_on_simplex(unimax(tokens, budget=1830, max_epochs=4.58), tokens)
 

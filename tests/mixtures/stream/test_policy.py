@@ -175,7 +175,9 @@ def test_a_manifest_that_was_replaced_or_is_not_there_is_refused(tmp_path: Path)
     path = tmp_path / "mixture.samples" / "web.parquet"
     path.write_bytes((tmp_path / "mixture.samples" / "code.parquet").read_bytes())
     with pytest.raises(
-        UserError, match=r"web: .*web.parquet has sha256:\w+, the mixture was written with sha256:\w+: it was replaced"
+        UserError,
+        match=r"web: .*web.parquet has the hash sha256:\w+, the mixture was written with sha256:\w+: "
+        "the file was replaced",
     ):
         open_stream(mixture)
     path.unlink()
@@ -186,7 +188,7 @@ def test_a_manifest_that_was_replaced_or_is_not_there_is_refused(tmp_path: Path)
 def test_a_mixture_that_never_was_in_a_file_is_refused(tmp_path: Path) -> None:
     loose = Mixture.model_validate(sampled(tmp_path).model_dump())
     with pytest.raises(
-        UserError, match=r"looked for beside the mixture's file, and this mixture never was in one; save it"
+        UserError, match=r"is relative to the mixture's file, but this mixture was never in a file; save it"
     ):
         open_stream(loose)
     assert len(open_stream(Mixture.load(tmp_path / "mixture.json")).take(20)) == 20

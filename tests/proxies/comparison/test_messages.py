@@ -82,7 +82,7 @@ def test_bad_settings_are_named(
 def test_a_file_for_other_domains_shows_both_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shares.json").write_text(json.dumps({"vowels": 0.5, "web": 0.25, "digits": 0.25}))
     said = message(capsys, write_comparison(tmp_path, mixtures={**FIXED, "odd": {"file": "shares.json"}}))
-    for part in ("mixtures.odd", "only there: web", "missing there: consonants"):
+    for part in ("mixtures.odd", "only in these shares: web", "missing from these shares: consonants"):
         assert part in said
 
 
