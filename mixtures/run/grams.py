@@ -1,4 +1,4 @@
-"""The gram over a run in blocks of steps, small enough to keep in memory: means and their noise are made of them."""
+"""Means of a run's gram over blocks of steps, small enough to keep in memory; means and their noise come from them."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ BLOCKS = 100
 
 
 class GramBlocks:
-    """Means of the gram (G, G) over at most `blocks` runs of equally many steps; the last block may be longer.
+    """Means of the gram (G, G) over at most `blocks` blocks of equally many steps; the last block may be longer.
 
-    The diagonal is the unbiased one. Where no self product was measured it is the plain one, which holds the rows'
-    noise. Steps without a gram do not count. Memory: 8 * B * G * G bytes.
+    The diagonal is the unbiased one. Where no self product was measured it is the plain diagonal, which contains the
+    rows' noise. Steps without a gram do not count. Memory: 8 * B * G * G bytes.
     """
 
     def __init__(self, self_products: np.ndarray, *, blocks: int = BLOCKS) -> None:
-        """`self_products` (S, G): unbiased self products of all steps, NaN where they were not measured."""
+        """Take the unbiased self products (S, G) of all steps, NaN where they were not measured."""
         steps, groups = self_products.shape
         self._length = -(-steps // blocks)
         count = steps // self._length
@@ -22,7 +22,7 @@ class GramBlocks:
         self._step = 0
 
     def add(self, grams: np.ndarray) -> None:
-        """Take the grams (n, G, G) of the next n steps, NaN where a step's was not measured; they stay unchanged."""
+        """Add the grams (n, G, G) of the next n steps, NaN where a gram was not measured; the array is not changed."""
         diagonal = np.arange(grams.shape[1])
         for gram in grams:
             if not np.isnan(gram).any():
@@ -35,6 +35,6 @@ class GramBlocks:
             self._step += 1
 
     def means(self) -> np.ndarray:
-        """Return the means (B, G, G) of the blocks that hold a gram; B is 0 where no step has one."""
+        """Return the means (B, G, G) of the blocks that have a gram; B is 0 where no step has one."""
         kept = self._measured > 0
         return self._sums[kept] / self._measured[kept, None, None]

@@ -1,6 +1,4 @@
-"""What runs learned: the mean of their weights, an interval for every weight, and how far the mean is shrunk to the
-prior.
-"""
+"""What runs learned: the mean of their weights, an interval per weight, and how far the mean is shrunk to the prior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +14,10 @@ from mixtures.schedule.uncertainty import Estimate, estimate, shrunk
 
 @dataclass(frozen=True)
 class Learned:
-    """weights (stages, D), every row sums to 1; intervals {name: (low, high)} a stage, and the record, where there are
-    some.
+    """Learned weights with their intervals and the record of both.
+
+    weights: (stages, D), every row sums to 1. intervals: {name: (low, high)} per stage. Where nothing shows how the
+    weights vary, intervals and record are None.
     """
 
     weights: np.ndarray
@@ -33,13 +33,12 @@ def average_runs(
     average: Average = "all",
     shrink: Shrink = "auto",
 ) -> Learned:
-    """The plain mean over `runs` of their average weights, domains in the order of `names`, shrunk to the prior where
-    that is asked.
+    """Return the plain mean over `runs` of their average weights, domains in the order of `names`.
 
-    Intervals are of the mean before shrinkage, widened where that moved a weight out of its interval. Replicates are of
-    a run's average
-    over all steps: for a tail or for stages the runs' spread alone counts. Raises UserError for impossible stages and
-    torn replicates.
+    shrink: auto draws the mean to the prior as far as its evidence is weak; none keeps it.
+    Intervals are of the mean before shrinkage, widened where shrinkage moved a weight out of its interval. Replicates
+    are of a run's average over all steps: for a tail or for stages only the spread between the runs counts. Raises
+    UserError for impossible stages and damaged replicates.
     """
     if stages > 1 and average == "tail":
         raise UserError(
@@ -51,8 +50,8 @@ def average_runs(
     prior = np.mean([run.prior[_order(run, names)] for run in runs], axis=0)
     mean = shares.mean(axis=0)
     mean /= mean.sum(axis=1, keepdims=True)
-    found = [estimate(stage, prior=prior, replicates=replicates) for stage in shares.swapaxes(0, 1)]
-    estimates = [each for each in found if each is not None]
+    by_stage = [estimate(stage, prior=prior, replicates=replicates) for stage in shares.swapaxes(0, 1)]
+    estimates = [each for each in by_stage if each is not None]
     if len(estimates) < stages:
         return Learned(mean, (None,) * stages, None)
     factors = [each.factor if shrink == "auto" else 1.0 for each in estimates]
@@ -72,25 +71,28 @@ def average_runs(
 
 
 def _interval(names: Sequence[str], estimate: Estimate, weights: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Return {name: (low, high)} of a stage, widened to contain the weights (D,)."""
     low, high = np.minimum(estimate.low, weights), np.maximum(estimate.high, weights)
     return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def _named(names: Sequence[str], shares: np.ndarray) -> dict[str, float]:
+    """Return the shares (D,) as {name: share}."""
     return dict(zip(names, shares.tolist(), strict=True))
 
 
 def _order(run: RunRecord, names: Sequence[str]) -> list[int]:
+    """Return the place of every name among the run's domains."""
     return [run.trajectory.domains.index(name) for name in names]
 
 
 def _replicates(runs: Sequence[RunRecord], names: Sequence[str]) -> list[np.ndarray]:
-    """(B, D) of every run that has some."""
+    """Return one array (B, D) per run that has replicates."""
     return [np.take(run.replicates, _order(run, names), axis=1) for run in runs if run.replicates is not None]
 
 
 def _stage_weights(run: RunRecord, names: Sequence[str], stages: int, average: Average) -> np.ndarray:
-    """(stages, D) of one run, domains in the order of `names`."""
+    """Return one run's average weights (stages, D), domains in the order of `names`."""
     tokens = run.trajectory.tokens
     weights = run.trajectory.weights[:, _order(run, names)]
     if not 1 <= stages <= len(tokens):

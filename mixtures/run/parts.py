@@ -1,7 +1,7 @@
-"""Tables kept as part files `part-FIRST-LAST.parquet`, named by the steps they hold; each is written atomically.
+"""Tables kept as part files `part-FIRST-LAST.parquet`, named by the steps they contain; each is written atomically.
 
-A record that grows with a run: every flush adds one part, a kill loses at most what was not flushed, and a resume
-cuts the record back to its checkpoint.
+They keep a record that grows with a run: every flush adds one part, a kill loses at most what was not flushed, and a
+resume cuts the record back to its checkpoint.
 """
 
 import io
@@ -24,7 +24,7 @@ REMEDY = (
 
 
 class Part(NamedTuple):
-    """A part file and the steps it holds, both inclusive."""
+    """A part file and the first and last step that it contains."""
 
     first: int
     last: int
@@ -32,15 +32,18 @@ class Part(NamedTuple):
 
 
 def list_parts(directory: Path) -> list[Part]:
-    """The parts in `directory` by their names, sorted by first step; empty where there is no directory."""
+    """Return the parts in `directory`, sorted by first step; empty where there is no directory.
+
+    Raises UserError for a file whose name is not that of a part.
+    """
     names = re.compile(r"part-(\d{8,})-(\d{8,})\.parquet")
-    found = [(names.fullmatch(path.name), path) for path in directory.glob("part-*.parquet")]
-    if strange := sorted(path.name for match, path in found if not match):
+    matches = [(names.fullmatch(path.name), path) for path in directory.glob("part-*.parquet")]
+    if strange := sorted(path.name for match, path in matches if not match):
         raise UserError(
-            f"{directory} holds {', '.join(strange)}; parts are named part-FIRST-LAST.parquet, steps of 8 digits; "
+            f"{directory} holds {', '.join(strange)}; parts are named part-FIRST-LAST.parquet, with steps of 8 digits; "
             "move other files elsewhere"
         )
-    return sorted(Part(int(match[1]), int(match[2]), path) for match, path in found if match)
+    return sorted(Part(int(match[1]), int(match[2]), path) for match, path in matches if match)
 
 
 def write_part(directory: Path, table: pa.Table) -> Part:
@@ -54,9 +57,9 @@ def write_part(directory: Path, table: pa.Table) -> Part:
 
 
 def read_part(part: Part, columns: Callable[[str], bool] = lambda name: True) -> pa.Table:
-    """The part's columns whose name `columns` accepts, schema metadata included.
+    """Read the part's columns whose name `columns` accepts, and `step`; schema metadata included.
 
-    Raises UserError for a torn or damaged file, and for one whose steps are not the ones in its name.
+    Raises UserError for a torn or damaged file, and for one whose steps are not those in its name.
     """
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
@@ -76,7 +79,10 @@ def read_part(part: Part, columns: Callable[[str], bool] = lambda name: True) ->
 
 
 def truncate_parts(directory: Path, step: int) -> None:
-    """Remove every row after `step`. A part that `step` falls into is rewritten first, so that a kill loses nothing."""
+    """Remove every row after `step`.
+
+    A part that contains `step` is first written again without the later rows, so that a kill loses nothing.
+    """
     for part in reversed(list_parts(directory)):
         if part.last <= step:
             continue

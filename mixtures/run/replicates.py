@@ -1,8 +1,8 @@
-"""replicates.parquet of a run: its average weights had its steps been drawn again, one row a bootstrap replicate.
+"""replicates.parquet of a run: its average weights if its steps had been drawn again, one row per bootstrap replicate.
 
-Columns `weight.NAME`, one a training domain, in the run's order; every row sums to 1. Steps are drawn in blocks, since
-neighbouring steps are not independent. Runs of earlier versions, and of rules whose weights depend on the order of the
-steps, have no such file.
+Columns `weight.NAME`, one per training domain, in the run's order; every row sums to 1. Steps are drawn in blocks,
+because neighbouring steps are not independent. Runs of earlier versions, and of rules whose weights depend on the order
+of the steps, have no such file.
 """
 
 import io
@@ -35,11 +35,10 @@ def write_replicates(path: str | Path, names: Sequence[str], weights: np.ndarray
 
 
 def read_replicates(run_dir: str | Path, names: Sequence[str] | None = None) -> np.ndarray | None:
-    """(R, D) replicates of a run's average weights in the run's order, or in the order of `names`; None where there are
-    none.
+    """Read a run's replicates (R, D) of its average weights; None where it has none.
 
-    Raises UserError, naming the file and what to do, for one that is torn, is about other domains than `names`, or
-    holds rows that are no mixture.
+    Domains are in the run's order, or in the order of `names`. Raises UserError, naming the file and what to do, for a
+    file that is torn, is about other domains than `names`, or has rows that are no mixtures.
     """
     path = Path(run_dir) / NAME
     if not path.is_file():
@@ -51,11 +50,11 @@ def read_replicates(run_dir: str | Path, names: Sequence[str] | None = None) -> 
         raise UserError(
             f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); {REMEDY}"
         ) from error
-    found = [column.removeprefix(PREFIX) for column in table.column_names if column.startswith(PREFIX)]
-    names = found if names is None else list(names)
-    if not found or sorted(found) != sorted(names):
+    recorded = [column.removeprefix(PREFIX) for column in table.column_names if column.startswith(PREFIX)]
+    names = recorded if names is None else list(names)
+    if not recorded or sorted(recorded) != sorted(names):
         raise UserError(
-            f"{path} has weights of {', '.join(found) or 'no domain'}, the run's domains are {', '.join(names)}; "
+            f"{path} has weights of {', '.join(recorded) or 'no domain'}, the run's domains are {', '.join(names)}; "
             f"{REMEDY}"
         )
     weights = np.column_stack([table[f"{PREFIX}{name}"].to_numpy().astype(np.float64) for name in names])
@@ -65,7 +64,7 @@ def read_replicates(run_dir: str | Path, names: Sequence[str] | None = None) -> 
 
 
 def _fault(weights: np.ndarray) -> str | None:
-    """What keeps the rows from being mixtures."""
+    """Return what keeps the rows from being mixtures; None where nothing does."""
     if len(weights) < 2:
         return f"it has {len(weights)} rows; two or more say how the weights vary"
     bad = ~(weights >= 0).all(axis=1) | ~(np.abs(weights.sum(axis=1) - 1) <= TOLERANCE)  # also NaN

@@ -1,4 +1,4 @@
-"""From weights over `reused` and the domains that were learned beside it to weights over all domains."""
+"""From weights over `reused` and the domains learned beside it to weights over all domains."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -13,10 +13,10 @@ Interval = tuple[float, float]
 
 
 def unfolded(corpus: CorpusRecord, names: Sequence[str], learned: Learned) -> tuple[tuple[str, ...], Learned]:
-    """(all domains, their weights): a domain behind `reused` has weight(reused) * its share among those; its interval
-    likewise.
+    """Return (names of all domains, what was learned about them), with `reused` replaced by the domains behind it.
 
-    What was learned without --reuse is returned as it is.
+    A domain behind `reused` has weight(reused) times its share among them; its interval likewise. A run without --reuse
+    comes back unchanged.
     """
     if (reused := corpus.reused) is None:
         return tuple(names), learned
@@ -30,11 +30,12 @@ def unfolded(corpus: CorpusRecord, names: Sequence[str], learned: Learned) -> tu
 
 
 def _unfold(values: Mapping[str, Value], reused: Reused) -> dict[str, Value]:
-    """{name: value} of all domains."""
+    """Return {name: value} of all domains from the values of `reused` and the domains beside it."""
     whole = values[REUSED]
     return {name: whole * reused.relative[name] if name in reused.relative else values[name] for name in reused.order}
 
 
 def _intervals(stage: Mapping[str, Interval], reused: Reused) -> dict[str, Interval]:
+    """Return {name: (low, high)} of all domains from the intervals of `reused` and the domains beside it."""
     low, high = (_unfold({name: ends[side] for name, ends in stage.items()}, reused) for side in (0, 1))
     return {name: (low[name], high[name]) for name in reused.order}

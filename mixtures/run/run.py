@@ -16,12 +16,12 @@ from mixtures.run.replicates import read_replicates
 from mixtures.run.trajectory import Trajectory, read_evaluation, read_trajectory
 from mixtures.schedule.records import Domain, Source, Tokenizer
 
-REUSED = "reused"  # in a run with --reuse: the untouched domains as one
+REUSED = "reused"  # in a run with --reuse: name of the domain that stands for all reused domains
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class Config(BaseModel):
-    """What is needed of config.yaml; the settings themselves are checked by proxies."""
+    """The part of config.yaml that is needed here; proxies checks the settings themselves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,20 +34,22 @@ class Config(BaseModel):
 
 
 class CorpusSource(Source):
-    """A source of corpus.json (more keys may stand there)."""
+    """A source of corpus.json; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class CorpusTokenizer(Tokenizer):
-    """The tokenizer of corpus.json (more keys may stand there)."""
+    """The tokenizer of corpus.json; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Simulated(BaseModel):
-    """What `corpus.simulate_budget` made of a domain: the large run's tokens and its unique tokens, and the text before
-    it was cut.
+    """How `corpus.simulate_budget` cut a domain: tokens of the large run, and the domain's text before the cut.
+
+    budget_tokens: tokens of the large run. unique_tokens: the domain's unique tokens in the large run. text_tokens,
+    text_documents, text_complete: the text before the cut.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +62,7 @@ class Simulated(BaseModel):
 
 
 class CorpusDomain(BaseModel):
-    """One domain or target of corpus.json (more keys may stand there)."""
+    """One domain or target of corpus.json; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +76,7 @@ class CorpusDomain(BaseModel):
     simulated: Simulated | None = None
 
     def as_domain(self) -> Domain:
-        """Return the domain as a mixture names it: its text, without bounds or sample weights."""
+        """Return the domain as the record of a mixture: its text, without bounds or sample weights."""
         return Domain(
             name=self.name,
             unique_tokens=self.tokens,
@@ -86,7 +88,7 @@ class CorpusDomain(BaseModel):
 
     @property
     def uncut(self) -> "CorpusDomain":
-        """The domain before `corpus.simulate_budget` cut it."""
+        """Return the domain as it was before `corpus.simulate_budget` cut it."""
         if (was := self.simulated) is None:
             return self
         return self.model_copy(
@@ -95,8 +97,10 @@ class CorpusDomain(BaseModel):
 
     @property
     def elsewhere(self) -> int | None:
-        """Unique tokens of the large run where `corpus.simulate_budget` gives it another text than the uncut one; None:
-        the same.
+        """Return the domain's unique tokens in the large run if they differ from those of the uncut text; None
+        otherwise.
+
+        `corpus.simulate_budget` gives them; a difference means that the large run has another text of this domain.
         """
         return (
             None
@@ -106,8 +110,10 @@ class CorpusDomain(BaseModel):
 
 
 class Reused(BaseModel):
-    """The domains behind `reused`: shares among themselves (sum 1) as in the mixture of that id, and in which order all
-    domains come.
+    """The domains behind `reused`, with their shares among themselves.
+
+    mixture: id of the mixture that the shares come from. relative: {name: share}, sum 1. order: names of all domains of
+    the new mixture, in order.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -119,7 +125,7 @@ class Reused(BaseModel):
 
 
 class CorpusRecord(BaseModel):
-    """corpus.json: training domains first, in the run's order, then targets."""
+    """Content of corpus.json: training domains first, in the run's order, then targets."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -140,26 +146,27 @@ class RunRecord:
 
     @cached_property
     def evaluation(self) -> pd.DataFrame:
-        """Held-out losses in long form (`read_evaluation`); read at the first use."""
+        """Return the held-out losses in long form (`read_evaluation`); read at the first use."""
         return read_evaluation(self.path)
 
     @cached_property
     def replicates(self) -> np.ndarray | None:
-        """(R, D) average weights had the steps been drawn again (`read_replicates`); None where the run has none.
+        """Return average weights (R, D) if the steps had been drawn again; None where the run has none.
 
-        Read at the first use.
+        `read_replicates` reads them at the first use.
         """
         return read_replicates(self.path, self.trajectory.domains)
 
     @property
     def domains(self) -> tuple[CorpusDomain, ...]:
-        """The D training domains."""
+        """Return the D training domains."""
         return tuple(domain for domain in self.corpus.domains if domain.role == "domain")
 
     @property
     def mixed(self) -> tuple[CorpusDomain, ...]:
-        """The domains of the mixture: with --reuse, those that `reused` holds in its place, in the order of the
-        settings.
+        """Return the domains of the mixture: with --reuse, `reused` is replaced by the domains behind it.
+
+        They are then in the order of the settings.
         """
         if (reused := self.corpus.reused) is None:
             return self.domains
@@ -168,32 +175,33 @@ class RunRecord:
 
     @property
     def uniform(self) -> np.ndarray:
-        """(D,) every domain alike; `reused` counts as many as it holds."""
-        held = {REUSED: len(self.corpus.reused.domains)} if self.corpus.reused else {}
-        return natural_shares([held.get(domain.name, 1) for domain in self.domains])
+        """Return equal shares (D,) of all domains; `reused` counts once per domain behind it."""
+        counts = {REUSED: len(self.corpus.reused.domains)} if self.corpus.reused else {}
+        return natural_shares([counts.get(domain.name, 1) for domain in self.domains])
 
     @property
     def natural(self) -> np.ndarray:
-        """(D,) share of every domain in the corpus, by tokens."""
+        """Return the share (D,) of every training domain in the corpus, by tokens."""
         return natural_shares([domain.tokens for domain in self.domains])
 
     @property
     def training_seconds(self) -> float:
-        """What the steps took, by the speeds that were measured (seconds)."""
+        """Return the time that the steps took, in seconds, from the measured speeds."""
         step_tokens = np.diff(self.trajectory.tokens, prepend=0)
         return float((step_tokens / self.trajectory.frame["tokens_per_second"].to_numpy()).sum())
 
     @property
     def prior(self) -> np.ndarray:
-        """(D,) where the weights started: the mixture without any evidence."""
+        """Return the weights (D,) at the start: the mixture without any evidence."""
         natural = self.config.update.get("prior") == "natural" and self.config.update.get("preset") != "doremi"
         return self.natural if natural else self.uniform
 
     @property
     def parameters(self) -> int:
-        """Parameters of the proxy: as recorded, or, in runs of earlier versions, those of its newest checkpoint.
+        """Return the number of parameters of the proxy.
 
-        Raises UserError where there is neither.
+        Runs of earlier versions did not record it: the parameters of their newest checkpoint are counted. Raises
+        UserError where there is neither.
         """
         if (recorded := self.config.environment.get("parameters")) is not None:
             return int(recorded)
@@ -210,7 +218,7 @@ class RunRecord:
 
     @property
     def objective(self) -> str | dict[str, float]:
-        """What the mixture was learned for: `universal`, or importances by name."""
+        """Return the objective of the run: `universal`, or {name: importance} of the domains and targets that count."""
         objective = self.config.update.get("objective", "auto")
         targets = [domain.name for domain in self.corpus.domains if domain.role == "target"]
         if (
@@ -221,22 +229,22 @@ class RunRecord:
 
 
 def natural_shares(tokens: list[int]) -> np.ndarray:
-    """(D,) tokens of every domain as fractions of all."""
+    """Return the tokens of every domain as fractions (D,) of all tokens."""
     return np.array(tokens, dtype=np.float64) / sum(tokens)
 
 
 def read_run(run: str | Path | RunRecord) -> RunRecord:
-    """Read the records of a run from its directory; a record that was read already is returned as it is.
+    """Read the records of a run from its directory; a record that was already read is returned as it is.
 
-    Raises UserError, naming the file and what to do, for a directory that is none of a run, damaged records, and
-    weights in the trajectory that are no mixture.
+    Raises UserError, naming the file and what to do, for a directory that is not a run's, damaged records, and weights
+    in the trajectory that are no mixture.
     """
     if isinstance(run, RunRecord):
         return run
     path = Path(run)
     if not path.is_dir():
-        found = "a file" if path.exists() else "not there"
-        raise UserError(f"{path} is {found}; give a run directory that `proxies.train` wrote")
+        state = "a file" if path.exists() else "not there"
+        raise UserError(f"{path} is {state}; give a run directory that `proxies.train` wrote")
     if missing := [name for name in ("config.yaml", "corpus.json") if not (path / name).is_file()]:
         raise UserError(
             f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote"
@@ -254,13 +262,14 @@ def read_run(run: str | Path | RunRecord) -> RunRecord:
 
 
 def _check_weights(run: RunRecord) -> None:
+    """Raise UserError where the trajectory's weights are not finite, are negative, or do not sum to 1."""
     weights, domains = run.trajectory.weights, run.trajectory.domains
     bad = ~(weights >= 0)  # also NaN
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UserError(
-            f"{run.path}: weight of {domains[column]} at step {row + 1} is {weights[row, column]}; weights are finite "
-            "and at least 0: the run went wrong there, repeat it"
+            f"{run.path}: weight of {domains[column]} at step {row + 1} is {weights[row, column]}; weights must be "
+            "finite and at least 0: the run went wrong at this step, repeat it"
         )
     off = np.abs(weights.sum(axis=1) - 1)
     if off.max() > 1e-6:
@@ -272,6 +281,7 @@ def _check_weights(run: RunRecord) -> None:
 
 
 def _validated(model: type[Checked], record: Any, path: Path) -> Checked:
+    """Build the model from a parsed file. Raises UserError listing the faults of the file `path`."""
     try:
         return model.model_validate(record)
     except ValidationError as error:
@@ -279,20 +289,20 @@ def _validated(model: type[Checked], record: Any, path: Path) -> Checked:
 
 
 def read_corpus(path: Path) -> CorpusRecord:
-    """The corpus.json of a run or a comparison. Raises UserError for a missing or damaged file."""
+    """Read the corpus.json of a run or a comparison. Raises UserError for a missing or damaged file."""
     return _validated(CorpusRecord, read_json(path), path)
 
 
 def importance_of(run: RunRecord) -> np.ndarray:
-    """(G,) what every group counts in the run's objective, before any lean to the worst."""
+    """Return the importance (G,) of every group in the run's objective, before any lean to the worst group."""
     domains, objective = run.trajectory.domains, run.objective
     if isinstance(objective, str):
         named = dict(zip(domains, run.uniform * len(run.mixed), strict=True))
     else:
-        held = {domain.name for domain in run.corpus.reused.domains} if run.corpus.reused else set()
+        reused = {domain.name for domain in run.corpus.reused.domains} if run.corpus.reused else set()
         named = dict.fromkeys([REUSED, *objective], 0.0)
         for name, value in objective.items():
-            named[REUSED if name in held else name] += value
+            named[REUSED if name in reused else name] += value
     if run.config.update.get("held_out"):
         named = {f"{name}@held_out" if name in domains else name: value for name, value in named.items()}
     return np.array([named.get(group, 0.0) for group in run.trajectory.groups])

@@ -1,4 +1,4 @@
-"""The table that a person reads at the end of a run."""
+"""The table that is printed at the end of a run."""
 
 from textwrap import fill
 
@@ -8,12 +8,12 @@ from mixtures.text import WIDTH, table, tokens_text
 
 
 def summary(run: RunRecord) -> str:
-    """What a run learned, one line a domain (largest weight first), then its targets.
+    """Return what a run learned as text: one line per domain (largest weight first), then one per target.
 
-    The weight is the average over all steps; losses are held-out ones at the first and last evaluation, or, for a run
-    without two of them, training losses at the first and last step. Raises UserError for a damaged run.
+    The weight is the average over all steps. Losses are held-out losses at the first and last evaluation; a run without
+    two evaluations shows training losses at the first and last step. Raises UserError for a damaged run.
     """
-    from mixtures.run.learned import average_runs  # scipy: not for every table
+    from mixtures.run.learned import average_runs  # imported here, because it imports scipy
 
     trajectory = run.trajectory
     learned = average_runs([run], run.trajectory.domains)
@@ -44,7 +44,7 @@ def summary(run: RunRecord) -> str:
         ]
     if (reused := run.corpus.reused) is not None:
         text = (
-            f"reused: {len(reused.relative)} domain(s) as one, their relative weights those of another mixture; "
+            f"reused: {len(reused.relative)} domain(s) as one, with their relative weights from another mixture; "
             f"mixture.json has all "
         )
         notes.append(fill(f"{text}{len(run.mixed)} domains", WIDTH))
@@ -52,7 +52,7 @@ def summary(run: RunRecord) -> str:
 
 
 def _losses(run: RunRecord) -> tuple[dict[str, float], dict[str, float], str]:
-    """({domain: loss} at the first and at the last evaluation, what it is); empty where there are no two."""
+    """Return ({domain: loss} at the first evaluation, at the last one, which losses); empty without two evaluations."""
     evaluation = run.evaluation
     if evaluation["step"].nunique() < 2:
         return {}, {}, ""

@@ -1,15 +1,24 @@
-"""What a run leaves behind about its steps: the trajectory (one row a step) and the evaluation (long form).
+"""A run's record of its steps: the trajectory (one row per step) and the evaluation (long form).
 
-Columns of the trajectory (D training domains, G groups, the first D of which are the training domains):
-`step` (updates done, from 1), `tokens` (trained so far), `lr`, `tokens_per_second`, `gradient_norm`, then `weight.NAME`
-and `alignment.NAME` for training domains, `loss.NAME`, `norm.NAME` and `self_product.NAME` for groups,
-`sample_spread.NAME` and `sample_ess.NAME` for training domains, and `gram` (G * G numbers, row major). What a rule does
-not measure is null. DoReMi has no gram, norm and self_product, and its alignment is the excess loss (nats per token).
-Without online sample weights there is no spread (standard deviation) and effective sample size (fraction of the rows)
-of them; records of earlier versions lack these columns.
+Columns of the trajectory, for D training domains and G groups, the first D of which are the training domains:
 
-Size: the gram is kept at every step in float64, 8 * G * G bytes a step. 11 groups and 600 steps are 0.6 MB; 300 groups
-and 10,000 steps are 7 GB. It is therefore read only when asked for (`Trajectory.grams`), and part by part by
+step                updates done, from 1
+tokens              tokens trained so far
+lr, tokens_per_second, gradient_norm
+weight.NAME         per training domain
+alignment.NAME      per training domain; with DoReMi the excess loss (nats per token)
+loss.NAME           per group; nats per token
+norm.NAME           per group: norm of its gradient
+self_product.NAME   per group: unbiased estimate of the gram's diagonal
+sample_spread.NAME  per training domain: standard deviation of its online sample weights
+sample_ess.NAME     per training domain: their effective sample size, as a fraction of the rows
+gram                G * G numbers, row major
+
+What a rule does not measure is null: DoReMi has no gram, norm and self_product, and a run without online sample weights
+has neither of the two sample columns. Records of earlier versions lack the sample columns.
+
+Size: the gram is kept at every step in float64, 8 * G * G bytes per step. 11 groups and 600 steps are 0.6 MB; 300
+groups and 10,000 steps are 7 GB. It is therefore read only when asked for: `Trajectory.grams`, or part by part by
 `gram_parts`.
 """
 
@@ -40,11 +49,11 @@ EVALUATION = pa.schema(
 def step_row(
     *, domains: Sequence[str], groups: Sequence[str], arrays: Mapping[str, Any], **scalars: Any
 ) -> dict[str, Any]:
-    """One row for `TrajectoryWriter.append` from the arrays of a step.
+    """Return one row for `TrajectoryWriter.append` from the arrays of a step.
 
-    `arrays`: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,),
-    sample_ess (D,), gram (G, G); a name left out is recorded as not measured. `scalars`: step, tokens, lr,
-    tokens_per_second, gradient_norm.
+    arrays: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,), sample_ess
+    (D,), gram (G, G); a name that is left out is recorded as not measured.
+    scalars: step, tokens, lr, tokens_per_second, gradient_norm.
     """
     row: dict[str, Any] = dict(scalars)
     for kind, values in arrays.items():
@@ -59,8 +68,8 @@ def step_row(
 class TrajectoryWriter:
     """Appends steps to the parts in `directory` (a run's `trajectory/`).
 
-    `append` only buffers; `flush` writes the buffered rows as one part, atomically. Where the directory already holds
-    parts the record goes on after their last step (call `truncate` first when resuming from a checkpoint).
+    `append` only buffers; `flush` writes the buffered rows as one part, atomically. If the directory already has parts,
+    the record goes on after their last step (call `truncate` first when resuming from a checkpoint).
     """
 
     def __init__(self, directory: str | Path, *, domains: Sequence[str], groups: Sequence[str]) -> None:
@@ -72,7 +81,7 @@ class TrajectoryWriter:
         self._last = max((part.last for part in list_parts(self.directory)), default=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Buffer one step: keys are column names, `gram` is (G, G) or its G * G numbers. Keys left out become null."""
+        """Buffer one step: keys are column names, `gram` is (G, G) or its G * G numbers. Missing keys become null."""
         assert row["step"] == self._last + 1, f"step {row['step']} after step {self._last}"
         if unknown := sorted(set(row) - set(self.schema.names)):
             raise AssertionError(f"{', '.join(unknown)}: no such column; columns are {', '.join(self.schema.names)}")
@@ -86,16 +95,16 @@ class TrajectoryWriter:
         self._last += 1
 
     def flush(self) -> None:
-        """Write the buffered rows as one part; nothing where there are none. On an OSError the rows stay buffered."""
+        """Write the buffered rows, if there are any, as one part. On an OSError the rows stay buffered."""
         if self._rows:
             columns = {name: [row.get(name) for row in self._rows] for name in self.schema.names}
             write_part(self.directory, pa.table(columns, schema=self.schema))
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
-        """Drop every row after `step`, on disk and buffered, so that the next row is `step` + 1.
+        """Remove every row after `step`, on disk and buffered, so that the next row is `step` + 1.
 
-        Raises UserError when the record ends before `step`: parts that the checkpoint counts on are gone.
+        Raises UserError when the record ends before `step`: parts that the checkpoint needs are missing.
         """
         self._rows = [row for row in self._rows if row["step"] <= step]
         truncate_parts(self.directory, step)
@@ -110,83 +119,85 @@ class TrajectoryWriter:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A run's steps. S steps, D training domains, G groups; everything float64, not measured is NaN."""
+    """A run's steps: S steps, D training domains, G groups. Arrays are float64, NaN where not measured."""
 
     domains: tuple[str, ...]
     groups: tuple[str, ...]
-    frame: pd.DataFrame  # every column except the gram, one row a step
+    frame: pd.DataFrame  # every column except the gram, one row per step
     parts: tuple[Part, ...]
     _blocks: list[np.ndarray] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def _columns(self, kind: str, names: Iterable[str]) -> np.ndarray:
+        """Return the columns `kind`.NAME as an array (S, names)."""
         return self.frame[[f"{kind}.{name}" for name in names]].to_numpy(dtype=np.float64)
 
     @property
     def steps(self) -> np.ndarray:
-        """(S,) int64, from 1."""
+        """Return the numbers of the steps, (S,) int64, from 1."""
         return self.frame["step"].to_numpy()
 
     @property
     def tokens(self) -> np.ndarray:
-        """(S,) int64, tokens trained after each step."""
+        """Return the tokens trained after each step, (S,) int64."""
         return self.frame["tokens"].to_numpy()
 
     @property
     def weights(self) -> np.ndarray:
-        """(S, D), rows sum to 1."""
+        """Return the weights (S, D); rows sum to 1."""
         return self._columns("weight", self.domains)
 
     @property
     def average(self) -> np.ndarray:
-        """(D,) mean of the weights over all trained tokens, sum 1: what the run learned."""
+        """Return the mean (D,) of the weights over all trained tokens, sum 1: what the run learned."""
         return span_average(self.weights, self.tokens, start=0, end=self.tokens[-1])
 
     @property
     def alignments(self) -> np.ndarray:
-        """(S, D)."""
+        """Return the alignments (S, D)."""
         return self._columns("alignment", self.domains)
 
     @property
     def losses(self) -> np.ndarray:
-        """(S, G), nats per token."""
+        """Return the losses (S, G), nats per token."""
         return self._columns("loss", self.groups)
 
     @property
     def norms(self) -> np.ndarray:
-        """(S, G), norms of the groups' gradients."""
+        """Return the norms (S, G) of the groups' gradients."""
         return self._columns("norm", self.groups)
 
     @property
     def self_products(self) -> np.ndarray:
-        """(S, G), unbiased estimates of the gram's diagonal."""
+        """Return unbiased estimates (S, G) of the gram's diagonal."""
         return self._columns("self_product", self.groups)
 
     @property
     def sample_spreads(self) -> np.ndarray:
-        """(S, D), standard deviations of the domains' online sample weights, whose mean is 1."""
+        """Return the standard deviations (S, D) of the domains' online sample weights, whose mean is 1."""
         return self._samples("sample_spread")
 
     @property
     def sample_ess(self) -> np.ndarray:
-        """(S, D), effective sample sizes of the domains' online sample weights, as fractions of their rows."""
+        """Return the effective sample sizes (S, D) of the domains' online sample weights, as fractions of the rows."""
         return self._samples("sample_ess")
 
     def _samples(self, kind: str) -> np.ndarray:
+        """Return the columns `kind`.NAME of the domains as an array (S, D); NaN where the record lacks them."""
         return self.frame.reindex(columns=[f"{kind}.{name}" for name in self.domains]).to_numpy(dtype=np.float64)
 
     @cached_property
     def grams(self) -> np.ndarray:
-        """(S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
+        """Return the grams (S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
         grams = np.empty((len(self.frame), len(self.groups), len(self.groups)))
         for part, measured in zip(self.parts, self.gram_parts(), strict=True):
             grams[part.first - 1 : part.last] = measured
         return grams
 
     def gram_parts(self) -> Iterator[np.ndarray]:
-        """Read the grams part by part: (rows, G, G), NaN where the gram was not measured.
+        """Yield the grams part by part: (rows, G, G), NaN where the gram was not measured.
 
-        One part is in memory at a time. A pass to the end also keeps `gram_blocks`, so that a run's grams, which can
-        be gigabytes, need not be read twice.
+        Only one part is in memory at a time. A pass to the end also keeps `gram_blocks`, so that a run's grams, which
+        can be gigabytes, are not read twice.
         """
         blocks = GramBlocks(self.self_products)
         for part in self.parts:
@@ -197,7 +208,7 @@ class Trajectory:
 
     @property
     def gram_blocks(self) -> np.ndarray:
-        """(B, G, G) means of the gram over blocks of steps (`mixtures.run.grams`); reads the grams once."""
+        """Return means (B, G, G) of the gram over blocks of steps (`mixtures.run.grams`); reads the grams once."""
         if not self._blocks:
             for _ in self.gram_parts():
                 pass
@@ -205,29 +216,30 @@ class Trajectory:
 
 
 def read_trajectory(run_dir: str | Path) -> Trajectory:
-    """The whole trajectory of a run.
+    """Read the whole trajectory of a run.
 
-    Raises UserError, naming the file and what to do, for a run without one, a torn part, a gap or an overlap between
-    parts, and parts of different runs.
+    Raises UserError, naming the file and what to do, for a run without trajectory, a torn part, a gap or an overlap
+    between parts, and parts of different runs.
     """
     directory = Path(run_dir) / "trajectory"
     parts = list_parts(directory)
     if not parts:
-        found = "is empty" if directory.is_dir() else "is not there"
+        state = "is empty" if directory.is_dir() else "is not there"
         raise UserError(
-            f"{run_dir} has no trajectory: {directory} {found}; give a run directory that `proxies.train` wrote "
+            f"{run_dir} has no trajectory: {directory} {state}; give a run directory that `proxies.train` wrote "
             "(it writes a part at every checkpoint and at the end)"
         )
     tables, names, expected = [], None, 1
     for part in parts:
         if part.first != expected:
-            found = f"steps {expected} to {part.first - 1} are missing" if part.first > expected else "steps overlap"
-            raise UserError(f"{part.path} starts at step {part.first}, expected step {expected}: {found}; {REMEDY}")
+            fault = f"steps {expected} to {part.first - 1} are missing" if part.first > expected else "steps overlap"
+            raise UserError(f"{part.path} starts at step {part.first}, expected step {expected}: {fault}; {REMEDY}")
         table = read_part(part, lambda name: name != "gram")
         described = _described(part, table)
         if names is not None and described != names:
             raise UserError(
-                f"{part.path} has groups {described[1]}, the parts before it {names[1]}: not one run; {REMEDY}"
+                f"{part.path} has groups {described[1]}, the parts before it {names[1]}: they are of different runs; "
+                f"{REMEDY}"
             )
         if table["step"].to_pylist() != list(range(part.first, part.last + 1)):
             raise UserError(f"{part.path} does not hold every step from {part.first} to {part.last} once; {REMEDY}")
@@ -240,40 +252,41 @@ def read_trajectory(run_dir: str | Path) -> Trajectory:
 
 
 class EvaluationWriter:
-    """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part a flush."""
+    """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part per flush."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self._rows: list[dict[str, Any]] = []
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Buffer the rows of one evaluation, one a domain, each with every column of EVALUATION."""
+        """Buffer the rows of one evaluation, one per domain, each with every column of EVALUATION."""
         new = [dict(row) for row in rows]
         assert all(set(row) == set(EVALUATION.names) for row in new), f"every row has {', '.join(EVALUATION.names)}"
         self._rows += new
 
     def flush(self) -> None:
-        """Write the buffered rows as one part, atomically; nothing where there are none."""
+        """Write the buffered rows, if there are any, as one part, atomically."""
         if self._rows:
             write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION))
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
-        """Drop every row after `step`, on disk and buffered."""
+        """Remove every row after `step`, on disk and buffered."""
         self._rows = [row for row in self._rows if row["step"] <= step]
         truncate_parts(self.directory, step)
 
 
 def read_evaluation(run_dir: str | Path) -> pd.DataFrame:
-    """Held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
+    """Read held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
 
-    Empty (with these columns) for a run that has none. Raises UserError for a torn part.
+    The table is empty, with these columns, for a run without evaluation. Raises UserError for a torn part.
     """
     tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation")]
     return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
 
 
 def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
+    """Return the columns of a trajectory's part; the metadata names groups, domains and format."""
     per_domain = [f"{kind}.{name}" for kind in ("weight", "alignment") for name in domains]
     per_group = [f"{kind}.{name}" for kind in ("loss", "norm", "self_product") for name in groups]
     fields = [("step", pa.int64()), ("tokens", pa.int64())]
@@ -284,19 +297,19 @@ def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
 
 
 def _described(part: Part, table: pa.Table) -> tuple[list[str], list[str]]:
-    """(domains, groups) that a part was written for."""
+    """Return (domains, groups) that a part was written for."""
     try:
         record = json.loads((table.schema.metadata or {})[b"doge"])
         domains, groups, version = record["domains"], record["groups"], record["format"]
     except (KeyError, ValueError) as error:
-        raise UserError(f"{part.path} does not say its groups: it was not written by a run; {REMEDY}") from error
+        raise UserError(f"{part.path} does not name its groups: it was not written by a run; {REMEDY}") from error
     if version != FORMAT:
         raise UserError(f"{part.path} has format {version}; known: {FORMAT}; read it with the version that wrote it")
     return domains, groups
 
 
 def _part_grams(part: Part, groups: int) -> np.ndarray:
-    """(rows, G, G) of one part; NaN where the gram was not measured."""
+    """Return the grams (rows, G, G) of one part; NaN where the gram was not measured."""
     column = read_part(part, lambda name: name == "gram")["gram"].combine_chunks()
     grams = np.full((len(column), groups * groups), np.nan)
     values = column.flatten().to_numpy(zero_copy_only=False)

@@ -222,7 +222,7 @@ def test_a_part_of_another_run_is_refused(tmp_path: Path) -> None:
     arrays = {"weight": [0.5, 0.5], "loss": [1, 1]}
     writer.append(step_row(domains=("a", "b"), groups=("a", "b"), arrays=arrays, step=5, tokens=1))
     writer.flush()
-    with pytest.raises(UserError, match=r"part-00000005-00000005.*has groups \['a', 'b'\].*not one run"):
+    with pytest.raises(UserError, match=r"part-00000005-00000005.*has groups \['a', 'b'\].*they are of different runs"):
         read_trajectory(tmp_path)
 
 
@@ -234,7 +234,7 @@ def rewrite(run: Path, metadata: dict[str, str] | None) -> None:
 def test_a_part_without_its_description_is_refused(tmp_path: Path) -> None:
     write(tmp_path, range(1, 5))
     rewrite(tmp_path, None)
-    with pytest.raises(UserError, match="does not say its groups"):
+    with pytest.raises(UserError, match="does not name its groups"):
         read_trajectory(tmp_path)
 
 

@@ -193,7 +193,7 @@ def test_domains_that_were_not_learned_or_only_partly_read_are_named(tmp_path: P
     partly_read(run, "wiki_de")
     with pytest.raises(UserError, match=r"at most 44.0 k of 50.0 k") as caught:
         export_mixture([run], token_budget=50_000, max_epochs=4)
-    assert "nothing was learned for them (they get their --min-share and no more): forum" in str(caught.value)
+    assert "because their learned weight is 0 (they get their --min-share and no more): forum" in str(caught.value)
     assert "only partly read, so they have more text than is counted here: wiki_de" in str(caught.value)
     assert (
         export_mixture([run], token_budget=50_000, max_epochs=4, min_share={"forum": 0.3}).stages[0].weights["forum"]
@@ -206,7 +206,7 @@ def test_a_stage_that_may_use_too_little_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", weights=weights)
     with pytest.raises(UserError, match=r"at most 32.0 k of 40.0 k tokens") as caught:
         export_mixture([run], stages=2, token_budget=40_000, max_epochs=4)
-    assert "learned weight 0 in a stage takes nothing there" in str(caught.value)
+    assert "learned weight 0 in a stage takes nothing in it" in str(caught.value)
     assert "lower the budget to 32,000 tokens" in str(caught.value)
     export_mixture([run], stages=2, token_budget=32_000, max_epochs=4)
 
@@ -299,7 +299,7 @@ def test_a_least_share_over_its_cap_shows_both_and_advice_that_works(run: Path) 
         export_mixture([run], token_budget=80_000, max_epochs=4, min_share=0.25)
     message = str(caught.value)
     assert "--min-share: 0.25 of 80.0 k tokens is 20.0 k of wiki_en, but its cap allows 16.0 k (4 x 4.00 k)" in message
-    assert "give it 0.2 at most, or a cap of 5 epochs" in message
+    assert "give it a least share of at most 0.2, or a cap of 5 epochs" in message
     export_mixture([run], token_budget=80_000, max_epochs=4, min_share={"*": 0.25, "wiki_en": 0.2})
     export_mixture([run], token_budget=80_000, max_epochs={"*": 4, "wiki_en": 5}, min_share=0.25)
 
