@@ -97,8 +97,7 @@ class CorpusDomain(BaseModel):
 
     @property
     def elsewhere(self) -> int | None:
-        """Return the domain's unique tokens in the large run if they differ from those of the uncut text; None
-        otherwise.
+        """Return the domain's unique tokens in the large run if they differ from the uncut text's; None otherwise.
 
         `corpus.simulate_budget` gives them; a difference means that the large run has another text of this domain.
         """

@@ -1,4 +1,4 @@
-"""The documents with the highest and lowest scores of every domain, with the beginning of their text."""
+"""documents.txt: the documents with the highest and lowest scores of every domain, with the beginning of their text."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +13,16 @@ from mixtures.samples.summary import ENDS, DomainScores, Summary
 from mixtures.stream.tokens import open_sources
 
 CHARACTERS = 100  # of a document's text
-TOKENS_READ = 4 * CHARACTERS  # a token may be one byte of a character's four
+TOKENS_READ = 4 * CHARACTERS  # a character may be four tokens of one byte each
 WIDTH = 100  # of the sentences
 
-Reader = Callable[[str, int, int], str]  # (domain, first token, tokens) -> the beginning of this text
+Reader = Callable[[str, int, int], str]  # (domain, first token, number of tokens) -> the beginning of this text
 
 
 def write_documents(summary: Summary, run: RunRecord, directory: str | Path) -> Path:
     """Write documents.txt into `directory`: the documents at both ends of every score, by domain; return its path.
 
-    Where the text cannot be read, the file says why and goes without it.
+    Where the text cannot be read, the file says why and has no text.
     """
     read, note = open_reader(run)
     blocks = [_heading(summary, run) + note]
@@ -33,9 +33,9 @@ def write_documents(summary: Summary, run: RunRecord, directory: str | Path) -> 
 
 
 def open_text(run: RunRecord) -> Reader:
-    """What reads text that a run was trained on, from the run's token cache by its tokenizer.json.
+    """Return a function that reads the run's text, from the run's token cache with its tokenizer.json.
 
-    Raises UserError where the cache or the tokenizer is gone or another one.
+    Raises UserError where the cache or the tokenizer is missing or is another one.
     """
     from tokenizers import Tokenizer
 
@@ -47,7 +47,7 @@ def open_text(run: RunRecord) -> Reader:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; restore it from a copy") from error
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower class
         raise UserError(
             f"{path} is not a tokenizer.json of the tokenizers library: {error}; restore it from a copy"
         ) from error
@@ -61,14 +61,15 @@ def open_text(run: RunRecord) -> Reader:
 
 
 def printable(text: str) -> str:
-    """The text on one line: control and format characters, which could hide or turn what a terminal shows, as
-    escapes.
+    """Return the text on one line, with control and format characters written as escapes.
+
+    Such characters could hide or change what a terminal shows.
     """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def open_reader(run: RunRecord) -> tuple[Reader | None, str]:
-    """(what reads text, what to say where nothing can)."""
+    """Return (a function that reads the run's text, no note), or (None, a note that says why it cannot be read)."""
     try:
         return open_text(run), ""
     except UserError as error:
@@ -76,6 +77,7 @@ def open_reader(run: RunRecord) -> tuple[Reader | None, str]:
 
 
 def _heading(summary: Summary, run: RunRecord) -> str:
+    """Return the sentence at the top of the file."""
     text = (
         f"The {ENDS} highest and lowest {summary.unit}s of every score and domain, of the run {run.path}. tokens: "
         f"length; text: the first {CHARACTERS} characters, control characters as escapes such as \\n; then the "
@@ -85,6 +87,7 @@ def _heading(summary: Summary, run: RunRecord) -> str:
 
 
 def _domain_blocks(domain: DomainScores, summary: Summary, read: Reader | None) -> Iterator[str]:
+    """Yield the title of a domain, then one block per score and end."""
     title = f"{domain.name}: {domain.documents:,} {summary.unit}{'' if domain.documents == 1 else 's'} scored"
     yield f"{title}\n{'=' * len(title)}"
     for score, same in summary.names.items():
@@ -98,7 +101,7 @@ def _domain_blocks(domain: DomainScores, summary: Summary, read: Reader | None) 
 
 
 def _lines(domain: str, frame: pd.DataFrame, score: str, read: Reader | None) -> Iterator[str]:
-    """Score, tokens, text, id, aligned; the id last, since it may be long."""
+    """Yield aligned lines of score, tokens, text and id; the id comes last, because it may be long."""
     yield f"  {'score':>10}  {'tokens':>7}  " + (f"{'text':<{CHARACTERS}}  " if read else "") + "document"
     for value, tokens, start, document, row in zip(
         frame[score], frame["tokens"], frame["start"], frame["document"], frame["row"], strict=True

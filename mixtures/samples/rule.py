@@ -1,4 +1,4 @@
-"""From the scores of a run to a sample policy on every domain: the rule, its weights, and their manifests."""
+"""SampleRule: from the scores of a run to a sample policy, with its manifest, on every domain."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,20 +29,21 @@ from mixtures.schedule.manifest import Manifest, multiplicities, store_manifest
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Count, Domain, Input, Provenance, Record, SamplePolicy
 
-LOSS = "nll_mean"  # what linear_upper is about
+LOSS = "nll_mean"  # the score that linear_upper uses
+# settings where no score is named: the ones that did best in the measurements of docs/samples.md
 MEASURED = {
     "score": "word_embedding",
     "transform": "log",
     "cap": 4.0,
-}  # what served best where no score is named: docs/samples.md
+}
 
 
 class SampleRule(Record):
-    """How the scores of a domain's documents become their weights, alike in every domain."""
+    """How the scores of a domain's documents become their weights; the same for every domain."""
 
     rule: Literal["softmax", "filter", "multiplicity", "linear_upper"] = Field(
-        description="softmax: weights; multiplicity: the same as whole numbers; filter: documents dropped; "
-        "linear_upper: by loss alone"
+        description="softmax: weights from the score; multiplicity: the same weights as whole numbers; filter: drop "
+        "documents; linear_upper: weights from the loss alone"
     )
     score: str | None = Field(
         default=None,
@@ -50,29 +51,31 @@ class SampleRule(Record):
         f"(linear_upper)",
     )
     direction: Direction = Field(
-        default="inverse", description="raise the documents with high scores (direct) or low ones (inverse)"
+        default="inverse", description="give larger weights to documents with high scores (direct) or low (inverse)"
     )
     temperature: float = Field(default=1.0, description="multiplies the z-scores: larger is sharper")
     cap: float | None = Field(default=None, description="largest weight; null: none")
-    transform: Transform = Field(default="none", description="of the scores, before the z-score inside the domain")
+    transform: Transform = Field(
+        default="none", description="change of the scores before the z-score inside the domain"
+    )
     drop_top: float = Field(default=0.0, description="share of a domain's scored tokens to drop, highest scores first")
     drop_bottom: float = Field(
         default=0.0, description="share of a domain's scored tokens to drop, lowest scores first"
     )
-    shuffle: bool = Field(
-        default=False, description="deal the scores out at random first: the control with the same histogram"
-    )
-    seed: Count = Field(default=0, description="of shuffle, and of where multiplicities are rounded up")
+    shuffle: bool = Field(default=False, description="first deal the scores out to the documents at random: a control")
+    seed: Count = Field(default=0, description="decides the shuffle, and which multiplicities are rounded up")
 
     @model_validator(mode="before")
     @classmethod
     def _as_measured(cls, given: Any) -> Any:
+        """Fill in the settings of MEASURED for softmax and multiplicity where no score is named."""
         if isinstance(given, dict) and given.get("rule") in ("softmax", "multiplicity") and given.get("score") is None:
             return {**MEASURED, **{name: value for name, value in given.items() if name != "score"}}
         return given
 
     @model_validator(mode="after")
     def _sensible(self) -> "SampleRule":
+        """Raise ValueError listing every fault of the settings."""
         faults = [temperature_fault(self.temperature), cap_fault(self.cap), drop_fault(self.drop_top, self.drop_bottom)]
         for name in [name for _, settings in RULES.values() for name in settings]:
             if name not in RULES[self.rule][1] and getattr(self, name) != type(self).model_fields[name].default:
@@ -88,16 +91,16 @@ class SampleRule(Record):
 
     @property
     def mode(self) -> Literal["filter", "multiplicity", "sampling_weight"]:
-        """Of the sample policy that the rule makes."""
+        """Return the mode of the sample policy that the rule makes."""
         return RULES[self.rule][0]  # type: ignore[return-value]
 
     @property
     def column(self) -> str | None:
-        """The score that is asked for; None where one has to be named."""
+        """Return the name of the score; None where a score must be named but is not."""
         return LOSS if self.score is None and self.rule == "linear_upper" else self.score
 
     def settings(self) -> dict[str, Any]:
-        """What decides the weights, ready for JSON: also values that were left at their default."""
+        """Return all settings that decide the weights, ready for JSON; also those left at their default."""
         chance = (
             {"shuffle": self.shuffle, "seed": self.seed}
             if self.shuffle
@@ -114,19 +117,19 @@ class SampleRule(Record):
 
 
 def make_rule(**settings: Any) -> SampleRule:
-    """The rule. Raises UserError listing every fault of the settings."""
+    """Return the rule of these settings. Raises UserError listing every fault of the settings."""
     try:
         return SampleRule.model_validate(settings)
     except ValidationError as error:
-        raise UserError("these sample weights cannot be made:\n" + "\n".join(list_faults(error))) from error
+        raise UserError("these settings of the sample weights are wrong:\n" + "\n".join(list_faults(error))) from error
 
 
 def rule_weights(rule: SampleRule, frame: pd.DataFrame) -> np.ndarray:
-    """Weights (S,) of one domain's documents, the rows of `frame` (columns domain, document, tokens and the rule's
-    score).
+    """Return weights (S,) of one domain's documents, the rows of `frame`.
 
-    Token-weighted mean 1; 0 or 1 for a filter, whole numbers near that mean for multiplicity. Raises UserError naming
-    the document for a score that is not finite, or not positive where its logarithm is asked for.
+    frame: columns domain, document, tokens and the rule's score. The token-weighted mean of the weights is 1; they are
+    0 or 1 for a filter, and whole numbers with about this mean for multiplicity. Raises UserError naming the document
+    for a score that is not finite, or that is not positive although the rule takes its logarithm.
     """
     tokens, scores = frame["tokens"].to_numpy(), frame[rule.column].to_numpy(dtype=np.float64)
     if len(frame) == 0:
@@ -152,10 +155,10 @@ def rule_weights(rule: SampleRule, frame: pd.DataFrame) -> np.ndarray:
 
 
 def attach_samples(mixture: Mixture, scores: Scores, rule: SampleRule, directory: str | Path) -> Mixture:
-    """The mixture with the rule's sample policy on every domain; the weights of the domains stay.
+    """Return the mixture with the rule's sample policy on every domain; the weights of the domains stay.
 
-    The manifests go into `directory`, and the mixture's file belongs beside that directory. Raises UserError as
-    `sample_domains`, and where a domain's cap would be exceeded because there is less of it to read.
+    The manifests are written into `directory`, and the mixture's file belongs beside that directory. Raises UserError
+    as `sample_domains`, and where a domain would exceed its cap because the rule leaves less of it to read.
     """
     domains = sample_domains(mixture.domains, scores, rule, directory)
     content = {name: getattr(mixture, name) for name in type(mixture).model_fields if name not in ("id", "checks")}
@@ -178,7 +181,7 @@ def attach_samples(mixture: Mixture, scores: Scores, rule: SampleRule, directory
 
 
 def with_samples(provenance: Provenance, scores: Scores, rule: SampleRule) -> Provenance:
-    """Says whose scores were used (also by the hashes of their files), and what was made of them."""
+    """Return the provenance with the run's scores (and the hashes of their files) and the rule added."""
     name, place = scores.run_dir.resolve().name, scores_path(scores.run_dir)
     files = [place / "meta.json", *sorted(place.glob("part-*.parquet"))]
     inputs = [Input(uri=f"{name}/scores/{path.name}", sha256=sha256_file(path)) for path in files]
@@ -189,12 +192,11 @@ def with_samples(provenance: Provenance, scores: Scores, rule: SampleRule) -> Pr
 def sample_domains(
     domains: Sequence[Domain], scores: Scores, rule: SampleRule, directory: str | Path
 ) -> tuple[Domain, ...]:
-    """The domains with the rule's sample policy, manifests written into `directory`: one domain's scores in memory at a
-    time.
+    """Return the domains with the rule's sample policy; their manifests are written into `directory`.
 
-    A manifest's name ends in its hash, so that none is ever replaced while an older mixture.json still names it. Raises
-    UserError listing every fault: no scores, an unknown score, scores of another text, scores without a value, and a
-    domain that is left with less than one row.
+    One domain's scores are in memory at a time. A manifest's name ends in its hash, so no manifest is replaced while an
+    older mixture.json still names it. Raises UserError listing every fault: no scores, an unknown score, scores of
+    another text, scores without a value, and a domain that is left with less than one row.
     """
     _require_fitting(domains, scores, rule)
     sampled, faults = [], []
@@ -209,6 +211,7 @@ def sample_domains(
 
 
 def _require(fine: np.ndarray, frame: pd.DataFrame, rule: SampleRule, remedy: str) -> None:
+    """Raise UserError naming the first document where `fine` (S,) is False."""
     if not fine.all():
         first = frame.iloc[int(np.argmin(fine))]
         more = f", and {len(fine) - int(fine.sum()) - 1:,} more of its documents" if fine.sum() < len(fine) - 1 else ""
@@ -219,13 +222,13 @@ def _require(fine: np.ndarray, frame: pd.DataFrame, rule: SampleRule, remedy: st
 
 
 def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule) -> None:
-    """The scores have the rule's column, and are of the text that the domains have."""
+    """Raise UserError where the scores lack the rule's column or are of another text than the domains."""
     allowed = ", ".join(scores.columns)
     if rule.column not in scores.columns:
-        found = (
+        fault = (
             f"{scores.run_dir} has no score {rule.column!r}" if rule.column else f"the rule {rule.rule} needs a score"
         )
-        raise UserError(f"{found}; give one of {allowed} (--score), or score the run for more with proxies.score")
+        raise UserError(f"{fault}; give one of {allowed} (--score), or make more scores with proxies.score")
     faults = []
     for domain in domains:
         about = scores.meta.domains.get(domain.name)
@@ -245,13 +248,13 @@ def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule
             f"the scores of {scores.run_dir} are of another text than the mixture's:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
             + "\n"
-            "score the run that read this text; weights of documents do not go with --unique-tokens, which stands "
-            "for other documents"
+            "score the run that read this text; weights of documents cannot be combined with --unique-tokens, which "
+            "means other documents than the scored ones"
         )
 
 
 def _sampled(domain: Domain, scores: Scores, rule: SampleRule, directory: Path) -> Domain:
-    """The domain with its policy; its manifest is written."""
+    """Write the domain's manifest; return the domain with its sample policy."""
     frame = scores.frame(domain.name, ["domain", "document", "start", "tokens", str(rule.column)])
     weights = rule_weights(rule, frame)
     tokens = frame["tokens"].to_numpy(dtype=np.int64)

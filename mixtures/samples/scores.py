@@ -1,12 +1,12 @@
-"""Sample scores of a run, RUN_DIR/scores/: `meta.json` (what was scored, and how) and `part-NNNNNN.parquet`.
+"""Sample scores of a run, in RUN_DIR/scores/: `meta.json` (what was scored, and how) and `part-NNNNNN.parquet`.
 
-The parts of a domain follow each other in the order of the run's domains, their samples by start. A part is there whole
-or not at all; `meta.complete` says that all of them are. Columns:
+The parts of a domain follow each other in the order of the run's domains, their samples by start. Every part is either
+complete or absent; `meta.complete` says that all of them are there. Columns:
 
 domain, document    names; a document's id leads to its source (proxies/corpus/sources.py: file:line, file:row, ...)
 row                 number of a row in its document, from 0; null where whole documents were scored
 start, tokens       the sample's span of the domain's train.bin; spans never overlap
-SCORE               float64, one column a score, named in meta.scores
+SCORE               float64, one column per score, named in meta.scores
 """
 
 import io
@@ -31,14 +31,14 @@ KEYS = {"domain": pa.string(), "document": pa.string(), "row": pa.int64(), "star
 
 
 class Checkpoint(Record):
-    """A checkpoint that was scored with, and the learning rate of its step."""
+    """A checkpoint that the scores were computed with, and the learning rate of its step."""
 
     step: Count
     lr: float
 
 
 class ScoredDomain(Record):
-    """What a domain holds, what of it was scored, and in how many parts that stands."""
+    """Size of a domain, how much of it was scored, and the number of its parts."""
 
     fingerprint: str | None
     documents: Count
@@ -50,7 +50,7 @@ class ScoredDomain(Record):
 
 
 class ScoresMeta(Record):
-    """meta.json. Two calls with the same meta, but for `complete` and `environment`, give the same scores."""
+    """Content of meta.json. Calls with the same meta, except `complete` and `environment`, give the same scores."""
 
     format: Literal[1] = 1
     unit: Literal["document", "row"]
@@ -65,36 +65,37 @@ class ScoresMeta(Record):
 
     @property
     def parts(self) -> int:
-        """Number of parts of all domains."""
+        """Return the number of parts of all domains."""
         return sum(domain.parts for domain in self.domains.values())
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a run; frames are read when they are asked for, a domain at a time."""
+    """The scores of a run; tables are read when they are asked for, one domain at a time."""
 
     run_dir: Path
     meta: ScoresMeta
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names in the run's order."""
+        """Return the names of the domains in the run's order."""
         return tuple(self.meta.domains)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the scores."""
+        """Return the names of the scores."""
         return self.meta.scores
 
     def frame(self, domain: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """(S, columns) the samples of a domain by start, with these columns or all. Raises UserError for a damaged
-        part.
+        """Return the samples of a domain, sorted by start, with the columns asked for or all: S rows.
+
+        Raises UserError for a damaged part.
         """
         if domain not in self.meta.domains:
             raise UserError(f"{scores_path(self.run_dir)} has no domain {domain!r}; it has {', '.join(self.domains)}")
         names = list(columns if columns is not None else table_schema(self.columns).names)
         before = list(self.meta.domains.values())[: self.domains.index(domain)]
-        first, entry = sum(each.parts for each in before), self.meta.domains[domain]
+        first, entry = sum(scored.parts for scored in before), self.meta.domains[domain]
         read = list(dict.fromkeys(["domain", "start", *names]))
         empty = table_schema(self.columns).empty_table().select(read)
         table = pa.concat_tables(
@@ -115,44 +116,46 @@ class Scores:
 
 
 def scores_path(run_dir: str | Path) -> Path:
-    """Directory of a run's scores."""
+    """Return the directory of a run's scores."""
     return Path(run_dir) / "scores"
 
 
 def part_path(run_dir: str | Path, number: int) -> Path:
-    """File of a part."""
+    """Return the path of a part."""
     return scores_path(run_dir) / f"part-{number:06d}.parquet"
 
 
 def table_schema(scores: Sequence[str]) -> pa.Schema:
-    """Columns of a part."""
+    """Return the schema of a part with these scores."""
     return pa.schema([*KEYS.items(), *((name, pa.float64()) for name in scores)])
 
 
 def write_part(run_dir: str | Path, number: int, table: pa.Table) -> None:
-    """Write a part, whole. Raises OSError on a full disk, leaving nothing behind."""
+    """Write a part in one step. Raises OSError on a full disk, leaving nothing behind."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     write_atomic(part_path(run_dir, number), buffer.getvalue())
 
 
 def write_meta(run_dir: str | Path, meta: ScoresMeta) -> None:
-    """Write meta.json, whole. Raises OSError."""
+    """Write meta.json in one step. Raises OSError."""
     write_atomic(scores_path(run_dir) / "meta.json", meta.model_dump_json(indent=1))
 
 
 def read_meta(run_dir: str | Path) -> ScoresMeta | None:
-    """meta.json of a run's scores; None where nothing was scored. Raises UserError where it is damaged or of another
-    format.
+    """Read meta.json of a run's scores; None where nothing was scored.
+
+    Raises UserError where it is damaged or has another format.
     """
     path = scores_path(run_dir) / "meta.json"
     if not path.is_file():
         return None
     content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if found is not None and found != FORMAT:
+    version = content.get("format") if isinstance(content, dict) else None
+    if version is not None and version != FORMAT:
         raise UserError(
-            f"{path} has format {found}; known: {FORMAT}; read it with the version that wrote it, or {_again(run_dir)}"
+            f"{path} has format {version}; known: {FORMAT}; read it with the version that wrote it, or "
+            f"{_again(run_dir)}"
         )
     try:
         return ScoresMeta.model_validate(content)
@@ -161,9 +164,9 @@ def read_meta(run_dir: str | Path) -> ScoresMeta | None:
 
 
 def read_scores(run_dir: str | Path) -> Scores:
-    """The scores of a run, all of them there.
+    """Read the scores of a run.
 
-    Raises UserError, with what to do, for a run that has none, for ones that are not complete, and for damaged ones.
+    Raises UserError, with what to do, for a run without scores, and for incomplete or damaged scores.
     """
     meta = read_meta(run_dir)
     if meta is None:
@@ -181,11 +184,12 @@ def read_scores(run_dir: str | Path) -> Scores:
 
 
 def missing_parts(run_dir: str | Path, meta: ScoresMeta) -> list[int]:
-    """Numbers of the parts that are not there."""
+    """Return the numbers of the missing parts."""
     return [number for number in range(meta.parts) if not part_path(run_dir, number).is_file()]
 
 
 def _read_part(run_dir: Path, number: int, columns: list[str]) -> pa.Table:
+    """Read the columns of a part. Raises UserError where it is damaged."""
     path = part_path(run_dir, number)
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
@@ -198,8 +202,10 @@ def _read_part(run_dir: Path, number: int, columns: list[str]) -> pa.Table:
 
 
 def _command(run_dir: str | Path) -> str:
+    """Return the command that scores the run, for messages."""
     return f"`accelerate launch -m proxies.score {run_dir}` (with the options of the first call)"
 
 
 def _again(run_dir: str | Path) -> str:
+    """Return the advice to score the run again from the beginning, for messages."""
     return f"remove {scores_path(run_dir)} and score again: {_command(run_dir)}"

@@ -1,4 +1,4 @@
-"""Sample scores in a few numbers by domain: what their plots draw. One domain's table is in memory at a time."""
+"""Sample scores in a few numbers per domain, for plots, tables and lists. One domain's table is in memory at a time."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,21 +14,24 @@ from mixtures.schedule.manifest import effective_sample_size
 
 QUANTILES = (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
 POINTS = 4_000  # documents drawn one by one, all domains together
-LEAST = 5  # documents that a median stands for
-HEAVY = 8  # highest value over the median, from which on a positive score is heavy-tailed
+LEAST = 5  # fewest documents of a median
+HEAVY = 8  # a positive score is heavy-tailed where its highest value is more than this times the median
 ENDS = 5  # documents kept at each end of a score
-TRANSFORMS = ("none", "log")  # what softmax weights are made of: the score itself, or its logarithm
+TRANSFORMS = ("none", "log")  # softmax weights are made of the score itself, or of its logarithm
 TEMPERATURES = np.linspace(-3, 3, 25)  # below 0: inverse, above: direct
 
 
 @dataclass(frozen=True)
 class DomainScores:
-    """One domain's scores; `quantiles` {score: (7,)}, NaN where no document has a finite score.
+    """One domain's scores in a few numbers.
 
-    `trend` {score: (B, 2)}: median score of documents of like length over their length (tokens); `rho` {score:
-    Spearman's rank correlation with length}, NaN where it has no value; `points`: some of the documents, all columns;
-    `ends` {score: its lowest and highest documents (document, row, start, tokens, score), lowest first}; `sizes`
-    {(score, transform): (K,) effective sample size of softmax weights at TEMPERATURES, as a fraction of the tokens}.
+    quantiles  {score: (7,)}, at QUANTILES; NaN where no document has a finite score
+    trend      {score: (B, 2)}: mean length (tokens) of documents of similar length, and their median score
+    rho        {score: Spearman's rank correlation with length}, NaN where it has no value
+    points     some of the documents, all columns
+    ends       {score: its lowest and highest documents (document, row, start, tokens, score), lowest first}
+    sizes      {(score, transform): (K,)} effective sample size of softmax weights at TEMPERATURES, as a fraction of the
+               tokens
     """
 
     name: str
@@ -43,34 +46,37 @@ class DomainScores:
 
 @dataclass(frozen=True)
 class Summary:
-    """All domains in the run's order; `names` {score: its name and those of the scores that hold the same values}."""
+    """The summaries of all domains in the run's order.
+
+    names: {score: its name and the names of the other scores with the same values}. unit: `document` or `row`.
+    """
 
     domains: tuple[DomainScores, ...]
     names: dict[str, tuple[str, ...]]
     unit: str
 
     def quantiles(self, score: str) -> np.ndarray:
-        """(D, 7) quantiles QUANTILES of a score."""
+        """Return the quantiles (D, 7) of a score, at QUANTILES."""
         return np.array([domain.quantiles[score] for domain in self.domains])
 
     def sizes(self, score: str, transform: str) -> np.ndarray:
-        """(D, K) effective sample sizes of softmax weights at TEMPERATURES; NaN for a domain without a finite score."""
+        """Return effective sample sizes (D, K) of softmax weights at TEMPERATURES; NaN where no score is finite."""
         nothing = np.full(len(TEMPERATURES), np.nan)
         return np.array([domain.sizes.get((score, transform), nothing) for domain in self.domains])
 
     def positive(self, score: str) -> bool:
-        """Is a score never below 0, and 0 for less than one document in a hundred of every domain?"""
+        """Say whether a score is never below 0, and is 0 for less than one document in a hundred of every domain."""
         values = self.quantiles(score)
         return bool(np.nanmin(values[:, 0], initial=np.inf) >= 0 and np.nanmin(values[:, 1], initial=np.inf) > 0)
 
     def heavy_tailed(self, score: str) -> bool:
-        """Is a score positive, with a highest value far above the median?"""
+        """Say whether a score is positive, with a highest value far above the median."""
         values = self.quantiles(score)
         values = values[np.isfinite(values[:, 0])]
         return self.positive(score) and len(values) > 0 and bool(values[:, 6].max() > HEAVY * np.median(values[:, 3]))
 
     def transforms(self, score: str) -> tuple[str, ...]:
-        """What weights are made of: the score itself and, where it is heavy-tailed and never 0, its logarithm."""
+        """Return the transforms that make sense for a score: none and, where it is heavy-tailed and never 0, log."""
         never_zero = np.nanmin(self.quantiles(score)[:, 0], initial=np.inf) > 0
         return ("none", "log") if never_zero and self.heavy_tailed(score) else ("none",)
 
@@ -78,8 +84,8 @@ class Summary:
 def summarise(scores: Scores, *, sizes: bool = False) -> Summary:
     """Read every score of every domain once, and return what plots, tables and lists of documents need of them.
 
-    Scores of equal values appear once. `sizes`: also the effective sample sizes of softmax weights, which take the most
-    time. Raises UserError for damaged scores.
+    Scores of equal values appear once. sizes: also compute the effective sample sizes of softmax weights, which takes
+    the most time. Raises UserError for damaged scores.
     """
     points = max(POINTS // len(scores.domains), 1)
     hashes = {score: hashlib.sha256() for score in scores.columns}
@@ -98,6 +104,7 @@ def summarise(scores: Scores, *, sizes: bool = False) -> Summary:
 def _summarise_domain(
     name: str, frame: pd.DataFrame, columns: Sequence[str], *, points: int, sizes: bool
 ) -> DomainScores:
+    """Return the summary of one domain's table; `points`: number of documents to draw for plots."""
     tokens = frame["tokens"].to_numpy()
     values = {score: frame[score].to_numpy(dtype=np.float64) for score in columns}
     finite = {score: np.isfinite(column) for score, column in values.items()}
@@ -128,28 +135,28 @@ def ranking(values: np.ndarray) -> np.ndarray:
 
 
 def _ends(frame: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The ENDS lowest and the ENDS highest documents of a score, lowest first; all where there are no more of them."""
+    """Return the ENDS lowest and the ENDS highest documents of a score, lowest first; all if there are no more."""
     order = ranking(frame[score].to_numpy(dtype=np.float64))
     kept = order if len(order) <= 2 * ENDS else np.concatenate([order[:ENDS], order[-ENDS:]])
     return frame.iloc[kept][["document", "row", "start", "tokens", score]].copy()
 
 
 def quantiles(values: np.ndarray) -> np.ndarray:
-    """(7,) QUANTILES of finite `values` (S,); NaN where there are none."""
+    """Return the QUANTILES (7,) of finite `values` (S,); NaN where there are none."""
     return np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rho of two arrays (S,); NaN for fewer than 3 values and where one of them is constant."""
+    """Return Spearman's rho of two arrays (S,); NaN for fewer than 3 values and where one array is constant."""
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def length_trend(tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(B, 2) mean length (tokens, geometric) and median of `values` (S,) for every octave of length, short ones first.
+    """Return (B, 2): mean length (tokens, geometric) and median of `values` (S,) per octave of length, ascending.
 
-    Octaves with fewer than LEAST documents are left out, as long as another has more.
+    Octaves with fewer than LEAST documents are left out, as long as another octave has more.
     """
     if not len(tokens):
         return np.empty((0, 2))
@@ -162,9 +169,9 @@ def length_trend(tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _sample_sizes(frame: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
-    """{(score, transform): (K,)} effective sample sizes of one domain's softmax weights at TEMPERATURES.
+    """Return {(score, transform): (K,)}, effective sample sizes of one domain's softmax weights at TEMPERATURES.
 
-    Absent for a domain without a finite score, and for the logarithm of a score that is not positive.
+    A domain without a finite score has no entry, nor has the logarithm of a score that is not positive.
     """
     sizes = {}
     for score in columns:
@@ -178,7 +185,7 @@ def _sample_sizes(frame: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[str
 
 
 def _sample_size(frame: pd.DataFrame, score: str, transform: str, temperature: float) -> float:
-    """Of one domain; at temperature 0 all weights are 1."""
+    """Return the effective sample size of one domain's softmax weights; 1 at temperature 0, where all weights are 1."""
     if temperature == 0:
         return 1.0
     direction = "direct" if temperature > 0 else "inverse"

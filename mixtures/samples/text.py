@@ -1,4 +1,4 @@
-"""What a person reads after a scoring: one line a domain."""
+"""The table that is printed after scoring: one line per domain."""
 
 from textwrap import fill
 
@@ -13,8 +13,9 @@ SCOPES_SHOWN = 3
 
 
 def scores_text(scores: Scores) -> str:
-    """Per domain: documents, tokens, medians of the main scores, and Spearman's correlation of self-influence with
-    length.
+    """Return a table with documents, tokens, medians of the main scores, and a rank correlation with length per domain.
+
+    The last column is Spearman's correlation of self-influence (or of the first score shown) with length.
     """
     influences = [name for name in scores.columns if name.startswith("self_influence_")][:SCOPES_SHOWN]
     shown = {name: shorten(name.removeprefix("self_influence_"), 12) for name in influences}
@@ -35,6 +36,7 @@ def scores_text(scores: Scores) -> str:
 
 
 def _line(scores: Scores, domain: str, columns: list[str], by: str) -> list[str]:
+    """Return the cells of one domain's line; `by`: the score that is compared with length."""
     frame = scores.frame(domain, ["tokens", *columns])
     medians = [f"{np.median(frame[name]):.4g}" if len(frame) else "-" for name in columns]
     rho = rank_correlation(frame["tokens"].to_numpy(), frame[by].to_numpy())

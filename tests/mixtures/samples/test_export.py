@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_old_mixture_and_its_manifests(
         ([*SOFTMAX, "--cap", "0.5"], "cap 0.5"),
         ([*FILTER, "--drop-bottom", "0.8"], "together less than 1, so that something stays"),
         ([*FILTER, "--drop-bottom", "0.79"], "of wiki_en, less than a row of 128"),
-        ([*SOFTMAX, "--unique-tokens", "forum=3B"], "weights of documents do not go with --unique-tokens"),
+        ([*SOFTMAX, "--unique-tokens", "forum=3B"], "weights of documents cannot be combined with --unique-tokens"),
         ([*SOFTMAX, "--token-budget", "10", "--stages", "11"], "11 stages do not fit into 10 tokens"),
     ],
 )
