@@ -1,9 +1,9 @@
-"""Whose turn is it? One row at a time to one domain, so that no domain is ever a whole row away from its share.
+"""The order of the domains, one row at a time, that never leaves a domain a whole row away from its share.
 
 R. Tijdeman, The chairman assignment problem, Discrete Mathematics 32 (1980): with D domains and shares that may change
 over time, rows can be given so that |rows so far - share of them| stays at or below 1 - 1/(2D - 2) for every domain at
-every moment. Each domain's next row has a window: it may come once the domain is behind by 1/(2D - 2) and must come
-before it is behind by 1 - 1/(2D - 2); of the rows that may come, the one that must come first is next.
+every moment. Each domain's next row has a window. The row may come once the domain is behind by 1/(2D - 2), and must
+come before it is behind by 1 - 1/(2D - 2). Of the rows that may come, the one with the earliest deadline is next.
 """
 
 import copy
@@ -15,15 +15,17 @@ from typing import Self
 
 import numpy as np
 
-ROUNDING = 1e-9  # rows; what floats may add to a window's border that is a whole number
+ROUNDING = 1e-9  # rows; rounding of floats may add so much to a window's border that is a whole number
 
 
 class Turns:
-    """The order of the domains from row `origin` on. Memory: some numbers a domain; time: a few microseconds a row.
+    """The order of the domains from row `origin` on. Memory: a few numbers per domain; time: microseconds per row.
 
-    starts (S,): row, not necessarily whole, at which each stage begins, ascending, the first at or before `origin`;
-    the last stage has no end. shares (S, D): every row sums to 1. `base` (D,) rows that were given before `origin` and
-    count as exactly what was due then; `given` (D,) rows given by now, where that is later.
+    starts  (S,): row, not necessarily whole, at which each stage begins, ascending, the first at or before `origin`;
+            the last stage has no end
+    shares  (S, D): every row sums to 1
+    base    (D,): rows given before `origin`; they count as exactly what was due then
+    given   (D,): rows given by now, if that is later than `origin`; None: `base`
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Turns:
         heapq.heapify(self._waiting)
 
     def next(self) -> int:
-        """The domain that the next row comes from."""
+        """Return the domain that the next row comes from, and count the row as given."""
         self.position += 1
         while self._waiting and self._waiting[0][0] <= self.position:
             _, deadline, domain = heapq.heappop(self._waiting)
@@ -64,19 +66,18 @@ class Turns:
         return domain
 
     def copy(self) -> Self:
-        """An independent copy at the same row."""
+        """Return an independent copy at the same row."""
         other = copy.copy(self)
         other.given, other._ready, other._waiting = self.given[:], self._ready[:], self._waiting[:]
         return other
 
     def _window(self, domain: int) -> tuple[float, float, int]:
+        """Return (first row at which the domain's next row may come, its deadline, domain)."""
         given = self.given[domain]
         return self._reaches(domain, given + self._margin), self._reaches(domain, given + 1 - self._margin), domain
 
     def _reaches(self, domain: int, level: float) -> float:
-        """The first whole row at which the domain's share of all rows so far is `level` rows; infinity if it never
-        is.
-        """
+        """Return the first whole row by which the domain is due `level` rows; infinity if it never is."""
         levels, slopes = self._levels[domain], self._slopes[domain]
         stage = bisect_left(levels, level) - 1
         if slopes[stage] == 0:

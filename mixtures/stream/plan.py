@@ -1,7 +1,6 @@
-"""The order of rows that a mixture asks for: (domain, how many-th row of it), and what happens when a domain is used
-up.
+"""The order of rows that a mixture asks for: domain and number within the domain, also when domains are used up.
 
-Pure counting: no text, no ranks. The same mixture and seed give the same plan in every process.
+It only counts: it knows no text and no ranks. The same mixture gives the same plan in every process.
 """
 
 import itertools
@@ -20,15 +19,16 @@ from mixtures.text import tokens_text
 
 @dataclass(frozen=True)
 class Limits:
-    """How many rows a schedule has and how many each domain may give (D,): infinity where it may repeat without end."""
+    """The rows of a schedule, and the most rows (D,) of each domain: infinity where it may repeat without end."""
 
     rows: int
     domain_rows: np.ndarray
 
 
 def limits_of(mixture: Mixture, tokens: dict[str, int], *, row_tokens: int) -> Limits:
-    """Rows of the schedule and of every domain, which has `tokens` tokens. The last row of a cap is rounded up, never
-    down.
+    """Return the rows of the schedule and of every domain; `tokens`: {name: tokens of one pass over the domain}.
+
+    The last row of a cap is rounded up, never down.
     """
     most = [
         math.ceil(domain.max_epochs * tokens[domain.name] / row_tokens)
@@ -40,12 +40,13 @@ def limits_of(mixture: Mixture, tokens: dict[str, int], *, row_tokens: int) -> L
 
 
 class Plan:
-    """Which domain each row comes from. `since`: the state at which the present weights took effect; None: the
-    beginning.
+    """The domain that each row comes from.
 
+    since: the state at which the present weights took effect; None: the beginning. drawn: {name: rows given by now};
+    None: the rows given at `since`.
     A domain of `on_exhausted: renormalize` that has given all its rows leaves its share to the others in proportion,
-    from that row on. Raises UserError where the schedule would use up a domain of `on_exhausted: error`, or all that a
-    stage has.
+    from that row on. Raises UserError where the schedule would use up a domain of `on_exhausted: error`, or all domains
+    of a stage.
     """
 
     def __init__(
@@ -65,27 +66,27 @@ class Plan:
         self._row_tokens = row_tokens
         self._origin = since["position"] if since else 0
         self._base = [since["drawn"].get(name, 0) for name in self.names] if since else [0] * len(self.names)
-        given = self._base if drawn is None else [drawn.get(name, 0) for name in self.names]
-        self._check(given, self._origin + sum(given) - sum(self._base))
-        self._turns = self._begin(self._origin, self._base, given)
+        drawn_rows = self._base if drawn is None else [drawn.get(name, 0) for name in self.names]
+        self._check(drawn_rows, self._origin + sum(drawn_rows) - sum(self._base))
+        self._turns = self._begin(self._origin, self._base, drawn_rows)
 
     @property
     def position(self) -> int:
-        """Rows given so far."""
+        """Return the number of rows given so far."""
         return self._turns.position
 
     @property
     def drawn(self) -> dict[str, int]:
-        """{name: rows given so far}."""
+        """Return {name: rows given so far}."""
         return dict(zip(self.names, self._turns.given, strict=True))
 
     @property
     def since(self) -> dict[str, Any]:
-        """Where the present weights took effect: position and the rows that had been drawn."""
+        """Return where the present weights took effect: position and the rows that had been drawn."""
         return {"position": self._origin, "drawn": dict(zip(self.names, self._base, strict=True))}
 
     def draw(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next rows, int64 (rows,) each: domain, and how many rows of that domain came before."""
+        """Return the next rows: their domains, and how many rows of the same domain came before; int64 (rows,) each."""
         domains, ordinals = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
         for row in range(rows):
             domain = self._turns.next()
@@ -96,12 +97,13 @@ class Plan:
         return domains, ordinals
 
     def copy(self) -> Self:
-        """An independent copy at the same row."""
+        """Return an independent copy at the same row."""
         other = object.__new__(type(self))
         other.__dict__ = {**self.__dict__, "_turns": self._turns.copy()}
         return other
 
     def _begin(self, origin: int, base: Sequence[int], given: Sequence[int]) -> Turns:
+        """Return the turns from row `origin` on, without the domains that are used up and may be left out."""
         left = (np.asarray(base) < self.limits.domain_rows) | self._stops
         shares = np.where(left, self._shares, 0.0)
         totals = shares.sum(axis=1, keepdims=True)
@@ -109,7 +111,7 @@ class Plan:
         return Turns(starts=self._starts, shares=shares, origin=origin, base=base, given=given)
 
     def _check(self, given: Sequence[int], position: int) -> None:
-        """Follow the schedule as a flow from here to its end; refuse what it cannot do."""
+        """Follow the schedule as a flow from `position` to its end; refuse what it cannot do."""
         left = self.limits.domain_rows - np.asarray(given)
         edges = [*self._starts, self.limits.rows]
         for (start, end), shares in zip(itertools.pairwise(edges), self._shares, strict=True):
@@ -128,6 +130,7 @@ class Plan:
                 left[np.isclose(left, 0, atol=1e-6)] = 0
 
     def _refuse(self, domains: np.ndarray, row: float) -> None:
+        """Raise UserError: these domains would be used up after `row` rows."""
         names = ", ".join(
             f"{self.names[domain]} (at most {tokens_text(self.limits.domain_rows[domain] * self._row_tokens)} tokens)"
             for domain in domains

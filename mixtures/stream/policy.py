@@ -1,14 +1,14 @@
-"""A domain's text under its sample policy: what an epoch of it is made of, and any row of any epoch.
+"""A domain's text under its sample policy: the text of an epoch, and any row of any epoch.
 
-An epoch's text comes in passes over the domain. The first has every document that is read at all in this epoch, in file
-order, the second those that are read a second time, and so on, so that copies of a document lie a pass apart and not in
-one row. Text that the manifest does not list belongs to the first pass. Rows are cut from that text; a last short row
-is left out.
+An epoch's text comes in passes over the domain. The first pass has, in file order, every document that is read at least
+once in this epoch, the second pass those that are read at least twice, and so on. So copies of a document lie a pass
+apart and not in one row. Text that the manifest does not list belongs to the first pass. Rows are cut from that text; a
+last short row is left out.
 
-filter, multiplicity: every epoch has the same text. sampling_weight: epoch e reads document i floor(c_i + u_e) -
-floor(c_(i-1) + u_e) times, c the running sum of the weights (systematic sampling). u_e = u_0 + e * golden ratio modulo
-1, with u_0 uniform by seed and domain, so that the expected count is the weight in every epoch, and over epochs counts
-stay next to epochs x weight.
+filter, multiplicity: every epoch has the same text.
+sampling_weight: epoch e reads document i floor(c_i + u_e) - floor(c_(i-1) + u_e) times, with c the running sum of the
+weights (systematic sampling). u_e = u_0 + e * golden ratio modulo 1, with u_0 uniform by seed and domain. So the
+expected count is the weight in every epoch, and over epochs the counts stay next to epochs x weight.
 """
 
 import hashlib
@@ -24,18 +24,21 @@ from mixtures.schedule.mixture import Mixture
 from mixtures.stream.tokens import Tokens
 
 GOLDEN = (5**0.5 - 1) / 2
-TOLERANCE = 1e-6  # of the token-weighted mean of sampling weights, which is 1
+TOLERANCE = 1e-6  # how far the token-weighted mean of sampling weights may be from 1
 
 
 @dataclass(frozen=True)
 class EpochText:
-    """A text put together from K spans of an array: first tokens there (K,), and ends in this text (K,), both int64."""
+    """A text put together from K spans of an array of token ids.
+
+    starts: first token of every span in the array, int64 (K,). ends: end of every span in this text, int64 (K,).
+    """
 
     starts: np.ndarray
     ends: np.ndarray
 
     def rows(self, ids: np.ndarray, places: np.ndarray, *, row_tokens: int) -> np.ndarray:
-        """(N, row_tokens): the rows `places` (N,) of this text over the token ids `ids`."""
+        """Return the rows `places` (N,) of this text over the token ids `ids`, as an array (N, row_tokens)."""
         at = places * row_tokens
         first = np.searchsorted(self.ends, at, side="right")
         spans = np.searchsorted(self.ends, at + row_tokens, side="left") - first + 1
@@ -48,7 +51,7 @@ class EpochText:
 
 
 def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain_tokens: int) -> EpochText:
-    """The text of documents (S,) read `counts` (S,) times, pass by pass, and of all else once."""
+    """Return the text of documents (S,) read `counts` (S,) times, pass by pass, with all other text read once."""
     starts, times = np.zeros(2 * len(start) + 1, dtype=np.int64), np.ones(2 * len(start) + 1, dtype=np.int64)
     starts[1::2], starts[2::2], times[1::2] = start, start + tokens, counts
     ends = np.append(starts[1:], domain_tokens)
@@ -63,10 +66,10 @@ def compose(start: np.ndarray, tokens: np.ndarray, counts: np.ndarray, *, domain
 
 
 class Policy:
-    """One domain's epochs. Memory: 24 bytes a listed document, and 16 for every place where the epoch at hand leaves
-    file order.
+    """One domain's epochs under its manifest.
 
-    Which rows come is a function of manifest, seed and epoch; what is kept here only saves computing it again.
+    Memory: 24 bytes per listed document, and 16 per place where the current epoch leaves file order. Which rows come is
+    a function of manifest, seed and epoch; this object only stores results so that they are not computed again.
     """
 
     def __init__(self, manifest: Manifest, *, seed: int, row_tokens: int) -> None:
@@ -80,9 +83,7 @@ class Policy:
         self._at_hand: tuple[int, EpochText] | None = None
 
     def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For the k-th rows of the domain, k in `ordinals` (N,): epoch, place inside it, rows of that epoch; int64 (N,)
-        each.
-        """
+        """Return epoch, place inside it and rows of that epoch for the domain's rows `ordinals`; int64 (N,) each."""
         if self._fixed:
             size = self.pass_tokens // self._row_tokens
             return ordinals // size, ordinals % size, np.full_like(ordinals, size)
@@ -94,7 +95,7 @@ class Policy:
         return epochs, ordinals - ends[epochs], ends[epochs + 1] - ends[epochs]
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """(N, row_tokens): the rows `places` (N,) of `epochs` (N,) over the domain's token ids."""
+        """Return the rows `places` (N,) of `epochs` (N,) over the domain's token ids, as an array (N, row_tokens)."""
         out = np.empty((len(places), self._row_tokens), dtype=ids.dtype)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
@@ -102,7 +103,7 @@ class Policy:
         return out
 
     def text(self, epoch: int) -> EpochText:
-        """What the epoch is made of."""
+        """Return the text of the epoch; the last one is kept."""
         epoch = 0 if self._fixed else epoch
         if self._at_hand is None or self._at_hand[0] != epoch:
             counts = self.counts(epoch)
@@ -110,18 +111,18 @@ class Policy:
         return self._at_hand[1]
 
     def counts(self, epoch: int) -> np.ndarray:
-        """How often every listed document is read in the epoch, int64 (S,)."""
+        """Return how often every listed document is read in the epoch, int64 (S,)."""
         if self._fixed:
             return self._weight.astype(np.int64)
         return multiplicities(self._weight, offset=(self._offset + epoch * GOLDEN) % 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: without the epoch at hand."""
+        """Return the state for worker processes, without the current epoch's text."""
         return {**self.__dict__, "_at_hand": None}
 
 
 def open_policies(mixture: Mixture, tokens: Mapping[str, Tokens], *, seed: int, row_tokens: int) -> dict[str, Policy]:
-    """{name: its policy} of the domains that have one, in the mixture's order. Raises UserError listing every fault."""
+    """Return {name: policy} of the domains that have one, in order. Raises UserError listing every fault."""
     policies, faults = {}, []
     for domain in mixture.domains:
         try:
@@ -136,20 +137,21 @@ def open_policies(mixture: Mixture, tokens: Mapping[str, Tokens], *, seed: int, 
 
 
 def _require_readable(manifest: Manifest, tokens: Tokens, *, row_tokens: int) -> None:
-    """The manifest says how often documents of this text are read, and something is left to read."""
+    """Raise UserError where the manifest is of another text, weighs losses, or leaves less than one row to read."""
     if manifest.mode == "loss_weight":
         raise UserError(
-            "its manifest weighs the loss of documents, not how often they come, and a stream gives rows only; "
-            "export with --samples "
-            "softmax, filter or multiplicity, or without sample weights, and weigh the loss in the trainer"
+            "its manifest has weights for the loss of documents, not for how often they are read, and a stream gives "
+            "rows only; export with --samples softmax, filter or multiplicity, or without sample weights and weigh "
+            "the loss in the trainer"
         )
-    here, there = len(tokens.ids), manifest.domain_tokens
+    source_tokens, manifest_tokens = len(tokens.ids), manifest.domain_tokens
     changed = tokens.fingerprint and manifest.fingerprint and tokens.fingerprint != manifest.fingerprint
-    if here != there or changed:
+    if source_tokens != manifest_tokens or changed:
         raise UserError(
-            f"its manifest lists documents of a text of {there:,} tokens ({manifest.fingerprint or 'no fingerprint'}), "
-            f"{tokens.where} holds {here:,} ({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, "
-            "or score this one and export again"
+            f"its manifest lists documents of a text of {manifest_tokens:,} tokens "
+            f"({manifest.fingerprint or 'no fingerprint'}), {tokens.where} holds {source_tokens:,} "
+            f"({tokens.fingerprint or 'no fingerprint'}); give the text that was scored, or score this one and export "
+            "again"
         )
     if manifest.mode not in WHOLE:
         mean = 1 + float((manifest.weight - 1) @ manifest.tokens) / manifest.domain_tokens
@@ -159,11 +161,11 @@ def _require_readable(manifest: Manifest, tokens: Tokens, *, row_tokens: int) ->
             )
     if manifest.pass_tokens < row_tokens:
         raise UserError(
-            f"its {manifest.mode} leaves {manifest.pass_tokens:,} of {there:,} tokens, less than one row of "
+            f"its {manifest.mode} leaves {manifest.pass_tokens:,} of {manifest_tokens:,} tokens, less than one row of "
             f"{row_tokens}; keep more of its documents, add text, or shorten the rows"
         )
 
 
 def _counted(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, ... (counts[0] of them), first[1], first[1] + 1, ..., int64 (sum of counts,)."""
+    """Return first[0], first[0] + 1, ... (counts[0] numbers), first[1], first[1] + 1, ...: int64 (sum of counts,)."""
     return np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)

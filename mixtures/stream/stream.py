@@ -1,10 +1,9 @@
-"""MixtureStream: the rows that a trainer reads, in the shares that the mixture says, on every rank and after every
-resume.
+"""MixtureStream: the rows that a trainer reads, in the mixture's shares, on every rank and after every resume.
 
 A row is `row_tokens` consecutive tokens of one domain, so a share of rows is a share of trained tokens, whatever the
-length of documents. Which domain the n-th row comes from is decided by plan.py (never a row away from the shares); the
-k-th row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). Where a domain has a
-sample policy, an epoch is the text that the policy makes of it (policy.py). Nothing else is state.
+length of documents. plan.py decides which domain the n-th row comes from (never a row away from the shares). The k-th
+row of a domain is row k mod N of epoch k div N in that epoch's shuffled order (shuffle.py). If a domain has a sample
+policy, an epoch is the text that the policy makes of it (policy.py). There is no other state.
 """
 
 import copy
@@ -22,24 +21,27 @@ from mixtures.stream.shuffle import ROUNDS, epoch_key, shuffled
 from mixtures.stream.tokens import Source, as_rows, open_sources
 
 AHEAD = 256  # rows read at once while iterating
-FORMAT = 1  # of the state
+FORMAT = 1  # version of the state
 
 
 class MixtureStream:
     """Rows of token ids, int64 (row_tokens,), for one rank of a training run; ends with the schedule.
 
-    mixture: what to read; sources: {name: token ids (N,) or a directory of the token cache}, or the cache directory of
-    a run. row_tokens: length of a row; None: the mixture's horizon.sequence_length. Global row n goes to rank n modulo
-    `world`, and ranks take equally many, so a step that takes as many rows on every rank sees the same global batch in
-    every world size. seed: of the order inside domains; None: the mixture's sampling.seed. check_text=False: the
-    sources are another body of text than the mixture names. new_weights=True: a state of another mixture over this text
-    is accepted, its rows count as read and this mixture's weights hold from there on (where a domain's sample policy
-    changed too, its epochs go on after as many rows of the new text).
+    mixture: the mixture to read.
+    sources: {name: token ids (N,) or a directory of the token cache}, or the cache directory of a run.
+    row_tokens: length of a row; None: the mixture's horizon.sequence_length.
+    rank, world: global row n goes to rank n modulo `world`. Ranks take equally many rows, so a step that takes as many
+        rows on every rank sees the same global batch in every world size.
+    seed: of the order inside domains; None: the mixture's sampling.seed.
+    check_text: False: the sources may be another text than the mixture names.
+    new_weights: True: a state of another mixture over this text is accepted. Its rows count as read, and this mixture's
+        weights hold from there on. If a domain's sample policy changed too, its epochs go on after as many rows of the
+        new text.
 
-    Manifests of sample policies lie where the mixture's file says, relative to it. Memory: a few hundred bytes a
-    domain, and 24 a document that a manifest lists; tokens are read where they lie. Time: every rank follows the global
-    order, a few microseconds a global row, and reads its own rows. Raises UserError for a mixture, sources and
-    manifests that do not fit.
+    Paths of manifests are relative to the mixture's file. Memory: a few hundred bytes per domain, and 24 per document
+    that a manifest lists; tokens are read from where they are stored. Time: every rank follows the global order, a few
+    microseconds per global row, and reads its own rows. Raises UserError for a mixture, sources and manifests that do
+    not fit.
     """
 
     def __init__(
@@ -76,22 +78,25 @@ class MixtureStream:
 
     @property
     def rows(self) -> int:
-        """Rows of the whole schedule, over all ranks."""
+        """Return the number of rows of the whole schedule, over all ranks."""
         return self._limits.rows
 
     @property
     def position(self) -> int:
-        """Rows given so far, over all ranks."""
+        """Return the number of rows given so far, over all ranks."""
         return self._plan.position
 
     @property
     def drawn(self) -> dict[str, int]:
-        """{name: rows given so far}, over all ranks."""
+        """Return {name: rows given so far}, over all ranks."""
         return self._plan.drawn
 
     @property
     def left(self) -> int:
-        """Rows that this rank has still to come; the last ones that do not make one for every rank are left out."""
+        """Return the number of rows that this rank has still to give.
+
+        Rows at the end that are not enough for one on every rank are left out.
+        """
         return (self.rows - self.position) // self.world
 
     def __iter__(self) -> Self:
@@ -106,7 +111,7 @@ class MixtureStream:
         return row
 
     def take(self, rows: int) -> np.ndarray:
-        """This rank's next rows, int64 (rows, row_tokens); fewer where the schedule ends."""
+        """Return this rank's next rows, int64 (rows, row_tokens); fewer where the schedule ends."""
         domains, ordinals = self._advance(rows)
         return self._read(domains[self.rank :: self.world], ordinals[self.rank :: self.world])
 
@@ -115,14 +120,15 @@ class MixtureStream:
         self._advance(rows)
 
     def copy(self) -> Self:
-        """An independent stream at the same row, over the same sources."""
+        """Return an independent stream at the same row, over the same sources."""
         other = copy.copy(self)
         other._plan, other._ahead = self._plan.copy(), iter(())
         return other
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the rows to come, ready for JSON; the same on every rank, for any world size and worker
-        count.
+        """Return all that decides the rows to come, ready for JSON.
+
+        It is the same on every rank, and holds for any world size and worker count.
         """
         return {
             "format": FORMAT,
@@ -136,7 +142,7 @@ class MixtureStream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken.
+        """Go on from the position at which the state was taken.
 
         Raises UserError for a state of another seed, row length, text or mixture.
         """
@@ -147,7 +153,7 @@ class MixtureStream:
         self._ahead = iter(())
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: the sources by name of their files where they are memory maps."""
+        """Return the state for worker processes; memory maps are passed by the names of their files."""
         return {**self.__dict__, "_rows": None, "_ahead": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -156,11 +162,12 @@ class MixtureStream:
         self._ahead = iter(())
 
     def _advance(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the domains and ordinals of this step's rows on all ranks, and go past them."""
         self._ahead = iter(())
         return self._plan.draw(min(rows, self.left) * self.world)
 
     def _read(self, domains: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
-        """int64 (N, row_tokens): row `ordinals` of `domains`, in the shuffled order of its epoch."""
+        """Return the rows `ordinals` of `domains`, int64 (N, row_tokens), in the shuffled order of their epochs."""
         names = self._plan.names
         sizes = np.array([len(self._rows[name]) for name in names])[domains]
         epochs, places = np.divmod(ordinals, sizes)
@@ -186,12 +193,16 @@ class MixtureStream:
         return out
 
     def _text_rows(self, name: str, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the rows `places` of `epochs` of one domain."""
         if name in self._policies:
             return self._policies[name].rows(self._tokens[name].ids, epochs, places)
         return self._rows[name][places]
 
     def _require_fitting(self, state: Mapping[str, Any]) -> bool:
-        """Whether the weights change with this state; UserError where it is none of this stream."""
+        """Say whether the state is of another mixture, and so changes the weights.
+
+        Raises UserError where the state is damaged or does not belong to this stream.
+        """
         if missing := sorted(self.state_dict().keys() - state.keys()):
             raise UserError(
                 f"this is no state of a MixtureStream: it has no {', '.join(missing)}; give what state_dict() returned"
@@ -203,8 +214,8 @@ class MixtureStream:
             raise UserError(f"the state is damaged: {', '.join(wrong)}; restore it from a copy")
         if state["format"] != FORMAT:
             raise UserError(
-                f"the state has format {state['format']}, this version reads {FORMAT}; go on with the version that "
-                f"wrote it"
+                f"the state has format {state['format']}, this version of mixtures reads {FORMAT}; go on with the "
+                f"version that wrote it"
             )
         if state["position"] != state["since"]["position"] + sum(state["drawn"].values()) - sum(
             state["since"]["drawn"].values()
@@ -237,9 +248,10 @@ class MixtureStream:
         return changed
 
 
-def _row_tokens(mixture: Mixture, given: int | None) -> int:
+def _row_tokens(mixture: Mixture, asked: int | None) -> int:
+    """Return the length of a row, as asked or as planned. Raises UserError where it does not fit the mixture."""
     planned = mixture.horizon.sequence_length
-    length = planned if given is None else given
+    length = planned if asked is None else asked
     if length is None:
         raise UserError("the mixture leaves the length of a row open (horizon.sequence_length); give row_tokens")
     if length < 1:

@@ -17,9 +17,10 @@ Source = np.ndarray | str | Path
 
 @dataclass(frozen=True)
 class Tokens:
-    """One domain: flat token ids (N,), every document followed by its separators; fingerprints where they are known.
+    """One domain's token ids (N,), every document followed by its separators, and fingerprints where they are known.
 
-    A whole memory map pickles as its file's name, so that worker processes map it again instead of copying it.
+    where: the place of the tokens, for messages. A whole memory map pickles as its file's name, so that worker
+    processes map it again instead of copying it.
     """
 
     ids: np.ndarray
@@ -41,23 +42,23 @@ class Tokens:
 
 
 def as_rows(ids: np.ndarray, row_tokens: int) -> np.ndarray:
-    """(rows, row_tokens): a view of flat token ids; a last short row is left out."""
+    """Return a view (rows, row_tokens) of flat token ids; a last short row is left out."""
     rows = len(ids) // row_tokens
     return ids[: rows * row_tokens].reshape(rows, row_tokens)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The type that token ids of a vocabulary are stored in: two bytes where they suffice."""
+    """Return the type that token ids of a vocabulary are stored in: two bytes if they suffice, else four."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
 def open_sources(
     domains: Sequence[Domain], tokenizer: Tokenizer, sources: Mapping[str, Source] | str | Path, *, check_text: bool
 ) -> dict[str, Tokens]:
-    """{name: tokens} of every domain of the mixture, in its order.
+    """Return {name: tokens} of every domain of the mixture, in its order.
 
     A source is an array of token ids (N,) or a directory of the token cache that `proxies.train` keeps; `sources`
-    itself may be that cache. `check_text`: the tokens must be the text that the mixture names. Raises UserError listing
+    itself may be that cache. check_text: the tokens must be the text that the mixture names. Raises UserError listing
     every fault.
     """
     names = [domain.name for domain in domains]
@@ -77,6 +78,7 @@ def open_sources(
 
 
 def _open(name: str, source: Source) -> Tokens:
+    """Return the tokens of a source. Raises UserError for one that is neither token ids nor of the token cache."""
     if not isinstance(source, str | Path):
         ids = np.asanyarray(source)
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -111,8 +113,11 @@ def _open(name: str, source: Source) -> Tokens:
 
 
 def find_sources(domains: Sequence[Domain], tokenizer: Tokenizer, cache: Path) -> dict[str, Path]:
-    """The directory of every domain in a token cache: the one that holds the text and the tokenizer of the mixture."""
-    found: dict[str, Path] = {}
+    """Return the directory of every domain in a token cache: the one with the mixture's text and tokenizer.
+
+    Raises UserError listing every domain that has none.
+    """
+    directories: dict[str, Path] = {}
     faults = []
     for domain in domains:
         candidates = sorted(path.parent for path in cache.glob(f"{domain.name}-*/meta.json"))
@@ -125,7 +130,7 @@ def find_sources(domains: Sequence[Domain], tokenizer: Tokenizer, cache: Path) -
             path for path, opened in tokens.items() if not list(_faults(tokenizer, domain, opened, check_text=True))
         ]
         if fitting:
-            found[domain.name] = min(fitting, key=lambda path: tokens[path].fingerprint != domain.fingerprint)
+            directories[domain.name] = min(fitting, key=lambda path: tokens[path].fingerprint != domain.fingerprint)
         elif tokens:
             faults.append(
                 f"{domain.name}: {'; '.join(path.name for path in tokens)} hold another text or another tokenizer's "
@@ -138,13 +143,13 @@ def find_sources(domains: Sequence[Domain], tokenizer: Tokenizer, cache: Path) -
         raise UserError(
             f"the token cache {cache} does not hold the mixture's text (tokenizer "
             f"{tokenizer.fingerprint}):\n{lines}\n"
-            "give the `cache` directory beside the run that the mixture was learned in, or a source for every domain"
+            "give the `cache` directory beside the run that learned the mixture, or a source for every domain"
         )
-    return found
+    return directories
 
 
 def _faults(tokenizer: Tokenizer, domain: Domain, tokens: Tokens, check_text: bool) -> list[str]:
-    """What keeps a source from being the mixture's text."""
+    """Return what keeps a source from being the mixture's text; empty where it is."""
     faults = []
     if tokens.tokenizer is not None and tokens.tokenizer != tokenizer.fingerprint:
         faults.append(
@@ -158,7 +163,7 @@ def _faults(tokenizer: Tokenizer, domain: Domain, tokens: Tokens, check_text: bo
         if changed:
             faults.append(
                 f"{domain.name}: {tokens.where} ({len(tokens.ids):,} tokens) is not the text that the mixture was made "
-                f"for ({domain.unique_tokens:,} tokens): it changed; restore it, or, where it is meant to be another "
-                "body of text, export with --unique-tokens or pass check_text=False"
+                f"for ({domain.unique_tokens:,} tokens): it changed; restore it, or, if it is meant to be another "
+                "text, export with --unique-tokens or pass check_text=False"
             )
     return faults

@@ -295,7 +295,7 @@ def test_a_state_of_another_format_or_a_damaged_one_is_refused() -> None:
     stream.take(7)
     state = stream.state_dict()
     with pytest.raises(
-        UserError, match=r"state has format 99, this version reads 1; go on with the version that wrote it"
+        UserError, match=r"state has format 99, this version of mixtures reads 1; go on with the version that wrote it"
     ):
         stream.load_state_dict({**state, "format": 99})
     with pytest.raises(UserError, match=r"state is damaged: its position is not the sum of the rows drawn"):
