@@ -1,4 +1,4 @@
-"""MixtureStream as the datasets that trainers take. The only module of this package that imports torch and datasets."""
+"""MixtureStream as the datasets that trainers take. Only this module of the package imports torch and datasets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,16 +11,16 @@ from mixtures.stream.stream import MixtureStream
 
 
 class TorchRows(IterableDataset):
-    """The stream's rows for `DataLoader(rows, batch_size=batch_rows, num_workers=any)`: {"input_ids", "labels"}, int64
-    (T,).
+    """The stream's rows for a torch DataLoader: {"input_ids", "labels"}, int64 (row_tokens,) each.
 
-    Every worker yields whole batches in turn, so the batches are the same for any number of workers; `batch_rows` must
-    be the loader's batch_size. Workers read ahead: this object itself stands where *training* is, and moves when the
-    trainer says so with `advance()` after each batch, so that `state_dict()` is exact whatever was read ahead. It
-    continues at another world size and worker count. Every new iterator of a loader starts where this object stands,
-    but with `persistent_workers=True`, which keep their first copy of it: leave that off. torchdata's
-    StatefulDataLoader is not
-    needed: it keeps one state a worker and cannot go on with another number of them.
+    Use it as `DataLoader(rows, batch_size=batch_rows, num_workers=any)`; `batch_rows` must be the loader's batch_size.
+    Every worker yields whole batches in turn, so the batches are the same for any number of workers.
+
+    Workers read ahead. This object itself keeps the position of the *training*: the trainer calls `advance()` after
+    each batch, so `state_dict()` is exact whatever was read ahead. The state continues at another world size and worker
+    count. Every new iterator of a loader starts at this object's position, except with `persistent_workers=True`, whose
+    workers keep their first copy of it: leave that off. torchdata's StatefulDataLoader is not needed: it keeps one
+    state per worker and cannot go on with another number of them.
     """
 
     def __init__(self, stream: MixtureStream, *, batch_rows: int) -> None:
@@ -37,29 +37,30 @@ class TorchRows(IterableDataset):
             stream.skip((step - 1) * self.batch_rows)
 
     def advance(self, batches: int = 1) -> None:
-        """Say that this rank has trained on `batches` more batches."""
+        """Record that this rank has trained on `batches` more batches."""
         self.stream.skip(batches * self.batch_rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The stream's state after the batches trained on."""
+        """Return the stream's state after the batches trained on."""
         return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there; a loader's next iterator begins with the next batch."""
+        """Go on from a state; a loader's next iterator begins with the batch after it."""
         self.stream.load_state_dict(state)
 
 
 def hf_dataset(stream: MixtureStream) -> datasets.IterableDataset:
-    """The stream's rows of this rank as a `datasets.IterableDataset` with column input_ids, from where the stream
-    stands.
+    """Return this rank's remaining rows as a `datasets.IterableDataset` with column input_ids.
 
-    One shard: a loader with several workers reads it in the first only. Its own `state_dict` replays what was read; to
-    go on at once, save the stream's state (`stream.skip` as training goes) and make the dataset from the stream again.
+    It has one shard: in a loader with several workers only the first reads it. Its own `state_dict` replays what was
+    read. To resume without a replay, save the stream's state (call `stream.skip` as training goes) and make the dataset
+    from the stream again.
     """
     features = datasets.Features({"input_ids": datasets.List(datasets.Value("int64"), length=stream.row_tokens)})
     return datasets.IterableDataset.from_generator(_examples, features=features, gen_kwargs={"stream": stream})
 
 
 def _examples(stream: MixtureStream) -> Iterator[dict[str, Any]]:
+    """Yield the stream's rows as examples; the stream itself stays at its position."""
     for row in stream.copy():
         yield {"input_ids": row}

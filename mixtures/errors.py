@@ -1,9 +1,9 @@
-"""The one exception for what a person gave wrong."""
+"""UserError: the exception for wrong input."""
 
 
 class UserError(ValueError):
-    """What the user gave is wrong; the message says what was found, where, what is allowed, what to do.
+    """Wrong input; the message says what was found, where, what is allowed, and what to do.
 
-    Commands print the message and exit with code 2, without a traceback. Several faults found together stand in
-    one message.
+    Commands print the message and exit with code 2, without a traceback. One message lists all faults that were found
+    together.
     """

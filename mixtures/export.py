@@ -1,4 +1,4 @@
-"""Run directories -> Mixture: what the runs learned, held to bounds, with the record of where it comes from."""
+"""From run directories to a Mixture: what the runs learned, within bounds, with a record of its origin."""
 
 import itertools
 import math
@@ -45,23 +45,25 @@ def export_mixture(
     samples: SampleRule | None = None,
     samples_dir: str | Path = "mixture.samples",
 ) -> Mixture:
-    """The mixture that the runs learned, the plain mean over several runs, with a 95 % interval for every weight where
-    there can be one.
+    """Return the mixture that the runs learned: the plain mean over the runs, with 95 % intervals where possible.
 
-    stages: piecewise-constant averages over this many equal token spans of the proxy run, laid over the horizon.
-    average: with one stage, over all steps or over the last half of the steps (tail).
-    shrink: auto draws the weights to the prior by what the intervals say (`mixtures.schedule.uncertainty`), before
-        bounds; none leaves them.
+    stages: number of stages; each is the average over one of as many equal spans of the proxy run's tokens, laid over
+        the horizon.
+    average: with one stage, over all steps (all) or over the last half of the steps (tail).
+    shrink: auto draws the weights to the prior as far as their evidence is weak (`mixtures.schedule.uncertainty`),
+        before bounds; none leaves them.
     token_budget: tokens of the large run; None: as many as the proxy run trained.
-    max_epochs: most epochs of a domain over the whole schedule; min_share: least share of a domain in every stage. The
-    weights are the closest to the learned ones that keep both (`mixtures.schedule.constrain`).
-    unique_tokens: how much text the large run has, where it is not the text that the proxy run read; caps count it.
-    These three: one number for all domains, or {name: number} with `*` for every domain that is not named.
-    samples: weights inside the domains by this rule, from the scores of the first run that has some; the manifests are
-    written into samples_dir, and the mixture's file belongs beside it. Epochs then count passes over what the rule
-    keeps.
-    Raises UserError for damaged runs, runs that do not belong together (all differences listed), impossible stages,
-    bounds that are no bounds, and bounds that cannot be kept (with the arithmetic).
+    max_epochs: most epochs of a domain over the whole schedule.
+    min_share: least share of a domain in every stage. The weights are the closest to the learned ones that keep both
+        bounds (`mixtures.schedule.constrain`).
+    unique_tokens: tokens of the large run's text, where it is not the text that the proxy run read; caps count them.
+    samples: rule for weights inside the domains, from the scores of the first run that has some. Epochs then count
+        passes over what the rule keeps.
+    samples_dir: directory for the manifests of `samples`; the mixture's file belongs beside it.
+
+    max_epochs, min_share and unique_tokens are one number for all domains, or {name: number} with `*` for every domain
+    that is not named. Raises UserError for damaged runs, runs that do not belong together (all differences listed),
+    impossible stages, wrong bounds, and bounds that cannot be kept (with the arithmetic).
     """
     records = read_runs(runs)
     names = records[0].trajectory.domains
@@ -74,7 +76,7 @@ def export_mixture(
     starts = [total * number // stages for number in range(stages)]
     spans = [end - start for start, end in itertools.pairwise([*starts, total])]
     check_bounds(names, max_epochs=max_epochs, min_share=min_share, unique_tokens=unique_tokens)
-    large = token_budget is not None  # and not the proxy's own horizon, whose text corpus.simulate_budget may have cut
+    large = token_budget is not None  # None: the proxy's own horizon, whose text corpus.simulate_budget may have cut
     simulated = {domain.name: domain.elsewhere for run in records for domain in run.mixed if large and domain.elsewhere}
     caps, counts = by_name(max_epochs, names), simulated | by_name(unique_tokens, names)
     domains = tuple(
@@ -110,13 +112,13 @@ def export_mixture(
 
 
 def read_runs(runs: Sequence[str | Path | RunRecord]) -> list[RunRecord]:
-    """Runs that learned the same thing.
+    """Read runs that learned the same thing.
 
     Raises UserError, listing all differences, where they do not belong together.
     """
     places = [(run.path if isinstance(run, RunRecord) else Path(run)).resolve() for run in runs]
     if twice := sorted({str(place) for place in places if places.count(place) > 1}):
-        raise UserError(f"{', '.join(twice)} is given twice; the mean needs different runs, give each once")
+        raise UserError(f"{', '.join(twice)} is given twice; the mean needs different runs, give every run once")
     records = [read_run(run) for run in runs]
     if differences := [line for run in records[1:] for line in _differences(records[0], run)]:
         raise UserError(
@@ -127,7 +129,7 @@ def read_runs(runs: Sequence[str | Path | RunRecord]) -> list[RunRecord]:
 
 
 def _differences(one: RunRecord, other: RunRecord) -> Iterator[str]:
-    """Everything that keeps two runs from being averaged, one line each."""
+    """Yield one line per difference that keeps two runs from being averaged."""
     first, second = {d.name: d for d in one.domains}, {d.name: d for d in other.domains}
     for run, extra in ((one, first.keys() - second.keys()), (other, second.keys() - first.keys())):
         if extra:
@@ -148,6 +150,7 @@ def _differences(one: RunRecord, other: RunRecord) -> Iterator[str]:
 
 
 def _total_tokens(runs: list[RunRecord], token_budget: int | None) -> int:
+    """Return the tokens of the large run: the budget, or what the runs trained. Raises UserError where these differ."""
     if token_budget is not None:
         if token_budget < 1:
             raise UserError(f"token budget {token_budget}: give a positive number of tokens")
@@ -156,25 +159,27 @@ def _total_tokens(runs: list[RunRecord], token_budget: int | None) -> int:
     if len(set(trained.values())) > 1:
         lines = "\n".join(f"  - {path}: {tokens:,}" for path, tokens in trained.items())
         raise UserError(
-            f"the runs trained different numbers of tokens:\n{lines}\nsay with --token-budget how many to plan for"
+            f"the runs trained different numbers of tokens:\n{lines}\ngive the tokens of the large run (--token-budget)"
         )
     return next(iter(trained.values()))
 
 
 def _domain(runs: list[RunRecord], name: str, *, cap: float, count: float | None, large: bool) -> Domain:
-    """The domain as the run that read most of it saw it, for a large run without a cut; where there is a count, other
-    text of its name.
+    """Return the domain's record, from the run that read most of its text.
+
+    large: take the text before `corpus.simulate_budget` cut it. count: unique tokens of another text of this name,
+    whose other facts are then not known.
     """
-    found = _found(runs, name).uncut if large else _found(runs, name)
+    source = _found(runs, name).uncut if large else _found(runs, name)
     read = {
-        "unique_documents": found.documents,
-        "complete": found.complete,
-        "fingerprint": found.fingerprint,
-        "sources": found.sources,
+        "unique_documents": source.documents,
+        "complete": source.complete,
+        "fingerprint": source.fingerprint,
+        "sources": source.sources,
     }
     return Domain(
         name=name,
-        unique_tokens=found.tokens if count is None else int(count),
+        unique_tokens=source.tokens if count is None else int(count),
         max_epochs=cap if cap < math.inf else None,
         on_exhausted="renormalize" if cap < math.inf else "repeat",
         **(read if count is None else {}),
@@ -187,7 +192,7 @@ def _scores(runs: list[RunRecord]) -> Scores:
 
 
 def _found(runs: list[RunRecord], name: str) -> CorpusDomain:
-    """The record of the run that read most of a domain."""
+    """Return the record of a domain in the run that read most of it."""
     return max(
         (domain for run in runs for domain in run.mixed if domain.name == name), key=lambda domain: domain.tokens
     )
@@ -200,6 +205,10 @@ def _provenance(
     constraints: tuple[Constraint, ...],
     counts: Collection[str],
 ) -> Provenance:
+    """Return who made the mixture, how and from what, with hashes of the runs' files.
+
+    counts: names of the domains whose unique tokens were given.
+    """
     files = [
         (run, path)
         for run in runs
@@ -230,6 +239,7 @@ def _provenance(
 
 
 def _proxy(run: RunRecord) -> dict[str, Any]:
+    """Return the facts of a run that the provenance keeps."""
     environment = run.config.environment
     return {
         "run": run.path.resolve().name,
@@ -244,7 +254,7 @@ def _proxy(run: RunRecord) -> dict[str, Any]:
 
 
 def _checks(runs: list[RunRecord], mixture: Mixture, expected: tuple[Expected, ...]) -> Iterator[Check]:
-    """What a reader of the file should know."""
+    """Yield the checks that the file records, with warnings that its reader should know."""
     yield from written_checks(mixture)
     short = [
         f"{run.path.resolve().name} stopped at step {len(run.trajectory.steps)} of {planned}"
@@ -258,11 +268,11 @@ def _checks(runs: list[RunRecord], mixture: Mixture, expected: tuple[Expected, .
             f"several runs have seed {', '.join(map(str, twice))}: their spread says less than that of different seeds"
         )
         yield Check(id="seeds", status="warn", detail=detail)
-    if held := [
+    if capped := [
         domain for domain, row in zip(mixture.domains, expected, strict=True) if domain.held_at_cap(row.epochs)
     ]:
-        partly = [domain.name for domain in held if not domain.complete]
-        detail = f"held at their caps: {', '.join(domain.name for domain in held)}"
+        partly = [domain.name for domain in capped if not domain.complete]
+        detail = f"domains at their caps: {', '.join(domain.name for domain in capped)}"
         if partly:
-            detail += f"; there is more text than was counted of {', '.join(partly)}: give --unique-tokens"
+            detail += f"; not all text was counted of {', '.join(partly)}: give --unique-tokens"
         yield Check(id="caps", status="warn" if partly else "pass", detail=detail)

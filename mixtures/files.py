@@ -1,4 +1,4 @@
-"""Files that are either all there or not there: a kill or a full disk never leaves half of one."""
+"""Files that are either complete or absent: a kill or a full disk never leaves half a file. Also their readers."""
 
 import errno
 import hashlib
@@ -19,11 +19,11 @@ from mixtures.errors import UserError
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Put `data` (text as UTF-8) into the file `path` in one step; missing parent directories are made.
+    """Write `data` (text as UTF-8) into the file `path` in one step; missing parent directories are made.
 
-    Readers see the old file or the new one, never a mixture, and the new one has reached the disk on return.
-    On an error (a full disk, no permission) the temporary file is removed, the old file stays, and an OSError of
-    the same errno that names `path` is raised.
+    Readers see the old file or the new one, never a mixture, and the new one has reached the disk on return. On an
+    error (a full disk, no permission) the temporary file is removed, the old file stays, and an OSError with the same
+    errno that names `path` is raised.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -44,11 +44,11 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Give a temporary directory beside `path` that becomes `path` when the block ends well.
+    """Give a temporary directory beside `path` that becomes `path` when the block ends without an error.
 
-    Everything in it is on the disk before the rename. If the block raises (or the disk is full), the temporary
-    directory is removed and `path` is untouched. A `path` that exists already raises FileExistsError, at the start
-    or, when somebody else was faster, at the rename.
+    Everything in it is on the disk before it is renamed. If the block raises (or the disk is full), the temporary
+    directory is removed and `path` is untouched. Raises FileExistsError where `path` exists already, at the start or,
+    if another process was faster, at the end.
     """
     path = Path(path)
     if path.exists():
@@ -69,17 +69,18 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 
 def sha256_file(path: str | Path) -> str:
-    """`sha256:` and the hash of a file's bytes, read piece by piece. Raises OSError."""
+    """Return `sha256:` and the hash of a file's bytes, read piece by piece. Raises OSError."""
     with open(path, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that no glob for finished files matches (hidden), new at every call."""
+    """Return a new hidden name beside `path`, which no glob for finished files matches."""
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
 def _sync_directory(directory: Path) -> None:
+    """Write a directory's entries to the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -88,7 +89,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Parsed YAML. Raises UserError where it does not parse."""
+    """Read a YAML file. Raises UserError where it does not parse."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -96,21 +97,21 @@ def read_yaml(path: Path) -> Any:
 
 
 def list_faults(error: ValidationError) -> list[str]:
-    """Every fault that pydantic found, one line each, with its place and what was found."""
+    """Return one line per fault that pydantic found, with its place and the value that it found."""
     lines = []
     for fault in error.errors():
         message = fault["msg"].removeprefix("Value error, ")
         place = ".".join(str(step) for step in fault["loc"])
         if place:
-            found = repr(fault["input"])
-            shown = f" (found {found})" if fault["type"] != "missing" and len(found) <= 80 else ""
+            value = repr(fault["input"])
+            shown = f" (found {value})" if fault["type"] != "missing" and len(value) <= 80 else ""
             message = f"{place}: {message}{shown}"
         lines += [f"  - {line}" for line in message.split("\n")]
     return lines
 
 
 def read_json(path: str | Path) -> Any:
-    """Parsed JSON. Raises UserError for a missing file, broken JSON (line and column), and a key given twice."""
+    """Read a JSON file. Raises UserError for a missing file, broken JSON (line and column), and a key given twice."""
     path = Path(path)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from mixtures.errors import UserError
 
 Number = TypeVar("Number", int, float)
 
-EVERY = "*"  # in bounds: every domain that is not named
+EVERY = "*"  # name in bounds that stands for every domain that is not named
 
 WIDTH = 100
 NAME_WIDTH = 28
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: Sequence[str] = ()) -> str:
-    """Columns aligned by their widest cell: the first to the left, the others (numbers) to the right.
+    """Return a table as text; columns are as wide as their widest cell, the first to the left, the others to the right.
 
-    titles: a line above the header, each title over an equal number of the columns after the first.
+    titles: for a line above the header, each over an equal number of the columns after the first.
     """
     lines = [[shorten(cells[0]), *cells[1:]] for cells in (header, *rows)]
     widths = [max(len(cells[column]) for cells in lines) for column in range(len(header))]
@@ -31,48 +31,51 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: Seque
         for cells in lines
     ]
     if titles:
-        each = (len(header) - 1) // len(titles)
-        spans = [sum(widths[first : first + each]) + 2 * (each - 1) for first in range(1, len(header), each)]
+        columns_per_title = (len(header) - 1) // len(titles)
+        spans = [
+            sum(widths[first : first + columns_per_title]) + 2 * (columns_per_title - 1)
+            for first in range(1, len(header), columns_per_title)
+        ]
         above = [f" {shorten(title, span - 4)} ".center(span, "-") for title, span in zip(titles, spans, strict=True)]
         text.insert(0, "  ".join([" " * widths[0], *above]))
     return "\n".join(text)
 
 
 def shorten(name: str, width: int = NAME_WIDTH) -> str:
-    """The name, its middle replaced by `…` where it is longer than `width`: beginnings and ends tell names apart."""
+    """Return the name; if it is longer than `width`, its middle is replaced by `…`, since ends tell names apart."""
     keep = width - 1
     return name if len(name) <= width else f"{name[: keep - keep // 2]}…{name[-(keep // 2) :]}"
 
 
 def tokens_text(tokens: float) -> str:
-    """`300 B`, `1.05 M`, `640`: three digits and a unit."""
+    """Return a number of tokens with three digits and a unit: `300 B`, `1.05 M`, `640`."""
     size, unit = token_unit(tokens)
     return f"{tokens / size:#.3g} {unit}".replace(". ", " ") if unit else f"{tokens:.0f}"
 
 
 def token_unit(tokens: float) -> tuple[float, str]:
-    """(size, letter) of the unit that fits a number of tokens; (1, "") below a thousand."""
+    """Return (size, letter) of the unit that fits a number of tokens; (1, "") below a thousand."""
     units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
     return next((unit for unit in units if tokens >= 0.9995 * unit[0]), (1.0, ""))
 
 
 def epochs_text(epochs: float) -> str:
-    """`0.25`, `12.50`, from a thousand on `1.67 M`."""
+    """Return a number of epochs with two decimals (`0.25`, `12.50`), from a thousand on as `1.67 M`."""
     return f"{epochs:.2f}" if epochs < 999.995 else tokens_text(epochs)
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
+    """Return a number with its noun: `1 seed`, `2 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter."""
+    """Return the text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 def parse_tokens(text: str) -> int:
-    """Tokens from `300e9`, `300B`, `1.5T`, `20M`, `64k` or digits. Raises UserError for anything else."""
+    """Return the tokens that `300e9`, `300B`, `1.5T`, `20M`, `64k` or digits say. Raises UserError for other text."""
     match = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)\s*([kmbt]?)", text.strip(), re.IGNORECASE)
     if match:
         number = (
@@ -86,9 +89,9 @@ def parse_tokens(text: str) -> int:
 
 
 def read_words(words: Sequence[str] | None, *, flag: str, read: Callable[[str], Number]) -> dict[str, Number]:
-    """`["4", "wiki=2"]` -> `{"*": 4, "wiki": 2}`.
+    """Return the numbers of a flag's words by name: `["4", "wiki=2"]` gives `{"*": 4, "wiki": 2}`.
 
-    Raises UserError listing what is no number and what is given twice.
+    Raises UserError listing every word that is no number and every name that is given twice.
     """
     pairs = [word.rpartition("=")[::2] for word in words or []]
     values, faults = {}, []

@@ -1,3 +1,3 @@
-"""The version of this package, as `pyproject.toml` and every written record have it."""
+"""The version of this package, the same as in `pyproject.toml` and in every record it writes."""
 
 VERSION = "0.1.0"

@@ -223,7 +223,7 @@ def test_a_cap_on_text_that_was_only_partly_read_is_warned_about(run: Path) -> N
         return next(((check.status, check.detail) for check in checks if check.id == "caps"), None)
 
     assert caps() is None
-    assert caps(max_epochs=4) == ("pass", "held at their caps: wiki_en")
+    assert caps(max_epochs=4) == ("pass", "domains at their caps: wiki_en")
     partly_read(run, "wiki_en")
     status, detail = caps(max_epochs=4) or ("", "")
     assert status == "warn"

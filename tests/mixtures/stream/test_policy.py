@@ -150,7 +150,8 @@ def test_a_filter_that_leaves_less_than_a_row_is_refused(tmp_path: Path) -> None
 def test_loss_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"web: its manifest has weights for the loss of documents(.|\n)*softmax, filter or multiplicity, or without",
+        match=r"web: its manifest has weights for the loss of documents(.|\n)*"
+        "softmax, filter or multiplicity, or without",
     ):
         open_stream(sampled(tmp_path, mode="loss_weight", weight=[1] * 9))
 
