@@ -47,8 +47,8 @@ def export_mixture(
 ) -> Mixture:
     """Return the mixture that the runs learned: the plain mean over the runs, with 95 % intervals where possible.
 
-    stages: number of stages; each is the average over one of as many equal spans of the proxy run's tokens, laid over
-        the horizon.
+    stages: number of stages. The proxy run's tokens are cut into as many equal spans; every stage has the average
+        weights of one span, and together they cover the horizon.
     average: with one stage, over all steps (all) or over the last half of the steps (tail).
     shrink: auto draws the weights to the prior as far as their evidence is weak (`mixtures.schedule.uncertainty`),
         before bounds; none leaves them.
@@ -170,7 +170,7 @@ def _domain(runs: list[RunRecord], name: str, *, cap: float, count: float | None
     large: take the text before `corpus.simulate_budget` cut it. count: unique tokens of another text of this name,
     whose other facts are then not known.
     """
-    source = _found(runs, name).uncut if large else _found(runs, name)
+    source = _most_read(runs, name).uncut if large else _most_read(runs, name)
     read = {
         "unique_documents": source.documents,
         "complete": source.complete,
@@ -191,7 +191,7 @@ def _scores(runs: list[RunRecord]) -> Scores:
     return read_scores(next((run.path for run in runs if (run.path / "scores").is_dir()), runs[0].path))
 
 
-def _found(runs: list[RunRecord], name: str) -> CorpusDomain:
+def _most_read(runs: list[RunRecord], name: str) -> CorpusDomain:
     """Return the record of a domain in the run that read most of it."""
     return max(
         (domain for run in runs for domain in run.mixed if domain.name == name), key=lambda domain: domain.tokens
@@ -216,7 +216,9 @@ def _provenance(
     ]
     if learned.record is not None and learned.record.replicates:
         files += [(run, run.path / REPLICATES) for run in runs if (run.path / REPLICATES).is_file()]
-    about: dict[str, Any] = {"unique_tokens": {name: _found(runs, name).tokens for name in counts}} if counts else {}
+    about: dict[str, Any] = (
+        {"unique_tokens": {name: _most_read(runs, name).tokens for name in counts}} if counts else {}
+    )
     if reused := runs[0].corpus.reused:
         about["reused"] = reused.relative
     return Provenance(
@@ -274,5 +276,5 @@ def _checks(runs: list[RunRecord], mixture: Mixture, expected: tuple[Expected, .
         partly = [domain.name for domain in capped if not domain.complete]
         detail = f"domains at their caps: {', '.join(domain.name for domain in capped)}"
         if partly:
-            detail += f"; not all text was counted of {', '.join(partly)}: give --unique-tokens"
+            detail += f"; there is more text than was counted in {', '.join(partly)}: give --unique-tokens"
         yield Check(id="caps", status="warn" if partly else "pass", detail=detail)

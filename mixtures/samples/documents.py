@@ -65,7 +65,7 @@ def printable(text: str) -> str:
 
     Such characters could hide or change what a terminal shows.
     """
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def open_reader(run: RunRecord) -> tuple[Reader | None, str]:

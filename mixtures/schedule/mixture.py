@@ -118,7 +118,7 @@ class Mixture(Record):
         return [end - start for start, end in itertools.pairwise(starts)]
 
     def compute_expected(self) -> tuple[Expected, ...]:
-        """Return, per domain, the tokens that the whole schedule takes, and how many epochs they are.
+        """Return the tokens that the whole schedule takes from every domain, and how many epochs they are.
 
         An epoch is one pass over what the domain's sample policy keeps.
         """

@@ -57,7 +57,7 @@ def _facts(mixture: Mixture) -> str:
         )
         facts["prior"] = departure_text(record)
     for constraint in provenance.constraints:
-        facts["held to"] = constraint_text(constraint)
+        facts["bounds"] = constraint_text(constraint)
     lines = [fill(f"{name + ':':<11}{value}", WIDTH, subsequent_indent=" " * 11) for name, value in facts.items()]
     return "\n".join(lines)
 
@@ -94,11 +94,11 @@ def _most_first(mixture: Mixture) -> list[tuple[Domain, Expected]]:
 def _whole(mixture: Mixture) -> str:
     """Return the table of the whole schedule: share, learned share, tokens, epochs and cap per domain.
 
-    A column `held by` says which bounds a domain has reached.
+    A column `limited by` says which bounds a domain has reached.
     """
     total, spans, learned = mixture.horizon.total_tokens, mixture.stage_tokens(), learned_weights(mixture)
     capped = any(domain.max_epochs is not None for domain in mixture.domains)
-    held = {domain.name: _held_by(mixture, domain, row.epochs) for domain, row in _most_first(mixture)}
+    limits = {domain.name: _held_by(mixture, domain, row.epochs) for domain, row in _most_first(mixture)}
     intervals = mixture.stages[0].weights_ci95 if len(spans) == 1 else None
     header = [
         "domain",
@@ -108,7 +108,7 @@ def _whole(mixture: Mixture) -> str:
         "tokens",
         "epochs",
     ]
-    header += [*(["cap"] if capped else []), *(["held by"] if any(held.values()) else [])]
+    header += [*(["cap"] if capped else []), *(["limited by"] if any(limits.values()) else [])]
     rows = []
     for domain, row in _most_first(mixture):
         cells = [domain.name, f"{row.tokens / total:.4f}"]
@@ -121,8 +121,8 @@ def _whole(mixture: Mixture) -> str:
         cells += [tokens_text(row.tokens), epochs_text(row.epochs)]
         if capped:
             cells.append("-" if domain.max_epochs is None else f"{domain.max_epochs:.6g}")
-        if any(held.values()):
-            cells.append(held[domain.name])
+        if any(limits.values()):
+            cells.append(limits[domain.name])
         rows.append(cells)
     text = table(header, rows)
     return text if len(spans) == 1 else f"the whole schedule, {tokens_text(total)} tokens\n{text}"

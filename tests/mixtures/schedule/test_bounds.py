@@ -227,7 +227,7 @@ def test_a_cap_on_text_that_was_only_partly_read_is_warned_about(run: Path) -> N
     partly_read(run, "wiki_en")
     status, detail = caps(max_epochs=4) or ("", "")
     assert status == "warn"
-    assert "more text than was counted of wiki_en: give --unique-tokens" in detail
+    assert "there is more text than was counted in wiki_en: give --unique-tokens" in detail
     assert (caps(max_epochs=4, unique_tokens={"wiki_en": 4000}) or ("",))[0] == "pass"
 
 
