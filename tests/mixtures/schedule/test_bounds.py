@@ -319,7 +319,7 @@ def test_show_says_what_a_single_stage_gave_up(run: Path) -> None:
         export_mixture([run], token_budget=50_000, max_epochs={"*": 4, "wiki_de": 2}, min_share=0.1)
     ).splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("domain"))
-    assert lines[first].split() == ["domain", "share", "learned", "tokens", "epochs", "cap", "held", "by"]
+    assert lines[first].split() == ["domain", "share", "learned", "tokens", "epochs", "cap", "limited", "by"]
     cells = [line.split() for line in lines[first + 2 : first + 5]]
     assert cells[0] == ["forum", "0.4000", "0.2000", "20.0", "k", "2.00", "4"]
     assert cells[1] == ["wiki_en", "0.3200", "0.5000", "16.0", "k", "4.00", "4", "cap"]
