@@ -1,8 +1,8 @@
-"""Checkpoints: everything that the next step depends on, there whole or not at all (one rename).
+"""Checkpoints: everything that the next step depends on, in a directory that appears complete or not at all.
 
-Rows are a function of (seed, step), and so are dropout's random numbers; a checkpoint therefore needs no data cursor
-and no random state beside the step's number. With P parameters it takes 12 P bytes (weights and Adam's two moments in
-float32).
+Rows and dropout's random numbers are functions of (seed, step). A checkpoint therefore needs the number of the step,
+but no position in the data and no random state. With P parameters it takes 12 P bytes (weights and Adam's two moments
+in float32).
 """
 
 import shutil
@@ -21,19 +21,19 @@ STATE = "state.pt"
 
 
 class HasState(Protocol):
-    """An optimizer or a scheduler."""
+    """Anything with a state to save and load: an optimizer or a scheduler."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Finished checkpoints of a run, oldest first."""
+    """Return the directories of a run's finished checkpoints, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step-*"))
 
 
 def newest(run_dir: Path) -> Path | None:
-    """The last finished checkpoint, None where there is none."""
+    """Return the directory of the last finished checkpoint; None if there is none."""
     return max(checkpoints(run_dir), default=None)
 
 
@@ -47,13 +47,13 @@ def save(
     rule: doge.State,
     keep: int,
 ) -> Path:
-    """Write `checkpoints/step-SSSSSSSS` and remove all but the newest `keep`.
+    """Write the checkpoint `checkpoints/step-SSSSSSSS`, remove all but the newest `keep`, and return its directory.
 
-    The model is saved as Hugging Face does (`from_pretrained` reads it). Raises UserError where the disk is full or
-    refuses; the older checkpoints are untouched then.
+    The model is saved in Hugging Face's format (`from_pretrained` reads it). Raises UserError if the disk is full or
+    the directory cannot be written; the older checkpoints then stay untouched.
     """
     path = run_dir / "checkpoints" / f"step-{step:08d}"
-    if path.exists():  # the one that this run was resumed from
+    if path.exists():  # this run was resumed from this checkpoint
         return path
     try:
         with atomic_dir(path) as directory:
@@ -78,8 +78,9 @@ def save(
 def load(
     path: Path, *, model: PreTrainedModel, optimizer: HasState, scheduler: HasState, device: torch.device
 ) -> tuple[int, doge.State]:
-    """Put a checkpoint into model, optimizer and scheduler; returns its step and the rule's state. UserError if it is
-    damaged.
+    """Load a checkpoint into model, optimizer and scheduler; return its step and the state of the update rule.
+
+    Raises UserError for a damaged checkpoint.
     """
     try:
         state = torch.load(path / STATE, map_location=device, weights_only=True)

@@ -1,9 +1,8 @@
-"""`accelerate launch -m proxies.compare COMPARE.yaml [--section.key value ...]`: is a mixture better than not
-bothering?
+"""The command `accelerate launch -m proxies.compare COMPARE.yaml [--section.key value ...]`: compare mixtures.
 
-Base models that see the same number of tokens, start from the same weights per seed and are measured on the same
-held-out rows, each on the rows of its mixture. The same command again does only what is missing
-(proxies/comparison/records.py has the directory).
+It trains base models, each on the rows that its mixture gives. All see the same number of tokens, start from the same
+weights per seed, and are evaluated on the same held-out rows. If the command is given again, it does only what is
+missing. proxies/comparison/records.py lists the files that it writes.
 """
 
 import sys
@@ -18,16 +17,15 @@ USAGE = "usage: accelerate launch -m proxies.compare COMPARE.yaml [--section.key
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code: 0, or 2 with one message for what the user gave wrong."""
+    """Run the command and return its exit code: 0, or 2 after one message on an error that the user can correct."""
     return command(arguments, usage=USAGE, kind=CompareSettings, act=_compare)
 
 
 def _compare(words: list[str]) -> None:
     if words[0].startswith("--"):
         raise UserError(f"the comparison's YAML file comes first; {USAGE}")
-    from proxies.comparison.run import (
-        compare,
-    )  # torch and transformers are loaded only for a comparison that will start
+    # torch and transformers are loaded only for a comparison that will start
+    from proxies.comparison.run import compare
 
     compare(load(CompareSettings, words[0], words[1:]))
 

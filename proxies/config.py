@@ -1,4 +1,4 @@
-"""From a YAML file and command-line overrides to validated settings, and back to the run's config.yaml."""
+"""Settings: read from a YAML file and command-line flags, validated, and written to the run's config.yaml."""
 
 import difflib
 import os
@@ -43,11 +43,11 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> Kind:
-    """Settings of a YAML file with `--section.key value` overrides, every relative path made absolute.
+    """Read the settings of a YAML file with `--section.key value` overrides, and make every path absolute.
 
-    Paths in the file are relative to it, paths in overrides to the working directory. An `environment` block (a run's
-    own config.yaml) is left out. Raises UserError listing every fault at once; unknown keys come with the nearest known
-    one.
+    Paths in the file are relative to the file's directory, paths in overrides to the working directory. A block
+    `environment`, as in a run's config.yaml, is ignored. Raises UserError that lists every fault at once; for an
+    unknown key it names the nearest known one.
     """
     path = Path(path)
     raw = _read(path)
@@ -65,21 +65,23 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
 
 
 def help_text(kind: type[BaseModel]) -> str:
-    """Every setting with its default and help, one line each: what `--help` prints."""
+    """Return what `--help` prints: one line per setting, with its default and its help text."""
     defaults = {name: "required" if default is ... else f"default {default!r}" for name, default, _ in flags(kind)}
     return "\n".join(f"  --{name} ({defaults[name]}): {text}" for name, _, text in flags(kind))
 
 
 def flags(block: type[BaseModel]) -> Iterator[tuple[str, Any, str]]:
-    """(dotted name, default, help) of every setting; what stands under free names (domains, mixtures) is given in the
-    YAML file.
+    """Yield (dotted name, default, help text) of every setting; the default is `...` for a required one.
+
+    A setting that holds blocks under names of the user's choice (corpus.domains, mixtures) is yielded as one; the
+    settings inside these blocks are not.
     """
     for name, field in _fields(block):
         yield name, ... if field.is_required() else field.default, field.description or ""
 
 
 def _fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """(dotted name, field) of every setting that is a value, or a dict of free names."""
+    """Yield (dotted name, field) of every setting that is a value, or a dict with names of the user's choice."""
     for name, field in block.model_fields.items():
         inner = _unwrap(field.annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -89,7 +91,7 @@ def _fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 def _unwrap(annotation: Any) -> Any:
-    """The block, or the dict of free names, that a setting's type holds; None where it is a plain value."""
+    """Return the block, or the dict with names of the user's choice, in a setting's type; None for a plain value."""
     for option in (annotation, *get_args(annotation)):
         if get_origin(option) is dict or (isinstance(option, type) and issubclass(option, BaseModel)):
             return option
@@ -97,7 +99,7 @@ def _unwrap(annotation: Any) -> Any:
 
 
 def _within(annotation: Any, name: str) -> Any:
-    """The type of what stands under `name` in a block, or in a dict of free names; None where nothing does."""
+    """Return the type of the entry `name` of a block, or of a dict with names of the user's choice; None if unknown."""
     inner = _unwrap(annotation)
     if get_origin(inner) is dict:
         return get_args(inner)[1]
@@ -106,7 +108,7 @@ def _within(annotation: Any, name: str) -> Any:
 
 
 def environment(*, world_size: int, device: str) -> dict[str, Any]:
-    """Where and with what a run is made: versions, git commit of this code, world size, device, command."""
+    """Return facts about the environment of a run: versions, git commit of this code, world size, device, command."""
     from datetime import UTC, datetime
 
     here = Path(__file__).parent
@@ -132,13 +134,13 @@ def environment(*, world_size: int, device: str) -> dict[str, Any]:
 
 
 def dump(settings: BaseModel, environment: dict[str, Any] | None = None) -> str:
-    """config.yaml: all settings with their values, and the environment; `load_settings` reads it back."""
+    """Return the text of a config.yaml: all settings with their values, and the environment. `load` reads it."""
     blocks = {**settings.model_dump(), **({"environment": environment} if environment else {})}
     return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True)
 
 
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
-    """One line for every setting that differs: `train.lr: 0.001 -> 0.002`."""
+    """Return one line per setting that differs, such as `train.lr: 0.001 -> 0.002`."""
     before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
@@ -149,7 +151,7 @@ def differences(old: BaseModel, new: BaseModel) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
-        """Refuses a key given twice, which plain YAML lets the last one win."""
+        """A loader that refuses a key given twice; plain YAML would silently take the last one."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -187,14 +189,16 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseMode
         value = value if joined else words.pop(0)
         *blocks, key = flag[2:].split(".")
         if key in PATHS:
-            value = str(Path(value).expanduser().resolve())  # relative to where the person stands, not to the YAML file
+            value = str(Path(value).expanduser().resolve())  # relative to the working directory, not to the YAML file
         if flag not in known and not flag.startswith(free):
-            raise UserError(f"{flag} is no setting{_nearest(flag, known)}; `--help` lists all")
+            raise UserError(f"{flag} is not a setting{_nearest(flag, known)}; `--help` lists all")
         block = raw
         for name in blocks:
             block = block.setdefault(name, {})
             if not isinstance(block, dict):
-                raise UserError(f"{flag} goes into {name}, which holds {block!r} in the YAML file; change it there")
+                raise UserError(
+                    f"{flag} sets a key of {name}, but {name} holds {block!r} in the YAML file; change it there"
+                )
         block[key] = yaml.safe_load(value)
 
 
@@ -212,8 +216,8 @@ def _faults(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
         elif fault["type"] == "missing":
             yield f"{where}: is missing; it is required"
         else:
-            found = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
-            yield f"{where}: {fault['msg'].removeprefix('Value error, ')}{found}"
+            value = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
+            yield f"{where}: {fault['msg'].removeprefix('Value error, ')}{value}"
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -244,13 +248,13 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class Frozen(BaseModel):
-    """A block of settings: immutable, unknown keys refused."""
+    """A block of settings: it cannot be changed once it is made, and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:
-    """For a validator: ValueError where not exactly one of these settings of a block is given."""
-    given = [name for name in names if getattr(block, name)]
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(names)}; found {', '.join(given) or 'none of them'}")
+    """Check that exactly one of these settings of a block is given. Raises ValueError otherwise; for validators."""
+    present = [name for name in names if getattr(block, name)]
+    if len(present) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names)}; found {', '.join(present) or 'none of them'}")

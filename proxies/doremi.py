@@ -1,5 +1,6 @@
-"""DoReMi's step (arXiv 2305.10429, algorithm 1) and the settings of its reference run: the mathematics is in
-doge/doremi.py.
+"""DoReMi's training step (arXiv 2305.10429, algorithm 1) and the settings of its reference run.
+
+The mathematics is in doge/doremi.py.
 """
 
 from dataclasses import dataclass, replace
@@ -15,9 +16,10 @@ from proxies.step import Group, StepOutcome, descend, read_part, require_finite,
 
 
 def reference_settings(settings: Settings) -> Settings:
-    """The run that trains the reference: the same model, seed, text and loop on the plain loss, weighted by the prior.
+    """Return the settings of the run that trains the reference model, in RUN_DIR/reference.
 
-    It lies in RUN_DIR/reference and reads the token cache of the run that it belongs to.
+    Model, seed, text and training loop are the same; it trains on the plain loss, weighted by the prior, and reads the
+    same token cache.
     """
     path = settings.run_path
     return settings.model_copy(
@@ -34,11 +36,11 @@ def reference_settings(settings: Settings) -> Settings:
 
 @dataclass
 class DoremiStepper:
-    """What a step needs besides its number; `state.weights` are the domain weights, `reference` is there once it is
-    trained.
+    """One update of the proxy and the domain weights (`state.weights`), called once per step.
 
-    Costs one forward pass of the reference beyond a plain step; with train.accumulate above 1 also one of the proxy:
-    all micro-batches decide over the weights that the first of them is trained with.
+    `reference` must be set before the first step. A step costs one forward pass of the reference more than a plain
+    step. With train.accumulate above 1 it costs one of the proxy as well, because the weights depend on the losses of
+    all micro-batches and must be known before the first of them is trained on.
     """
 
     settings: Settings
@@ -50,7 +52,7 @@ class DoremiStepper:
     reference: nn.Module | None = None
 
     def __call__(self, step: int, lr: float) -> StepOutcome:
-        """Do step number `step` (from 0). `lr` is not read: the weights' own step is `update.eta`."""
+        """Do step number `step` (from 0). `lr` is not used: the step size of the weights is `update.eta`."""
         names, constants = [group.name for group in self.groups], self.settings.constants
         mine = read_part(self.settings, self.groups, self.place, step=step, halves=1)
         losses, excess, graph = self._measure(mine, step)
@@ -64,9 +66,11 @@ class DoremiStepper:
         return StepOutcome(losses, doge.Decision(weights, weights, excess), norm)
 
     def _measure(self, mine: list[doge.MicroBatch], step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean loss and excess loss of every domain over the global batch, (D,) float64 on the CPU, and, of a single
-        micro-batch,
-        the token losses with their graph."""
+        """Return the mean loss and the mean excess loss of every domain over the global batch, and token losses.
+
+        Both means are (D,), float64, on the CPU. The token losses, with their graph, are returned if there is a single
+        micro-batch; otherwise None.
+        """
         assert self.reference is not None, "the reference is trained before the first step"
         sums = torch.zeros(2, len(self.groups), dtype=torch.float64, device=self.place.device)
         single = len(mine) == 1
@@ -95,5 +99,5 @@ class DoremiStepper:
                     parameter.grad = self.place.reduce(parameter.grad)
 
     def _token_losses(self, model: nn.Module, part: doge.MicroBatch) -> Tensor:
-        """(D, n): losses of the n tokens of every domain's rows, nats."""
+        """Return the losses (D, n) of the n tokens in every domain's rows, in nats."""
         return doge.token_losses(model, part.rows, autocast=self.place.autocast).reshape(len(self.groups), -1)

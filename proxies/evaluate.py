@@ -1,4 +1,4 @@
-"""Held-out loss of every domain and target, on the same rows at every step and in every process count."""
+"""The held-out loss of every domain and target, on the same rows at every step and for any number of processes."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from proxies.corpus.batches import evaluated_rows
 from proxies.corpus.corpus import CorpusData
 from proxies.place import Place
 
-TOKENS = 4096  # of one forward pass
+TOKENS = 4096  # about how many tokens one forward pass takes
 
 
 def held_out_losses(
@@ -26,15 +26,15 @@ def held_out_losses(
     tokens: int,
     place: Place,
 ) -> list[dict[str, Any]]:
-    """One record a domain and target: loss (nats per token), bits_per_byte, held_out_tokens, with the step and tokens
-    given.
+    """Evaluate the model and return one record per domain and target.
 
-    Reads `rows` held-out rows of each, or all there are (`proxies.corpus.batches.evaluated_rows`); rank r takes every
-    processes-th.
+    A record has loss (nats per token), bits_per_byte, held_out_tokens, and the `step` and `tokens` of the call. `rows`
+    held-out rows per domain are evaluated, or all if there are fewer (`proxies.corpus.batches.evaluated_rows`). Rank r
+    of n processes evaluates every n-th of them. A run with reused domains has one more record, `reused`.
     """
     losses = held_out_row_losses(model, corpus, rows=rows, place=place)
-    found = records(losses, corpus, step=step, tokens=tokens)
-    return found if corpus.pool is None else [*found, _together(found, corpus)]
+    evaluation = records(losses, corpus, step=step, tokens=tokens)
+    return evaluation if corpus.pool is None else [*evaluation, _together(evaluation, corpus)]
 
 
 @torch.no_grad()
@@ -45,18 +45,19 @@ def held_out_row_losses(
     rows: int,
     place: Place,
 ) -> dict[str, Tensor]:
-    """{domain or target: mean loss of each of the held-out rows evaluated (N,)}, float64 on the CPU, the same in every
-    process.
+    """Return {domain or target: mean loss per evaluated held-out row (N,)}, float64 on the CPU.
+
+    The result is the same in every process.
     """
     length = corpus.row_tokens
     chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.evaluated}
     counts = [len(numbers) for numbers in chosen.values()]
     losses = torch.zeros(sum(counts), dtype=torch.float64, device=place.device)
     model.eval()
-    for name, own in zip(corpus.evaluated, losses.split(counts), strict=True):
+    for name, row_losses in zip(corpus.evaluated, losses.split(counts), strict=True):
         held_out = as_rows(corpus.held_out[name], length)[chosen[name][place.rank :: place.processes]]
         parts = torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length))
-        own[place.rank :: place.processes] = torch.cat(
+        row_losses[place.rank :: place.processes] = torch.cat(
             [doge.row_losses(model, part.to(place.device), autocast=place.autocast).double() for part in parts]
         )
     model.train()
@@ -65,13 +66,13 @@ def held_out_row_losses(
 
 
 def records(losses: Mapping[str, Tensor], corpus: CorpusData, *, step: int, tokens: int) -> list[dict[str, Any]]:
-    """The evaluation's records from the rows' losses (N,) of every domain."""
-    found = []
+    """Return the records of an evaluation, one per domain, from the losses (N,) of every domain's rows."""
+    evaluation = []
     for name, rows in losses.items():
         entry = corpus.entry(name)
         tokens_per_byte = entry["held_out_tokens"] / entry["held_out_bytes"]
         loss = float(rows.mean())
-        found.append(
+        evaluation.append(
             {
                 "step": step,
                 "tokens": tokens,
@@ -81,12 +82,12 @@ def records(losses: Mapping[str, Tensor], corpus: CorpusData, *, step: int, toke
                 "held_out_tokens": len(rows) * (corpus.row_tokens - 1),
             }
         )
-    return found
+    return evaluation
 
 
-def _together(found: list[dict[str, Any]], corpus: CorpusData) -> dict[str, Any]:
-    """The record of the domain `reused`: the means over its members, by their relative weights."""
+def _together(evaluation: list[dict[str, Any]], corpus: CorpusData) -> dict[str, Any]:
+    """Return the record of the domain `reused`: means over its members, weighted by their relative weights."""
     name, relative = corpus.domains[0], corpus.record["reused"]["relative"]
-    members = [record for record in found if record["domain"] in relative]
+    members = [record for record in evaluation if record["domain"] in relative]
     means = {key: sum(relative[each["domain"]] * each[key] for each in members) for key in ("loss", "bits_per_byte")}
     return {**members[0], "domain": name, **means, "held_out_tokens": sum(each["held_out_tokens"] for each in members)}

@@ -1,6 +1,4 @@
-"""A whole run, from settings to mixture.json: what must hold, the corpus, the proxy's training, what a person reads at
-the end.
-"""
+"""A whole run, from settings to mixture.json: checks, the corpus, the proxy's training, and the summary at the end."""
 
 from accelerate import Accelerator
 from torch import nn
@@ -40,7 +38,7 @@ def train(settings: Settings, *, resume: bool = False) -> RunRecord | None:
 
 
 def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False) -> RunRecord | None:
-    """Do what `train` does, in processes that are up already and stay up; the record in the first process alone."""
+    """Do what `train` does, and return what it returns, with an accelerator that exists already and stays usable."""
     require_divisible(settings, accelerator.num_processes)
     require_directory(settings, resume=resume)
     with accelerator.main_process_first():
@@ -57,24 +55,29 @@ def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False)
 
 
 def train_reference(settings: Settings, corpus: CorpusData, accelerator: Accelerator) -> nn.Module:
-    """DoReMi's reference model: an ordinary run in RUN_DIR/reference, of which only the steps not yet made are run."""
-    own = reference_settings(settings)
-    started = (own.run_path / "config.yaml").exists()
-    require_directory(own, resume=started)
+    """Train DoReMi's reference model, an ordinary run in RUN_DIR/reference, and return the model.
+
+    If that run was started before, it continues from its newest checkpoint.
+    """
+    reference = reference_settings(settings)
+    started = (reference.run_path / "config.yaml").exists()
+    require_directory(reference, resume=started)
     if accelerator.is_main_process:
         print(
-            f"reference: first, the same model on the prior ({settings.constants.prior}), in {own.run_path}", flush=True
+            f"reference: the same model is first trained on the prior ({settings.constants.prior}), in "
+            f"{reference.run_path}",
+            flush=True,
         )
-    run = ProxyRun(own, corpus, accelerator)
+    run = ProxyRun(reference, corpus, accelerator)
     run.open(resume=started)
     run.loop()
     return run.model.eval().requires_grad_(False)
 
 
 def finish(settings: Settings) -> RunRecord:
-    """Write what a finished run is read by, print the table that a person reads, and return the run's record.
+    """Write the results of a finished run, print its summary and diagnosis, and return its record.
 
-    Files: replicates.parquet, mixture.json, diagnosis.json and plots/. The run's directory is read once.
+    It writes replicates.parquet, mixture.json, diagnosis.json and plots/. The run's directory is read once.
     """
     run = read_run(settings.run_path)
     write_run_replicates(run, settings)

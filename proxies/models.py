@@ -1,6 +1,4 @@
-"""Proxy models: presets by size, any Hugging Face config, or a pretrained directory; checked against tokenizer and
-rows.
-"""
+"""Proxy models: a preset size, any Hugging Face config, or a pretrained directory; and their optimizer."""
 
 import json
 from pathlib import Path
@@ -25,9 +23,9 @@ def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str,
     }
 
 
-# Non-embedding sizes follow Llama's proportions; with a vocabulary of 4,096 the totals are 1.3 M, 5.0 M and 24 M.
-# gpt2-82m is the proxy of the DoGE paper (6 layers, 768 wide); it and llama-125m have their size with a vocabulary of
-# 50,257.
+# The sizes without embeddings follow Llama's proportions. With a vocabulary of 4,096, llama-1m, llama-5m and llama-25m
+# have 1.3 M, 5.0 M and 24 M parameters. gpt2-82m is the proxy of the DoGE paper (6 layers, hidden size 768). gpt2-82m
+# and llama-125m have the size in their names with a vocabulary of 50,257.
 PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama-1m": (LlamaConfig, _llama(128, 4, 4, 344)),
     "llama-5m": (LlamaConfig, _llama(256, 5, 4, 688)),
@@ -41,10 +39,11 @@ PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 
 
 def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int, seed: int) -> PreTrainedModel:
-    """The proxy model in float32 on the CPU, in training mode; weights from the seed, or from the pretrained directory.
+    """Return the proxy model in float32 on the CPU, in training mode.
 
-    Raises UserError for an unknown preset, an unreadable config, a vocabulary smaller than the tokenizer's, or fewer
-    positions than a row has tokens.
+    Its weights are drawn from `seed`, or read from the pretrained directory. Raises UserError for an unknown preset, an
+    unreadable config or directory, a vocabulary smaller than the tokenizer's, and fewer positions than a row has
+    tokens.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -105,12 +104,15 @@ def _check(config: PretrainedConfig, where: str, *, vocab_size: int, row_tokens:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Trainable parameters, shared ones counted once."""
+    """Return the number of trainable parameters; shared ones count once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def optimization(model: nn.Module, train: Loop) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW (matrices decay, biases and norm gains do not) and its schedule: linear warm-up, cosine to min_lr."""
+    """Return AdamW and its learning-rate schedule: linear warm-up, then a cosine down to `train.min_lr`.
+
+    Weight decay acts on matrices, not on biases and norm gains.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},

@@ -1,4 +1,4 @@
-"""Where a step runs: one process of several, its device, sums over processes."""
+"""This process: its rank and device, and sums over all processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,12 @@ from doge.grouped import Autocast
 
 @dataclass(frozen=True)
 class Place:
-    """Where a step runs: this process (number `rank` of `processes`), its device, and `reduce`, the sum over processes
-    (None: one).
+    """The process that a step runs in.
+
+    rank, processes:  number of this process (from 0), and how many there are.
+    device:           the device that it computes on.
+    reduce:           function that sums a tensor over all processes; None if there is one process.
+    autocast:         context of the forward pass, which sets its precision.
     """
 
     rank: int
@@ -24,7 +28,7 @@ class Place:
 
 
 def place_of(accelerator: Accelerator) -> Place:
-    """Return where this process of the accelerator's group runs."""
+    """Return the rank, device, reduction and autocast of this process, as accelerate set them up."""
     return Place(
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
@@ -35,6 +39,6 @@ def place_of(accelerator: Accelerator) -> Place:
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """The sum over processes, in place, the same bits in each."""
+    """Sum a tensor over all processes, in place, and return it; the bits are the same in every process."""
     torch.distributed.all_reduce(tensor)
     return tensor

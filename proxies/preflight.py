@@ -1,4 +1,4 @@
-"""What must hold before a run starts; each check raises UserError with what to do."""
+"""Checks before a run starts; each raises UserError that says what to do."""
 
 import importlib.util
 import json
@@ -14,14 +14,14 @@ from proxies.settings import Settings, load_settings
 
 
 def require_tracker(settings: Settings) -> None:
-    """The tracker that the settings ask for is installed."""
+    """Check that the tracker named in the settings is installed."""
     tracker = settings.train.tracker
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise UserError(f"train.tracker is {tracker}, which is not installed; pip install {tracker}, or set it to none")
 
 
 def require_group(accelerator: Accelerator) -> None:
-    """The processes that the launcher started found each other."""
+    """Check that the processes that the launcher started form one group."""
     wanted = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != wanted:
         raise UserError(
@@ -33,14 +33,16 @@ def require_group(accelerator: Accelerator) -> None:
 
 
 def require_directory(settings: Settings, *, resume: bool) -> None:
-    """The run directory is free, or, with --resume, holds a run of the same settings."""
+    """Check that the run directory holds no run, or, with `resume`, that it holds a run with the same settings."""
     path = settings.run_path
     config = path / "config.yaml"
-    held = sorted(name for name in ("config.yaml", "trajectory", "checkpoints", "reference") if (path / name).exists())
+    present = sorted(
+        name for name in ("config.yaml", "trajectory", "checkpoints", "reference") if (path / name).exists()
+    )
     if not resume:
-        if held:
+        if present:
             raise UserError(
-                f"{path} already holds a run ({', '.join(held)}); "
+                f"{path} already holds a run ({', '.join(present)}); "
                 "continue it with --resume, give another --run_dir, or remove the directory"
             )
         return
@@ -59,8 +61,9 @@ def require_directory(settings: Settings, *, resume: bool) -> None:
 def require_same_corpus(
     run_path: Path, record: dict[str, Any], *, remedy: str = "to resume, or give a new run_dir for a new run"
 ) -> None:
-    """The text and the tokenizer are those that the run started with; else restore the text, says the message, and the
-    `remedy`.
+    """Check that the text and the tokenizer are the same as when the run started.
+
+    `remedy` ends the message: it follows "restore the text".
     """
     path = run_path / "corpus.json"
     before = json.loads(path.read_text())
@@ -76,7 +79,10 @@ def require_same_corpus(
 
 
 def require_divisible(settings: Settings, processes: int) -> None:
-    """The rows of a domain split over processes and micro-batches, and into the halves that a rule needs."""
+    """Check that the rows per domain split evenly over processes and micro-batches, and into two halves if needed.
+
+    Preset stable needs two halves; presence weights need whole units of rows in every piece.
+    """
     rows, slices = settings.train.rows_per_domain, processes * settings.train.accumulate
     if rows % slices:
         raise UserError(
@@ -90,14 +96,13 @@ def require_divisible(settings: Settings, processes: int) -> None:
             f"{rows + 1}"
         )
     if (presence := settings.samples.presence) is not None:
-        pieces = (
-            slices * 2 if rows % 2 == 0 and slices % 2 else slices
-        )  # a micro-batch lies in one half, or astride both
+        # with an odd number of micro-batches, the middle one has rows of both halves
+        pieces = slices * 2 if rows % 2 == 0 and slices % 2 else slices
         multiple = pieces * presence.unit_rows
         if rows % multiple:
             raise UserError(
-                f"train.rows_per_domain is {rows}, of which {pieces} pieces (two halves, {processes} process(es) x "
-                f"{settings.train.accumulate} micro-batch(es)) must each be whole units of "
+                f"train.rows_per_domain is {rows}, but must split into {pieces} pieces (two halves, {processes} "
+                f"process(es) x {settings.train.accumulate} micro-batch(es)), each of whole units of "
                 f"samples.online.presence.unit_rows = {presence.unit_rows} rows; use a multiple of {multiple}, e.g. "
                 f"{-(-rows // multiple) * multiple}, or smaller units"
             )

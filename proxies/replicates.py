@@ -1,6 +1,4 @@
-"""How a run's average weights would vary had its steps been drawn again: the rule, over resampled blocks of its
-record.
-"""
+"""How a run's average weights would vary if its steps were drawn again: the rule, over resampled blocks of steps."""
 
 import torch
 from torch import Tensor
@@ -13,15 +11,14 @@ from proxies.settings import Settings
 
 
 def write_run_replicates(run: RunRecord, settings: Settings) -> None:
-    """Write RUN_DIR/replicates.parquet of a finished run of preset stable; other presets, and runs of 3 steps, have no
-    such file.
+    """Write RUN_DIR/replicates.parquet of a finished run with preset stable and at least 4 steps.
 
-    The other rules' weights depend on the order of the steps, or do not vary.
+    Other runs get no such file: with the other presets the weights depend on the order of the steps, or do not vary.
     """
     if settings.update.preset != "stable" or settings.train.steps < 4:
         return
     constants = settings.constants
-    found = replicates(
+    weights = replicates(
         step_parts(run, worst=settings.update.aggregate == "worst", sharpness=constants.sharpness),
         torch.tensor(run.trajectory.frame["lr"].to_numpy()),
         torch.from_numpy(run.prior),
@@ -30,25 +27,25 @@ def write_run_replicates(run: RunRecord, settings: Settings) -> None:
         averaging=constants.averaging,
         floor=constants.floor,
     )
-    write_replicates(run.path / NAME, run.trajectory.domains, found.numpy())
+    write_replicates(run.path / NAME, run.trajectory.domains, weights.numpy())
 
 
 def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:
-    """(S, 3, D) `alignment_parts` of every single step with the unbiased diagonal; the run's own record holds the mean
-    so far.
+    """Return the `alignment_parts` (S, 3, D) of every single step, from its gram with the unbiased diagonal.
 
-    `worst`: each step with its own lean, where the run leans the whole mean. One part of the record is in memory at a
-    time.
+    `worst`: the importance of each step leans to the domains that are worst at that step (`lean_to_worst` with
+    `sharpness`). The run itself leans the importance that it applies to the mean over all steps. The trajectory is read
+    part by part, so that only one part of it is in memory.
     """
     trajectory, importance = run.trajectory, torch.from_numpy(importance_of(run))
     known = {domain.name for domain in run.corpus.domains if domain.role == "target"}
     targets = torch.tensor([group in known for group in trajectory.groups])
     losses, diagonals = torch.tensor(trajectory.losses), torch.tensor(trajectory.self_products)
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for grams in trajectory.gram_parts():
         for gram in torch.tensor(grams):
-            step = len(found)
+            step = len(parts)
             counted = lean_to_worst(importance, losses[step] / losses[0], sharpness) if worst else importance
             unbiased = gram.diagonal_scatter(diagonals[step])
-            found.append(alignment_parts(unbiased, counted, targets, len(trajectory.domains)))
-    return torch.stack(found)
+            parts.append(alignment_parts(unbiased, counted, targets, len(trajectory.domains)))
+    return torch.stack(parts)

@@ -1,8 +1,8 @@
-"""`--reuse mixture.json`: a domain was added, split or merged; the others keep their weights among themselves.
+"""`--reuse mixture.json`: after a domain was added, split or merged, the others keep their weights among themselves.
 
-Untouched domains (the same name and the same text as in the mixture) become one virtual domain, `reused`, whose rows
-are drawn by those weights; the run learns over it and what is new. The mixture that comes out has all domains again
-(`mixtures/run/reused.py`).
+Untouched domains (with the same name and the same text as in the mixture) become one virtual domain, `reused`. Its rows
+are drawn from them in proportion to their weights in the mixture. The run learns weights over `reused` and the changed
+domains. The resulting mixture has all domains again (`mixtures/run/reused.py`).
 """
 
 from collections.abc import Iterable
@@ -34,18 +34,18 @@ Entry = dict[str, Any]
 
 
 def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
-    """The corpus with its untouched domains as one; the same corpus without `settings.reuse`.
+    """Return the corpus with all untouched domains as one domain, `reused`; unchanged without `settings.reuse`.
 
-    Raises UserError for a file that is no mixture, another tokenizer, a corpus in which nothing or everything changed,
-    a weight of 0 of all that is left, an objective that tells the reused domains apart, and a domain or target that is
-    named `reused`.
+    Raises UserError for a file that is not a mixture, another tokenizer, a corpus in which nothing or everything
+    changed, untouched domains that have no weight in the mixture, an objective that gives them different importances,
+    and a domain or target that is named `reused`.
     """
     if not settings.reuse:
         return corpus
     mixture, where = Mixture.load(settings.reuse), f"reuse {settings.reuse}"
     if REUSED in corpus.names:
         raise UserError(
-            f"{where}: a domain or target is named {REUSED!r}, which the untouched domains are called together; "
+            f"{where}: a domain or target is named {REUSED!r}, which is the name for all untouched domains together; "
             f"rename it"
         )
     _require_tokenizer(mixture, corpus, where)
@@ -56,7 +56,7 @@ def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
     total = sum(weights[name] for name in kept)
     if total <= 0:
         raise UserError(
-            f"{where}: the untouched domains ({', '.join(kept)}) have no weight there; learn without --reuse"
+            f"{where}: the untouched domains ({', '.join(kept)}) have no weight in that mixture; learn without --reuse"
         )
     _require_alike(settings, kept, where)
     relative = {name: weights[name] / total for name in kept}
@@ -84,21 +84,21 @@ def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
 
 
 def changes(mixture: Mixture, corpus: CorpusData) -> dict[str, str]:
-    """{training domain that has to be learned: why}, in the order of the run."""
+    """Return {training domain that has to be learned: reason}, in the order of the run."""
     known = {domain.name: domain.fingerprint for domain in mixture.domains}
-    found = {}
+    reasons = {}
     for name in corpus.domains:
         if name not in known:
-            found[name] = "new"
+            reasons[name] = "new"
         elif known[name] is None:
-            found[name] = "the mixture does not say its text"
+            reasons[name] = "the mixture has no fingerprint of its text"
         elif known[name] != corpus.entry(name)["fingerprint"]:
-            found[name] = "other text"
-    return found
+            reasons[name] = "other text"
+    return reasons
 
 
 def describe_reuse(corpus: CorpusData) -> str:
-    """What a person reads of it."""
+    """Return the lines that a run prints at its start about the domains it reuses."""
     record = corpus.record["reused"]
     lines = [
         f"reused: {len(record['relative'])} domain(s) keep their relative weights, as one: "
@@ -108,7 +108,7 @@ def describe_reuse(corpus: CorpusData) -> str:
     if record["removed"]:
         gone = ", ".join(f"{shorten(name)} ({share:.4f})" for name, share in record["removed"].items())
         lines.append(f"gone: {gone}, spread over all others")
-    lines.append(f"cost: {len(corpus.domains)} groups a step in the place of {len(record['order'])}")
+    lines.append(f"cost: {len(corpus.domains)} groups per step instead of {len(record['order'])}")
     return "\n".join(fill(line, WIDTH, subsequent_indent=" " * 7) for line in lines)
 
 
@@ -117,7 +117,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _entry(entries: list[Entry], relative: dict[str, float]) -> Entry:
-    """What corpus.json says of the virtual domain; its fingerprint changes with any text and any weight."""
+    """Return the entry of the virtual domain in corpus.json; its fingerprint depends on all texts and weights."""
     text = [[entry["fingerprint"], relative[entry["name"]]] for entry in entries]
     return {
         "name": REUSED,
@@ -135,7 +135,7 @@ def _require_tokenizer(mixture: Mixture, corpus: CorpusData, where: str) -> None
     if mixture.tokenizer.fingerprint != ours["fingerprint"]:
         raise UserError(
             f"{where}: its shares are in tokens of {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}), this "
-            f"run's tokenizer is {ours['name']} ({ours['fingerprint']}); take the one that the mixture was learned "
+            f"run's tokenizer is {ours['name']} ({ours['fingerprint']}); use the one that the mixture was learned "
             f"with: corpus.tokenizer: {{file: {Path(where.removeprefix('reuse ')).parent / 'tokenizer.json'}}}"
         )
 
@@ -144,7 +144,8 @@ def _require_something(mixture: Mixture, corpus: CorpusData, changed: dict[str, 
     if not changed:
         gone = [domain.name for domain in mixture.domains if domain.name not in corpus.domains]
         without = (
-            f", but for {', '.join(gone)}: its shares without that, scaled to 1, are all there is to say"
+            f", but for {', '.join(gone)}, which is no longer in the corpus: take the mixture's other shares, scaled "
+            f"to sum to 1"
             if gone
             else ""
         )
@@ -153,15 +154,16 @@ def _require_something(mixture: Mixture, corpus: CorpusData, changed: dict[str, 
         )
     if len(changed) == len(corpus.domains):
         lines = "\n".join(f"  - {name}: {why}" for name, why in changed.items())
-        raise UserError(f"{where}: no domain is as it was:\n{lines}\nlearn without --reuse")
+        raise UserError(f"{where}: every domain is new or changed:\n{lines}\nlearn without --reuse")
 
 
 def _require_alike(settings: Settings, kept: list[str], where: str) -> None:
-    """The gradients of the reused domains are taken together, so the objective can only count them alike."""
+    """Check that the objective gives all reused domains one importance, as their gradient is taken together."""
     importance = {name: settings.importance.get(name, 0.0) for name in kept}
     if len(set(importance.values())) > 1:
-        found = ", ".join(f"{name} {value:g}" for name, value in importance.items())
+        listed = ", ".join(f"{name} {value:g}" for name, value in importance.items())
         raise UserError(
-            f"{where}: update.objective tells the reused domains apart ({found}), and their gradients are only known "
-            "together; give them one importance, name targets, or learn without --reuse"
+            f"{where}: update.objective gives the reused domains different importances ({listed}), but their gradient "
+            "is only computed for all of them together; give them one importance, name targets, or learn without "
+            "--reuse"
         )

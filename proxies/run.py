@@ -1,4 +1,4 @@
-"""One proxy model in training: the loop from start (or checkpoint) to the last step, its evaluation, its records."""
+"""One proxy model in training: the loop from the start (or a checkpoint) to the last step, evaluation and records."""
 
 import json
 import time
@@ -29,7 +29,7 @@ from proxies.step import StepOutcome, Stepper, groups_of, halves_of, read_rows
 
 
 class ProxyRun:
-    """A run in progress: what the loop touches besides the step's mathematics."""
+    """A proxy run in progress: model, optimizer, records and checkpoints, and the loop over the steps."""
 
     def __init__(self, settings: Settings, corpus: CorpusData, accelerator: Accelerator) -> None:
         self.settings, self.corpus, self.accelerator = settings, corpus, accelerator
@@ -76,13 +76,17 @@ class ProxyRun:
             raise UserError(f"samples.online.presence.scope: {error}") from error
 
     def open(self, *, resume: bool) -> None:
-        """Check the layer rules on this model, then take the run directory, or go back to its newest checkpoint."""
+        """Check the layer rules on this model, then set up the run directory.
+
+        A new run writes its corpus.json, tokenizer.json and config.yaml. A resumed run loads its newest checkpoint and
+        cuts its records back to that step.
+        """
         rows = read_rows(self.groups[:2], seed=self.settings.seed, step=0, rows=1, row_tokens=self.corpus.row_tokens)
         doge.verify(self.model, rows.flatten(0, 1).to(self.accelerator.device), groups=2)
         self.accelerator.wait_for_everyone()
-        if resume and (found := checkpoints.newest(self.path)):
+        if resume and (checkpoint := checkpoints.newest(self.path)):
             self.start, self.stepper.state = checkpoints.load(
-                found,
+                checkpoint,
                 model=self.model,
                 optimizer=self.optimizer,
                 scheduler=self.scheduler,
@@ -103,7 +107,7 @@ class ProxyRun:
             self.accelerator.init_trackers("doge", config={})
 
     def loop(self) -> None:
-        """Every step, with evaluation, records and checkpoints when they are due."""
+        """Run every remaining step; evaluate, write records and save checkpoints when they are due."""
         train = self.settings.train
         if not self.start:
             self._evaluate(0)
@@ -168,7 +172,7 @@ class ProxyRun:
             self.evaluation.append(records)
 
     def _save(self, step: int) -> None:
-        """Records first: a checkpoint then never counts on records that are not on the disk."""
+        """Write the records, then a checkpoint, so that no checkpoint is ahead of the records on disk."""
         if self.main:
             try:
                 self.trajectory.flush()
@@ -215,7 +219,10 @@ class ProxyRun:
 
 
 def prior_of(kind: Literal["uniform", "natural"], corpus: CorpusData) -> Tensor:
-    """Weights (D,) to start from: all alike, or by the domains' token counts."""
+    """Return the weights (D,) to start from: equal for all domains, or in proportion to their token counts.
+
+    With equal weights, the domain `reused` counts once per domain in it.
+    """
     if kind == "natural":
         tokens = torch.tensor([corpus.entry(name)["tokens"] for name in corpus.domains], dtype=torch.float64)
         return tokens / tokens.sum()

@@ -1,8 +1,7 @@
-"""`accelerate launch -m proxies.score RUN_DIR [--scores ...] [--scopes ...] ...`: score a run's documents with its
-checkpoints.
+"""The command `accelerate launch -m proxies.score RUN_DIR [--scores ...] [--scopes ...] ...`: score a run's documents.
 
-The same command again does only what is missing (mixtures/samples/scores.py has the files, docs/scores.md what the
-scores mean).
+The run's own checkpoints compute the scores. If the command is given again, it does only what is missing.
+mixtures/samples/scores.py lists the files that it writes; docs/scores.md explains the scores.
 """
 
 import sys
@@ -19,7 +18,7 @@ USAGE = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code: 0, or 2 with one message for what the user gave wrong."""
+    """Run the command and return its exit code: 0, or 2 after one message on an error that the user can correct."""
     return command(arguments, usage=USAGE, kind=ScoreSettings, act=_score, given="as flags")
 
 

@@ -1,4 +1,4 @@
-"""Every setting of a proxy run: one YAML file, validated as a whole, every fault reported at once."""
+"""Every setting of a proxy run. One YAML file holds them; it is validated as a whole, and all faults are reported."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Importance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Model(Frozen):
-    """The proxy model: exactly one of the three."""
+    """The proxy model: exactly one of preset, config and pretrained."""
 
     preset: str = Field(
         "", description="a size from proxies/models.py: llama-1m, llama-5m, llama-25m, gpt2-82m, llama-125m"
@@ -38,7 +38,7 @@ class Model(Frozen):
 
 
 class Loop(Frozen):
-    """What every training loop has, a proxy's and a base model's."""
+    """The settings that the training loops of proxies and base models have in common."""
 
     steps: int = Field(600, ge=1, description="updates of the model (steps)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
@@ -47,26 +47,28 @@ class Loop(Frozen):
     weight_decay: float = Field(
         0.1, ge=0, description="AdamW's decoupled weight decay; biases and norm gains have none"
     )
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="the norm of the gradient that is stepped with is clipped to this"
-    )
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient of an update is clipped to this norm")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="arithmetic of the forward and backward pass (autocast)"
     )
     accumulate: int = Field(
-        1, ge=1, description="micro-batches that an update's rows are split into (memory, not mathematics)"
+        1, ge=1, description="number of micro-batches that an update's rows are split into; more need less memory"
     )
     evaluate_every: int = Field(
-        100, ge=1, description="held-out loss every so many steps, and before and after the run"
+        100,
+        ge=1,
+        description="steps between evaluations of the held-out loss; also before the first and after the last",
     )
     evaluate_rows: int = Field(
-        32, ge=1, description="held-out rows a domain for it, spread over the first half of them (rows)"
+        32,
+        ge=1,
+        description="held-out rows per domain that are evaluated, spread over the first half of its held-out text",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; it is where the decay ends")
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}, from which it decays; lower min_lr")
         return self
 
 
@@ -74,10 +76,10 @@ class Train(Loop):
     """The proxy's training loop."""
 
     rows_per_domain: int = Field(4, ge=1, description="rows of every domain in each update, over all processes (rows)")
-    save_every: int = Field(100, ge=1, description="checkpoint and flush of the records every so many steps")
+    save_every: int = Field(100, ge=1, description="steps between checkpoints; the records are written then too")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
     tracker: Literal["none", "tensorboard", "wandb"] = Field(
-        "none", description="also log to this; the files are the record"
+        "none", description="log to this as well; the run's files are complete without it"
     )
 
 
@@ -91,26 +93,30 @@ ObjectiveSetting = Annotated[Literal["auto", "universal"] | dict[DomainName, Imp
 
 
 class Update(Frozen):
-    """The rule that makes domain weights, from alignments or (doremi) excess losses; an empty constant takes the
-    preset's value.
+    """The rule that turns alignments, or excess losses (doremi), into domain weights.
+
+    A constant that is left out takes the preset's value.
     """
 
-    preset: Preset = Field("stable", description="rule and its constants; doremi trains its reference model first")
+    preset: Preset = Field("stable", description="the rule and its constants; doremi first trains its reference model")
     objective: ObjectiveSetting = Field(
         "auto",
-        description="universal, or importances by name over domains and targets; auto: the targets if there are any",
+        description="universal: all domains; {name: importance} over domains and targets; auto: the targets, or "
+        "universal if there are none",
     )
     aggregate: Literal["mean", "worst"] = Field(
-        "mean", description="importance-weighted mean, or lean to the worst objective domain"
+        "mean", description="how the objective's domains count: by importance (mean), or more the worse they do (worst)"
     )
     held_out: bool = Field(
-        False, description="the objective's gradients come from held-out rows, not from the training rows"
+        False, description="take the objective's gradients from held-out rows instead of the training rows"
     )
     order: Literal["exact", "lagged"] | None = Field(
-        None, description="step with the new weights, or with the previous ones (less memory)"
+        None, description="update the model with the new weights (exact), or the previous ones (lagged, less memory)"
     )
     prior: Literal["uniform", "natural"] | None = Field(
-        None, description="where the weights start and what stable is anchored to; doremi: what its reference trains on"
+        None,
+        description="weights to start from: equal, or by token counts; stable stays close to them, doremi's reference "
+        "trains on them",
     )
     mu: float | None = Field(None, gt=0, description="paper, official: Bregman coefficient; smaller moves faster")
     tau: float | None = Field(
@@ -118,23 +124,33 @@ class Update(Frozen):
     )
     reach: Share | None = Field(
         None,
-        description="stable: most KL divergence of the weights from the prior, as a share of log(number of domains)",
+        description="stable: largest KL divergence of the weights from the prior, as a share of log(number of domains)",
     )
     averaging: float | None = Field(
-        None, ge=0, le=1, description="stable: decay of the running mean of the gram a step; 1: the whole run"
+        None,
+        ge=0,
+        le=1,
+        description="stable: decay per step of the running mean of the gram; 1: all steps count alike",
     )
     geometry: Literal["raw", "adam"] | None = Field(
-        None, description="stable: inner products as they are, or in Adam's geometry"
+        None, description="stable: plain inner products (raw), or inner products in Adam's geometry (adam)"
     )
-    floor: Share | None = Field(None, description="share of the prior mixed into the weights")
-    score_min: float | None = Field(None, description="official: lower clip of the score, in learning rates")
-    score_max: float | None = Field(None, description="official: upper clip of the score, in learning rates")
+    floor: Share | None = Field(None, description="share of the prior that is mixed into the weights")
+    score_min: float | None = Field(
+        None, description="official: lower limit of the score, in multiples of the learning rate"
+    )
+    score_max: float | None = Field(
+        None, description="official: upper limit of the score, in multiples of the learning rate"
+    )
     sharpness: float | None = Field(
-        None, ge=0, description="aggregate worst: a domain whose relative loss is behind by 1/this counts e times"
+        None,
+        ge=0,
+        description="aggregate worst: a domain whose relative loss (loss divided by its first value) is higher by "
+        "1/sharpness counts e times as much",
     )
     eta: float | None = Field(None, gt=0, description="doremi: step of the log-weights per nat of excess loss")
     smoothing: Share | None = Field(
-        None, description="doremi: share of the uniform weights mixed into the weights at every step"
+        None, description="doremi: share of the uniform weights that is mixed into the weights at every step"
     )
 
     @model_validator(mode="after")
@@ -145,34 +161,35 @@ class Update(Frozen):
             "held_out": self.held_out,
         }
         if self.preset == "doremi" and any(bad.values()):
-            found = ", ".join(f"{name} {getattr(self, name)}" for name in bad if bad[name])
+            unusable = ", ".join(f"{name} {getattr(self, name)}" for name in bad if bad[name])
             raise ValueError(
-                f"preset doremi cannot use {found}: it weighs a domain by its own excess loss over a reference model, "
-                "whatever the mixture is for; leave that out, or take preset stable"
+                f"preset doremi cannot use {unusable}: it weighs a domain by its own excess loss over a reference "
+                "model, whatever the mixture is for; leave that out, or take preset stable"
             )
         return self
 
 
 class PresenceSettings(Frozen):
-    """Sample weights from each step's gradient norms: large ones count more at first, then less (arXiv 2311.00913)."""
+    """Sample weights from each step's gradient norms: large norms count more at first, then less (arXiv 2311.00913)."""
 
     switch_at: Share = Field(
-        0.1, description="share of the steps that large gradient norms count more in; then small ones do"
+        0.1, description="share of the steps in which large gradient norms count more; small ones do in the rest"
     )
     temperature: float = Field(
         1.0, gt=0, description="log-odds of a sample's weight per standard deviation of the norms"
     )
     scope: str = Field(
         "first_block",
-        description="parameters of the norms: first_block, all, blocks, embedding, head, or a name pattern",
+        description="parameters that the norms are computed over: first_block, all, blocks, embedding, head, or a name "
+        "pattern",
     )
-    unit_rows: int = Field(1, ge=1, description="rows that are weighted as one; 1: every row for itself (rows)")
+    unit_rows: int = Field(1, ge=1, description="rows that share one weight; 1: every row has its own (rows)")
 
     @field_validator("scope")
     @classmethod
     def _parameters(cls, scope: str) -> str:
         if scope == WORDS:
-            raise ValueError(f"{WORDS} is a use of parameters, not a set of them; take embedding")
+            raise ValueError(f"{WORDS} is not a set of parameters but a way to use the embedding; take embedding")
         return scope
 
 
@@ -200,23 +217,24 @@ class SampleSettings(Frozen):
 
     @property
     def presence(self) -> PresenceSettings | None:
-        """The settings of online PRESENCE weights; None where there are none."""
+        """The settings of online PRESENCE weights; None if they are not used."""
         return self.online.get("presence")
 
 
 class Settings(Frozen):
-    """A whole run. `proxies.train RUN.yaml --section.key value` overrides single settings."""
+    """All settings of a run. `proxies.train RUN.yaml --section.key value` overrides single ones."""
 
-    run_dir: str = Field(description="directory of the run's records; relative to the YAML file")
-    seed: int = Field(0, ge=0, description="of initial weights, data order and shuffling")
+    run_dir: str = Field(description="directory of the run's records; in the YAML file, relative to that file")
+    seed: int = Field(0, ge=0, description="seed of the initial weights, the data order and shuffling")
     corpus: CorpusSettings = Field(description="the text")
-    model: Model = Field(description="the proxy")
-    train: Train = Field(Train(), description="the loop")
-    update: Update = Field(Update(), description="the rule")
+    model: Model = Field(description="the proxy model")
+    train: Train = Field(Train(), description="the training loop")
+    update: Update = Field(Update(), description="the rule that gives the domain weights")
     samples: SampleSettings = Field(SampleSettings(), description="sample weights")
     reuse: str = Field(
         "",
-        description="mixture.json: domains with the text that it names keep their relative weights, others are learned",
+        description="a mixture.json: domains whose text is the same in it keep their relative weights, only the others "
+        "are learned",
     )
 
     @model_validator(mode="after")
@@ -237,15 +255,15 @@ class Settings(Frozen):
             return self
         if self.update.preset == "doremi":
             raise ValueError(
-                "samples.online is presence, which weighs gradients, and preset doremi takes none by domain: set it to "
-                "none, or take preset stable"
+                "samples.online is presence, which weighs gradients, but preset doremi computes no gradients per "
+                "domain; set samples.online to none, or take preset stable"
             )
         unit = presence.unit_rows
         if rows % unit or rows < 2 * unit:
             raise ValueError(
-                f"train.rows_per_domain is {rows}, samples.online.presence.unit_rows {unit}: a domain needs at least "
-                f"two whole units, which are weighted against each other; set rows_per_domain to a multiple of {unit}, "
-                f"{2 * unit} or more"
+                f"train.rows_per_domain is {rows} and samples.online.presence.unit_rows is {unit}, but a domain needs "
+                f"at least two whole units, which are weighted against each other; set rows_per_domain to a multiple "
+                f"of {unit}, {2 * unit} or more"
             )
         return self
 
@@ -258,17 +276,17 @@ class Settings(Frozen):
             "corpus.simulate_budget": self.corpus.simulate_budget.tokens is not None,
         }
         if self.reuse and any(bad.values()):
-            found = ", ".join(name for name in bad if bad[name])
-            raise ValueError(f"reuse does not go with {found}; leave that out, or learn without reuse")
+            excluded = ", ".join(name for name in bad if bad[name])
+            raise ValueError(f"reuse cannot be combined with {excluded}; leave that out, or learn without reuse")
         return self
 
     @property
     def importance(self) -> dict[str, float]:
         """Importance of every domain and target that the objective counts.
 
-        `auto` means the targets where there are any, all training domains alike where not (DESIGN 5.2) and with doremi.
-        The universal objective is the sum over domains (DoGE eq. 4); from held-out rows it is their mean, as the
-        official code's `mix`.
+        `auto` means all targets, with equal importance. If there are no targets, and with doremi, it means all training
+        domains, with equal importance (the universal objective). The universal objective is the sum over domains (DoGE,
+        arXiv 2310.15393, eq. 4); from held-out rows it is their mean, like `mix` in the official code.
         """
         objective = "universal" if self.update.preset == "doremi" else self.update.objective
         if isinstance(objective, dict):
@@ -279,15 +297,15 @@ class Settings(Frozen):
 
     @property
     def constants(self) -> Constants:
-        """The preset's constants with those given in their place."""
-        given = {field.name: getattr(self.update, field.name, None) for field in dataclasses.fields(Constants)}
+        """The constants of the preset, with the values from the `update` block in place of its own."""
+        values = {field.name: getattr(self.update, field.name, None) for field in dataclasses.fields(Constants)}
         return dataclasses.replace(
-            PRESETS[self.update.preset], **{name: value for name, value in given.items() if value is not None}
+            PRESETS[self.update.preset], **{name: value for name, value in values.items() if value is not None}
         )
 
     @property
     def run_path(self) -> Path:
-        """The run directory, absolute once the settings were loaded from a file."""
+        """Path of the run directory; absolute if the settings were loaded from a file."""
         return Path(self.run_dir)
 
     @property
@@ -297,11 +315,11 @@ class Settings(Frozen):
 
     @property
     def draws(self) -> dict[str, int]:
-        """Tokens that the run reads of every domain and target."""
+        """{domain or target: number of tokens that the run reads of it}."""
         tokens = self.train.steps * self.train.rows_per_domain * self.corpus.row_tokens
         return dict.fromkeys(self.corpus.sources, tokens)
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a run; see `load`."""
+    """Read the settings of a run from a YAML file, with overrides; see `proxies.config.load`."""
     return load(Settings, path, overrides)

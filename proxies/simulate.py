@@ -1,9 +1,8 @@
-"""Simulated epoching (`corpus.simulate_budget`): a training domain's text is cut so that the proxy repeats it as the
-large run will.
+"""Simulated epoching (`corpus.simulate_budget`): text is cut so that the proxy repeats it as the large run will.
 
-A run reads every domain equally often, so with d its tokens of one domain and D domains, it trains D * d tokens. A
-large run of B tokens with U unique tokens of a domain repeats it B / (D * U) times at equal shares; cut to D * d * U /
-B tokens the proxy does the same.
+The proxy run trains on the same number d of tokens of each of its D domains, which is D * d in all. At equal shares, a
+large run of B tokens repeats a domain with U unique tokens B / (D * U) times. If the domain is cut to D * d * U / B
+tokens, the proxy repeats it equally often.
 """
 
 from dataclasses import replace
@@ -21,28 +20,27 @@ from proxies.settings import Settings
 
 
 def simulate(corpus: CorpusData, settings: Settings) -> CorpusData:
-    """The corpus as this run reads it: every training domain's first tokens, whole rows; the same corpus without a
-    budget.
+    """Return the corpus with every training domain cut to its first rows; unchanged without a token budget.
 
-    Held-out text and targets stay whole. Raises UserError listing every domain that would not keep a row, and every one
-    whose text was read in part while its size is not given.
+    Held-out text and targets stay whole. Raises UserError that lists every domain that would keep less than one row,
+    and every domain whose text was read in part and whose size the settings do not give.
     """
     budget = settings.corpus.simulate_budget.tokens
     if budget is None:
         return corpus
-    given = settings.corpus.simulate_budget.unique_tokens
-    unique = {name: given.get(name, corpus.entry(name)["tokens"]) for name in corpus.domains}
+    sizes = settings.corpus.simulate_budget.unique_tokens
+    unique = {name: sizes.get(name, corpus.entry(name)["tokens"]) for name in corpus.domains}
     run_tokens = len(corpus.domains) * settings.train.steps * settings.train.rows_per_domain * corpus.row_tokens
     rows = {name: run_tokens * unique[name] // budget // corpus.row_tokens for name in corpus.domains}
     faults = [
-        f"{name}: its text was read in part, so how much there is is not known; name it in unique_tokens"
+        f"{name}: only a part of its text was read, so its size is not known; give it in unique_tokens"
         for name in corpus.domains
-        if name not in given and not corpus.entry(name)["complete"]
+        if name not in sizes and not corpus.entry(name)["complete"]
     ]
     faults += [
         f"{name}: {tokens_text(run_tokens)} tokens of this run x {tokens_text(unique[name])} unique tokens / "
         f"{tokens_text(budget)} is less "
-        f"than a row of {corpus.row_tokens}; raise train.steps or train.rows_per_domain, or shorten corpus.row_tokens"
+        f"than one row of {corpus.row_tokens}; raise train.steps or train.rows_per_domain, or shorten corpus.row_tokens"
         for name in corpus.domains
         if not rows[name]
     ]
@@ -62,32 +60,38 @@ def simulate(corpus: CorpusData, settings: Settings) -> CorpusData:
 
 
 def describe_cut(corpus: CorpusData, settings: Settings) -> str:
-    """What a person reads of it: how many domains were cut, and which have too little text to be repeated as seldom as
-    they will be.
+    """Return the lines that a run prints at its start about the cut.
+
+    They name the domains that were cut, and those with too little text for the repetition of the large run: the proxy
+    repeats them more often.
     """
     budget = settings.corpus.simulate_budget.tokens
     assert budget is not None
     cut, short = [], []
-    each = settings.train.steps * settings.train.rows_per_domain * corpus.row_tokens
+    domain_tokens = settings.train.steps * settings.train.rows_per_domain * corpus.row_tokens
     for name in corpus.domains:
         entry = corpus.entry(name)
         was = entry["simulated"]["text_tokens"]
-        here, there = each / entry["tokens"], budget / len(corpus.domains) / entry["simulated"]["unique_tokens"]
+        proxy_epochs = domain_tokens / entry["tokens"]
+        large_epochs = budget / len(corpus.domains) / entry["simulated"]["unique_tokens"]
         if entry["tokens"] < was:
             cut.append(f"{name} to {tokens_text(entry['tokens'])} of {tokens_text(was)}")
-        elif here > 1.05 * max(there, 1):
-            short.append(f"{name} {epochs_text(here)} epochs here, {epochs_text(there)} there")
+        elif proxy_epochs > 1.05 * max(large_epochs, 1):
+            short.append(
+                f"{name} {epochs_text(proxy_epochs)} epochs in this run, {epochs_text(large_epochs)} in the large one"
+            )
     lines = [
         f"text:  repeats as in a run of {tokens_text(budget)} tokens at equal shares; cut: "
         f"{', '.join(cut) or 'nothing'}"
     ]
-    lines += [f"note:  too little text to be repeated as seldom: {', '.join(short)}"] if short else []
+    lines += [f"note:  too little text, repeated more often than in the large run: {', '.join(short)}"] if short else []
     return "\n".join(fill(line, WIDTH, subsequent_indent=" " * 7) for line in lines)
 
 
 def _cut(entry: dict[str, Any], kept: int, corpus: CorpusData) -> dict[str, Any]:
-    """The record of the first `kept` tokens; documents and bytes are those of the documents that begin there, the last
-    one in part.
+    """Return a domain's entry in corpus.json for its first `kept` tokens.
+
+    Documents that begin in these tokens are counted; the last one may be cut, and its bytes count in part.
     """
     if kept == entry["tokens"]:
         return entry
@@ -103,7 +107,7 @@ def _cut(entry: dict[str, Any], kept: int, corpus: CorpusData) -> dict[str, Any]
 
 
 def _begun(path: Path, kept: int) -> tuple[int, int]:
-    """(documents, bytes) of the first `kept` training tokens."""
+    """Return (documents, bytes) of the first `kept` training tokens."""
     table = pq.read_table(
         path, columns=["start", "tokens", "bytes"], filters=(pc.field("split") == "train") & (pc.field("start") < kept)
     )
@@ -112,6 +116,6 @@ def _begun(path: Path, kept: int) -> tuple[int, int]:
 
 
 def _simulated(entry: dict[str, Any], budget: int, unique: int) -> dict[str, Any]:
-    """What the large run has, and what the text was before the cut."""
+    """Return facts about the large run, and about the text before the cut, for corpus.json."""
     text = {f"text_{key}": entry[key] for key in ("tokens", "documents", "complete")}
     return {"budget_tokens": budget, "unique_tokens": unique, **text}

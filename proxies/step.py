@@ -1,4 +1,4 @@
-"""One update of proxy and weights: rows of every group, one backward pass, the rule, the optimizer."""
+"""One update of the proxy and the domain weights: rows of every group, one backward pass, the rule, the optimizer."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from proxies.settings import Settings
 
 @dataclass(frozen=True)
 class Group:
-    """Rows whose gradient is taken together: a training domain, or one that only serves the objective."""
+    """Rows whose gradient is taken together: a training domain, a target, or held-out rows for the objective."""
 
     name: str
     tokens: np.ndarray | Pool
@@ -28,16 +28,17 @@ class Group:
     target: bool = False  # nothing trains on it
 
     def rows(self, *, seed: int, step: int, rows: int, row_tokens: int) -> np.ndarray:
-        """int64 (N, T): the rows of `step` (from 0)."""
+        """Return the rows (N, T) of token ids, int64, that `step` (from 0) reads."""
         if isinstance(self.tokens, Pool):
             return self.tokens.step_rows(seed=seed, step=step, rows=rows, row_tokens=row_tokens)
         return step_rows(self.tokens, seed=seed, domain=self.name, step=step, rows_per_step=rows, row_tokens=row_tokens)
 
 
 def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
-    """The D training domains, then the objective's targets, and held-out rows where `update.held_out` asks for them.
+    """Return the groups of a run: the D training domains first, then the groups that only serve the objective.
 
-    A held-out group reads the part of the held-out text that is never evaluated. Raises UserError where that is empty.
+    These are the objective's targets and, with `update.held_out`, a group of held-out rows per domain. A held-out group
+    reads the part of the held-out text that is never evaluated. Raises UserError if that part is empty.
     """
     importance = settings.importance
     held_out = settings.update.held_out
@@ -52,35 +53,34 @@ def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
         elif held_out:
             rows = len(corpus.held_out[name]) // corpus.row_tokens
             evaluated = evaluated_part(rows, settings.train.evaluate_rows)
-            left = corpus.held_out[name][evaluated * corpus.row_tokens :]
+            rest = corpus.held_out[name][evaluated * corpus.row_tokens :]
             if evaluated == rows:
                 raise UserError(
                     f"update.held_out needs held-out rows of {name} beside the {settings.train.evaluate_rows} that "
-                    f"train.evaluate_rows takes; it has {rows} in all. "
+                    f"train.evaluate_rows takes; {name} has {rows} in all. "
                     "Lower train.evaluate_rows or raise corpus.held_out"
                 )
-            groups.append(Group(f"{name}@held_out", left, value))
+            groups.append(Group(f"{name}@held_out", rest, value))
     return groups
 
 
 def halves_of(settings: Settings) -> int:
-    """2 where every group's rows split into two equal halves (an unbiased diagonal of the gram), else 1."""
+    """Return 2 if every group's rows split into two equal halves, which makes the gram's diagonal unbiased; else 1."""
     return 2 if settings.train.rows_per_domain % 2 == 0 else 1
 
 
 def read_rows(groups: list[Group], *, seed: int, step: int, rows: int, row_tokens: int) -> Tensor:
-    """The global batch of a step (from 0): int64 (G, N, T), a function of seed and step alone."""
+    """Return the global batch (G, N, T) of a step (from 0), int64; it depends on seed and step alone."""
     return torch.from_numpy(
         np.stack([group.rows(seed=seed, step=step, rows=rows, row_tokens=row_tokens) for group in groups])
     )
 
 
 def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
-    """The batch (G, N, T) cut along N into `slices` parts of N/slices rows of every group each; processes take them in
-    turn.
+    """Split the batch (G, N, T) along N into `slices` micro-batches, each with N/slices rows of every group.
 
-    The first N/2 rows of a group are its first half. A part lies in one half, or, with an odd number of parts, astride
-    both.
+    The processes take consecutive micro-batches. The first N/2 rows of a group are its first half. A micro-batch has
+    rows of one half; if the number of micro-batches is odd, the middle one has rows of both.
     """
     groups, rows, row_tokens = batch.shape
     size = rows // slices
@@ -100,9 +100,13 @@ def split(batch: Tensor, *, halves: int, slices: int) -> list[doge.MicroBatch]:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step leaves: losses (G,) over the global batch, the decision, the combined gradient's norm before
-    clipping, the gram, None where the rule takes no products, and the sample weights (D, U), None where samples are not
-    weighted.
+    """What a step computed, for the records.
+
+    losses:          mean loss of every group over the global batch (G,), in nats per token.
+    decision:        the domain weights and alignments.
+    gradient_norm:   norm of the combined gradient before clipping.
+    gram:            inner products of the groups' gradients; None if the rule uses none.
+    sample_weights:  weights (D, U) of the U units of every domain; None if samples are not weighted.
     """
 
     losses: Tensor
@@ -113,7 +117,7 @@ class StepOutcome:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The trajectory's columns by kind (`mixtures.run.trajectory.step_row`)."""
+        """The trajectory's values by kind of column, as `mixtures.run.trajectory.step_row` takes them."""
         arrays = {"weight": self.decision.weights, "alignment": self.decision.alignment, "loss": self.losses}
         if self.gram is not None:
             arrays |= {"norm": self.gram.norms, "gram": self.gram.products}
@@ -130,7 +134,7 @@ class StepOutcome:
 
 @dataclass
 class Stepper:
-    """What a step needs besides its number; `state` is the rule's."""
+    """One update of the proxy and the domain weights, called once per step; `state` is the state of the rule."""
 
     settings: Settings
     groups: list[Group]
@@ -172,7 +176,7 @@ class Stepper:
             decisions.append(decision)
             return decision.coefficients
 
-        found = self.gradients.step(
+        computed = self.gradients.step(
             mine,
             decide=decide,
             lagged=self.state.weights if constants.order == "lagged" else None,
@@ -183,10 +187,10 @@ class Stepper:
             presence=self._presence(step),
         )
         norm = descend(self.model, self.optimizer, max_grad_norm=train.max_grad_norm, step=step)
-        return StepOutcome(found.losses, decisions[0], norm, found.gram, found.sample_weights)
+        return StepOutcome(computed.losses, decisions[0], norm, computed.gram, computed.sample_weights)
 
     def _presence(self, step: int) -> doge.Presence | None:
-        """How this step weighs the samples inside domains; None: not at all."""
+        """Return how this step weighs the samples inside domains; None if they are not weighted."""
         online = self.settings.samples.presence
         if online is None:
             return None
@@ -197,11 +201,10 @@ class Stepper:
 
 
 def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part: slice) -> Tensor | None:
-    """1 / (sqrt(v) + a tenth of its mean) of Adam's second moment: the geometry of the step it takes. None before its
-    first step.
+    """Return Adam's geometry for a part of a parameter: 1 / (sqrt(v) + 0.1 * mean of sqrt(v) + eps).
 
-    Without the tenth a word's entries that no step has reached yet (v = 0) would outweigh all others at their first
-    gradient.
+    v is Adam's second moment, corrected for its bias. Before Adam's first step the function returns None. Without the
+    mean, embeddings of words that no step has seen yet (v = 0) would outweigh all others at their first gradient.
     """
     state = optimizer.state.get(parameter)
     if not state:
@@ -213,7 +216,7 @@ def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part:
 def read_part(
     settings: Settings, groups: list[Group], place: Place, *, step: int, halves: int
 ) -> list[doge.MicroBatch]:
-    """This process's rows of step number `step` (from 0), in the micro-batches of train.accumulate, on its device."""
+    """Return this process's rows of step number `step` (from 0), as train.accumulate micro-batches on its device."""
     train = settings.train
     batch = read_rows(
         groups, seed=settings.seed, step=step, rows=train.rows_per_domain, row_tokens=settings.corpus.row_tokens
@@ -224,14 +227,14 @@ def read_part(
 
 
 def seed_dropout(settings: Settings, place: Place, step: int) -> None:
-    """Dropout's random numbers, should the model have any: a function of seed, step and rank."""
+    """Seed torch's random numbers, which dropout draws, from seed, step and rank."""
     torch.manual_seed(settings.seed * 1_000_003 + step * 1_009 + place.rank)
 
 
 def descend(model: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float, step: int) -> float:
-    """The optimizer's step with the combined gradient, clipped; leaves no gradient.
+    """Clip the combined gradient, do the optimizer's step, and clear the gradient; return its norm before clipping.
 
-    Returns its norm before clipping.
+    Raises UserError if the norm is not finite.
     """
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     require_finite("combined gradient", torch.tensor([norm]), ["all domains"], step)
@@ -241,7 +244,7 @@ def descend(model: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm
 
 
 def require_finite(what: str, values: Tensor, names: list[str], step: int) -> None:
-    """Raises UserError naming every domain whose value is not finite, and the step."""
+    """Raise UserError that names the step and every domain whose value is not finite, if there are any."""
     bad = [f"{name} ({value})" for name, value in zip(names, values.tolist(), strict=False) if not np.isfinite(value)]
     if bad:
         raise UserError(

@@ -1,6 +1,6 @@
-"""`accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--resume]`: learn domain weights.
+"""The command `accelerate launch -m proxies.train RUN.yaml [--section.key value ...] [--resume]`: learn domain weights.
 
-From Python the module is called: `proxies.train(settings)`.
+From Python, call the module: `proxies.train(settings)`.
 """
 
 import sys
@@ -16,17 +16,17 @@ USAGE = "usage: accelerate launch -m proxies.train RUN.yaml [--section.key value
 
 
 class CallableModule(ModuleType):
-    """This module, so that `proxies.train` is the command's name and, called with settings, the command itself."""
+    """The type of this module, which makes `proxies.train` a module and, called with settings, a function."""
 
     def __call__(self, settings: Settings, *, resume: bool = False) -> RunRecord | None:
-        """Do what the command does with these settings; return the run's record (`proxies.learn.train`)."""
+        """Train with these settings, as the command does, and return the run's record (see `proxies.learn.train`)."""
         from proxies.learn import train  # torch and transformers are loaded only for a run that will start
 
         return train(settings, resume=resume)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code: 0, or 2 with one message for what the user gave wrong."""
+    """Run the command and return its exit code: 0, or 2 after one message on an error that the user can correct."""
     return command(arguments, usage=USAGE, kind=Settings, act=_train)
 
 

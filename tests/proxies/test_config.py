@@ -68,7 +68,7 @@ def test_an_unknown_setting_comes_with_the_nearest_known_one(tmp_path: Path) -> 
     assert "train.step: unknown setting; the nearest known one is steps" in faults(tmp_path, changed(train={"step": 3}))
     bad = changed(corpus={**GOOD["corpus"], "domains": {"a": {"data_file": "x"}, "b": {"data_files": "x"}}})
     assert "corpus.domains.a.data_file: unknown setting; the nearest known one is data_files" in faults(tmp_path, bad)
-    assert "--train.stepz is no setting; the nearest known one is --train.steps" in faults(
+    assert "--train.stepz is not a setting; the nearest known one is --train.steps" in faults(
         tmp_path, GOOD, "--train.stepz", "3"
     )
 
@@ -140,7 +140,7 @@ def test_contradictions_are_named(tmp_path: Path, corpus: dict, update: dict, pa
 def test_broken_flags_say_how_to_write_them(tmp_path: Path) -> None:
     assert "'train.lr' is not an override; write --section.key value" in faults(tmp_path, GOOD, "train.lr", "1")
     assert "--train.lr has no value" in faults(tmp_path, GOOD, "--train.lr")
-    assert "--train is no setting" in faults(tmp_path, GOOD, "--train", "1")
+    assert "--train is not a setting" in faults(tmp_path, GOOD, "--train", "1")
 
 
 def test_the_record_replays_the_run(tmp_path: Path) -> None:

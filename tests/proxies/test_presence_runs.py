@@ -65,7 +65,7 @@ def test_flags_reach_the_weights(tmp_path: Path) -> None:
         ({"presence": {"temperature": 0}}, {}, "temperature: Input should be greater than 0 (found 0)"),
         ({"presence": {"switch_at": 2}}, {}, "switch_at: Input should be less than or equal to 1"),
         ({"presence": {"scope": "word_embedding"}}, {}, "take embedding"),
-        ("presence", {"update": {"preset": "doremi"}}, "preset doremi takes none by domain"),
+        ("presence", {"update": {"preset": "doremi"}}, "preset doremi computes no gradients per domain"),
         ("presence", {"train": {"rows_per_domain": 1}}, "at least two whole units"),
         ({"presence": {"unit_rows": 3}}, {}, "set rows_per_domain to a multiple of 3, 6 or more"),
         ({"presence": {"unit_rows": 4}}, {}, "set rows_per_domain to a multiple of 4, 8 or more"),

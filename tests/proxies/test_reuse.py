@@ -127,7 +127,7 @@ def test_an_added_domain_is_learned_and_others_keep_relative_weights(
     printed = capsys.readouterr().out
     for part in ("reused: 3 domain(s) keep their relative weights, as one: vowels, consonants, "
                  "digits", "learned: mixed (new)",
-                 "cost: 2 groups a step in the place of 4", "2 domains x 4 rows", "mixture.json has all 4 "
+                 "cost: 2 groups per step instead of 4", "2 domains x 4 rows", "mixture.json has all 4 "
                                                                                   "domains"):  # fmt: skip
         assert part in " ".join(printed.split())
     assert f"reused: 3 domain(s) keep the relative weights of {mixture.provenance.parent_schedule}" in " ".join(
@@ -307,7 +307,7 @@ def test_nothing_left_is_refused_with_every_reason(tmp_path: Path, learned: Path
     sources = {name: file_of(tmp_path, f"{name}2", ALPHABETS[name]) for name in OLD}
     said = fault(edited(grown(tmp_path, learned), **sources))
     for part in (
-        "no domain is as it was",
+        "every domain is new or changed",
         "- vowels: other text",
         "- digits: other text",
         "- mixed: new",
@@ -319,7 +319,7 @@ def test_nothing_left_is_refused_with_every_reason(tmp_path: Path, learned: Path
 def test_a_mixture_of_unknown_text_is_no_help(tmp_path: Path, learned: Path) -> None:
     export_mixture([learned / "run"], unique_tokens=10.0**9).save(tmp_path / "large.json")
     said = fault(grown(tmp_path, learned), "--reuse", str(tmp_path / "large.json"))
-    assert "- vowels: the mixture does not say its text" in said
+    assert "- vowels: the mixture has no fingerprint of its text" in said
 
 
 def test_another_tokenizer_is_refused_with_the_remedy(tmp_path: Path, learned: Path) -> None:
@@ -336,14 +336,14 @@ def test_the_name_of_the_virtual_domain_is_taken(tmp_path: Path, learned: Path) 
 
 def test_an_objective_that_tells_reused_domains_apart_is_refused(tmp_path: Path, learned: Path) -> None:
     said = fault(grown(tmp_path, learned, update={"objective": {"vowels": 1, "mixed": 1}}))
-    assert "tells the reused domains apart (vowels 1, consonants 0, digits 0)" in said
+    assert "gives the reused domains different importances (vowels 1, consonants 0, digits 0)" in said
 
 
 def test_reused_domains_without_weight_are_refused(tmp_path: Path, learned: Path) -> None:
     (tmp_path / "mixture.json").write_bytes((learned / "run" / "mixture.json").read_bytes())
     reweigh(tmp_path / "mixture.json", {"vowels": 0.0, "consonants": 0.0, "digits": 1.0})
     path = edited(grown(tmp_path, learned, added=()), digits=file_of(tmp_path, "digits2", "123 "))
-    assert "the untouched domains (vowels, consonants) have no weight there" in fault(
+    assert "the untouched domains (vowels, consonants) have no weight in that mixture" in fault(
         path, "--reuse", str(tmp_path / "mixture.json")
     )
 
@@ -358,7 +358,7 @@ def test_reused_domains_without_weight_are_refused(tmp_path: Path, learned: Path
     ],
 )
 def test_what_does_not_go_with_it_is_refused(tmp_path: Path, learned: Path, block: dict, part: str) -> None:
-    with pytest.raises(UserError, match=rf"reuse does not go with {part}"):
+    with pytest.raises(UserError, match=rf"reuse cannot be combined with {part}"):
         load_settings(grown(tmp_path, learned, **block))
 
 

@@ -125,8 +125,8 @@ def test_what_is_cut_and_what_is_too_little_is_said(tmp_path: Path) -> None:
     assert cuts.startswith("text: repeats as in a run of 300 B tokens at equal shares; cut: vowels to 384 of 2.")
     assert "digits to 384" in cuts
     assert "consonants" not in cuts
-    assert short.startswith("too little text to be repeated as seldom: consonants 1")
-    assert short.endswith("epochs here, 0.01 there")
+    assert short.startswith("too little text, repeated more often than in the large run: consonants 1")
+    assert short.endswith("epochs in this run, 0.01 in the large one")
     assert max(map(len, said.splitlines())) <= 100
 
 
@@ -153,9 +153,7 @@ def test_text_read_in_part_needs_a_count(tmp_path: Path) -> None:
     settings = yaml.safe_load(path.read_text())
     settings["corpus"]["domains"]["digits"]["max_tokens"] = 2000
     path.write_text(yaml.safe_dump(settings))
-    assert "digits: its text was read in part, so how much there is is not known; name it in unique_tokens" in fault(
-        path
-    )
+    assert "digits: only a part of its text was read, so its size is not known; give it in unique_tokens" in fault(path)
 
 
 @pytest.mark.parametrize(
