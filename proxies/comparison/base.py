@@ -1,4 +1,4 @@
-"""One base model: it trains on the rows that a mixture gives, on the plain loss, and is measured on held-out rows."""
+"""One base model: trained with the plain loss on the rows that a mixture gives, and evaluated on held-out rows."""
 
 import time
 from collections.abc import Callable
@@ -21,9 +21,7 @@ OnStep = Callable[[int, float, float], None]  # step (from 1), its loss, tokens 
 
 @dataclass(frozen=True)
 class BaseRun:
-    """What a base run leaves: held-out losses over its steps, those of every row at its last step, and facts about
-    it.
-    """
+    """Results of a base run: held-out losses over its steps, the loss of every row at its last step, and facts."""
 
     evaluation: list[dict[str, Any]]  # step, tokens, domain, loss, bits_per_byte, held_out_tokens
     rows: list[dict[str, Any]]  # domain, row, loss
@@ -39,12 +37,11 @@ def train_base(
     place: Place,
     on_step: OnStep | None = None,
 ) -> BaseRun:
-    """A base model from `seed` after settings.train.steps updates on the rows of MixtureStream(mixture, seed=seed).
+    """Train a base model for settings.train.steps updates on the rows of MixtureStream(mixture, seed=seed).
 
-    Initial weights, the order of rows inside domains, the number of tokens and the held-out rows are the same for every
-    mixture.
-    A run whose loss or gradient is not finite has diverged: it stops there, its last losses are NaN, facts["diverged"]
-    is the step.
+    For one seed, the initial weights, the order of rows inside domains, the number of tokens and the held-out rows are
+    the same for every mixture. A run diverges if its loss or gradient is not finite. It then stops, its last losses are
+    NaN, and facts["diverged"] is the number of that step.
     """
     train = settings.train
     stream = _stream(mixture, corpus, seed=seed, place=place)
@@ -57,7 +54,7 @@ def train_base(
     seconds = 0.0
     for step in range(1, train.steps + 1):
         began = time.perf_counter()
-        torch.manual_seed(seed * 1_000_003 + step * 1_009 + place.rank)  # dropout, should the model have any
+        torch.manual_seed(seed * 1_000_003 + step * 1_009 + place.rank)  # for dropout, if the model has any
         rows = torch.from_numpy(stream.take(train.batch_rows // place.processes)).to(place.device)
         loss = base_gradient(model, rows, batch_rows=train.batch_rows, accumulate=train.accumulate, place=place)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
@@ -71,8 +68,8 @@ def train_base(
         if on_step is not None:
             on_step(step, float(loss), step_tokens / spent)
         if not finite or step == train.steps or step % train.evaluate_every == 0:
-            nowhere = {name: torch.full_like(losses, torch.nan) for name, losses in held_out.items()}
-            held_out = held_out_row_losses(model, corpus, rows=train.evaluate_rows, place=place) if finite else nowhere
+            diverged = {name: torch.full_like(losses, torch.nan) for name, losses in held_out.items()}
+            held_out = held_out_row_losses(model, corpus, rows=train.evaluate_rows, place=place) if finite else diverged
             evaluation += records(held_out, corpus, step=step, tokens=step * step_tokens)
         if not finite:
             break
@@ -88,10 +85,10 @@ def train_base(
 
 
 def base_gradient(model: nn.Module, rows: Tensor, *, batch_rows: int, accumulate: int, place: Place) -> Tensor:
-    """Leave the gradient of the mean token loss of the global batch of `batch_rows` rows in `.grad`; returns that loss.
+    """Add the gradient of the global batch's mean token loss to `.grad`, and return that loss.
 
-    `rows` (N, T) are this process's part, taken in `accumulate` micro-batches; gradients and loss are summed over
-    processes.
+    The global batch has `batch_rows` rows. `rows` (N, T) is this process's part of it; it is computed in `accumulate`
+    micro-batches. Gradients and loss are summed over all processes.
     """
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     for part in rows.chunk(accumulate):

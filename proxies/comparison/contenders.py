@@ -1,4 +1,4 @@
-"""From what a comparison's settings say of a mixture to the Mixture that its base models train on."""
+"""The mixtures of a comparison: from the settings of each to the Mixture that its base models train on."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +20,9 @@ from proxies.comparison.settings import CompareSettings, Contender, ContenderSam
 
 
 def read_learned(settings: CompareSettings, name: str) -> RunRecord | None:
-    """Read the proxy run that the mixture `name` is learned in; None for a mixture that no run learns.
+    """Read the record of the proxy run that learned the mixture `name`; None for a mixture that no run learns.
 
-    Raises UserError, naming the mixture, for a run that is not there or damaged.
+    Raises UserError, which names the mixture, for a run that is missing or damaged.
     """
     contender = settings.mixtures[name]
     if not (contender.learn or contender.run):
@@ -36,11 +36,13 @@ def read_learned(settings: CompareSettings, name: str) -> RunRecord | None:
 def make_mixture(
     settings: CompareSettings, name: str, record: dict[str, Any], run: RunRecord | None, *, folder: Path
 ) -> Mixture:
-    """Make the mixture `name` over the tokens of a base model; a learned one must be learned by then.
+    """Make the mixture `name` for the number of tokens that a base model trains on.
 
-    `record`: what the comparison's corpus.json holds. `run`: the proxy run that learned the mixture (`read_learned`).
-    Manifests of sample weights are written into `folder`/NAME.samples. Raises UserError, naming the mixture, for
-    shares, files, runs and scores that do not fit the corpus.
+    record:  content of the comparison's corpus.json.
+    run:     record of the proxy run that learned the mixture (`read_learned`); None for a mixture that no run learns.
+    folder:  manifests of sample weights are written into its subdirectory NAME.samples.
+
+    Raises UserError, which names the mixture, for shares, files, runs and scores that do not fit the corpus.
     """
     contender, corpus = settings.mixtures[name], CorpusRecord.model_validate(record)
     try:
@@ -57,8 +59,9 @@ def make_mixture(
 
 
 def require_scores(settings: CompareSettings, name: str, record: dict[str, Any], *, folder: Path) -> None:
-    """The scores that a mixture which is still to be learned asks for are there. Raises what `make_mixture` would
-    raise.
+    """Check, before a mixture is learned, that the scores for its sample weights can be used.
+
+    Raises the UserError that `make_mixture` would raise after learning.
     """
     uniform = _fixed(Contender(fixed="uniform"), CorpusRecord.model_validate(record), settings.base_tokens)
     try:
@@ -68,7 +71,7 @@ def require_scores(settings: CompareSettings, name: str, record: dict[str, Any],
 
 
 def sample_notes(settings: CompareSettings, mixtures: Mapping[str, Mixture]) -> Iterator[str]:
-    """For the summary: the rule behind sample weights, and how few tokens they amount to."""
+    """Yield the summary's notes on sample weights: one per mixture, with its rule and its effective sample sizes."""
     for name, samples in [(name, settings.mixtures[name].samples) for name in mixtures]:
         if samples is None:
             continue
@@ -77,13 +80,13 @@ def sample_notes(settings: CompareSettings, mixtures: Mapping[str, Mixture]) -> 
         low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         yield (
             f"Samples of {name}: {samples.rule} by {samples.column}{', shuffled' if samples.shuffle else ''}; "
-            f"effective sample size {sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). What scoring "
-            "took is not in its cost."
+            f"effective sample size {sizes[low]:.0%} of the tokens ({low}) to {sizes[high]:.0%} ({high}). Its cost "
+            "does not include scoring."
         )
 
 
 def domains_of(corpus: CorpusRecord) -> tuple[Domain, ...]:
-    """The training domains of a corpus record as a mixture names them."""
+    """Return the training domains of a corpus record, as entries of a mixture."""
     return tuple(domain.as_domain() for domain in corpus.domains if domain.role == "domain")
 
 
@@ -103,15 +106,15 @@ def _with_samples(samples: ContenderSamples | None, mixture: Mixture, directory:
 
 
 def _require_shares_alone(path: str) -> None:
-    """A mixture.json with sample weights is not taken for its shares without a word."""
+    """Refuse a mixture.json with sample weights where only its shares would be read."""
     record = read_json(path) if path.endswith(".json") else None
     if not isinstance(record, dict) or record.get("kind") != KIND:
         return
     policies = {domain.name: domain.sample_policy for domain in Mixture.from_record(record, where=path).domains}
     if sampled := [name for name, policy in policies.items() if policy and policy.mode != "none"]:
         raise UserError(
-            f"{path} has sample weights for {', '.join(sampled)}, and `file` reads shares alone; give `samples` beside "
-            f"it, with the rule and the scored run, or a file of {{name: share}}"
+            f"{path} has sample weights for {', '.join(sampled)}, but `file` reads the shares only; give `samples` as "
+            f"well, with the rule and the scored run, or give a file of {{name: share}}"
         )
 
 
@@ -128,22 +131,20 @@ def _shares(contender: Contender, tokens: dict[str, int], budget: int) -> dict[s
 
 
 def _require_fitting(settings: CompareSettings, run: RunRecord, mixture: Mixture, corpus: CorpusRecord) -> None:
-    """A learned mixture speaks of this comparison's domains, text and tokenizer, and was not made from its held-out
-    rows.
-    """
+    """Refuse a learned mixture of other domains, text or tokenizer, or one learned from rows evaluated here."""
     if faults := list(_misfits(mixture, corpus)):
         raise UserError(
             f"{run.path} was learned on another corpus than this comparison's:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
-            + "\ngive a run on the same domains, text and tokenizer, or a comparison on that run's corpus"
+            + "\ngive a run on the same domains, text and tokenizer, or compare on that run's corpus"
         )
     config = run.config
     kept = config.train.get("evaluate_rows", 0)
     if config.update.get("held_out") and kept < settings.train.evaluate_rows:
         raise UserError(
-            f"{run.path} learned from held-out rows, with train.evaluate_rows {kept} kept from it, and the base models "
-            f"are evaluated on {settings.train.evaluate_rows}; lower train.evaluate_rows to {kept}, or learn with it "
-            f"at {settings.train.evaluate_rows}"
+            f"{run.path} learned from held-out rows and left out {kept} of them per domain (its train.evaluate_rows), "
+            f"but the base models are evaluated on {settings.train.evaluate_rows}; lower train.evaluate_rows to "
+            f"{kept}, or learn again with train.evaluate_rows {settings.train.evaluate_rows}"
         )
 
 
@@ -153,12 +154,12 @@ def _misfits(mixture: Mixture, corpus: CorpusRecord) -> Iterator[str]:
         {domain.name: domain for domain in domains_of(corpus)},
     )
     if theirs.keys() != ours.keys():
-        yield f"domains only there: {', '.join(name for name in theirs if name not in ours) or 'none'}"
-        yield f"domains only here: {', '.join(name for name in ours if name not in theirs) or 'none'}"
+        yield f"domains only in the run: {', '.join(name for name in theirs if name not in ours) or 'none'}"
+        yield f"domains only in the comparison: {', '.join(name for name in ours if name not in theirs) or 'none'}"
     if mixture.tokenizer.fingerprint != corpus.tokenizer.fingerprint:
         yield (
-            f"tokenizer {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}) there, {corpus.tokenizer.name} "
-            f"({corpus.tokenizer.fingerprint}) here"
+            f"tokenizer {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}) in the run, "
+            f"{corpus.tokenizer.name} ({corpus.tokenizer.fingerprint}) in the comparison"
         )
     elif changed := [
         name for name in theirs if name in ours and theirs[name].fingerprint not in (None, ours[name].fingerprint)

@@ -1,14 +1,16 @@
-"""A comparison's directory: what it was asked for, what is finished in it, and what of that must not be mixed.
+"""A comparison's directory: its files, and checks that results of different settings do not mix.
 
-config.yaml                     settings, the union of all commands that ran here, with the environment
-corpus.json, tokenizer.json     as in a run
-learned/NAME/                   proxy runs
-mixtures/NAME.json              what the base models trained on,
-mixtures/NAME.samples/          with sample weights: how often they read every document, a manifest a domain
-bases/NAME/seed-S.parquet       held-out losses over the steps of a finished base run,
-bases/NAME/seed-S-rows.parquet  those of every held-out row at its last step,
-bases/NAME/seed-S.json          and facts; written last: a base run is finished when it is there
-results.parquet, costs.json, summary.txt, plots/
+config.yaml                     settings of all commands that ran here (mixtures and seeds united), and the environment
+corpus.json, tokenizer.json     as in a proxy run
+learned/NAME/                   the proxy run that learns the mixture NAME
+mixtures/NAME.json              the mixture that the base models trained on
+mixtures/NAME.samples/          for a mixture with sample weights: one manifest per domain
+bases/NAME/seed-S.parquet       held-out losses over the steps of a finished base run
+bases/NAME/seed-S-rows.parquet  the loss of every held-out row at the last step
+bases/NAME/seed-S.json          facts about the base run; written last, so a base run with this file is finished
+results.parquet                 held-out losses of all base runs
+costs.json                      seconds and floating-point operations of learning and of a base run
+summary.txt, plots/             the results as text and as plots
 """
 
 import fcntl
@@ -29,23 +31,25 @@ from proxies.comparison.base import BaseRun
 from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, load
 
-SHARED = ("corpus.", "model.", "train.")  # settings that all results of a directory have in common
+SHARED = ("corpus.", "model.", "train.")  # prefixes of settings that must be the same for all results of a directory
 REMEDY = "Set them back, or give a new run_dir"
-TOLERANCE = 1e-9  # between weights that were computed twice
+TOLERANCE = 1e-9  # largest difference of two weights that count as the same
 
 
 def require_same(settings: CompareSettings) -> None:
-    """What the directory holds was made with these settings, as far as they share results. Raises UserError with the
-    differences.
+    """Check that the results in the directory were made with the same settings, so that they may be compared.
+
+    Settings of the corpus, the base model and its training must be the same, and those of mixtures that are there
+    already. Raises UserError that lists the differences, and for a directory of another kind.
     """
     path = settings.run_path
     if (path / "trajectory").exists():
         raise UserError(f"{path} holds a run of proxies.train; give the comparison a run_dir of its own")
     if not (path / "config.yaml").exists():
-        if held := sorted(name for name in ("bases", "learned", "mixtures") if (path / name).exists()):
+        if present := sorted(name for name in ("bases", "learned", "mixtures") if (path / name).exists()):
             raise UserError(
-                f"{path} has {', '.join(held)} but no config.yaml to say what they are; restore it, or give a new "
-                f"run_dir"
+                f"{path} has {', '.join(present)} but no config.yaml, which says what they are; restore it, or give a "
+                f"new run_dir"
             )
         return
     before = load(CompareSettings, path / "config.yaml")
@@ -60,13 +64,13 @@ def require_same(settings: CompareSettings) -> None:
         raise UserError(
             f"{path} was made with other settings (then -> now), and results of different settings are not compared:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + f"\n{REMEDY}; a changed mixture can also take a new name, or have its learned/, mixtures/ and bases/ "
-            f"entries removed"
+            + f"\n{REMEDY}; for a changed mixture, you can also give it a new name, or remove its entries in learned/, "
+            f"mixtures/ and bases/"
         )
 
 
 def _mixture_changes(before: CompareSettings, now: CompareSettings, name: str) -> list[str]:
-    """How the definition of a mixture of which there is something already differs."""
+    """Return how the definition of a mixture changed since its files were made; nothing if it has no files."""
     path = now.run_path
     made = [path / "learned" / name / "config.yaml", _mixture(path, name)]
     if not any(each.exists() for each in made):
@@ -88,10 +92,11 @@ def take_directory(
     mixtures: dict[str, Mixture],
     environment: dict[str, Any],
 ) -> None:
-    """Take the directory: config.yaml with what this command adds, and the `files` and mixtures that every command
-    writes alike.
+    """Write config.yaml, `files` and `mixtures` into the comparison's directory.
 
-    Raises UserError as `require_same` where another command took it for other settings in the meantime.
+    config.yaml then holds the mixtures and seeds of earlier commands as well. Mixtures that are there already stay.
+    `files` and the mixtures are the same for every command. Raises UserError, as `require_same`, if another command
+    wrote other settings in the meantime.
     """
     path = settings.run_path
     with locked(path / ".lock"):
@@ -112,7 +117,7 @@ def take_directory(
 
 
 def _keep(mixture: Mixture, path: Path) -> None:
-    """The mixture in the file `path`, its manifests beside it first."""
+    """Write the mixture into the file `path`, after its manifests, which go beside it."""
     for place in [domain.sample_policy.manifest_uri for domain in mixture.domains if domain.sample_policy]:
         assert place is not None
         assert mixture.directory is not None
@@ -121,18 +126,19 @@ def _keep(mixture: Mixture, path: Path) -> None:
 
 
 def require_kept(run_path: Path, name: str, mixture: Mixture) -> None:
-    """Where base models were trained on a mixture of this name, it was this one.
+    """Check that `mixture` is the same as the one kept under this name, on which base models were trained.
 
-    Raises UserError with the differences.
+    Raises UserError that lists the differences.
     """
     path = _mixture(run_path, name)
     if path.exists() and (
         changed := [*_weight_changes(before := Mixture.load(path), mixture), *_sample_changes(before, mixture)]
     ):
         raise UserError(
-            f"mixtures.{name} is no longer what {path} says, which results were made with (then -> now):\n"
+            f"mixtures.{name} differs from {path}, which the results were made with (then -> now):\n"
             + "\n".join(f"  {line}" for line in changed)
-            + f"\nRestore where it comes from, give it a new name, or remove that file and {run_path / 'bases' / name}"
+            + f"\nRestore the file or run that it comes from, give it a new name, or remove {path} and "
+            f"{run_path / 'bases' / name}"
         )
 
 
@@ -163,12 +169,12 @@ def _sample_changes(before: Mixture, now: Mixture) -> Iterator[str]:
 
 
 def is_finished(run_path: Path, name: str, seed: int) -> bool:
-    """Whether the base run of a mixture and seed is there, whole."""
+    """Say whether the base run of a mixture and seed is finished."""
     return base_path(run_path, name, seed).with_suffix(".json").exists()
 
 
 def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[str, Any]) -> None:
-    """Write a finished base run. Raises UserError where the disk does not take it."""
+    """Write the files of a finished base run. Raises UserError if they cannot be written."""
     path, labels = base_path(run_path, name, seed), {"mixture": name, "seed": seed}
     try:
         for suffix, table in ((".parquet", run.evaluation), ("-rows.parquet", run.rows)):
@@ -176,21 +182,21 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
         write_atomic(path.with_suffix(".json"), json.dumps({**labels, **run.facts, **facts}, indent=1))
     except OSError as error:
         raise UserError(
-            f"the base run of {name}, seed {seed}, could not be written ({error}); finished ones are kept: make room "
-            "and give the same command again"
+            f"the base run of {name}, seed {seed}, could not be written ({error}); free some disk space and give the "
+            "same command again: finished runs are kept"
         ) from error
 
 
 def write_results(run_path: Path, bases: Bases) -> None:
-    """Write results.parquet: every (mixture, seed, step, domain) of the directory's base runs."""
+    """Write results.parquet: one row per (mixture, seed, step, domain) of the directory's base runs."""
     _write_table(run_path / "results.parquet", bases.results)
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path` while the block runs, also against other commands; True when it is held.
+    """Hold the lock file `path` while the block runs, so that no other process holds it; yield True.
 
-    wait=False: False at once where another process holds it.
+    With wait=False, yield False at once if another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

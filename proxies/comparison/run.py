@@ -1,4 +1,4 @@
-"""A comparison from start to verdict: mixtures, the learned ones first learned, base models, tables and plots."""
+"""A whole comparison: learn the mixtures that are to be learned, train base models, write tables and plots."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -43,8 +43,9 @@ Value = TypeVar("Value")
 
 
 def compare(settings: CompareSettings) -> None:
-    """A whole comparison; of what `settings.run_dir` holds already nothing is done again."""
-    with TemporaryDirectory() as folder:  # manifests: nothing is written into run_dir before it is this comparison's
+    """Do a whole comparison; results that `settings.run_dir` holds already are not computed again."""
+    # manifests go into a temporary directory first: nothing is written into run_dir before all checks are done
+    with TemporaryDirectory() as folder:
         _compare(settings, Path(folder))
 
 
@@ -61,7 +62,7 @@ def _compare(settings: CompareSettings, folder: Path) -> None:
     fixed = [name for name in settings.mixtures if name not in settings.learned]
     runs = {name: read_learned(settings, name) for name in fixed}
     mixtures = _made(settings, runs, corpus, folder)
-    # from here on the directory is this comparison's: whatever could be checked was
+    # everything that can be checked was checked: from here on, the directory belongs to this comparison
     _take_directory(settings, corpus, mixtures, accelerator)
     learn_missing(settings, accelerator)
     learned = {name: read_learned(settings, name) for name in settings.learned}
@@ -75,7 +76,7 @@ def _compare(settings: CompareSettings, folder: Path) -> None:
 
 
 def learn_missing(settings: CompareSettings, accelerator: Accelerator) -> None:
-    """The proxy runs that are not there yet, one after the other; those that another command is at come last."""
+    """Do the proxy runs that are missing, one after the other; wait for those that another command is learning."""
     waiting = list(settings.learned)
     for wait in (False, True):
         for name in list(waiting):
@@ -97,7 +98,7 @@ def learn_missing(settings: CompareSettings, accelerator: Accelerator) -> None:
 def train_missing(
     settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator
 ) -> None:
-    """The base runs that are not there yet, seed by seed, so that every finished seed is one whole comparison."""
+    """Train the base models that are missing, seed by seed, so that every finished seed is a whole comparison."""
     path, main = settings.run_path, accelerator.is_main_process
     place = place_of(accelerator)
     missing = _agree(_missing(settings), accelerator)
@@ -115,7 +116,7 @@ def train_missing(
 
 
 def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, RunRecord | None]) -> None:
-    """Write results.parquet, costs.json, summary.txt and the plots; print what a person reads."""
+    """Write results.parquet, costs.json, summary.txt and the plots, and print the summary."""
     from mixtures.compare.directory import read_comparison
     from mixtures.compare.text import WIDTH, comparison_text
     from mixtures.plots.comparison import plot_comparison
@@ -149,7 +150,7 @@ def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData
 def _made(
     settings: CompareSettings, runs: Mapping[str, RunRecord | None], corpus: CorpusData, folder: Path
 ) -> dict[str, Mixture]:
-    """The mixtures of these names, each from its proxy run where one learned it; those kept before are the same."""
+    """Make the mixtures of these names, each from its proxy run if one learned it, and check the ones kept before."""
     mixtures = {name: make_mixture(settings, name, corpus.record, run, folder=folder) for name, run in runs.items()}
     for name, mixture in mixtures.items():
         require_kept(settings.run_path, name, mixture)
@@ -159,7 +160,7 @@ def _made(
 def _take_directory(
     settings: CompareSettings, corpus: CorpusData, mixtures: dict[str, Mixture], accelerator: Accelerator
 ) -> None:
-    accelerator.wait_for_everyone()  # all have looked at what is there
+    accelerator.wait_for_everyone()  # until every process has checked the directory
     if accelerator.is_main_process:
         files: dict[str, bytes | str] = {
             "corpus.json": json.dumps(corpus.record, indent=1),
@@ -178,9 +179,9 @@ def _show(bar: tqdm, label: str, step: int, loss: float, speed: float) -> None:
 
 
 def _unread(corpus: CorpusData) -> list[str]:
-    """A note where natural shares are not those of the whole text."""
+    """Return a note that names the domains whose text was read in part, if there are any."""
     names = [name for name in corpus.domains if not corpus.entry(name)["complete"]]
-    return [f"Not read to the end: {', '.join(names)}; natural shares are of what was read."] if names else []
+    return [f"Not read to the end: {', '.join(names)}; natural shares are those of the part read."] if names else []
 
 
 def _missing(settings: CompareSettings) -> list[tuple[str, int]]:
@@ -204,24 +205,27 @@ def _require_divisible(settings: CompareSettings, processes: int) -> None:
 
 @contextmanager
 def _turn(path: Path, accelerator: Accelerator, *, wait: bool) -> Iterator[bool]:
-    """The lock file held by the main process for all of them; False in all where another command holds it."""
-    with ExitStack() as held:
-        mine = _agree(accelerator.is_main_process and held.enter_context(locked(path, wait=False)), accelerator)
+    """Hold the lock file `path` for all processes of this command while the block runs, and yield True.
+
+    With wait=False, yield False in all processes if another command holds it.
+    """
+    with ExitStack() as locks:
+        mine = _agree(accelerator.is_main_process and locks.enter_context(locked(path, wait=False)), accelerator)
         if wait and not mine:
             if accelerator.is_main_process:
                 print(f"{path.stem}: another command is learning it; waiting", flush=True)
-                held.enter_context(locked(path))
+                locks.enter_context(locked(path))
             mine = _agree(True, accelerator)  # the other processes wait here for the first
         yield mine
 
 
 def _agree(value: Value, accelerator: Accelerator) -> Value:
-    """The main process's value, in every process."""
+    """Return the main process's value, in every process."""
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
 
 def _say_hello(settings: CompareSettings, corpus: CorpusData, accelerator: Accelerator) -> None:
-    """What will be done; builds a base model, so that one that does not fit is refused before anything is learned."""
+    """Print what the comparison will do, and build a base model: one that does not fit is refused before learning."""
     train, sizes = (
         settings.train,
         {"vocab_size": corpus.vocab_size, "eos_id": corpus.eos_id, "row_tokens": corpus.row_tokens},

@@ -1,4 +1,4 @@
-"""Every setting of a comparison: mixtures, base models, seeds; one YAML file, validated as a whole."""
+"""Every setting of a comparison: mixtures, base models, seeds. One YAML file holds them; it is validated as a whole."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,15 +25,15 @@ class BaseTrain(Loop):
 
     steps: int = Field(1000, ge=1, description="updates of a base model (steps)")
     warmup_steps: int = Field(50, ge=0, description="linear warm-up (steps)")
-    batch_rows: int = Field(16, ge=1, description="rows of an update, all domains and processes together (rows)")
+    batch_rows: int = Field(16, ge=1, description="rows per update, over all domains and processes (rows)")
 
 
 class Proxy(Frozen):
-    """What the proxy runs of all learned mixtures share."""
+    """The settings that the proxy runs of all learned mixtures share."""
 
-    seed: int = Field(0, ge=0, description="of the proxies' initial weights and data order")
-    model: Model | None = Field(None, description="the proxy; left out: the base model")
-    train: Train = Field(Train(), description="the proxies' loop")
+    seed: int = Field(0, ge=0, description="seed of the proxies' initial weights and data order")
+    model: Model | None = Field(None, description="the proxy model; if left out, the same as the base model")
+    train: Train = Field(Train(), description="the proxies' training loop")
 
 
 class ContenderSamples(SampleRule):
@@ -43,15 +43,12 @@ class ContenderSamples(SampleRule):
 
     @property
     def rule_alone(self) -> SampleRule:
-        """The rule, wherever the scores lie."""
+        """The rule without the path of the scores."""
         return SampleRule(**self.model_dump(exclude={"scores"}))
 
 
 class Contender(Frozen):
-    """Where one mixture comes from: exactly one of fixed, file, learn, run.
-
-    Beside it, what it does inside the domains.
-    """
+    """One mixture: where its weights come from (exactly one of fixed, file, learn, run), and its sample weights."""
 
     fixed: Literal["uniform", "natural", "temperature", "unimax"] | None = Field(
         None, description="a rule that needs no learning"
@@ -60,33 +57,35 @@ class Contender(Frozen):
         None, gt=0, description="with fixed: temperature: 1 is natural, larger is closer to uniform"
     )
     max_epochs: float | None = Field(
-        None, gt=0, description="with fixed: unimax: how often a domain is repeated at most (epochs)"
+        None, gt=0, description="with fixed: unimax: most times that a domain is read (epochs)"
     )
     file: str = Field(
-        "", description="shares in a file: mixture.json, DoReMi JSON, Olmix JSON, RegMix CSV, {name: share}"
+        "", description="a file of shares: mixture.json, DoReMi JSON, Olmix JSON, RegMix CSV, {name: share}"
     )
-    row: int | str | None = Field(None, description="with file: which of several mixtures in it")
-    learn: Update | None = Field(None, description="learn it with a proxy: the update block of a run")
-    model: Model | None = Field(None, description="with learn: its proxy model, in place of proxy.model")
-    train: dict[str, Any] = Field({}, description="with learn: settings of its loop in place of those of proxy.train")
+    row: int | str | None = Field(None, description="with file: the mixture to take from a file of several")
+    learn: Update | None = Field(None, description="learn the mixture with a proxy: the update block of a run")
+    model: Model | None = Field(None, description="with learn: its proxy model, instead of proxy.model")
+    train: dict[str, Any] = Field(
+        {}, description="with learn: settings of its training loop, instead of those in proxy.train"
+    )
     run: str = Field("", description="a finished run directory of proxies.train")
     average: Literal["all", "tail"] = Field(
-        "all", description="with learn or run: weights averaged over all steps, or the last half"
+        "all", description="with learn or run: average the weights over all steps, or over the last half (tail)"
     )
     samples: ContenderSamples | None = Field(
-        None, description="sample weights inside the domains; left out: every document alike"
+        None, description="sample weights inside the domains; if left out, all documents count alike"
     )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Contender":
         exactly_one(self, ("fixed", "file", "learn", "run"))
         here = {f"fixed: {self.fixed}"} | {name for name in ("file", "learn", "run") if getattr(self, name)}
-        given = [name for name in MADE_FOR if getattr(self, name) not in (None, {})]
-        lost = [f"{name} (only with {MADE_FOR[name]})" for name in given if MADE_FOR[name] not in here]
+        extras = [name for name in MADE_FOR if getattr(self, name) not in (None, {})]
+        unused = [f"{name} (only with {MADE_FOR[name]})" for name in extras if MADE_FOR[name] not in here]
         if self.average != "all" and not here & {"learn", "run"}:
-            lost.append("average (only with learn or run)")
-        if lost:
-            raise ValueError(f"{', '.join(lost)} has no effect here; take it out")
+            unused.append("average (only with learn or run)")
+        if unused:
+            raise ValueError(f"{', '.join(unused)} has no effect here; take it out")
         if missing := [
             name for name in ("temperature", "max_epochs") if MADE_FOR[name] in here and getattr(self, name) is None
         ]:
@@ -99,23 +98,26 @@ def _seeds(value: Any) -> Any:
 
 
 class CompareSettings(Frozen):
-    """A whole comparison. `proxies.compare COMPARE.yaml --section.key value` overrides single settings."""
+    """All settings of a comparison. `proxies.compare COMPARE.yaml --section.key value` overrides single ones."""
 
-    run_dir: str = Field(description="directory of the comparison's records; relative to the YAML file")
+    run_dir: str = Field(description="directory of the comparison's records; in the YAML file, relative to that file")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = Field(
-        (0, 1), min_length=1, description="one base run of every mixture for each: initial weights and row order"
+        (0, 1),
+        min_length=1,
+        description="seeds of initial weights and row order; one base model is trained per mixture and seed",
     )
     baseline: str = Field("uniform", description="the mixture that the others are compared with")
     corpus: CorpusSettings = Field(description="the text")
     model: Model = Field(description="the base model")
-    train: BaseTrain = Field(BaseTrain(), description="its loop")
+    train: BaseTrain = Field(BaseTrain(), description="the base models' training loop")
     objective: ObjectiveSetting = Field(
-        "auto", description="what mixtures are learned for and judged by; as a run's update.objective"
+        "auto",
+        description="objective that mixtures are learned for and judged by; values as in a run's update.objective",
     )
     proxy: Proxy = Field(Proxy(), description="the proxies of learned mixtures")
     mixtures: dict[DomainName, Contender] = Field(
-        description="what is compared, name: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: "
-        "DIRECTORY}; and samples"
+        description="the mixtures to compare, NAME: {fixed: RULE}, {file: PATH}, {learn: {preset: ...}} or {run: "
+        "DIRECTORY}, each with `samples` if wanted"
     )
 
     @model_validator(mode="after")
@@ -126,12 +128,12 @@ class CompareSettings(Frozen):
 
     @property
     def run_path(self) -> Path:
-        """The comparison's directory, absolute once the settings were loaded from a file."""
+        """Path of the comparison's directory; absolute if the settings were loaded from a file."""
         return Path(self.run_dir)
 
     @property
     def base_tokens(self) -> int:
-        """What every base model trains on (tokens)."""
+        """Number of tokens that every base model trains on."""
         return self.train.steps * self.train.batch_rows * self.corpus.row_tokens
 
     @property
@@ -141,7 +143,7 @@ class CompareSettings(Frozen):
 
     @property
     def text(self) -> CorpusSettings:
-        """The comparison's text with its cache: all runs read one cache, and of a streamed source equally much."""
+        """The corpus settings for all runs: they share one cache, and read equally much of a streamed source."""
         corpus, draws = self.corpus, self.draws
 
         def bounded(sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
@@ -161,14 +163,16 @@ class CompareSettings(Frozen):
 
     @property
     def draws(self) -> dict[str, int]:
-        """The most tokens that a base model or a proxy reads of every domain and target."""
+        """{domain or target: largest number of tokens that a base model or a proxy reads of it}."""
         proxy = self.proxy.train
         most = max(self.base_tokens, proxy.steps * proxy.rows_per_domain * self.corpus.row_tokens)
         return dict.fromkeys(self.corpus.sources, most)
 
     def run_of(self, name: str) -> Settings:
-        """The proxy run that learns the mixture `name`; `auto` in its update block is the comparison's objective
-        (doremi has none).
+        """Return the settings of the proxy run that learns the mixture `name`.
+
+        An objective `auto` in its update block stands for the comparison's objective (except with doremi, which has
+        none).
         """
         contender = self.mixtures[name]
         assert contender.learn
@@ -190,12 +194,13 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
     if len(names) < 2:
         yield f"mixtures holds {len(names)}: a comparison needs the baseline and at least one other mixture; add one"
     if settings.baseline not in names:
-        yield f"baseline is {settings.baseline!r}, which is no mixture here; allowed: {', '.join(names)}"
+        yield f"baseline is {settings.baseline!r}, which is not in mixtures; allowed: {', '.join(names)}"
     if twice := sorted({seed for seed in settings.seeds if settings.seeds.count(seed) > 1}):
         yield f"seeds gives {', '.join(map(str, twice))} twice; give each once"
     if len({name.lower() for name in names}) < len(names):
         yield (
-            f"mixtures: {', '.join(names)} differ by upper and lower case only; their directories would be one: rename"
+            f"mixtures: some of {', '.join(names)} differ only in upper and lower case, so their directories could be "
+            f"the same; rename them"
         )
     known = list(settings.corpus.sources)
     if isinstance(settings.objective, dict) and (unknown := [name for name in settings.objective if name not in known]):
@@ -217,8 +222,8 @@ def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
         return
     if run.train.precision != settings.train.precision:
         yield (
-            f"train.precision is {run.train.precision}, that of the base models {settings.train.precision}; one "
-            "command computes in one precision: set proxy.train.precision and train.precision alike"
+            f"train.precision is {run.train.precision}, but {settings.train.precision} for the base models; one "
+            "command computes in one precision: set proxy.train.precision and train.precision to the same value"
         )
     if run.train.tracker != "none":
         yield (
@@ -228,6 +233,6 @@ def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
     if run.update.held_out and run.train.evaluate_rows < settings.train.evaluate_rows:
         yield (
             f"learn.held_out: its objective would use held-out rows that the base models are evaluated on "
-            f"(train.evaluate_rows "
-            f"{settings.train.evaluate_rows}); raise proxy.train.evaluate_rows from {run.train.evaluate_rows} to that"
+            f"(train.evaluate_rows {settings.train.evaluate_rows}); raise proxy.train.evaluate_rows from "
+            f"{run.train.evaluate_rows} to {settings.train.evaluate_rows}"
         )

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
         ),
         ({"mixtures": {"uniform": {"fixed": "uniform"}}}, ["mixtures holds 1"]),
         ({"mixtures": {**FIXED, "Natural": {"fixed": "natural"}}}, ["upper and lower case"]),
-        ({"baseline": "uniformm"}, ["baseline is 'uniformm', which is no mixture here; allowed: uniform, natural"]),
+        ({"baseline": "uniformm"}, ["baseline is 'uniformm', which is not in mixtures; allowed: uniform, natural"]),
         ({"seeds": [1, 1]}, ["seeds gives 1 twice"]),
         ({"seeds": []}, ["seeds"]),
         ({"objective": {"digit": 1}}, ["objective names digit", "allowed: vowels, consonants, digits"]),
@@ -61,7 +61,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
         ),
         (
             {"mixtures": {**FIXED, "odd": {"learn": {}}}, "train": {"precision": "bf16"}},
-            ["proxy.train.precision and train.precision alike"],
+            ["proxy.train.precision and train.precision to the same value"],
         ),
         ({"mixtures": {**FIXED, "odd": {"file": "nothing.json"}}}, ["mixtures.odd", "nothing.json is not there"]),
         ({"mixtures": {**FIXED, "odd": {"run": "nothing"}}}, ["mixtures.odd", "nothing is not there"]),
@@ -114,8 +114,8 @@ def test_a_run_on_another_corpus_is_refused(tmp_path: Path, capsys: pytest.Captu
     for part in (
         "mixtures.mine",
         "learned on another corpus",
-        "domains only there: none",
-        "domains only here: digits",
+        "domains only in the run: none",
+        "domains only in the comparison: digits",
         "tokenizer bpe-300",
     ):
         assert part in said

@@ -138,7 +138,7 @@ def test_a_mixture_whose_shares_changed_is_refused(tmp_path: Path, capsys: pytes
     assert compare(path) == 0
     shares.write_text(json.dumps({"vowels": 0.25, "consonants": 0.25, "digits": 0.5}))
     said = message(capsys, path)
-    for part in ("mixtures.mine is no longer what", "vowels: 0.5 -> 0.25", "digits: 0.25 -> 0.5", "new name"):
+    for part in ("mixtures.mine differs from", "vowels: 0.5 -> 0.25", "digits: 0.25 -> 0.5", "new name"):
         assert part in said
 
 
