@@ -1,1 +1,8 @@
-"""Base models trained on several mixtures, in numbers and words."""
+"""Base models trained on several mixtures, compared in numbers and words.
+
+directory.py   reading a comparison's directory
+tables.py      the held-out losses of all runs, checked and turned into arrays
+statistics.py  paired differences between mixtures, with 95 % intervals
+comparison.py  the comparison of all mixtures with a baseline
+text.py        the comparison in words: tables, verdicts and notes
+"""

@@ -1,7 +1,7 @@
-"""Whether a mixture was worth it: base models trained on several mixtures, compared with a baseline's.
+"""The comparison of base models trained on several mixtures with those trained on a baseline mixture.
 
-`summarize` turns the held-out losses of all runs into numbers (mixtures/compare/statistics.py has the intervals);
-mixtures/compare/text.py says them in words, mixtures/plots/comparison.py draws them.
+`summarize` turns the held-out losses of all runs into numbers. mixtures/compare/statistics.py computes the intervals,
+mixtures/compare/text.py writes the comparison in words, mixtures/plots/comparison.py draws it.
 """
 
 import html
@@ -22,50 +22,51 @@ from mixtures.compare.statistics import (
 from mixtures.compare.tables import RUN, Runs, read_results
 from mixtures.errors import UserError
 
-SETTLED = 0.5  # differences before this part may leave the axis of differences
+SETTLED = 0.5  # share of the tokens before which differences may lie outside the plotted axis of differences
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One mixture. Losses are nats per held-out token, means over the mixture's seeds; NaN where a seed diverged."""
+    """The results of one mixture. Losses are means over its seeds, in nats per held-out token; NaN if one diverged."""
 
     name: str
-    weights: dict[str, float]  # share of trained tokens
-    seeds: tuple[int, ...]  # run, diverged ones included
+    weights: dict[str, float]  # {domain: share of trained tokens}
+    seeds: tuple[int, ...]  # seeds that were run, diverged ones included
     diverged: tuple[int, ...]
     losses: dict[str, float]  # by domain
     mean_loss: float  # over the objective
-    natural_loss: float  # over the training domains by their share of the corpus
-    worst_loss: float  # of the objective's domains
-    worst_domain: str  # "" where NaN
+    natural_loss: float  # mean over the training domains, weighted by their shares of the corpus
+    worst_loss: float  # largest loss of a domain of the objective
+    worst_domain: str  # the domain of worst_loss; "" where that is NaN
     perplexity: float  # geometric: exp of the mean loss
     arithmetic_perplexity: float  # mean over the objective of exp(loss)
     bits_per_byte: float  # mean over the objective
-    difference: Difference | None  # of the mean loss to the baseline's; None for the baseline, diverged, no common seed
-    by_seed: dict[int, float]  # difference of each pair, also where another seed diverged
-    by_domain: dict[str, Difference]  # empty where `difference` is None
-    flops_percent: float  # what learning the mixture took, in percent of one base run
+    # mean loss minus the baseline's; None for the baseline, a mixture that diverged, or no common seed
+    difference: Difference | None
+    by_seed: dict[int, float]  # difference of each pair of runs, also if another seed diverged
+    by_domain: dict[str, Difference]  # difference of every domain's loss; empty if `difference` is None
+    flops_percent: float  # cost of learning the mixture, in percent of one base run
     seconds_percent: float
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All mixtures, the baseline first."""
+    """A comparison of several mixtures; `outcomes` lists them, the baseline first."""
 
     baseline: str
     outcomes: tuple[Outcome, ...]
-    importance: dict[str, float]  # sum 1, domains of the objective only
-    rows: dict[str, int]  # held-out rows of every domain
-    step: int
-    tokens: int
-    seed_residual: float  # standard deviation (nats) between seeds that the seeds' and mixtures' means leave
-    seed_degrees: int  # its degrees of freedom; 0: too few seeds to tell anything about other seeds
-    best: str | None  # lowest of those distinguishably better than the baseline
-    tied: tuple[str, ...]  # not distinguishable from the best
+    importance: dict[str, float]  # {domain of the objective: importance}, sum 1
+    rows: dict[str, int]  # {domain: number of held-out rows}
+    step: int  # last step of the base runs
+    tokens: int  # tokens trained up to that step
+    seed_residual: float  # standard deviation (nats) over seeds that the means of seeds and of mixtures do not explain
+    seed_degrees: int  # its degrees of freedom; 0 if there are too few seeds to say anything about other seeds
+    best: str | None  # the mixture of lowest loss among those distinguishably better than the baseline
+    tied: tuple[str, ...]  # mixtures not distinguishable from the best
     curves: pd.DataFrame  # mixture, seed, step, tokens, loss over the objective
 
     def outcome(self, name: str) -> Outcome:
-        """The outcome of the mixture `name`."""
+        """Return the outcome of the mixture `name`."""
         return next(outcome for outcome in self.outcomes if outcome.name == name)
 
     @property
@@ -74,10 +75,12 @@ class Comparison:
         return tuple(outcome for outcome in self.outcomes if outcome.difference is not None)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one line per mixture: mean_loss over the objective (nats per token), difference to the baseline with
-        its 95 % interval low and high, pairs of seeds, and what learning it took in percent of a base run.
+        """Return a table with one line per mixture.
 
-        Differences are NaN for the baseline, and for mixtures that diverged or share no seed with it.
+        Columns: mixture; mean_loss over the objective (nats per token); difference to the baseline, with low and high,
+        the ends of its 95 % interval; pairs, the number of common seeds; flops_percent and seconds_percent, the cost of
+        learning the mixture in percent of a base run. Differences are NaN for the baseline, and for mixtures that
+        diverged or share no seed with it.
         """
         rows = []
         for outcome in self.outcomes:
@@ -88,7 +91,7 @@ class Comparison:
         return pd.DataFrame(rows, columns=names)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: the table of `to_frame`."""
+        """Return the table of `to_frame` as HTML, which a notebook shows."""
         title = f"<p>differences to {html.escape(self.baseline)}, nats per token</p>"
         return title + self.to_frame().to_html(index=False, float_format="{:.4g}".format)
 
@@ -104,14 +107,19 @@ def summarize(
     base_cost: Mapping[str, float],
     weights: Mapping[str, Mapping[str, float]],
 ) -> Comparison:
-    """The comparison of every mixture in `results` with `baseline`.
+    """Compare every mixture in `results` with `baseline`.
 
-    `results`: mixture, seed, step, tokens, domain, loss (nats per token), bits_per_byte. `rows`: mixture, seed, domain,
-    row, loss, at the last step. `importance` {domain: weight} is the objective, `natural` {training domain: share},
-    `costs` {mixture: {"seconds", "flops"}} what learning it took, `base_cost` the same of one base run, `weights`
-    {mixture: {domain: share}}. A run with a loss that is not finite has diverged: its mixture gets no average and no
-    difference; where it is the baseline, the seed is left out of the pairs. Raises UserError for tables that are not
-    comparable and names that are not in them.
+    results:     table with columns mixture, seed, step, tokens, domain, loss (nats per token), bits_per_byte.
+    rows:        table of the last step with columns mixture, seed, domain, row, loss.
+    importance:  {domain: weight}, the objective.
+    natural:     {training domain: share of the corpus}.
+    costs:       {mixture: {"seconds", "flops"}}, the cost of learning it.
+    base_cost:   {"seconds", "flops"} of one base run.
+    weights:     {mixture: {domain: share}}.
+
+    A run with a loss that is not finite has diverged: its mixture gets no average and no difference. If the run is one
+    of the baseline, its seed is left out of the pairs. Raises UserError for tables that are not comparable, and for
+    names that are not in them.
     """
     runs = read_results(results, rows, baseline=baseline)
     _check_names(runs, importance=importance, natural=natural, costs=costs, weights=weights)
@@ -150,7 +158,7 @@ def summarize(
 
 
 def _levels(runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarray) -> dict[str, Any]:
-    """Seeds and averages over them of one mixture."""
+    """Return one mixture's seeds and its averages over them, as fields of `Outcome`."""
     diverged = runs.diverged[index]
     finished = runs.finished[index]
     whole = not diverged.any()
@@ -159,7 +167,7 @@ def _levels(runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarra
     mean = losses.mean(axis=0)  # (K,)
     used = objective > 0
     worst = int(np.argmax(np.where(used, mean, -np.inf)))
-    with np.errstate(over="ignore"):  # a run that blew up without ending in NaN has perplexity inf
+    with np.errstate(over="ignore"):  # a run whose loss became very large, but not NaN, has perplexity inf
         perplexity = float(np.exp(mean @ objective))
         arithmetic = float((np.exp(losses[:, used]) @ objective[used]).mean())
     return {
@@ -177,7 +185,7 @@ def _levels(runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarra
 
 
 def _differences(runs: Runs, index: int, *, objective: np.ndarray, pool: Sequence[int]) -> dict[str, Any]:
-    """Difference to the baseline (mixture 0) overall, by seed and by domain."""
+    """Return one mixture's differences to the baseline (mixture 0), as fields of `Outcome`."""
     pairs = runs.finished[0] & runs.finished[index]
     gaps = (runs.losses[index] - runs.losses[0]) @ objective
     by_seed = {seed: float(gap) for seed, gap, pair in zip(runs.seeds, gaps, pairs, strict=True) if pair and index}
@@ -193,7 +201,7 @@ def _differences(runs: Runs, index: int, *, objective: np.ndarray, pool: Sequenc
 def _best(
     runs: Runs, outcomes: Sequence[Outcome], *, objective: np.ndarray, pool: Sequence[int]
 ) -> tuple[str | None, tuple[str, ...]]:
-    """(the best mixture, those not distinguishable from it); (None, ()) where none is better than the baseline."""
+    """Return (best mixture, mixtures not distinguishable from it); (None, ()) if none is better than the baseline."""
     values = {index: outcome.difference for index, outcome in enumerate(outcomes) if outcome.difference is not None}
     better = {index: difference.value for index, difference in values.items() if difference.better}
     if not better:
@@ -208,7 +216,7 @@ def _best(
 
 
 def _curves(results: pd.DataFrame, objective: Mapping[str, float]) -> pd.DataFrame:
-    """Mean loss over the objective at every evaluation of every run; NaN from where it diverged."""
+    """Return the mean loss over the objective at every evaluation of every run; NaN after the run diverged."""
     used = results[results["domain"].map(objective) > 0]
     weighted = used.assign(loss=used["loss"].where(np.isfinite(used["loss"])) * used["domain"].map(objective))
     return (
@@ -219,7 +227,7 @@ def _curves(results: pd.DataFrame, objective: Mapping[str, float]) -> pd.DataFra
 
 
 def _normalized(values: Mapping[str, float], domains: Sequence[str], what: str) -> np.ndarray:
-    """(K,) the values in the order of `domains`, sum 1; 0 for those left out."""
+    """Return the values (K,) in the order of `domains`, scaled to sum 1; 0 for domains that have none."""
     array = np.array([values.get(name, 0.0) for name in domains], dtype=np.float64)
     if not (np.isfinite(array) & (array >= 0)).all() or not array.sum() > 0:
         raise UserError(f"{what} is {dict(values)}; give finite numbers of at least 0, one of them above 0")
@@ -227,7 +235,7 @@ def _normalized(values: Mapping[str, float], domains: Sequence[str], what: str) 
 
 
 def _percent(cost: float, base: float) -> float:
-    """`cost` in percent of `base`; NaN where a base run's cost is not known (0 or NaN) and there is one."""
+    """Return `cost` in percent of `base`: 0 for a cost of 0; NaN if the cost of a base run is not known (0 or NaN)."""
     return 0.0 if cost == 0 else 100 * cost / base if base > 0 else np.nan
 
 
@@ -251,11 +259,14 @@ def _check_names(
 
 
 def curve_table(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens (P,), losses (M, S, P)): NaN where a run has no value. Tokens at which no run has one are left out."""
+    """Return (tokens (P,), losses (M, S, P)) of all evaluations; NaN where a run has no value.
+
+    Evaluations at which no run has a value are left out.
+    """
     frame = comparison.curves
     seeds = sorted(frame["seed"].unique())
     table = frame.pivot(index=["mixture", "seed"], columns="tokens", values="loss").sort_index(axis=1)
-    if comparison.curves["loss"].notna().any():  # a run that diverged between two evaluations ends there, with NaN
+    if comparison.curves["loss"].notna().any():  # a run that diverged between two evaluations ends with NaN
         table = table.dropna(axis=1, how="all")
     runs = [(outcome.name, seed) for outcome in comparison.outcomes for seed in seeds]
     losses = table.reindex(runs).to_numpy(dtype=np.float64)
@@ -263,6 +274,6 @@ def curve_table(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
 
 
 def late(tokens: np.ndarray, part: float) -> np.ndarray:
-    """The evaluations after `part` of the tokens, where these are more than a few; otherwise all."""
+    """Mark the evaluations after `part` of the tokens, bool (P,); mark all if those are three or fewer."""
     late = tokens >= part * tokens[-1]
     return late if late.sum() > 3 else np.ones_like(late)

@@ -1,4 +1,4 @@
-"""A comparison's directory read as a whole; proxies/comparison/records.py writes it and says what is in it."""
+"""Reading a comparison's directory; proxies/comparison/records.py writes it and lists its files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from mixtures.files import read_json, read_yaml
 from mixtures.run.run import CorpusRecord, natural_shares, read_corpus
 from mixtures.schedule.mixture import Mixture
 
-KEYS = ("mixtures", "seeds", "baseline", "objective")  # that are read of config.yaml
+KEYS = ("mixtures", "seeds", "baseline", "objective")  # keys of config.yaml that are read
 UNKNOWN = {"seconds": np.nan, "flops": np.nan}
 
 
 def is_comparison(path: str | Path) -> bool:
-    """Does this directory hold a comparison?"""
+    """Say whether this directory holds a comparison."""
     return (Path(path) / "config.yaml").is_file() and (Path(path) / "bases").is_dir()
 
 
 def base_path(run_path: Path, name: str, seed: int) -> Path:
-    """Where a base run's files begin."""
+    """Return the path that the names of a base run's files begin with."""
     return run_path / "bases" / name / f"seed-{seed}"
 
 
 @dataclass(frozen=True, eq=False)
 class Bases:
-    """Finished base runs: facts of each, its held-out losses over the steps (`results`) and by row (`rows`)."""
+    """Finished base runs: facts about each, held-out losses over the steps (`results`) and by row (`rows`)."""
 
     facts: tuple[dict[str, Any], ...]
     _results: tuple[pd.DataFrame, ...]
@@ -38,12 +38,12 @@ class Bases:
 
     @property
     def results(self) -> pd.DataFrame:
-        """One line per run, step and domain: mixture, seed, step, tokens, domain, loss, bits_per_byte."""
+        """Table with one line per run, step and domain: mixture, seed, step, tokens, domain, loss, bits_per_byte."""
         return pd.concat(self._results, ignore_index=True)
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One line per run and held-out row, at the last step: mixture, seed, domain, row, loss."""
+        """Table with one line per run and held-out row, at the last step: mixture, seed, domain, row, loss."""
         return pd.concat(self._rows, ignore_index=True)
 
     def of(self, names: Sequence[str]) -> "Bases":
@@ -58,9 +58,7 @@ class Bases:
 
 @dataclass(frozen=True, eq=False)
 class ComparisonRecord:
-    """What a comparison's directory holds; `missing`: base runs (mixture, seed) of its settings that are not
-    finished.
-    """
+    """The content of a comparison's directory; `missing` lists the base runs (mixture, seed) that are not finished."""
 
     path: Path
     config: dict[str, Any]
@@ -85,10 +83,13 @@ def read_bases(run_path: Path) -> Bases:
 def read_comparison(
     run_dir: str | Path, names: Sequence[str] | None = None, *, bases: Bases | None = None
 ) -> ComparisonRecord:
-    """The comparison of the mixtures `names` (None: of all in its settings), as far as their base runs are finished.
+    """Read a comparison's directory and compare the mixtures `names` whose base runs are finished.
 
-    What learning a mixture took is NaN where costs.json does not say. Raises UserError for a directory that holds no
-    comparison, one without a finished base run, and base runs that are not comparable.
+    names:  None compares all mixtures in the comparison's settings.
+    bases:  the directory's base runs, if they were read before.
+
+    The cost of learning a mixture is NaN if costs.json does not give it. Raises UserError for a directory that holds no
+    comparison or no finished base run, and for base runs that are not comparable.
     """
     path = Path(run_dir)
     if not is_comparison(path):
@@ -103,7 +104,8 @@ def read_comparison(
     started = list(dict.fromkeys(name for name, seed in asked if (name, seed) not in missing))
     if not started:
         raise UserError(
-            f"{path} has no finished base run; give the command that started it again: it does what is missing"
+            f"{path} has no finished base run; give the command that started the comparison again: it does what is "
+            f"missing"
         )
     bases = (read_bases(path) if bases is None else bases).of(started)
     costs = read_json(path / "costs.json") if (path / "costs.json").is_file() else {}
@@ -124,7 +126,7 @@ def read_comparison(
 
 
 def _importance(objective: str | Mapping[str, float], corpus: CorpusRecord) -> dict[str, float]:
-    """Importance by name: as given, of the targets alike, or of the domains alike."""
+    """Return {name: importance}: as given, or equal for all targets, or equal for all domains."""
     if not isinstance(objective, str):
         return {name: value for name, value in objective.items() if value > 0}
     targets = [domain.name for domain in corpus.domains if domain.role == "target"]

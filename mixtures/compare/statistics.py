@@ -1,7 +1,7 @@
-"""Paired differences between mixtures, with intervals over seeds and held-out rows. Pure.
+"""Paired differences between mixtures, with 95 % intervals over seeds and held-out rows. Pure functions.
 
-Held-out losses come as one table a domain, (M, S, n): M mixtures, S seeds, the n rows of the domain, the same rows in
-every run; NaN where a mixture was not run with a seed.
+Held-out losses come as one table per domain, (M, S, n): M mixtures, S seeds, and the n rows of the domain, which are
+the same in every run. Values are NaN where a mixture was not run with a seed.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean loss of a mixture minus that of another (nats per token; below zero: lower loss) and its 95 % interval.
+    """The mean loss of one mixture minus that of another (nats per token), with its 95 % interval, low to high.
 
-    low and high are NaN where a domain has a single row. Variances are those of `value`; the seeds' is 0 where there
-    are too few seeds to tell.
+    A difference below zero means a lower loss. low and high are NaN if a domain has a single row. seed_variance and
+    row_variance are the two parts of the variance of `value`; seed_variance is 0 if there are too few seeds to estimate
+    it. degrees: degrees of freedom of the interval.
     """
 
     value: float
@@ -30,22 +31,22 @@ class Difference:
 
     @property
     def better(self) -> bool:
-        """The whole interval is below zero."""
+        """Whether the whole interval is below zero."""
         return self.high < 0
 
     @property
     def worse(self) -> bool:
-        """The whole interval is above zero."""
+        """Whether the whole interval is above zero."""
         return self.low > 0
 
     @property
     def identical(self) -> bool:
-        """The two have the same loss in every row, so nothing is uncertain."""
+        """Whether the two mixtures have the same loss in every row, so that nothing is uncertain."""
         return self.value == 0 and self.seed_variance + self.row_variance == 0
 
     @property
     def known(self) -> bool:
-        """There is an interval."""
+        """Whether there is an interval."""
         return bool(np.isfinite(self.low))
 
 
@@ -57,14 +58,18 @@ def paired_difference(
     reference: int,
     pool: Sequence[int],
 ) -> Difference | None:
-    """Difference between `mixture` and `reference` in the weighted mean over domains; None without a common seed.
+    """Return the difference of `mixture` to `reference` in the weighted mean over domains; None without a common seed.
 
-    `losses`: tables (M, S, n) of the domains, `weights`: theirs (sum 1). Pairs are formed by seed and row. Two parts
-    add
-    up to the variance: seeds, 2 * MSE / pairs, where the MSE is the residual of mixtures x seeds over the mixtures in
-    `pool` (a randomized block design: runs of one seed share initial weights and data); and rows, in every domain the
-    variance of the seed-averaged paired row differences over their number. Student's t with the degrees of freedom of
-    Welch and Satterthwaite. With one seed the interval is over rows only.
+    losses:              one table (M, S, n) per domain.
+    weights:             weights of the domains, sum 1.
+    mixture, reference:  numbers of two mixtures in the tables.
+    pool:                numbers of the mixtures that the variance between seeds is estimated from.
+
+    Pairs are formed by seed and row. The variance has two parts. Seeds: 2 * MSE / number of common seeds, where MSE is
+    the residual mean square of mixtures x seeds over `pool` (a randomized block design, because runs of one seed share
+    initial weights and data). Rows: the paired row differences are averaged over seeds; in every domain, their variance
+    is divided by their number. The interval is Student's t with the degrees of freedom of Welch and Satterthwaite. With
+    one seed, it covers rows only.
     """
     used = [(table, weight) for table, weight in zip(losses, weights, strict=True) if weight]
     objective = mean_losses([table for table, _ in used], [weight for _, weight in used])
@@ -88,15 +93,15 @@ def paired_difference(
 
 
 def mean_losses(losses: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    """(M, S) weighted mean over domains of the mean over rows; NaN where a run is missing."""
+    """Return the losses (M, S) of all runs: the weighted mean over domains of the mean over rows; NaN if not run."""
     return np.sum([weight * table.mean(axis=2) for table, weight in zip(losses, weights, strict=True)], axis=0)
 
 
 def residual_variance(table: np.ndarray) -> tuple[float, int]:
-    """(variance, degrees of freedom) left in `table` (mixtures, seeds) by an effect of each mixture and each seed.
+    """Return (variance, degrees of freedom) of the residual of `table` (M, S) after effects of mixtures and of seeds.
 
-    The residual mean square of a randomized block design, (M - 1)(S - 1) degrees of freedom for a full table; cells
-    that are NaN are left out of the least squares fit. (0, 0) where nothing is left to estimate it from.
+    This is the residual mean square of a randomized block design; a full table has (M - 1)(S - 1) degrees of freedom.
+    NaN cells are left out of the least squares fit. The result is (0, 0) if no degrees of freedom are left.
     """
     mixtures, seeds = np.nonzero(np.isfinite(table))
     values = table[mixtures, seeds]
@@ -110,10 +115,10 @@ def residual_variance(table: np.ndarray) -> tuple[float, int]:
 
 
 def distinct_mixtures(losses: Sequence[np.ndarray], *, among: Sequence[int]) -> list[int]:
-    """The mixtures of `among` without those that repeat an earlier one in every row of all common seeds.
+    """Return the mixtures in `among`, without copies: those that equal an earlier one in every row of common seeds.
 
-    A copy (UniMax whose cap does not bind is uniform) has no noise of its own and would make the pooled residual too
-    small.
+    A copy has no noise of its own and would make the pooled residual too small. For example, UniMax is uniform if its
+    cap does not bind.
     """
     kept: list[int] = []
     for mixture in among:
@@ -128,12 +133,12 @@ def _same(losses: Sequence[np.ndarray], mixture: int, other: int) -> bool:
 
 
 def _mean_variance(values: np.ndarray) -> float:
-    """Variance of the mean of independent values; NaN of a single one."""
+    """Return the variance of the mean of independent values; NaN for a single value."""
     return float(values.var(ddof=1) / len(values)) if len(values) > 1 else np.nan
 
 
 def _welch_satterthwaite(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """(sum, degrees of freedom of the sum) of independent (variance, degrees of freedom)."""
+    """Return (sum, its degrees of freedom) of independent variances, given as (variance, degrees of freedom)."""
     total = sum(variance for variance, _ in parts)
     if not total > 0:  # also NaN
         return total, np.inf

@@ -1,4 +1,4 @@
-"""The tables of a comparison, checked to be comparable, as arrays."""
+"""The held-out losses of a comparison's runs: tables, checked to be comparable and turned into arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mixtures.errors import UserError
 RUN = ["mixture", "seed"]
 RESULTS = [*RUN, "step", "tokens", "domain", "loss", "bits_per_byte"]
 ROWS = [*RUN, "domain", "row", "loss"]
-TOLERANCE = 1e-3  # nats between a loss in results and the mean of its rows
+TOLERANCE = 1e-3  # largest difference (nats) between a loss in the results and the mean of its rows
 REMEDY = "remove the files of these runs from the comparison's bases/ and start it again: it repeats what is missing"
 
 
@@ -24,23 +24,23 @@ class Runs:
     domains: tuple[str, ...]
     step: int
     tokens: int
-    losses: np.ndarray  # (M, S, K) nats per token; NaN where not run, or diverged
+    losses: np.ndarray  # (M, S, K) nats per token; NaN if not run, or diverged
     bits_per_byte: np.ndarray  # (M, S, K)
-    rows: tuple[np.ndarray, ...]  # K tables (M, S, n)
+    rows: tuple[np.ndarray, ...]  # losses of the rows, K tables (M, S, n), nats per token
     diverged: np.ndarray  # (M, S) bool
 
     @property
     def finished(self) -> np.ndarray:
-        """(M, S) bool: run, and not diverged."""
+        """Whether each run was done and did not diverge: bool (M, S)."""
         return np.asarray(np.isfinite(self.losses).all(axis=2))
 
 
 def read_results(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) -> Runs:
-    """Runs from the long tables `results` and `rows` (columns RESULTS and ROWS; more are ignored).
+    """Read the runs from the tables `results` and `rows`, which need the columns RESULTS and ROWS.
 
-    A run whose last losses are not all finite has diverged. Raises UserError, listing all offenders, for missing
-    columns, a baseline that was not run or is alone, an entry that stands there twice, a run without all domains or
-    rows, runs of different lengths, and rows that are not those of the results.
+    A run whose last losses are not all finite has diverged. Raises UserError that lists all offenders, for missing
+    columns, a baseline that was not run or is the only mixture, an entry that is there twice, a run without all domains
+    or rows, runs of different lengths, and rows that do not belong to the results.
     """
     _check_columns(results, rows)
     mixtures, seeds = list(results["mixture"].unique()), sorted(results["seed"].unique())
@@ -74,7 +74,7 @@ def read_results(results: pd.DataFrame, rows: pd.DataFrame, *, baseline: str) ->
 
 
 def run_text(run: Sequence[object]) -> str:
-    """`uniform seed 0`."""
+    """Return the name of a run (mixture, seed) in messages, such as `uniform seed 0`."""
     return f"{run[0]} seed {run[1]}"
 
 
@@ -94,26 +94,27 @@ def _check_columns(results: pd.DataFrame, rows: pd.DataFrame) -> None:
 
 
 def _check_domains(last: pd.DataFrame, domains: Sequence[str]) -> None:
-    held = last.groupby(RUN)["domain"].agg(set)
+    evaluated = last.groupby(RUN)["domain"].agg(set)
     if short := [
-        f"{run_text(run)} lacks {', '.join(sorted(set(domains) - found))}"
-        for run, found in held.items()
-        if len(found) < len(domains)
+        f"{run_text(run)} lacks {', '.join(sorted(set(domains) - names))}"
+        for run, names in evaluated.items()
+        if len(names) < len(domains)
     ]:
         raise UserError(f"runs without all domains at their last step: {'; '.join(short)}; {REMEDY}")
 
 
 def _end(last: pd.DataFrame, finished: Sequence[tuple[str, int]]) -> tuple[int, int]:
-    """(step, tokens) at which every finished run ends; those of the longest where all diverged."""
+    """Return (step, tokens) at which every finished run ends; those of the longest run if all diverged."""
     ends = last.groupby(RUN)[["step", "tokens"]].max()
     chosen = ends.loc[finished] if finished else ends
     longest = chosen.sort_values(["step", "tokens"]).iloc[-1]
-    if finished and (other := [run for run, end in chosen.iterrows() if not end.equals(longest)]):
-        found = "; ".join(
-            f"{run_text(run)} at step {chosen.loc[run, 'step']}, {chosen.loc[run, 'tokens']:,} tokens" for run in other
+    if finished and (shorter := [run for run, end in chosen.iterrows() if not end.equals(longest)]):
+        ends_text = "; ".join(
+            f"{run_text(run)} at step {chosen.loc[run, 'step']}, {chosen.loc[run, 'tokens']:,} tokens"
+            for run in shorter
         )
         raise UserError(
-            f"runs end at different places: {found}; others at step {longest['step']}, {longest['tokens']:,} tokens; "
+            f"runs end at different places: {ends_text}; others at step {longest['step']}, {longest['tokens']:,} tokens; "
             f"only runs of equal length are compared; {REMEDY}"
         )
     return int(longest["step"]), int(longest["tokens"])
@@ -122,7 +123,7 @@ def _end(last: pd.DataFrame, finished: Sequence[tuple[str, int]]) -> tuple[int, 
 def _domain_rows(
     rows: pd.DataFrame, domain: str, grid: pd.MultiIndex, *, finished: Sequence[tuple[str, int]]
 ) -> np.ndarray:
-    """(M * S, n) losses of the rows of one domain; NaN for runs that are not in `finished`."""
+    """Return the losses (M * S, n) of one domain's rows; NaN for runs that are not in `finished`."""
     chosen = rows[rows["domain"] == domain]
     if not finished:
         return np.full((len(grid), max(chosen["row"].nunique(), 1)), np.nan)
@@ -146,13 +147,13 @@ def _check_means(losses: np.ndarray, tables: Sequence[np.ndarray], grid: pd.Mult
         ]
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UserError(
-            f"losses that are not the mean of their rows: {', '.join(listed)}{more}; rows and results are of "
+            f"losses that are not the mean of their rows: {', '.join(listed)}{more}; rows and results come from "
             f"different runs; {REMEDY}"
         )
 
 
 def _grid(frame: pd.DataFrame, values: str, columns: str, grid: pd.MultiIndex) -> pd.DataFrame:
-    """`values` with a line for every (mixture, seed) of `grid`; NaN where there is none."""
+    """Return the column `values` with one line per (mixture, seed) in `grid`; NaN where the table has none."""
     return frame.pivot(index=RUN, columns=columns, values=values).reindex(grid)
 
 

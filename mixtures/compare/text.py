@@ -1,4 +1,4 @@
-"""A comparison in words: two tables, a verdict for every mixture, and how far to trust it. At most 120 columns wide."""
+"""A comparison in words: two tables, a verdict per mixture, and notes on the method. At most 120 columns wide."""
 
 import math
 from collections.abc import Sequence
@@ -8,25 +8,28 @@ from mixtures.compare.comparison import Comparison, Outcome
 from mixtures.compare.statistics import Difference
 from mixtures.text import counted, shorten, table, tokens_text
 
-WIDTH = 100  # of the sentences
+WIDTH = 100  # columns of the sentences
 NAME_WIDTH = 22
-COSTS = "FLOPs, time: what learning the mixture took, in percent of one base run"
+COSTS = "FLOPs, time: cost of learning the mixture, in percent of one base run"
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Tables of losses and of differences, verdicts, and notes, for the terminal and summary.txt."""
+    """Return tables of losses and differences, verdicts and notes, for the terminal and summary.txt."""
     tables = table(*loss_cells(comparison)), f"{table(*difference_cells(comparison))}\n{COSTS}"
     return "\n\n".join([*tables, _wrapped(verdicts(comparison)), _wrapped(notes(comparison))])
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """The one line, then what is to say about every mixture, lowest loss first."""
+    """Return the overall verdict, then the verdict of every mixture but the baseline, lowest loss first.
+
+    A last line names the baseline's runs that diverged, if there are any.
+    """
     others = [outcome for outcome in ranked(comparison) if outcome.name != comparison.baseline]
     return [overall(comparison), *(verdict(outcome, comparison) for outcome in others), *_baseline_faults(comparison)]
 
 
 def overall(comparison: Comparison) -> str:
-    """The one line: which mixture is best, or that none is distinguishable from the baseline; then what diverged."""
+    """Return one line: the best mixture, or that none is distinguishable from the baseline; then what diverged."""
     diverged = [outcome.name for outcome in comparison.outcomes if outcome.diverged]
     return _best(comparison) + (f"; diverged: {', '.join(diverged)}" if diverged else "")
 
@@ -47,7 +50,7 @@ def _best(comparison: Comparison) -> str:
 
 
 def verdict(outcome: Outcome, comparison: Comparison) -> str:
-    """What is to say about one mixture: the difference, who paid and gained, and what learning it cost."""
+    """Return the verdict of one mixture: its difference, the domains that paid and gained most, and its cost."""
     if outcome.difference is None:
         sentences = [_not_compared(outcome, comparison)]
     else:
@@ -63,7 +66,7 @@ def verdict(outcome: Outcome, comparison: Comparison) -> str:
 
 
 def compare_words(difference: Difference, baseline: str) -> str:
-    """`better than uniform by 0.031 nats (95 % 0.012 to 0.050)`, worse, or not distinguishable."""
+    """Return a difference in words, such as `better than uniform by 0.031 nats (95 % 0.012 to 0.050)`."""
     value, low, high = difference.value, difference.low, difference.high
     if difference.identical:
         return f"not distinguishable from {baseline}: the same loss in every row with every seed"
@@ -84,7 +87,7 @@ def compare_words(difference: Difference, baseline: str) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Sizes, method, and what the intervals do not say."""
+    """Return notes on the sizes, the method, and the limits of the intervals."""
     counts = sorted(comparison.rows.values())
     seeds = sorted({seed for outcome in comparison.outcomes for seed in outcome.seeds})
     unequal = [outcome for outcome in comparison.outcomes if set(outcome.seeds) != set(seeds)]
@@ -92,7 +95,7 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [
         f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} "
         f"({tokens_text(comparison.tokens)} tokens), means over {counted(len(seeds), 'seed')} "
-        f"({', '.join(map(str, seeds))}) and {rows} held-out rows a domain; worst: of the objective's domains; "
+        f"({', '.join(map(str, seeds))}) and {rows} held-out rows per domain; worst: of the objective's domains; "
         "perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
     ]
     if unequal:
@@ -116,37 +119,37 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def decimals(difference: Difference) -> int:
-    """Digits after the point that show two figures of the interval's half width; from 3 to 6."""
+    """Return how many digits after the point show two figures of the interval's half width; from 3 to 6."""
     half = (difference.high - difference.low) / 2
     return min(max(3, 1 - math.floor(math.log10(half))), 6) if half > 0 else 4
 
 
 def signed(value: float, digits: int) -> str:
-    """`+0.031`; never `-0.000`."""
+    """Return a number with its sign, such as `+0.031`; never `-0.000`."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def interval(difference: Difference, digits: int) -> str:
-    """`-0.020 to +0.012`."""
+    """Return the interval as text, such as `-0.020 to +0.012`."""
     return f"{signed(difference.low, digits)} to {signed(difference.high, digits)}"
 
 
 def percent(value: float) -> str:
-    """`23 %`, `0.42 %`; `?` where a base run's cost is not known."""
+    """Return a percentage as text, such as `23 %` or `0.42 %`; `? %` if a base run's cost is not known."""
     if math.isnan(value):
         return "? %"
     return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
 def _wrapped(texts: Sequence[str]) -> str:
-    """Lines of at most WIDTH; a number stays with its percent sign."""
+    """Return the texts wrapped to WIDTH columns; a number stays on one line with its percent sign."""
     return "\n".join(fill(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent="  ") for text in texts).replace(
         "\xa0%", " %"
     )
 
 
 def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of losses, a mixture a row."""
+    """Return (header, rows) of the table of losses, one row per mixture."""
     header = [
         "mixture",
         "seeds",
@@ -175,7 +178,7 @@ def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def difference_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of differences to the baseline and costs, a mixture a row."""
+    """Return (header, rows) of the table of differences to the baseline and of costs, one row per mixture."""
     header = [
         "mixture",
         "pairs",
@@ -211,7 +214,7 @@ def difference_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 
 def ranked(comparison: Comparison) -> Sequence[Outcome]:
-    """Lowest loss first, those that diverged last."""
+    """Return the outcomes, lowest loss first, those that diverged last."""
     return sorted(comparison.outcomes, key=lambda outcome: (bool(outcome.diverged), outcome.mean_loss))
 
 
@@ -228,7 +231,7 @@ def _paid_and_gained(outcome: Outcome, comparison: Comparison) -> list[str]:
 
 
 def _domain(outcome: Outcome, name: str, comparison: Comparison) -> str:
-    """`code_py +0.210 (0.150 to 0.270), share 1.2 % against 9.1 %`."""
+    """Return one domain in words, such as `code_py +0.210 (0.150 to 0.270), share 1.2 % against 9.1 %`."""
     difference, shares = (
         outcome.by_domain[name],
         [weights.get(name) for weights in (outcome.weights, comparison.outcomes[0].weights)],
@@ -258,7 +261,7 @@ def _baseline_faults(comparison: Comparison) -> list[str]:
 
 
 def _diverged(outcome: Outcome) -> str:
-    """`diverged (loss not finite) with 1 of 2 seeds: 0`."""
+    """Return the seeds that diverged in words, such as `diverged (loss not finite) with 1 of 2 seeds: 0`."""
     gone = ", ".join(map(str, outcome.diverged))
     return f"diverged (loss not finite) with {len(outcome.diverged)} of {counted(len(outcome.seeds), 'seed')}: {gone}"
 

@@ -141,7 +141,7 @@ def test_targets_and_held_out_text_stay_whole(tmp_path: Path) -> None:
 def test_less_than_a_row_is_refused_for_every_such_domain(tmp_path: Path) -> None:
     said = fault(budgeted(tmp_path, "300B", {"vowels": "1B"}))
     for part in (
-        "vowels: 1.15 k tokens of this run x 1.00 B unique tokens / 300 B is less than a row of 16",
+        "vowels: 1.15 k tokens of this run x 1.00 B unique tokens / 300 B is less than one row of 16",
         "digits: ",
         "raise train.steps",
     ):

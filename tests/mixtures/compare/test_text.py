@@ -113,7 +113,7 @@ def test_a_cost_is_said_only_where_there_is_one() -> None:
 def test_the_report_says_sizes_method_and_what_the_intervals_are_not() -> None:
     text = plain(comparison_text(summarized(make_tables())))
     assert "mean over 3 domains alike" in text
-    assert "at step 1,000 (512 k tokens), means over 2 seeds (0, 1) and 12 held-out rows a domain" in text
+    assert "at step 1,000 (512 k tokens), means over 2 seeds (0, 1) and 12 held-out rows per domain" in text
     assert (
         "with 2 degrees of freedom), by Welch and Satterthwaite. With so few degrees they are rough: add seeds." in text
     )
