@@ -114,8 +114,8 @@ def _end(last: pd.DataFrame, finished: Sequence[tuple[str, int]]) -> tuple[int, 
             for run in shorter
         )
         raise UserError(
-            f"runs end at different places: {ends_text}; others at step {longest['step']}, {longest['tokens']:,} tokens; "
-            f"only runs of equal length are compared; {REMEDY}"
+            f"runs end at different places: {ends_text}; others at step {longest['step']}, {longest['tokens']:,} "
+            f"tokens; only runs of equal length are compared; {REMEDY}"
         )
     return int(longest["step"]), int(longest["tokens"])
 

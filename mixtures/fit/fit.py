@@ -1,4 +1,4 @@
-"""From a swarm's tables to the best mixture, in one call."""
+"""A fit in one call: from a swarm's tables to the mixture with the best prediction."""
 
 import html
 import json
@@ -20,17 +20,17 @@ from mixtures.schedule.mixture import Mixture
 
 @dataclass(frozen=True)
 class Fit:
-    """A surrogate of a swarm, what its predictions are worth, and the mixture with the best prediction."""
+    """A surrogate of a swarm, how good its predictions are, and the mixture with the best prediction."""
 
     swarm: Swarm
     surrogate: Surrogate
-    optimum: Optimum | None  # None where the surrogate cannot rank mixtures
+    optimum: Optimum | None  # None if the surrogate cannot rank mixtures
     bounds: Bounds
     refusal: str = ""  # why there is no optimum, and what to do
 
     @property
     def best(self) -> Optimum:
-        """The mixture with the lowest predicted objective. Raises UserError where the predictions mean nothing."""
+        """The mixture with the lowest predicted objective. Raises UserError if the surrogate cannot rank mixtures."""
         if self.optimum is None:
             raise UserError(self.refusal)
         return self.optimum
@@ -42,23 +42,26 @@ class Fit:
 
     @property
     def mixture(self) -> Mixture | None:
-        """The best mixture over the text of `like`; None where no text was named. Raises UserError as `best`."""
+        """The best mixture over the text of `like`; None if `like` was not given. Raises UserError as `best`."""
         if self.swarm.like is None:
             return None
         return as_mixture(self.best, self.surrogate, self.swarm, self.bounds)
 
     @property
     def worth(self) -> str:
-        """What went in, and how well each surrogate ranks mixtures that it has not seen, as text."""
+        """The data of the fit, and how well each surrogate ranks mixtures that it has not seen, as text."""
         return surrogate_text(self.surrogate, self.swarm)
 
     @property
     def text(self) -> str:
-        """The best mixture beside what was tried, as text. Raises UserError as `best`."""
+        """The best mixture beside the mixtures tried, as text. Raises UserError as `best`."""
         return optimum_text(self.best, self.surrogate, self.swarm)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one line per domain, largest share first: domain, share, and the mean, lowest and highest tried."""
+        """Return a table with one line per domain, largest share first.
+
+        Columns: domain, share, and the domain's mean_tried, lowest_tried and highest_tried share in the swarm.
+        """
         tried = distinct(self.swarm.ratios, self.swarm.metrics)[0]
         names = sorted(self.shares, key=lambda name: -self.shares[name])
         columns = {"mean_tried": tried.mean(), "lowest_tried": tried.min(), "highest_tried": tried.max()}
@@ -66,14 +69,17 @@ class Fit:
         return frame.assign(**{column: values[names].to_numpy() for column, values in columns.items()})
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: the table of `to_frame`, and what it is worth."""
+        """Return the table of `to_frame` and the text `worth` as HTML, which a notebook shows."""
         worth = f"<pre>{html.escape(self.worth)}</pre>"
         if self.optimum is None:
             return f"{worth}<p>{html.escape(self.refusal)}</p>"
         return worth + self.to_frame().to_html(index=False, float_format="{:.4f}".format)
 
     def save(self, path: str | Path) -> None:
-        """Write the mixture over the text of `like`, or without it {domain: share}. Raises OSError on a full disk."""
+        """Write the best mixture over the text of `like`; without `like`, write {domain: share}.
+
+        Raises UserError as `best`, and OSError on a full disk.
+        """
         if (mixture := self.mixture) is not None:
             mixture.save(path)
         else:
@@ -93,14 +99,18 @@ def fit_swarm(
     seed: int = 0,
     force: bool = False,
 ) -> Fit:
-    """Regress what was measured of a swarm on its mixtures' shares, and find the mixture with the best prediction.
+    """Regress a swarm's measurements on its mixtures' shares, and find the mixture with the best prediction.
 
-    tables: RATIOS and METRICS, or the directory of a comparison. objective {metric: importance} (lower is better; `*`
-    for every metric that is not named). model: the surrogate; auto takes the one with the best cross-validated rank
-    correlation. like: a mixture.json or run over the same text; caps count its tokens. max_epochs, min_share,
-    unique_tokens, token_budget: as in an export. seed: of the folds and of boosting.
-    Where the surrogate cannot rank mixtures that it has not seen, the result has no optimum and says why. Raises
-    UserError for damaged tables, and for too few mixtures. `force` goes on in both cases.
+    tables:     the files RATIOS and METRICS, or the directory of a comparison.
+    objective:  {metric: importance}, lower is better; `*` stands for every metric that is not named.
+    model:      the surrogate; auto takes the one with the best cross-validated rank correlation.
+    like:       a mixture.json or run over the same text; caps count its tokens.
+    max_epochs, min_share, unique_tokens, token_budget:  as in an export.
+    seed:       seed of the folds and of boosting.
+    force:      continue with too few mixtures, and if the surrogate cannot rank mixtures that it has not seen.
+
+    If the surrogate cannot rank mixtures that it has not seen, the result has no optimum and says why. Raises UserError
+    for damaged tables, and for too few mixtures.
     """
     swarm = read_swarm(tables)
     if like is not None:

@@ -1,6 +1,6 @@
-"""Looking for the lowest value within what was tried: convex combinations of mixtures, inside bounds. Pure.
+"""The search for the lowest value among convex combinations of the mixtures tried, inside bounds. Pure functions.
 
-K mixtures of D shares were tried. Everything found here lies in their convex hull, where a surrogate interpolates.
+K mixtures of D shares were tried. All results lie in their convex hull, where a surrogate interpolates.
 """
 
 from collections.abc import Callable
@@ -9,30 +9,33 @@ import numpy as np
 from scipy.optimize import linprog, minimize
 
 Value = Callable[[np.ndarray], np.ndarray]  # (N, D) -> (N,)
-CORNERS = 80  # looked for where bounds cut the hull
-CANDIDATES = 4000
-STARTS = 3
-BEST = 40  # of the candidates, averaged where a value has no slopes
-STEP = 1e-6  # of a share, in slopes
+CORNERS = 80  # number of random directions to look for corners in, if bounds cut the hull
+CANDIDATES = 4000  # number of random combinations
+STARTS = 3  # number of candidates that the search continues from
+BEST = 40  # number of candidates that are averaged if the value has no slopes
+STEP = 1e-6  # step of a share for the slopes
 ITERATIONS = 100
-PRECISION = 1e-6  # of the candidates' range of values
-INSIDE = 1e-6  # of a share
+PRECISION = 1e-6  # tolerance of the search, as a part of the candidates' range of values
+INSIDE = 1e-6  # tolerance of a share
 
 
 def lowest(
     value: Value, tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray, smooth: bool, seed: int = 0
 ) -> np.ndarray:
-    """(D,) the convex combination of `tried` (K, D) with lower <= shares <= upper (D,) at which `value` is lowest.
+    """Return the convex combination (D,) of `tried` (K, D) within lower <= shares <= upper where `value` is lowest.
 
-    Random combinations are tried first. From the best of them a smooth value is followed downhill; of one without
-    slopes the best are averaged (as RegMix does), which is a combination too. There must be one: `violation` up to
-    INSIDE.
+    value:         function from shares (N, D) to values (N,).
+    lower, upper:  bounds (D,); some combination must keep them (`violation` is at most INSIDE).
+    smooth:        whether `value` has slopes.
+    seed:          seed of the random combinations.
+
+    Random combinations are tried first. If the value is smooth, the search then goes downhill from the best of them. If
+    not, the best are averaged, as RegMix does; the average is a combination as well.
     """
     rng = np.random.default_rng(seed)
     corners = _corners(tried, lower, upper, rng)
-    sparse = np.full(
-        len(corners), min(1.0, 4 / len(corners))
-    )  # a few at a time: combinations of many are all near the centre
+    # each combination is mainly of a few corners, because combinations of many are all near the centre
+    sparse = np.full(len(corners), min(1.0, 4 / len(corners)))
     points = np.vstack([corners, rng.dirichlet(sparse, CANDIDATES) @ corners])
     values = value(points)
     order = np.argsort(values, kind="stable")
@@ -44,12 +47,13 @@ def lowest(
 
 
 def violation(tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray) -> float:
-    """The least amount (of a share) by which a combination of `tried` misses the bounds; a point's distance where both
-    are the point.
+    """Return the least amount, in a share, by which a convex combination of `tried` (K, D) misses the bounds (D,).
+
+    If `lower` and `upper` are the same point, this is the point's distance from the hull, in its largest component.
     """
     count, domains = tried.shape
     gap = -np.ones((domains, 1))
-    found = linprog(
+    solution = linprog(
         np.append(np.zeros(count), 1.0),
         A_ub=np.vstack([np.hstack([tried.T, gap]), np.hstack([-tried.T, gap])]),
         b_ub=np.concatenate([upper, -lower]),
@@ -57,28 +61,31 @@ def violation(tried: np.ndarray, *, lower: np.ndarray, upper: np.ndarray) -> flo
         b_eq=[1.0],
         method="highs",
     )
-    return float(found.fun)
+    return float(solution.fun)
 
 
 def reach(point: np.ndarray, tried: np.ndarray) -> float:
-    """How many times as far from the centre of `tried` as `point` the hull goes on; 1 at its border, infinity for the
-    centre.
+    """Return how far the hull of `tried` (K, D) reaches in the direction of `point` (D,) from its centre.
+
+    The result is a multiple of the distance from the centre to `point`: 1 if `point` is at the border, infinity if it
+    is the centre.
     """
     centre = tried.mean(axis=0)
     if np.abs(point - centre).max() <= INSIDE:
         return float("inf")
-    found = linprog(
+    solution = linprog(
         np.append(np.zeros(len(tried)), -1.0),
         A_eq=np.vstack([np.hstack([tried.T, (centre - point)[:, None]]), np.append(np.ones(len(tried)), 0.0)]),
         b_eq=np.append(centre, 1.0),
         method="highs",
     )
-    return float(found.x[-1])
+    return float(solution.x[-1])
 
 
 def _corners(tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, D) points whose combinations keep the bounds: the mixtures tried, and corners in random directions where some
-    do not.
+    """Return points (N, D) whose combinations keep the bounds.
+
+    These are the mixtures tried that keep the bounds and, if some do not, corners in random directions.
     """
     inside = (tried >= lower).all(axis=1) & (tried <= upper).all(axis=1)
     if inside.all():
@@ -88,9 +95,9 @@ def _corners(tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, rng: np.ra
 
 
 def _corner(slopes: np.ndarray, tried: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """(D,) the combination inside the bounds that is lowest for a value of these slopes (D,)."""
+    """Return the combination (D,) inside the bounds at which a linear value with these slopes (D,) is lowest."""
     above, below = upper < 1, lower > 0
-    found = linprog(
+    solution = linprog(
         tried @ slopes,
         A_ub=np.vstack([tried.T[above], -tried.T[below]]),
         b_ub=np.concatenate([upper[above], -lower[below]]) + INSIDE,
@@ -98,49 +105,53 @@ def _corner(slopes: np.ndarray, tried: np.ndarray, lower: np.ndarray, upper: np.
         b_eq=[1.0],
         method="highs",
     )
-    return np.asarray(found.x @ tried)
+    return np.asarray(solution.x @ tried)
 
 
 def _downhill(
     value: Value, start: np.ndarray, tried: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float
 ) -> np.ndarray:
-    """(D,) a lowest point reached from `start` (D,), by simplicial decomposition.
+    """Return a local minimum (D,) reached from `start` (D,), by simplicial decomposition.
 
-    The corner to which the slopes point is added, then the value is minimised over combinations of the corners held,
-    until no corner promises `tolerance` more (the Frank-Wolfe gap) or nothing moves. A round costs one linear program,
-    however many mixtures and bounds there are.
+    Each round adds the corner to which the slopes point and minimises the value over combinations of the corners so
+    far. It ends if no corner promises more than `tolerance` (the Frank-Wolfe gap), or nothing moves. A round costs one
+    linear program, however many mixtures and bounds there are.
     """
-    held, shares, point = start[None], np.ones(1), start
+    corners, shares, point = start[None], np.ones(1), start
     for _ in range(ITERATIONS):
         slopes = _slopes(value, point)
         corner = _corner(slopes, tried, lower, upper)
         if slopes @ (point - corner) <= tolerance:
             break
-        held, shares = np.vstack([held[shares > 0], corner]), np.append(shares[shares > 0], 0.0)
-        shares = _combine(value, held, shares, scale=tolerance / PRECISION)
-        before, point = point, shares @ held
+        corners, shares = np.vstack([corners[shares > 0], corner]), np.append(shares[shares > 0], 0.0)
+        shares = _combine(value, corners, shares, scale=tolerance / PRECISION)
+        before, point = point, shares @ corners
         if np.abs(point - before).max() <= INSIDE:
             break
     return np.asarray(point)
 
 
-def _combine(value: Value, held: np.ndarray, shares: np.ndarray, *, scale: float) -> np.ndarray:
-    """(A,) the weights of the combination of `held` (A, D) at which the value is lowest, reached from `shares` (A,)."""
-    found = minimize(
-        lambda weights: float(value((weights @ held)[None])[0]) / scale,
+def _combine(value: Value, corners: np.ndarray, shares: np.ndarray, *, scale: float) -> np.ndarray:
+    """Return the weights (A,) at which the combination of `corners` (A, D) is lowest; the search starts at `shares`."""
+    best = minimize(
+        lambda weights: float(value((weights @ corners)[None])[0]) / scale,
         shares,
-        jac=lambda weights: held @ _slopes(value, weights @ held) / scale,
-        bounds=[(0, 1)] * len(held),
-        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(len(held))},
+        jac=lambda weights: corners @ _slopes(value, weights @ corners) / scale,
+        bounds=[(0, 1)] * len(corners),
+        constraints={
+            "type": "eq",
+            "fun": lambda weights: weights.sum() - 1,
+            "jac": lambda weights: np.ones(len(corners)),
+        },
         method="SLSQP",
         options={"maxiter": 100, "ftol": 1e-10},
     ).x
-    found = np.where(found > 1e-9, found, 0)
-    return np.asarray(found / found.sum())
+    best = np.where(best > 1e-9, best, 0)
+    return np.asarray(best / best.sum())
 
 
 def _slopes(value: Value, point: np.ndarray) -> np.ndarray:
-    """(D,) central differences."""
+    """Return the slopes (D,) of the value at `point` (D,), by central differences."""
     steps = STEP * np.eye(len(point))
     ends = value(np.vstack([point + steps, point - steps]))
     return np.asarray((ends[: len(point)] - ends[len(point) :]) / (2 * STEP))

@@ -1,6 +1,4 @@
-"""What a swarm says one should train on: the surrogate's optimum beside what was tried, and whether it may be believed
-at all.
-"""
+"""The best mixture by a surrogate's predictions, inside bounds, and checks whether the predictions can be trusted."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,39 +20,39 @@ from mixtures.schedule.shares import fixed_mixture, matched_shares
 from mixtures.text import tokens_text
 from mixtures.version import VERSION
 
-LEAST = 8  # mixtures, and two more than domains
+LEAST = 8  # fewest mixtures; there must also be two more than domains
 UNIFORM, MEAN, SEEN = "uniform", "mean of the mixtures tried", "best mixture tried"
-BORDER = 1.01  # of the way from the mean of the mixtures tried
+BORDER = 1.01  # an optimum whose `reach` is below this lies at the border of what was tried
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The mixture with the lowest predicted objective within what was tried, and the bounds."""
+    """The mixture with the lowest predicted objective, within what was tried and the bounds."""
 
     shares: dict[str, float]
     objective: float  # predicted
-    others: dict[str, float | None]  # predicted objective of simple mixtures, None outside of what was tried
+    others: dict[str, float | None]  # predicted objective of simple mixtures; None if outside of what was tried
     seen: str  # label of the mixture with the lowest measured objective
-    measured: float  # its objective
-    reach: float  # times as far from the mean of the mixtures tried that the hull goes on
+    measured: float  # its measured objective
+    reach: float  # how far the hull of the mixtures tried reaches this way from their mean, per distance of the optimum
     held: tuple[str, ...]  # domains at their bounds
 
     @property
     def at_border(self) -> bool:
-        """No combination of what was tried goes further in its direction."""
+        """Whether no combination of the mixtures tried goes further from their mean in this direction."""
         return self.reach < BORDER
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the optimum is held to; shares (D,)."""
+    """The bounds of the optimum: least and largest shares (D,), and the values that they come from."""
 
     lower: np.ndarray
     upper: np.ndarray
-    tokens: int | None  # of the large run
+    tokens: int | None  # token budget of the large run
     max_epochs: Bound
     min_share: Bound
-    counts: dict[str, float]  # unique tokens where the user gave them
+    counts: dict[str, float]  # {domain: unique tokens}, those that the user gave
 
 
 def limits(
@@ -65,9 +63,10 @@ def limits(
     unique_tokens: Bound = None,
     token_budget: int | None = None,
 ) -> Bounds:
-    """Bounds as in an export. Unique tokens and budget that are not given are those of `swarm.like`.
+    """Return bounds on the shares, with the same parameters as an export.
 
-    Raises UserError listing every fault, among them caps of domains whose tokens nobody knows.
+    Unique tokens and a budget that are not given are taken from `swarm.like`. Raises UserError that lists every fault,
+    such as a cap of a domain whose number of tokens is not known.
     """
     names = list(swarm.ratios.columns)
     check_bounds(names, max_epochs=max_epochs, min_share=min_share, unique_tokens=unique_tokens)
@@ -76,7 +75,9 @@ def limits(
     tokens = token_budget or (swarm.like.horizon.total_tokens if swarm.like else None)
     capped = {name: cap for name, cap in caps.items() if cap < math.inf}
     faults = [
-        f"--max-epochs: no tokens are known of {name}" for name in capped if name not in counts and name not in known
+        f"--max-epochs: the number of tokens of {name} is not known"
+        for name in capped
+        if name not in counts and name not in known
     ]
     faults += ["--max-epochs: no --token-budget"] if capped and tokens is None else []
     if faults:
@@ -92,29 +93,29 @@ def limits(
         [f"--min-share: the least shares sum to {lower.sum():.4g}, more than 1"] if lower.sum() > 1 + INSIDE else []
     )
     faults += (
-        [f"--max-epochs: the caps hold {upper.sum():.4g} of {tokens_text(tokens or 0)} tokens"]
+        [f"--max-epochs: the caps leave room for only {upper.sum():.4g} of {tokens_text(tokens or 0)} tokens"]
         if upper.sum() < 1
         else []
     )
     for name, low, high in zip(names, lower, upper, strict=True):
-        faults += [f"{name}: its least share {low:.4g} is more than its cap holds, {high:.4g}"] if low > high else []
+        faults += [f"{name}: its least share {low:.4g} is more than its cap allows, {high:.4g}"] if low > high else []
     if faults:
         raise UserError("\n".join(faults) + "\nrelax these bounds")
     return Bounds(lower, upper, tokens, max_epochs, min_share, counts)
 
 
 def require_enough(swarm: Swarm) -> None:
-    """Raise UserError where there are too few mixtures to learn anything from."""
+    """Raise UserError if there are too few mixtures to fit a surrogate."""
     count, domains = len(distinct(swarm.ratios, swarm.metrics)[0]), len(swarm.ratios.columns)
     if count < (least := max(LEAST, domains + 2)):
         raise UserError(
-            f"{count} different mixtures of {domains} domains: a surrogate needs {least} at least (two more than "
-            f"domains, and {LEAST}), better three for every domain; add mixtures to the swarm, or give --force"
+            f"{count} different mixtures of {domains} domains: a surrogate needs at least {least} (two more than "
+            f"domains, and no fewer than {LEAST}), better three per domain; add mixtures to the swarm, or give --force"
         )
 
 
 def unsupported(surrogate: Surrogate) -> str:
-    """Say, with the numbers, why the surrogate cannot rank mixtures that it has not seen; empty where it can."""
+    """Return, with numbers, why the surrogate cannot rank mixtures that it has not seen; empty if it can."""
     if surrogate.ranks:
         return ""
     low, high = surrogate.spearman_ci
@@ -127,14 +128,14 @@ def unsupported(surrogate: Surrogate) -> str:
 
 
 def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Optimum:
-    """The optimum inside the limits, beside uniform, the mean of the swarm and the best mixture tried.
+    """Find the optimum inside the limits; predict uniform, the mean and the best of the mixtures tried as well.
 
-    Raises UserError where no combination of what was tried keeps the limits.
+    Raises UserError if no combination of the mixtures tried keeps the limits.
     """
     ratios, metrics = distinct(swarm.ratios, swarm.metrics)
     tried, names = ratios.to_numpy(dtype=np.float64), list(ratios.columns)
-    found = best_mixture(surrogate, ratios, lower=limits.lower, upper=limits.upper)
-    shares = constrain(found[None], np.ones(1), caps=limits.upper, least=limits.lower)[0]  # the last digits
+    optimum = best_mixture(surrogate, ratios, lower=limits.lower, upper=limits.upper)
+    shares = constrain(optimum[None], np.ones(1), caps=limits.upper, least=limits.lower)[0]  # corrects the last digits
     measured = metrics @ np.array([surrogate.importance.get(name, 0.0) for name in surrogate.metrics])
     best = int(measured.to_numpy().argmin())
     simple = {UNIFORM: np.full(len(names), 1 / len(names)), MEAN: tried.mean(axis=0), SEEN: tried[best]}
@@ -155,7 +156,7 @@ def find_optimum(surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Optimum:
 
 
 def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Bounds) -> Mixture:
-    """The optimum as a whole mixture of the text of `swarm.like`. Raises UserError where that has other domains."""
+    """Return the optimum as a mixture over the text of `swarm.like`. Raises UserError if that has other domains."""
     assert swarm.like is not None
     names = list(matched_shares(optimum.shares, [domain.name for domain in swarm.like.domains], where="--like"))
     caps = by_name(limits.max_epochs, names)
@@ -184,8 +185,9 @@ def as_mixture(optimum: Optimum, surrogate: Surrogate, swarm: Swarm, limits: Bou
 
 
 def _domain(domain: Domain, *, cap: float, count: float | None) -> Domain:
-    """The domain with our cap instead of its own; where there is a count, other text of the same name. Its documents
-    weigh alike.
+    """Return the domain with `cap` instead of its own cap, and without sample weights.
+
+    With `count`, it stands for other text of the same name with that many unique tokens.
     """
     held = (
         {"max_epochs": cap, "on_exhausted": "renormalize"}
@@ -199,7 +201,7 @@ def _domain(domain: Domain, *, cap: float, count: float | None) -> Domain:
 
 
 def _record(optimum: Optimum, surrogate: Surrogate) -> dict[str, Any]:
-    """How the shares came about, for the provenance."""
+    """Return facts about the fit, for the mixture's provenance."""
     numbers: Mapping[str, float | Sequence[float] | None] = {
         "spearman": surrogate.spearman,
         "spearman_ci95": list(surrogate.spearman_ci),

@@ -1,8 +1,8 @@
-"""A swarm's table -> the mixture that regression on it thinks best, never outside of what was tried.
+"""A surrogate of a swarm: predictions from shares, their cross-validation, and the best mixture by them.
 
-`fit_surrogate` learns from shares and measurements and says by cross-validation what that is worth; `best_mixture`
-looks for the lowest prediction among convex combinations of the mixtures tried. mixtures/fit/regressions.py has the
-regressions, mixtures/fit/validation.py the cross-validation, mixtures/fit/hull.py the search.
+`fit_surrogate` fits the surrogate to shares and measurements, and cross-validates it. `best_mixture` finds the lowest
+prediction among convex combinations of the mixtures tried. mixtures/fit/regressions.py has the regressions,
+mixtures/fit/validation.py the cross-validation, mixtures/fit/hull.py the search.
 """
 
 import math
@@ -18,37 +18,37 @@ from mixtures.fit.regressions import MODELS, STEPWISE, SURROGATES, Predictor
 from mixtures.fit.validation import Score, cross_validate
 
 FOLDS = 10
-ONE_BY_ONE = 20  # up to here a fold is one mixture
-LEAST = 4  # mixtures without which there is no interval
-DIGITS = 9  # of shares: mixtures that are alike up to here are one, which must not stand in two folds
+ONE_BY_ONE = 20  # up to this number of mixtures, a fold is one mixture
+LEAST = 4  # fewest mixtures for which there is an interval
+DIGITS = 9  # mixtures whose shares agree up to this digit count as one, which must not be in two folds
 
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A regression of measurements on shares. D domains, M metrics, K different mixtures."""
+    """A regression of M metrics on the shares of D domains, fitted to K different mixtures."""
 
     model: str
     domains: tuple[str, ...]
     metrics: tuple[str, ...]
-    importance: dict[str, float]  # of the metrics that count, sum 1
-    mixtures: int
+    importance: dict[str, float]  # {metric that counts: importance}, sum 1
+    mixtures: int  # K
     folds: int
     scores: dict[str, Score]  # of every model that was tried, and of MEAN
     predictor: Predictor
 
     @property
     def spearman(self) -> float:
-        """Cross-validated rank correlation of the objective."""
+        """Cross-validated rank correlation of the predicted with the measured objective."""
         return self.scores[self.model].spearman
 
     @property
     def spearman_ci(self) -> tuple[float, float]:
-        """Its 95 % interval."""
+        """95 % interval of the rank correlation."""
         return self.scores[self.model].spearman_ci
 
     @property
     def ranks(self) -> bool:
-        """It tells good mixtures from bad ones that it has not seen: the interval is above 0."""
+        """Whether it ranks mixtures that it has not seen: the interval of the rank correlation is above 0."""
         return self.spearman_ci[0] > 0
 
     @property
@@ -62,11 +62,11 @@ class Surrogate:
         return self.scores[self.model].rmse
 
     def predict_metrics(self, shares: np.ndarray) -> np.ndarray:
-        """(N, M) for shares (N, D)."""
+        """Return the predicted metrics (N, M) for shares (N, D)."""
         return self.predictor(np.asarray(shares, dtype=np.float64))
 
     def predict(self, shares: np.ndarray) -> np.ndarray:
-        """(N,) the objective, the mean of the metrics weighted by importance, for shares (N, D)."""
+        """Return the predicted objective (N,) for shares (N, D): the metrics' mean, weighted by importance."""
         weights = np.array([self.importance.get(name, 0.0) for name in self.metrics])
         return np.asarray(self.predict_metrics(shares) @ weights)
 
@@ -79,14 +79,18 @@ def fit_surrogate(
     model: str = "auto",
     seed: int = 0,
 ) -> Surrogate:
-    """The surrogate of `metrics` (K, M; lower is better) by `ratios` (K, D; shares, every line sums to 1), line by
-    line.
+    """Fit a surrogate that predicts the metrics of a mixture from its shares.
 
-    importance: {metric: number}, what the objective is the mean of (None: all metrics alike). model: ridge, law,
-    boosting, or auto: the one whose cross-validated predictions of the objective have the best rank correlation, to two
-    digits (ties: the simpler). Lines with the same shares are one mixture, their metrics averaged. Every metric is
-    regressed for itself.
-    Raises UserError for tables that do not fit together, values that are not finite, fewer than 4 different mixtures.
+    ratios:      shares (lines, D); every line sums to 1.
+    metrics:     measurements (lines, M), lower is better, with the same labels.
+    importance:  {metric: number}; the objective is the mean of the metrics with these weights (None: equal weights).
+    model:       ridge, law, boosting, or auto. auto takes the model whose cross-validated predictions of the objective
+                 have the best rank correlation, to two digits; of equal ones the simplest.
+    seed:        seed of the folds and of boosting.
+
+    Lines with the same shares are one mixture, and their metrics are averaged. Every metric is regressed by itself.
+    Raises UserError for tables that do not fit together, values that are not finite, and fewer than 4 different
+    mixtures.
     """
     if model not in MODELS:
         raise UserError(f"model {model!r}; allowed: {', '.join(MODELS)}")
@@ -123,12 +127,12 @@ def best_mixture(
     lower: np.ndarray | None = None,
     upper: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(D,) shares with the lowest predicted objective among convex combinations of the mixtures `ratios` (K, D).
-    Deterministic.
+    """Return the shares (D,) with the lowest predicted objective among convex combinations of `ratios` (K, D).
 
-    pull: objective that a nat of KL divergence from the mean of the mixtures must earn. lower, upper (D,): least and
-    largest shares.
-    Raises UserError where no combination of what was tried keeps these bounds.
+    pull:          how much each nat of KL divergence from the mean of the mixtures must lower the objective.
+    lower, upper:  least and largest shares (D,).
+
+    The search is deterministic. Raises UserError if no combination of the mixtures tried keeps these bounds.
     """
     tried = np.unique(ratios.to_numpy(dtype=np.float64), axis=0)
     domains = tried.shape[1]
@@ -145,8 +149,9 @@ def best_mixture(
 
 
 def distinct(ratios: pd.DataFrame, metrics: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The different mixtures, labelled as the first line of each, and the mean of every metric over the lines of
-    each.
+    """Return the different mixtures, and the mean of every metric over the lines of each mixture.
+
+    A mixture has the label of its first line.
     """
     group = ratios.round(DIGITS).groupby(list(ratios.columns), sort=False).ngroup()
     first = ~group.duplicated().to_numpy()
@@ -155,14 +160,16 @@ def distinct(ratios: pd.DataFrame, metrics: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def normalized_importance(importance: Mapping[str, float] | None, metrics: list[str]) -> np.ndarray:
-    """(M,) sum 1, in the order of `metrics`.
+    """Return the importances (M,) in the order of `metrics`, scaled to sum 1; None gives equal ones.
 
-    Raises UserError for unknown metrics and numbers that are no importance.
+    Raises UserError for unknown metrics, and for importances that are negative, not finite, or all 0.
     """
     if importance is None:
         return np.full(len(metrics), 1 / len(metrics))
     faults = [f"there is no metric {name}" for name in importance if name not in metrics]
-    faults += [f"{name}={value:g} is no importance" for name, value in importance.items() if not 0 <= value < math.inf]
+    faults += [
+        f"{name}={value:g} is not an importance" for name, value in importance.items() if not 0 <= value < math.inf
+    ]
     if faults or not sum(importance.values()) > 0:
         raise UserError(
             f"objective: {'; '.join(faults) or 'every importance is 0'}; the metrics are {', '.join(metrics)}; "
@@ -173,7 +180,7 @@ def normalized_importance(importance: Mapping[str, float] | None, metrics: list[
 
 
 def _divergence(shares: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """(N,) KL divergence of shares (N, D) from `centre` (D,), nats; a domain that nobody tried has none in either."""
+    """Return the KL divergence (N,) of shares (N, D) from `centre` (D,), in nats; domains that are 0 in both add 0."""
     used = centre > 0
     ratio = np.maximum(shares[:, used], 1e-12) / centre[used]
     return np.asarray((shares[:, used] * np.log(ratio)).sum(axis=1))
@@ -198,12 +205,12 @@ def _check_tables(ratios: pd.DataFrame, metrics: pd.DataFrame) -> None:
     if len(ratios) != len(metrics) or not ratios.index.equals(metrics.index):
         faults.append(
             f"the tables do not belong together: {len(ratios)} lines of shares, {len(metrics)} lines of metrics, or "
-            f"other labels"
+            f"different labels"
         )
     if not len(metrics.columns) or len(ratios.columns) < 2:
         faults.append(
-            f"{len(ratios.columns)} domain(s) and {len(metrics.columns)} metric(s); needed: two domains and a metric "
-            f"at least"
+            f"{len(ratios.columns)} domain(s) and {len(metrics.columns)} metric(s); needed: at least two domains and "
+            f"one metric"
         )
     for name, column in metrics.items():
         if not np.isfinite(column.to_numpy(dtype=np.float64)).all():

@@ -1,7 +1,8 @@
-"""A swarm from files: which mixtures were tried, and what was measured of each.
+"""A swarm: the mixtures that were tried, and what was measured of each, read from files.
 
-Two tables (RegMix, Olmix): RATIOS, a mixture a line, a domain a column, and METRICS, a run a line, a metric a column;
-both may have label columns (mixtures/imports/tables.py), by which lines are joined. Or the directory of a comparison.
+The files are two tables (as of RegMix and Olmix), or the directory of a comparison. RATIOS has one line per mixture and
+one column per domain. METRICS has one line per run and one column per metric. Both may have label columns
+(mixtures/imports/tables.py), by which their lines are joined.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,26 +21,26 @@ from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.shares import PREFIX, ROUNDING, checked_shares, matched_shares
 from mixtures.text import EVERY
 
-JOINED_BY = ("run_id", "run", "name", "index", "", "Unnamed: 0")  # the first of those that fit most lines
+JOINED_BY = ("run_id", "run", "name", "index", "", "Unnamed: 0")  # the column that fits most lines is taken
 
 
 @dataclass(frozen=True, eq=False)
 class Swarm:
-    """Shares (K, D) and metrics (K, M; lower is better), a line a mixture or a run, the same labels as index."""
+    """Shares (K, D) and metrics (K, M), lower is better; one line per run, with the same labels as index."""
 
     ratios: pd.DataFrame
     metrics: pd.DataFrame
-    notes: tuple[str, ...]  # how lines were joined, what was left out
-    inputs: tuple[Path, ...]
-    importance: dict[str, float] | None = None  # a comparison's objective
-    like: Mixture | None = None  # one over the same text, where it is known
+    notes: tuple[str, ...]  # how lines were joined, and what was left out
+    inputs: tuple[Path, ...]  # the files read
+    importance: dict[str, float] | None = None  # the objective of a comparison
+    like: Mixture | None = None  # a mixture over the same text, if one is known
 
 
 def read_swarm(paths: Sequence[str | Path]) -> Swarm:
-    """RATIOS and METRICS, or the directory of a comparison.
+    """Read a swarm from the two files RATIOS and METRICS, or from the directory of a comparison.
 
-    Raises UserError, listing all offenders, for damaged files, shares that are no mixtures, metrics that are no finite
-    numbers, and tables that cannot be joined.
+    Raises UserError that lists all offenders, for damaged files, shares that do not make a mixture, metrics that are
+    not finite numbers, and tables that cannot be joined.
     """
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _from_comparison(Path(paths[0]))
@@ -52,9 +53,9 @@ def read_swarm(paths: Sequence[str | Path]) -> Swarm:
 
 
 def read_like(path: str | Path, names: Sequence[str]) -> Mixture:
-    """The mixture.json `path`, or what the run `path` learned: for its domains, tokenizer and budget.
+    """Read the mixture at `path`, a mixture.json or a run directory, for its domains, tokenizer and token budget.
 
-    Raises UserError where its domains are not those of `names`.
+    Raises UserError if its domains are not those in `names`.
     """
     like = export_mixture([path]) if Path(path).is_dir() else Mixture.load(path)
     matched_shares(
@@ -64,7 +65,10 @@ def read_like(path: str | Path, names: Sequence[str]) -> Mixture:
 
 
 def importances(swarm: Swarm, asked: Mapping[str, float]) -> dict[str, float] | None:
-    """Importances as asked, `*` for every metric that is not named; else the comparison's; None: all metrics alike."""
+    """Return {metric: importance}: those in `asked`, or else those of the comparison; None: all metrics count alike.
+
+    The name `*` in `asked` stands for every metric that is not named.
+    """
     if EVERY in asked:
         return dict.fromkeys(map(str, swarm.metrics.columns), asked[EVERY]) | {
             name: asked[name] for name in asked if name != EVERY
@@ -79,9 +83,9 @@ def _from_tables(ratios: Path, metrics: Path) -> Swarm:
     if column is None:
         if len(mixtures) != len(runs):
             raise UserError(
-                f"{ratios} has {len(mixtures)} mixtures, {metrics} {len(runs)} lines, and no label column joins them; "
-                f"give both a column of {', '.join(label for label in JOINED_BY if label)} with the same values, or as "
-                "many lines in the same order"
+                f"{ratios} has {len(mixtures)} mixtures, {metrics} has {len(runs)} lines, and no label column joins "
+                f"them; give both a column named one of {', '.join(label for label in JOINED_BY if label)} with the "
+                "same values, or the same number of lines in the same order"
             )
         shares.index = measured.index = pd.Index([f"line {number + 1}" for number in range(len(runs))])
         return Swarm(
@@ -99,14 +103,14 @@ def _from_tables(ratios: Path, metrics: Path) -> Swarm:
         )
     if alone := [label for label in measured.index if label not in shares.index]:
         notes.append(
-            f"left out, as they are of no mixture: {some(alone)} ({len(alone)} of {len(measured)} lines of metrics)"
+            f"left out, as they belong to no mixture: {some(alone)} ({len(alone)} of {len(measured)} lines of metrics)"
         )
     measured = measured[measured.index.isin(shares.index)]
     return Swarm(shares.loc[measured.index], measured, tuple(notes), (ratios, metrics))
 
 
 def _shares(rows: Sequence[Row]) -> pd.DataFrame:
-    """(K, D), domains without RegMix's prefix where all have it."""
+    """Return the shares (K, D); if all domains have RegMix's prefix, it is removed from their names."""
     faults, lines = [], []
     for row in rows:
         try:
@@ -134,8 +138,9 @@ def _measurements(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
-    """The label column, unique among the mixtures, that gives most runs their mixture; None where there is none in both
-    tables.
+    """Return the label column that joins most runs with their mixture; None if the tables have none in common.
+
+    Its labels must be unique among the mixtures. Raises UserError if no label column joins any line.
     """
     fits = {}
     for column in JOINED_BY:
@@ -153,7 +158,7 @@ def _join_column(mixtures: Sequence[Row], runs: Sequence[Row]) -> str | None:
 
 
 def _from_comparison(path: Path) -> Swarm:
-    """The mixtures of a comparison with their held-out losses, means over the seeds that all of them have."""
+    """Read the mixtures of a comparison with their held-out losses, averaged over the seeds that all of them have."""
     record = read_comparison(path)
     runs = read_results(record.bases.results, record.bases.rows, baseline=record.config["baseline"])
     weighted = [
@@ -180,11 +185,11 @@ def _from_comparison(path: Path) -> Swarm:
 
 
 def _seeds(runs: Runs, kept: Sequence[int]) -> str:
-    found = [
+    listed = [
         f"{runs.mixtures[place]}: {', '.join(map(str, np.array(runs.seeds)[runs.finished[place]])) or 'none'}"
         for place in kept
     ]
-    return f"finished seeds: {some(found)}"
+    return f"finished seeds: {some(listed)}"
 
 
 def _read_files(path: Path, record: ComparisonRecord) -> tuple[Path, ...]:

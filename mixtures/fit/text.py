@@ -1,4 +1,4 @@
-"""A fit in words for the terminal. At most 100 columns wide."""
+"""A fit in words, for the terminal. At most 100 columns wide."""
 
 import math
 from textwrap import fill
@@ -16,7 +16,7 @@ MOVED_NAMED = 3
 
 
 def surrogate_text(surrogate: Surrogate, swarm: Swarm) -> str:
-    """What went in, and what every surrogate's cross-validated predictions are worth."""
+    """Return the data of a fit, and the scores of every surrogate's cross-validated predictions, as text."""
     lines = f" in {len(swarm.ratios)} lines" if len(swarm.ratios) > surrogate.mixtures else ""
     facts = [
         f"{surrogate.mixtures} mixtures of {len(surrogate.domains)} domains{lines}; {_objective(surrogate)}",
@@ -38,7 +38,7 @@ def surrogate_text(surrogate: Surrogate, swarm: Swarm) -> str:
 
 
 def optimum_text(optimum: Optimum, surrogate: Surrogate, swarm: Swarm) -> str:
-    """The optimum beside what was tried, what it is predicted to gain, and how far that can be trusted."""
+    """Return the optimum beside the mixtures tried, its predicted gains, and how far to trust them, as text."""
     tried = distinct(swarm.ratios, swarm.metrics)[0]
     rows = [
         [name, f"{share:.4f}", f"{tried[name].mean():.4f}", f"{tried[name].min():.4f}", f"{tried[name].max():.4f}"]
@@ -92,7 +92,7 @@ def _worth(optimum: Optimum, surrogate: Surrogate) -> str:
     assert value is not None
     if value - optimum.objective < surrogate.rmse:
         return (
-            f"The gain over the {SEEN} is smaller than the RMSE: nothing says that the optimum is better than "
+            f"The gain over the {SEEN} is smaller than the RMSE: it does not show that the optimum is better than "
             f"that mixture."
         )
     return f"The gain over the {SEEN} is larger than the RMSE; train both, with several seeds, before a large run."
@@ -101,8 +101,8 @@ def _worth(optimum: Optimum, surrogate: Surrogate) -> str:
 def _border(optimum: Optimum, mean: dict[str, float]) -> str:
     if not optimum.at_border:
         return (
-            f"It lies inside of what was tried, which goes on {min(optimum.reach, 99):.2g} times as far from the "
-            f"mean that way."
+            f"It lies inside of what was tried, which reaches {min(optimum.reach, 99):.2g} times as far from the "
+            f"mean in this direction."
         )
     moved = sorted(optimum.shares, key=lambda name: mean[name] - optimum.shares[name])
     more = [name for name in moved if optimum.shares[name] > mean[name]][:MOVED_NAMED]

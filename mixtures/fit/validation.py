@@ -1,4 +1,4 @@
-"""What a surrogate's predictions are worth on mixtures that it has not seen. Pure."""
+"""Cross-validation: how good a surrogate's predictions are for mixtures that it has not seen. Pure functions."""
 
 import math
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from sklearn.model_selection import KFold
 
 from mixtures.fit.regressions import SURROGATES
 
-MEAN = "mean"  # the baseline that predicts the mean of the other mixtures
+MEAN = "mean"  # name of the baseline that predicts the mean of the other mixtures
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Score:
-    """What cross-validated predictions of the objective are worth; NaN where they do not vary."""
+    """Scores of cross-validated predictions of the objective; NaN where predictions or measurements do not vary."""
 
     spearman: float
     spearman_ci: tuple[float, float]  # 95 %
@@ -26,9 +26,11 @@ class Score:
 def cross_validate(
     shares: np.ndarray, values: np.ndarray, objective: np.ndarray, *, models: tuple[str, ...], folds: int, seed: int
 ) -> dict[str, Score]:
-    """The score of every model and of MEAN: each mixture's objective is predicted from the mixtures of the other folds.
+    """Return the score of every model and of MEAN: a mixture is predicted from the mixtures of the other folds.
 
-    shares (K, D), values (K, M), objective (M,) sums to 1.
+    shares:     (K, D).
+    values:     metrics (K, M).
+    objective:  importance of the metrics (M,), sum 1.
     """
     used = objective > 0
     measured = values @ objective
@@ -53,8 +55,9 @@ def _score(predicted: np.ndarray, measured: np.ndarray, *, ranked: bool) -> Scor
 
 
 def spearman_interval(rho: float, count: int) -> tuple[float, float]:
-    """95 % interval of a rank correlation over `count` pairs: Fisher's z with the variance of Bonett and Wright
-    (2000).
+    """Return the 95 % interval of a rank correlation over `count` pairs.
+
+    It is Fisher's z with the variance of Bonett and Wright (2000).
     """
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((1 + rho**2 / 2) / (count - 3))
     z = math.atanh(max(-1 + 1e-12, min(rho, 1 - 1e-12))) if rho == rho else math.nan

@@ -130,19 +130,19 @@ def test_fit_refuses_noise_and_small_swarms_unless_forced(tmp_path: Path, capsys
     assert not (tmp_path / "best.json").exists()
     assert "these predictions mean nothing" in fit(capsys, *noise, "--force")
     small = [*write_tables(tmp_path, count=8), "--model", "ridge"]
-    assert "8 different mixtures of 7 domains: a surrogate needs 9 at least" in fit(capsys, *small, code=2)
+    assert "8 different mixtures of 7 domains: a surrogate needs at least 9 " in fit(capsys, *small, code=2)
     assert "8 mixtures of 7 domains" in fit(capsys, *small, "--force")
 
 
 def test_fit_says_which_bounds_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = [*write_tables(tmp_path), "--model", "ridge"]
     said = fit(capsys, *tables, "--max-epochs", "d0=2", "d1=inf", code=2)
-    assert "no tokens are known of d0" in said
+    assert "the number of tokens of d0 is not known" in said
     assert "no --token-budget" in said
     assert "d1" not in said
     assert "the least shares sum to 1.4, more than 1" in fit(capsys, *tables, "--min-share", "0.2", code=2)
     words = ["--max-epochs", "1", "--unique-tokens", *(f"{name}=1B" for name in NAMES), "--token-budget", "10B"]
-    assert "the caps hold 0.7 of 10.0 B tokens" in fit(capsys, *tables, *words, code=2)
+    assert "the caps leave room for only 0.7 of 10.0 B tokens" in fit(capsys, *tables, *words, code=2)
     assert "d0: allowed 0.9 to 1, tried" in fit(capsys, *tables, "--min-share", "d0=0.9", code=2)
     assert "there is no domain web" in fit(capsys, *tables, "--min-share", "web=0.1", code=2)
     assert "there is no metric arc" in fit(capsys, *tables, "--objective", "arc=1", code=2)

@@ -201,7 +201,7 @@ def test_tables_that_do_not_fit_are_refused_with_all_faults() -> None:
     ratios.loc[5, "d0"] += 0.5
     with pytest.raises(UserError, match=r"(?s)m1 is not finite in 1 line.*do not sum to 1: 5"):
         fit_surrogate(ratios, metrics)
-    with pytest.raises(UserError, match=r"there is no metric m7; m0=-1 is no importance; the metrics are m0, m1"):
+    with pytest.raises(UserError, match=r"there is no metric m7; m0=-1 is not an importance; the metrics are m0, m1"):
         fit_surrogate(*frames(shares, law(shares)[:, :2]), importance={"m7": 1, "m0": -1})
     with pytest.raises(UserError, match="allowed: auto, ridge, law, boosting"):
         fit_surrogate(*frames(shares, law(shares)[:, :2]), model="tree")

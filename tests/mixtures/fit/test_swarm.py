@@ -56,7 +56,7 @@ def test_what_has_no_partner_is_left_out_and_named(tmp_path: Path) -> None:
     assert list(swarm.ratios.index) == ["y", "x", "x"]
     assert swarm.metrics["loss"].tolist() == [1, 3, 4]
     assert "nothing was measured of them: z (1 of 3 mixtures)" in swarm.notes[1]
-    assert "of no mixture: q (1 of 4 lines of metrics)" in swarm.notes[2]
+    assert "they belong to no mixture: q (1 of 4 lines of metrics)" in swarm.notes[2]
 
 
 def test_labels_that_never_meet_are_refused(tmp_path: Path) -> None:
