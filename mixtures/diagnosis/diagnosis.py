@@ -1,6 +1,4 @@
-"""What can be said about how far a run's weights can be trusted: findings as data and as sentences,
-RUN_DIR/diagnosis.json.
-"""
+"""The diagnosis of a run: findings on how far its weights can be trusted, as data and as sentences."""
 
 from pathlib import Path
 from textwrap import fill
@@ -22,7 +20,7 @@ FILE = "diagnosis.json"
 
 
 class Diagnosis(BaseModel):
-    """The findings of a run, always the same ids in the same order."""
+    """The findings of a run; the ids and their order are the same for every run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,11 +37,14 @@ class Diagnosis(BaseModel):
 def diagnose(
     run: str | Path | RunRecord, *, token_budget: float | None = None, unique_tokens: Bound = None
 ) -> Diagnosis:
-    """Look at a run's records.
+    """Return the findings of a run, from its records.
 
-    token_budget, unique_tokens: of the base, for its epochs beside the proxy's; where not given, what the run simulated
-    (corpus.simulate_budget), and for unique tokens the text that the run had. Raises UserError for a damaged
-    run and for names in `unique_tokens` that are no training domain.
+    token_budget:   tokens that the base model trains on, to compare its epochs with the proxy's. None: the budget that
+                    the run simulated (corpus.simulate_budget), if any.
+    unique_tokens:  unique tokens per domain of the base model. Domains not given have those that the run simulated, or
+                    else those of the run's text.
+
+    Raises UserError for a damaged run, and for names in `unique_tokens` that are not training domains.
     """
     run = read_run(run)
     dependable, hurtful, pairs = gram_findings(run)
@@ -62,14 +63,14 @@ def diagnose(
 
 
 def write_diagnosis(run_dir: str | Path, diagnosis: Diagnosis) -> Path:
-    """Write RUN_DIR/diagnosis.json; its path."""
+    """Write RUN_DIR/diagnosis.json and return its path."""
     path = Path(run_dir) / FILE
     write_atomic(path, diagnosis.model_dump_json(indent=1))
     return path
 
 
 def read_diagnosis(run_dir: str | Path) -> Diagnosis | None:
-    """RUN_DIR/diagnosis.json; None where there is none. Raises UserError for a damaged one."""
+    """Read RUN_DIR/diagnosis.json; None if there is none. Raises UserError for a damaged file."""
     path = Path(run_dir) / FILE
     if not path.exists():
         return None
@@ -82,8 +83,9 @@ def read_diagnosis(run_dir: str | Path) -> Diagnosis | None:
 
 
 def diagnosis_text(diagnosis: Diagnosis, *, everything: bool = False) -> str:
-    """The warnings, one after the other, or a line that there are none: what stands under a run's summary.
-    `everything`: all findings.
+    """Return the warnings as text, or a line that there are none; it is printed below a run's summary.
+
+    `everything`: list all findings, with their status.
     """
     count, warned = len(diagnosis.findings), len(diagnosis.warnings)
     lines = [

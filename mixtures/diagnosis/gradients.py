@@ -1,4 +1,4 @@
-"""Findings from the recorded grams: is the signal repeatable, which domains hurt, which ones are alike or opposed."""
+"""Findings from the recorded grams: how repeatable the signal is, which domains hurt, which are alike or opposed."""
 
 import math
 
@@ -9,16 +9,16 @@ from mixtures.diagnosis.matrix import ALIKE, help_matrix, pairs_text
 from mixtures.diagnosis.noise import interval_factor, mean_noise
 from mixtures.run.run import RunRecord, importance_of
 
-RELIABLE = 0.5  # below, more than half of what tells domains apart is noise
+RELIABLE = 0.5  # below this, more than half of the variance between the domains' alignments is noise
 SPLITS = 200
-REDUNDANT = math.sqrt(0.5)  # cosine from which more than half of one squared gradient is the other's
-MOST_TOLD = 3
-NO_GRAM = "The run recorded no gradient products (preset doremi takes none)"
+REDUNDANT = math.sqrt(0.5)  # above this cosine, one gradient explains more than half of the other's squared norm
+MOST_TOLD = 3  # most pairs in a sentence
+NO_GRAM = "The run recorded no gradient products (preset doremi computes none)"
 BIASED = "The run has no unbiased self products (train.rows_per_domain is odd), and its objective counts them"
 
 
 def gram_findings(run: RunRecord) -> tuple[Finding, Finding, Finding]:
-    """reliability, negative, pairs."""
+    """Return the findings reliability, negative and pairs."""
     blocks = run.trajectory.gram_blocks
     if not len(blocks):
         unknown = [make_finding(name, f"{NO_GRAM}.") for name in ("reliability", "negative", "pairs")]
@@ -30,38 +30,39 @@ def gram_findings(run: RunRecord) -> tuple[Finding, Finding, Finding]:
 
 
 def reliability(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
-    """Split-half reliability of the domains' alignments, for the objective and for each of its members."""
+    """Return the split-half reliability of the domains' alignments, for the objective and for each of its members."""
     count = len(run.trajectory.domains)
     if len(blocks) < 2 or count < 3:
         return make_finding("reliability", "Reliability needs three domains and two steps with gradient products.")
     columns = blocks[:, :count]
-    found = split_half(columns @ importance)
+    whole = split_half(columns @ importance)
     members = {
         run.trajectory.groups[number]: split_half(columns[:, :, number]) for number in np.flatnonzero(importance)
     }
-    poor = found < RELIABLE
-    told = (
-        f"Reliability of what tells the domains apart (half of the steps against the others; 1: no noise): {found:.2f}"
+    poor = whole < RELIABLE
+    sentence = (
+        f"Reliability of the differences between domains (half of the steps against the others; 1: no noise): "
+        f"{whole:.2f}"
     )
-    value = {"objective": found, "members": members}
+    value = {"objective": whole, "members": members}
     if len(members) > 1:
         least = min(members, key=members.__getitem__)
-        told += f", of every part of the objective alone {members[least]:.2f} or more ({least} least)"
+        sentence += f", for each part of the objective alone {members[least]:.2f} or more (lowest: {least})"
     if poor:
-        told += (
+        sentence += (
             "; most of what moved the weights is noise: trust them where several seeds agree, or take more steps "
             "or rows"
         )
-    return make_finding("reliability", told + ".", warn=poor, value=value)
+    return make_finding("reliability", sentence + ".", warn=poor, value=value)
 
 
 def split_half(alignments: np.ndarray) -> float:
-    """Reliability of the mean of `alignments` (B, D) over B blocks: correlation over domains of the means of two halves
-    of the blocks, stepped up to the whole by Spearman and Brown, 2r / (1 + r). 0 where the halves do not agree at all,
-    or nothing differs.
+    """Return the split-half reliability of the mean of `alignments` (B, D) over B blocks.
 
-    Of every two neighbours one goes into each half, so that both see the whole run; r is the mean over SPLITS such
-    splits, as one split of ten domains can be off by 0.2.
+    r is the correlation over domains between the means of two halves of the blocks. The reliability of the whole is
+    2r / (1 + r) (Spearman and Brown); it is 0 if the halves do not agree at all, or nothing differs. One block of every
+    two neighbours goes into each half, so that both halves cover the whole run. r is the mean over SPLITS such splits,
+    because with ten domains a single split can be off by 0.2.
     """
     count = len(alignments) // 2
     neighbours = alignments[: 2 * count].reshape(count, 2, -1)
@@ -70,20 +71,20 @@ def split_half(alignments: np.ndarray) -> float:
     middle, apart = neighbours.mean(axis=(0, 1)), signs @ difference / (2 * count)
     first, second = (half - half.mean(axis=1, keepdims=True) for half in (middle + apart, middle - apart))
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-    differs = spread > 1e-24 * (middle @ middle)  # or it is what rounding leaves
+    differs = spread > 1e-24 * (middle @ middle)  # a smaller spread is rounding error
     agreement = float(np.divide((first * second).sum(axis=1), spread, out=np.zeros(SPLITS), where=differs).mean())
     return 2 * agreement / (1 + agreement) if agreement > 0 else 0.0
 
 
 def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
-    """Domains whose mean alignment is below 0: a step on them raises the objective's loss."""
+    """Find the domains whose mean alignment is below 0: a step on them raises the objective's loss."""
     names = run.trajectory.domains
     alignments = blocks[:, : len(names)] @ importance
     mean, noise = alignments.mean(axis=0), mean_noise(alignments)
     scale = np.abs(mean).mean() or 1.0
     sure = mean + interval_factor(len(blocks), claims=len(names)) * noise < 0  # False where the noise is not known
     below = [int(number) for number in np.argsort(mean) if mean[number] < 0]
-    certain, perhaps = ([names[number] for number in below if sure[number] == told] for told in (True, False))
+    certain, perhaps = ([names[number] for number in below if sure[number] == wanted] for wanted in (True, False))
     errors = [None if math.isnan(error) else error for error in (noise / scale).tolist()]
     value = {
         "alignments": dict(zip(names, (mean / scale).tolist(), strict=True)),
@@ -91,28 +92,28 @@ def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Find
         "negative": certain,
         "within_noise": perhaps,
     }
-    told = (
+    sentence = (
         f"A step on {names_text(certain)} raises the objective's loss"
         if certain
         else "No domain's gradient works against the objective"
     )
-    told += f"; below 0, but within noise: {names_text(perhaps)}" if perhaps else ""
-    return make_finding("negative", told + ".", warn=bool(certain), value=value)
+    sentence += f"; below 0, but within noise: {names_text(perhaps)}" if perhaps else ""
+    return make_finding("negative", sentence + ".", warn=bool(certain), value=value)
 
 
 def pairs(run: RunRecord) -> Finding:
-    """The most alike and the most opposed domains of the matrix."""
+    """Find the pairs of domains whose gradients are most alike, and most opposed."""
     matrix = help_matrix(run)
     assert matrix is not None, "there are blocks of the gram"
     same = [pair for pair in matrix.redundant if pair.low > REDUNDANT]
-    told = [f"most alike: {pairs_text(matrix.redundant[:MOST_TOLD]) or f'no two at {ALIKE} or more beyond noise'}"]
-    told.append(f"most opposed: {pairs_text(matrix.conflicting[:MOST_TOLD]) or 'no two below 0 beyond noise'}")
+    parts = [f"most alike: {pairs_text(matrix.redundant[:MOST_TOLD]) or f'no two at {ALIKE} or more beyond noise'}"]
+    parts.append(f"most opposed: {pairs_text(matrix.conflicting[:MOST_TOLD]) or 'no two below 0 beyond noise'}")
     if matrix.unmeasured:
-        told.append(f"gradient lost in noise: {names_text(matrix.unmeasured)}")
+        parts.append(f"gradient lost in noise: {names_text(matrix.unmeasured)}")
     if same:
-        told.append(f"{same[0].first} and {same[0].second} teach mostly the same: merge them, or keep one")
+        parts.append(f"{same[0].first} and {same[0].second} teach mostly the same: merge them, or keep one")
     kinds = {"redundant": matrix.redundant, "conflicting": matrix.conflicting}
-    value = {kind: [vars(pair) for pair in found] for kind, found in kinds.items()} | {
+    value = {kind: [vars(pair) for pair in listed] for kind, listed in kinds.items()} | {
         "unmeasured": list(matrix.unmeasured)
     }
-    return make_finding("pairs", f"Cosines of gradients: {'; '.join(told)}.", warn=bool(same), value=value)
+    return make_finding("pairs", f"Cosines of gradients: {'; '.join(parts)}.", warn=bool(same), value=value)

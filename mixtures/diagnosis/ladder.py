@@ -1,10 +1,9 @@
-"""Runs of several proxy sizes over the same domains: do the weights agree, do they move with the size, and where would
-they go?
+"""Runs of several proxy sizes over the same domains: agreement of their weights, trend over the size, extrapolation.
 
-With r_d = log(weight_d / prior_d), the weight averaged over the run's tokens:
-agreement: Spearman's rank correlation of r over the domains between two sizes; p is the share of permutations of the
-domains that correlate at least as much. Trend: r_d = a_d + b_d log10(parameters), least squares over the runs; it holds
-where it explains more than the scatter around it (F test over all domains together).
+All of it uses r_d = log(weight_d / prior_d) of every domain d, with the weight averaged over the run's tokens.
+Agreement of two sizes is Spearman's rank correlation of r over the domains; p is the share of permutations of the
+domains that correlate at least as much. The trend is r_d = a_d + b_d log10(parameters), by least squares over the runs;
+it holds if it explains more than the scatter around it (F test over all domains together).
 """
 
 import itertools
@@ -20,17 +19,18 @@ from mixtures.export import read_runs
 from mixtures.run.run import RunRecord
 from mixtures.text import parse_tokens
 
-LEVEL = 0.05  # of the tests
-EXACT = 7  # domains up to which every permutation is tried; 9,999 random ones above
+LEVEL = 0.05  # significance level of the tests
+EXACT = 7  # up to this number of domains, every permutation is tried; above, DRAWS random ones
 DRAWS = 9999
-REACH = 10  # times: how far beyond the sizes that were run weights are extrapolated
-FEWEST_SIZES = 3  # two lie on a line whatever they are
+REACH = 10  # weights are extrapolated to sizes up to this many times larger or smaller than those that were run
+FEWEST_SIZES = 3  # fewest sizes for a trend: any two lie on a line
 
 
 @dataclass(frozen=True)
 class SizePair:
-    """Two sizes (parameters), the rank correlation of their log-ratios, and its one-sided p-value; NaN and 1 where one
-    is constant.
+    """Two sizes (parameters), the rank correlation of their log-ratios, and its one-sided p-value.
+
+    The correlation is NaN and p is 1 if the log-ratios of one size are constant.
     """
 
     small: int
@@ -40,50 +40,55 @@ class SizePair:
 
     @property
     def agrees(self) -> bool:
-        """The two order the domains alike, beyond chance."""
+        """Whether the two sizes order the domains alike, beyond chance."""
         return self.p <= LEVEL
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """What R runs of N sizes over D domains say; runs of one size are averaged for weights and pairs, but not for the
-    trend.
+    """The weights of R runs of N proxy sizes over D domains.
+
+    Runs of one size are averaged for weights and pairs, but not for the trend.
     """
 
     names: tuple[str, ...]
     parameters: np.ndarray  # (R,) ascending
-    log_ratios: np.ndarray  # (R, D)
+    log_ratios: np.ndarray  # (R, D) log(weight / prior)
     prior: np.ndarray  # (D,) of the largest run
     pairs: tuple[SizePair, ...]  # neighbouring sizes, then the smallest and the largest
 
     @property
     def sizes(self) -> np.ndarray:
-        """(N,) parameters, ascending."""
+        """The sizes (N,) in parameters, ascending."""
         return np.unique(self.parameters)
 
     @property
     def by_size(self) -> np.ndarray:
-        """(N, D) mean log-ratios of every size."""
+        """Mean log-ratios (N, D) of every size."""
         return np.stack([self.log_ratios[self.parameters == size].mean(axis=0) for size in self.sizes])
 
     @property
     def weights(self) -> np.ndarray:
-        """(N, D) weights of every size, rows sum to 1."""
+        """Weights (N, D) of every size; rows sum to 1."""
         return _weights(self.prior, self.by_size)
 
     @property
     def agrees(self) -> bool:
-        """Every compared pair of sizes does."""
+        """Whether every compared pair of sizes agrees."""
         return all(pair.agrees for pair in self.pairs)
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Least squares of the log-ratios over log10(parameters): `slope` (D,) a tenfold size, `residual` (D,) standard
-    deviation around it.
+    """The least squares line of every domain's log-ratio over log10(parameters).
 
-    `moved` and `scatter` are root mean squares over all domains, in log-ratios, that are equal on average where nothing
-    but noise is fitted; p is the F test's. NaN where there are no runs to spare (R = 2).
+    slope:           change of the log-ratio (D,) per tenfold size.
+    residual:        standard deviation around the line (D,).
+    moved, scatter:  root mean squares over all domains, in log-ratios, of the trend and of what is left around it; they
+                     are equal on average if there is only noise.
+    p:               p-value of the F test.
+
+    residual, moved, scatter and p are NaN for two runs, which leave nothing to estimate them from.
     """
 
     intercept: np.ndarray
@@ -96,7 +101,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Weights (D,) of a size that was not run, sum 1, and their 95 % intervals (D,) by the scatter around the trend."""
+    """Weights (D,), sum 1, of a size that was not run, with 95 % intervals (D,) from the scatter around the trend."""
 
     parameters: int
     weights: np.ndarray
@@ -105,16 +110,16 @@ class Extrapolation:
 
 
 def read_ladder(run_dirs: Sequence[str | Path]) -> Ladder:
-    """The runs' averages side by side.
+    """Read runs of several proxy sizes and compare their average weights.
 
     Raises UserError for damaged runs, runs that do not belong together, fewer than two sizes, and weights of zero.
     """
     runs = sorted(read_runs(run_dirs), key=lambda run: run.parameters)
     parameters = np.array([run.parameters for run in runs])
     if len(set(parameters)) < 2:
-        found = ", ".join(f"{run.path} {run.parameters:,}" for run in runs)
+        listed = ", ".join(f"{run.path} {run.parameters:,}" for run in runs)
         raise UserError(
-            f"a ladder needs runs of at least two proxy sizes; found (parameters): {found}; add a run with another "
+            f"a ladder needs runs of at least two proxy sizes; found (parameters): {listed}; add a run with another "
             f"`model`"
         )
     names = runs[0].trajectory.domains
@@ -128,13 +133,13 @@ def read_ladder(run_dirs: Sequence[str | Path]) -> Ladder:
 
 
 def _log_ratios(run: RunRecord, names: Sequence[str]) -> np.ndarray:
-    """(D,) log of average weight over prior, domains in the order of `names`."""
+    """Return the log (D,) of average weight / prior of one run, domains in the order of `names`."""
     trajectory = run.trajectory
     average = trajectory.average
     if zero := [name for name, weight in zip(trajectory.domains, average, strict=True) if weight <= 0]:
         raise UserError(
-            f"{run.path}: the weight of {', '.join(zero)} is 0 throughout, which has no ratio to the prior; leave this "
-            "run out, or learn it with a rule that keeps weights above 0 (update.floor)"
+            f"{run.path}: the weight of {', '.join(zero)} is 0 in all steps, and the logarithm of 0 is not finite; "
+            "leave this run out, or learn it with a rule that keeps weights above 0 (update.floor)"
         )
     return _in_order(run, np.log(average / run.prior), names)
 
@@ -144,31 +149,31 @@ def _in_order(run: RunRecord, values: np.ndarray, names: Sequence[str]) -> np.nd
 
 
 def rank_agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Spearman's correlation of (D,) and (D,), and the share of permutations of the domains that give as much or more.
+    """Return Spearman's correlation of `one` (D,) and `other` (D,), and its one-sided p-value.
 
-    All of them up to 7 domains, 9,999 random ones (always the same) above. (NaN, 1) where one of the two is constant.
+    p is the share of permutations of the domains whose correlation is as large or larger. All permutations are tried
+    for up to 7 domains, otherwise 9,999 random ones (always the same). The result is (NaN, 1) if `one` or `other` is
+    constant.
     """
     first, second = (stats.rankdata(np.round(values, 12)) - (len(values) + 1) / 2 for values in (one, other))
     norm = np.sqrt((first @ first) * (second @ second))
     if norm == 0:
         return np.nan, 1.0
-    found = first @ second / norm
+    correlation = first @ second / norm
     everyone = np.arange(len(first))
     if len(first) <= EXACT:
         drawn = second[np.array(list(itertools.permutations(everyone)))] @ first / norm
-        return float(found), float(np.mean(drawn >= found - 1e-9))
+        return float(correlation), float(np.mean(drawn >= correlation - 1e-9))
     orders = np.random.default_rng(0).permuted(np.tile(everyone, (DRAWS, 1)), axis=1)
-    reached = np.count_nonzero(second[orders] @ first / norm >= found - 1e-9)
-    return float(found), (1 + reached) / (1 + DRAWS)
+    reached = np.count_nonzero(second[orders] @ first / norm >= correlation - 1e-9)
+    return float(correlation), (1 + reached) / (1 + DRAWS)
 
 
 def fit_trend(ladder: Ladder) -> Trend:
-    """The trend of every domain over the sizes, and whether all of them together are more than scatter."""
+    """Fit the trend of every domain over the sizes, and test whether all of them together are more than scatter."""
     x = np.log10(ladder.parameters)
-    runs, free = (
-        len(x),
-        len(ladder.names) - 1,
-    )  # log-ratios of D domains have D - 1 degrees of freedom: weights sum to 1
+    # log-ratios of D domains have D - 1 degrees of freedom, because weights sum to 1
+    runs, free = len(x), len(ladder.names) - 1
     centred = x - x.mean()
     spread = centred @ centred
     slope = centred @ ladder.log_ratios / spread
@@ -176,13 +181,13 @@ def fit_trend(ladder: Ladder) -> Trend:
     if runs == 2:
         unknown = np.full(len(slope), np.nan)
         return Trend(intercept, slope, unknown, float("nan"), float("nan"), float("nan"))
-    left = ladder.log_ratios - intercept - np.outer(x, slope)
-    explained, scatter = spread * (slope @ slope) / free, (left**2).sum() / (free * (runs - 2))
+    residuals = ladder.log_ratios - intercept - np.outer(x, slope)
+    explained, scatter = spread * (slope @ slope) / free, (residuals**2).sum() / (free * (runs - 2))
     p = float(stats.f.sf(explained / scatter, free, free * (runs - 2))) if scatter > 0 else float(explained == 0)
     return Trend(
         intercept,
         slope,
-        np.sqrt((left**2).sum(axis=0) / (runs - 2)),
+        np.sqrt((residuals**2).sum(axis=0) / (runs - 2)),
         float(np.sqrt(explained)),
         float(np.sqrt(scatter)),
         p,
@@ -190,16 +195,15 @@ def fit_trend(ladder: Ladder) -> Trend:
 
 
 def extrapolate(ladder: Ladder, parameters: int) -> Extrapolation:
-    """The weights of a proxy of so many parameters, along the trend.
+    """Return the weights of a proxy with this number of parameters, extrapolated along the trend.
 
-    Raises UserError, listing every reason with its numbers, where the runs do not support that: see `refusals`.
+    Raises UserError if the runs do not support that; it lists every reason with its numbers (see `refusals`).
     """
     if reasons := refusals(ladder, parameters):
         raise UserError(
             f"no weights for {parameters:,} parameters:\n" + "\n".join(f"  - {reason}" for reason in reasons) + "\n"
-            "take the mean of the runs (`mixtures export RUN RUN ...`), or those of the largest; or add runs: more "
-            "sizes, more steps, "
-            "more seeds"
+            "take the mean of the runs (`mixtures export RUN RUN ...`), or the weights of the largest; or add runs: "
+            "more sizes, more steps, more seeds"
         )
     trend, x = fit_trend(ladder), np.log10(ladder.parameters)
     at = np.log10(parameters)
@@ -211,7 +215,7 @@ def extrapolate(ladder: Ladder, parameters: int) -> Extrapolation:
 
 
 def refusals(ladder: Ladder, parameters: int) -> list[str]:
-    """Why the runs say nothing about this size, one reason each; empty where they do."""
+    """Return the reasons why weights cannot be extrapolated to this size; empty if they can."""
     sizes, trend = ladder.sizes, fit_trend(ladder)
     reasons = []
     if parameters > REACH * sizes[-1]:
@@ -225,9 +229,7 @@ def refusals(ladder: Ladder, parameters: int) -> list[str]:
             f"times"
         )
     if len(sizes) < FEWEST_SIZES:
-        reasons.append(
-            f"there are {len(sizes)} sizes, which lie on a line whatever they are; at least {FEWEST_SIZES} are needed"
-        )
+        reasons.append(f"there are {len(sizes)} sizes, and any two lie on a line; at least {FEWEST_SIZES} are needed")
     elif not trend.p <= LEVEL:
         reasons.append(
             f"the weights do not follow the size: trend {trend.moved:.3g}, scatter around it {trend.scatter:.3g} "
@@ -243,16 +245,16 @@ def refusals(ladder: Ladder, parameters: int) -> list[str]:
 
 
 def parse_size(text: str) -> int:
-    """Parameters from `1B`, `125M`, `1e9` or digits. Raises UserError for anything else."""
+    """Read a number of parameters: `1B`, `125M`, `1e9` or digits. Raises UserError for anything else."""
     try:
         return parse_tokens(text)
     except UserError:
         raise UserError(
-            f"{text!r} is no number of parameters; give a positive whole number such as 1B, 125M or 1e9"
+            f"{text!r} is not a number of parameters; give a positive whole number such as 1B, 125M or 1e9"
         ) from None
 
 
 def _weights(prior: np.ndarray, log_ratios: np.ndarray) -> np.ndarray:
-    """(N, D) prior * exp(log_ratios), rows sum to 1."""
+    """Return the weights (N, D) proportional to prior * exp(log_ratios); rows sum to 1."""
     weights = prior * np.exp(log_ratios)
     return weights / weights.sum(axis=1, keepdims=True)

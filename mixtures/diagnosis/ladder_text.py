@@ -1,4 +1,4 @@
-"""A ladder of proxy sizes as text: weights by size, agreement between sizes, a verdict."""
+"""A ladder of proxy sizes as text: weights per size, agreement between sizes, a verdict."""
 
 from textwrap import fill
 
@@ -18,14 +18,17 @@ from mixtures.text import WIDTH, table, tokens_text
 
 
 def ladder_text(ladder: Ladder, beyond: Extrapolation | None = None) -> str:
-    """Everything that a person reads, `beyond` being the weights of a size that was not run."""
+    """Return a ladder as text: tables of weights and of agreement, and a verdict.
+
+    `beyond`: weights of a size that was not run.
+    """
     trend = fit_trend(ladder)
     blocks = [_weights(ladder, trend, beyond), _pairs(ladder), fill(verdict(ladder, trend), WIDTH)]
     return "\n\n".join(blocks)
 
 
 def verdict(ladder: Ladder, trend: Trend) -> str:
-    """What the sizes say together, in sentences."""
+    """Return the verdict on all sizes together, in sentences."""
     sizes = [tokens_text(size) for size in ladder.sizes]
     if off := [pair for pair in ladder.pairs if not pair.agrees]:
         named = ", ".join(f"{tokens_text(pair.small)} and {tokens_text(pair.large)}" for pair in off)
@@ -35,12 +38,12 @@ def verdict(ladder: Ladder, trend: Trend) -> str:
             else ""
         )
         return (
-            f"No agreement beyond chance on the order of the domains: {named}{few}. What one size says cannot be "
+            f"No agreement beyond chance on the order of the domains: {named}{few}. The weights of one size cannot be "
             "carried over to another; more steps or seeds may show whether that is noise."
         )
     agreed = f"All sizes from {sizes[0]} to {sizes[-1]} order the domains alike, beyond chance."
     if len(sizes) < FEWEST_SIZES:
-        return f"{agreed} Two sizes show no trend: a third one would."
+        return f"{agreed} Two sizes cannot show a trend; add a third one."
     moved = f"(trend {trend.moved:.3g}, scatter {trend.scatter:.3g} in log-ratios, p {trend.p:.2g})"
     if trend.p <= LEVEL:
         return (
@@ -51,7 +54,7 @@ def verdict(ladder: Ladder, trend: Trend) -> str:
 
 
 def _weights(ladder: Ladder, trend: Trend, beyond: Extrapolation | None) -> str:
-    """One line a domain, largest weight of the largest size first."""
+    """Return the table of weights, one line per domain, in the order of the largest size's weights."""
     known = np.isfinite(trend.scatter)
     sizes = [tokens_text(size) for size in ladder.sizes]
     header = ["domain", "prior", *sizes, "x per 10x", *(["scatter"] if known else [])]
@@ -74,7 +77,7 @@ def _weights(ladder: Ladder, trend: Trend, beyond: Extrapolation | None) -> str:
         f"average weights by parameters of the proxy (runs): {', '.join(counts)}; x per 10x: factor of weight "
         f"over prior when the proxy is "
     )
-    note += "ten times as large" + ("; scatter: standard deviation around that, of one run" if known else "")
+    note += "ten times as large" + ("; scatter: standard deviation of one run around that" if known else "")
     return f"{table(header, rows)}\n{fill(note, WIDTH)}"
 
 

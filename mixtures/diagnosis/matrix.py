@@ -1,6 +1,4 @@
-"""Who helps whom: the cosines between domains' gradients over a run, their noise, and an order that puts like beside
-like.
-"""
+"""Which domain helps which: cosines between the domains' gradients over a run, their noise, and a clustered order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +8,16 @@ import numpy as np
 from mixtures.diagnosis.noise import interval_factor, mean_noise
 from mixtures.run.run import RunRecord
 
-ALIKE = 0.5  # cosine from which two domains are called alike: a quarter of either's squared gradient is the other's
+ALIKE = 0.5  # two domains are called alike from this cosine on; one then explains a quarter of the other's squared norm
 MOST_PAIRS = 5
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two domains, the first one trained: cosine of their gradients (noise can bring its estimate beyond 1, here it
-    stays within) and a
-    95 % interval that holds for all pairs at once."""
+    """Two domains, the first one trained, and the cosine of their gradients with its 95 % interval, low to high.
+
+    The interval holds for all pairs at once. Estimates that noise brings beyond -1 or 1 are cut to that.
+    """
 
     first: str
     second: str
@@ -29,33 +28,34 @@ class Pair:
 
 @dataclass(frozen=True)
 class HelpMatrix:
-    """D trained domains (rows), G groups that they help or hurt (columns: the same D domains, then targets and held-out
-    rows).
+    """Cosines between the gradients of D trained domains (rows) and of G groups that they help or hurt (columns).
+
+    The columns are the same D domains, then targets and held-out rows; columns[:D] == rows.
+
+    cosines:      (D, G); noise can bring them beyond -1 or 1. NaN if not measured, or if a gradient is lost in noise.
+    noise:        standard errors of the cosines (D, G); NaN where the cosine is NaN, and if the run has fewer than four
+                  steps.
+    order:        clustered order of the D rows (and the first D columns): domains that are alike are neighbours.
+    unmeasured:   groups whose self product is not above its noise (two standard errors).
+    redundant:    pairs of training domains with cosines of ALIKE or more that noise does not explain, most alike first.
+    conflicting:  pairs of training domains, or of one and a target, with cosines below 0 that noise does not explain,
+                  most opposed first.
+    unbiased:     False if the run measured no self products; the diagonal then holds noise, and cosines are too near 0.
     """
 
-    rows: tuple[str, ...]  # (D,) run's order
-    columns: tuple[str, ...]  # (G,) run's order; columns[:D] == rows
-    cosines: (
-        np.ndarray
-    )  # (D, G); may leave [-1, 1] by noise; NaN: not measured, or a group whose gradient is lost in noise
-    noise: (
-        np.ndarray
-    )  # (D, G), standard errors of the cosines; NaN where the cosine is, and in a run of fewer than four steps
-    order: tuple[
-        int, ...
-    ]  # the D rows (and first D columns), clustered: like beside like; the other columns stay as they are
-    unmeasured: tuple[str, ...]  # groups whose self product is not above its noise (two standard errors)
-    redundant: tuple[
-        Pair, ...
-    ]  # of training domains, most alike first: cosines of ALIKE or more that noise does not explain
-    conflicting: tuple[Pair, ...]  # training domains, or one and a target, most opposed first: below 0 beyond noise
-    unbiased: bool = (
-        True  # False: the run measured no self products, its diagonal holds noise, and cosines are too near 0
-    )
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cosines: np.ndarray
+    noise: np.ndarray
+    order: tuple[int, ...]
+    unmeasured: tuple[str, ...]
+    redundant: tuple[Pair, ...]
+    conflicting: tuple[Pair, ...]
+    unbiased: bool = True
 
 
 def help_matrix(run: RunRecord) -> HelpMatrix | None:
-    """Return who helps whom in a run; None for a run that recorded no gram (DoReMi)."""
+    """Compute the cosines between the domains' gradients over a run; None if it recorded no gram (DoReMi)."""
     blocks = run.trajectory.gram_blocks
     if not len(blocks):
         return None
@@ -84,7 +84,7 @@ def help_matrix(run: RunRecord) -> HelpMatrix | None:
         cosines=cosines[:count],
         noise=noise[:count],
         order=clustered_order(cosines[:count, :count]),
-        unmeasured=tuple(name for name, own in zip(columns, np.diag(cosines), strict=True) if np.isnan(own)),
+        unmeasured=tuple(name for name, cosine in zip(columns, np.diag(cosines), strict=True) if np.isnan(cosine)),
         redundant=pairs(alike, -1),
         conflicting=pairs(later & (high < 0), 1),
         unbiased=not np.isnan(run.trajectory.self_products).all(),
@@ -92,29 +92,30 @@ def help_matrix(run: RunRecord) -> HelpMatrix | None:
 
 
 def cosines_of(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(G, G) cosines of the mean of grams (B, G, G), and their standard errors; the diagonal is 1 without error.
+    """Return the cosines (G, G) of the mean of grams (B, G, G), and their standard errors (G, G).
 
-    A group whose self product is not two standard errors above 0 (where those are known: above 0) has no direction to
-    speak of: NaN. The errors are those of the ratio to first order: with m the mean gram, block b moves the cosine c_ij
-    by m_b,ij / sqrt(m_ii m_jj) - c_ij/2 (m_b,ii / m_ii + m_b,jj / m_jj).
+    The diagonal is 1, without error. If a group's self product is not two standard errors above 0 (or not above 0, if
+    its error is not known), its direction is lost in noise, and its cosines are NaN. The errors are those of the ratio
+    to first order: with m the mean gram, block b moves the cosine c_ij by
+    m_b,ij / sqrt(m_ii m_jj) - c_ij/2 (m_b,ii / m_ii + m_b,jj / m_jj).
     """
     mean, noise = blocks.mean(axis=0), mean_noise(np.diagonal(blocks, axis1=1, axis2=2))
-    own = np.diag(mean)
-    own = np.where(own > 2 * np.nan_to_num(noise), own, np.nan)
-    scale = np.sqrt(np.outer(own, own))
+    squares = np.diag(mean)
+    squares = np.where(squares > 2 * np.nan_to_num(noise), squares, np.nan)
+    scale = np.sqrt(np.outer(squares, squares))
     cosines = mean / scale
-    relative = np.diagonal(blocks, axis1=1, axis2=2) / own
+    relative = np.diagonal(blocks, axis1=1, axis2=2) / squares
     errors = np.empty_like(cosines)
-    for row in range(len(cosines)):  # a row at a time: B * G numbers in memory beside the blocks
+    for row in range(len(cosines)):  # row by row, so that only B * G numbers are in memory beside the blocks
         moved = blocks[:, row] / scale[row] - cosines[row] / 2 * (relative[:, [row]] + relative)
         errors[row] = mean_noise(moved)
     return cosines, errors
 
 
 def clustered_order(cosines: np.ndarray) -> tuple[int, ...]:
-    """The D domains of `cosines` (D, D) by average linkage on 1 - cosine, neighbours as alike as the tree allows.
+    """Return an order of the D domains in `cosines` (D, D) in which neighbours are as alike as the tree allows.
 
-    Domains without cosines come last, in their order.
+    The tree is made by average linkage on 1 - cosine. Domains without cosines come last, in their order.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
@@ -128,7 +129,7 @@ def clustered_order(cosines: np.ndarray) -> tuple[int, ...]:
 
 
 def pairs_text(pairs: Sequence[Pair]) -> str:
-    """`a and b 0.64 (0.55 to 0.73), c and d ...`."""
+    """Return pairs as text, such as `a and b 0.64 (0.55 to 0.73), c and d ...`."""
     return ", ".join(
         f"{pair.first} and {pair.second} {pair.cosine:.2f} ({pair.low:.2f} to {pair.high:.2f})" for pair in pairs
     )

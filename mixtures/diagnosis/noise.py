@@ -1,7 +1,7 @@
-"""Noise of means over a run, from the differences of blocks of steps that follow each other.
+"""Standard errors of means over a run, from the differences between neighbouring blocks of steps.
 
-Every step draws new rows, so blocks that follow each other differ by noise and by little drift: differences of
-neighbours measure the noise alone (of the steps' rows; not of the choice of the corpus).
+Every step draws new rows, and weights drift slowly. So two blocks that follow each other differ almost only by noise,
+and their difference measures it. This is the noise from the rows drawn, not from the choice of the corpus.
 """
 
 import numpy as np
@@ -9,11 +9,11 @@ from scipy import stats
 
 
 def mean_noise(blocks: np.ndarray) -> np.ndarray:
-    """(...) standard error of the mean of `blocks` (B, ...) from the differences of neighbours, in pairs; NaN below
-    four blocks.
+    """Return the standard error (...) of the mean of `blocks` (B, ...); NaN for fewer than four blocks.
 
-    A pair's squared difference is the sum of its two variances, so noise that grows or shrinks over the run counts as
-    it is, and a drift only by what it does within a pair.
+    It comes from the differences between the two blocks of each pair of neighbours. The squared difference of a pair
+    estimates the sum of its two variances. So noise may grow or shrink over the run, and a drift counts only by its
+    change within a pair.
     """
     count = len(blocks)
     if count < 4:
@@ -24,7 +24,8 @@ def mean_noise(blocks: np.ndarray) -> np.ndarray:
 
 
 def interval_factor(blocks: int, *, claims: int = 1) -> float:
-    """Standard errors to either side of a mean over `blocks` that 95 % intervals take, all of `claims` at once
-    (Bonferroni).
+    """Return the half width of 95 % intervals, in standard errors of a mean over `blocks` blocks.
+
+    The intervals hold for all of `claims` means at once (Bonferroni).
     """
     return float(stats.t.ppf(1 - 0.025 / claims, max(blocks // 2, 1)))

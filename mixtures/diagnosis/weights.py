@@ -1,4 +1,4 @@
-"""Findings about a run's weights and steps. Each function looks at one thing and says it as data and as a sentence."""
+"""Findings about a run's weights and steps; every function returns one finding, as data and as a sentence."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.run.run import RunRecord
 from mixtures.text import shorten
 
-SETTLED = 0.1  # relative distance from its end within which the running average stays once it has settled
+SETTLED = 0.1  # the running average has settled if it stays within this relative distance of its end
 LATE = 0.5  # share of the steps after which settling is late
-MOST_CLIPPED = 0.5  # share of the steps
-FEW_DOMAINS = 0.25  # effective number of domains, as a share of all
-LEFT_OUT = 0.05  # weight at the end, as a share of the prior's
+MOST_CLIPPED = 0.5  # above this share of clipped steps, the finding warns
+FEW_DOMAINS = 0.25  # below this share of all domains, the effective number of domains is low
+LEFT_OUT = 0.05  # a domain is almost left out if its weight ends at this share of its prior weight, or below
 
 
 def settled(run: RunRecord) -> Finding:
-    """First step from which on the running average of the weights stays within 10 % of its end, in every domain."""
+    """Find the step from which on the running average of the weights stays within 10 % of its end in every domain."""
     trajectory = run.trajectory
     before = np.concatenate([[0], trajectory.tokens[:-1]])
     trained = (trajectory.tokens - before)[:, None]
@@ -25,37 +25,38 @@ def settled(run: RunRecord) -> Finding:
     since = np.where(outside.any(axis=0), since + 1, 1)
     last, step = trajectory.domains[int(since.argmax())], int(since.max())
     late = step > LATE * steps and steps > 1
-    told = f"The average weights are within {SETTLED:.0%} of their end from step {step} of {steps} on"
+    sentence = f"The average weights are within {SETTLED:.0%} of their end from step {step} of {steps} on"
     if late:
-        told += (
-            f" ({shorten(last)} was the last): they still moved in the second half, so a longer run would give others"
+        sentence += (
+            f" ({shorten(last)} was the last): they still moved in the second half, so a longer run would give other "
+            f"weights"
         )
-    return make_finding("settled", told + ".", warn=late, value={"step": step, "steps": steps, "last": last})
+    return make_finding("settled", sentence + ".", warn=late, value={"step": step, "steps": steps, "last": last})
 
 
 def effective_domains(run: RunRecord) -> Finding:
-    """exp of the entropy of the average weights: how many equal domains are as spread out."""
+    """Compute exp of the entropy of the average weights: the number of equal domains that are as spread out."""
     weights, names = run.trajectory.average, run.trajectory.domains
     positive = weights[weights > 0]
     effective = float(np.exp(-(positive * np.log(positive)).sum()))
     largest = int(weights.argmax())
     few = effective < max(1.5, FEW_DOMAINS * len(names))
-    told = (
+    sentence = (
         f"The mixture is as spread out as {effective:.1f} equal domains of {len(names)}; the largest, "
         f"{shorten(names[largest])}, "
     )
-    told += f"has {weights[largest]:.1%}" + (": most of the text is hardly used" if few else "")
+    sentence += f"has {weights[largest]:.1%}" + (": most of the text is hardly used" if few else "")
     value = {
         "effective": effective,
         "domains": len(names),
         "largest": names[largest],
         "weight": float(weights[largest]),
     }
-    return make_finding("effective_domains", told + ".", warn=few, value=value)
+    return make_finding("effective_domains", sentence + ".", warn=few, value=value)
 
 
 def clipped(run: RunRecord) -> Finding:
-    """Share of the steps whose combined gradient was longer than train.max_grad_norm."""
+    """Compute the share of the steps whose combined gradient was longer than train.max_grad_norm."""
     bound, norms = (
         run.config.train.get("max_grad_norm"),
         run.trajectory.frame["gradient_norm"].to_numpy(dtype=np.float64),
@@ -65,33 +66,34 @@ def clipped(run: RunRecord) -> Finding:
         return make_finding("clipped", "The run does not record gradient norms or the norm that they are clipped to.")
     share = float((norms > bound).mean())
     much = share > MOST_CLIPPED
-    told = f"{share:.0%} of the steps had their gradient clipped to norm {bound:g}"
-    told += f" (median {np.median(norms):.3g}): raise train.max_grad_norm or lower train.lr" if much else ""
+    sentence = f"{share:.0%} of the steps had their gradient clipped to norm {bound:g}"
+    sentence += f" (median {np.median(norms):.3g}): raise train.max_grad_norm or lower train.lr" if much else ""
     return make_finding(
         "clipped",
-        told + ".",
+        sentence + ".",
         warn=much,
         value={"share": share, "max_grad_norm": bound, "median": float(np.median(norms))},
     )
 
 
 def floor(run: RunRecord) -> Finding:
-    """Domains that end (mean of the last tenth of the steps) with a twentieth of their prior weight or less, or at
-    `update.floor`.
+    """Find domains that end with a twentieth of their prior weight or less, or at `update.floor`.
+
+    The weight at the end is the mean over the last tenth of the steps.
     """
     weights, names, prior = run.trajectory.weights, run.trajectory.domains, run.prior
     end = weights[-max(1, len(weights) // 10) :].mean(axis=0)
     lowest = max(LEFT_OUT, 1.05 * float(run.config.update.get("floor") or 0))
-    left = [number for number in np.argsort(end / prior) if end[number] <= lowest * prior[number]]
-    chosen = {names[number]: float(end[number] / prior[number]) for number in left}
+    low = [number for number in np.argsort(end / prior) if end[number] <= lowest * prior[number]]
+    chosen = {names[number]: float(end[number] / prior[number]) for number in low}
     value = {"at_most": lowest, "shares_of_prior": chosen}
-    if not left:
-        told = (
+    if not low:
+        sentence = (
             f"No weight ends below {lowest:.2g} of the prior ({shorten(names[int(np.argmin(end / prior))])} is "
             f"lowest, with "
         )
-        return make_finding("floor", told + f"{np.min(end / prior):.2f}).", value=value)
-    told = (
-        f"All but left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
+        return make_finding("floor", sentence + f"{np.min(end / prior):.2f}).", value=value)
+    sentence = (
+        f"Almost left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
     )
-    return make_finding("floor", told, warn=True, value=value)
+    return make_finding("floor", sentence, warn=True, value=value)

@@ -243,7 +243,8 @@ def test_input_tables_stay_as_they_are() -> None:
         ),
         (
             lambda t: {**t, "rows": change(t, of_run("natural", 1), lambda losses: losses + 0.1)["rows"]},
-            "losses that are not the mean of their rows: natural seed 1 wiki .* rows and results come from different runs",
+            "losses that are not the mean of their rows: natural seed 1 wiki .* rows and results come from "
+            "different runs",
         ),
     ],
 )

@@ -221,7 +221,7 @@ def test_the_figure_has_a_line_and_a_name_for_what_moves_most(tmp_path: Path, do
 
 @pytest.mark.parametrize("text", ["", "-1", "many", "1X"])
 def test_a_size_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="no number of parameters"):
+    with pytest.raises(UserError, match="not a number of parameters"):
         parse_size(text)
 
 
