@@ -284,11 +284,11 @@ def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
             yield f"{where} and domains do not match in {', '.join(differ)}; name exactly the mixture's domains"
 
 
-if __name__ == "__main__":
-    write_atomic(SCHEMA_FILE, schema_text())
-    print(SCHEMA_FILE)
-
-
 def learned_weights(mixture: Mixture) -> tuple[dict[str, float], ...]:
     """Return the learned weights, one entry per stage; empty where bounds did not move them."""
     return tuple(weights for constraint in mixture.provenance.constraints for weights in constraint.learned)
+
+
+if __name__ == "__main__":
+    write_atomic(SCHEMA_FILE, schema_text())
+    print(SCHEMA_FILE)
