@@ -6,8 +6,11 @@ weights.py      findings about the weights and the steps
 gradients.py    findings from the recorded gradient products
 matrix.py       cosines between the domains' gradients, and their noise
 repetition.py   findings about how often text is repeated
-noise.py        standard errors of means over a run
-blocks.py       the same standard errors, and means of the gram over blocks of steps
+noise.py        standard errors of means over a run, from blocks of steps
 ladder.py       runs of several proxy sizes: agreement, trend and extrapolation
 ladder_text.py  that comparison as text
 """
+
+from mixtures.diagnosis.diagnosis import diagnose
+
+__all__ = ["diagnose"]

@@ -9,3 +9,24 @@ hull.py         the search for the lowest value among combinations of the mixtur
 optimum.py      the best mixture beside simple ones, its bounds, and whether to trust it
 text.py         a fit in words
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixtures.fit.fit import fit_swarm
+    from mixtures.fit.surrogate import best_mixture, fit_surrogate
+
+__all__ = ["best_mixture", "fit_surrogate", "fit_swarm"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name at its first use: the names of the models need not wait for scipy."""
+    if name == "fit_swarm":
+        from mixtures.fit.fit import fit_swarm
+
+        return fit_swarm
+    if name in ("best_mixture", "fit_surrogate"):
+        from mixtures.fit import surrogate
+
+        return getattr(surrogate, name)
+    raise AttributeError(f"module 'mixtures.fit' has no attribute {name!r}")

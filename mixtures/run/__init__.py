@@ -10,3 +10,19 @@ learned.py     the mean over runs, its intervals, and its shrinkage to the prior
 reused.py      with --reuse: from weights over `reused` to weights over all domains
 summary.py     the table that is printed at the end of a run
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixtures.run.run import read_run
+
+__all__ = ["read_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return `read_run` at its first use: single files of this folder need not wait for pandas."""
+    if name == "read_run":
+        from mixtures.run.run import read_run
+
+        return read_run
+    raise AttributeError(f"module 'mixtures.run' has no attribute {name!r}")

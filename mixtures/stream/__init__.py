@@ -7,3 +7,7 @@ shuffle.py    a shuffled order of any size, computed from a key and never stored
 policy.py     the text of every epoch of a domain with a sample policy
 tokens.py     the tokens of a domain on disk or in memory, and whether they are the mixture's text
 """
+
+from mixtures.stream.stream import MixtureStream
+
+__all__ = ["MixtureStream"]
