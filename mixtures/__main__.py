@@ -70,11 +70,11 @@ def _export(parser: Parser) -> None:
 
 
 def _show(parser: Parser) -> None:
-    parser.add_argument("mixture", metavar="mixture.json")
+    parser.add_argument("mixture", metavar="mixture.json", help="mixture file that `mixtures export` wrote")
 
 
 def _plot(parser: Parser) -> None:
-    parser.add_argument("what", metavar="RUN_DIR | mixture.json")
+    parser.add_argument("what", metavar="RUN_DIR | mixture.json", help="run of proxies.train, or a mixture file")
     parser.add_argument("-o", "--output", help="directory (default: RUN_DIR/plots, or beside the mixture)")
 
 
@@ -94,7 +94,8 @@ def _diagnose(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    parser.add_argument("what", metavar="RUN_DIR | COMPARE_DIR")
+    what = "directory that `proxies.train` or `proxies.compare` wrote"
+    parser.add_argument("what", metavar="RUN_DIR | COMPARE_DIR", help=what)
     output = "file to write (default: report.html in that directory)"
     parser.add_argument("-o", "--output", metavar="report.html", help=output)
 
@@ -186,7 +187,8 @@ def _convert(parser: Parser) -> None:
     """The flags of `convert`; an option that only some formats take is absent where it is not given."""
     from mixtures.convert.options import OPTIONS, SAMPLES, STAGES, flag, read_option, whole
 
-    parser.add_argument("mixture", nargs="?", metavar="mixture.json")
+    mixture = "mixture file that `mixtures export` wrote; not needed with --list"
+    parser.add_argument("mixture", nargs="?", metavar="mixture.json", help=mixture)
     parser.add_argument("--to", metavar="FORMAT", help="the trainer's format; --list names them")
     listing = "print the table of formats: units, stages, what each honours"
     parser.add_argument("--list", action="store_true", help=listing)

@@ -1,3 +1,4 @@
+import argparse
 import errno
 import json
 import os
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
+import mixtures
 from mixtures import Mixture
-from mixtures.__main__ import main
+from mixtures.__main__ import COMMANDS, _parser, main
 from mixtures.run.run import read_run
 from mixtures.run.summary import summary
 from mixtures.schedule.check import check
@@ -49,6 +51,20 @@ def test_no_command_imports_torch_or_pyplot(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"mixtures {mixtures.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", list(COMMANDS))
+def test_every_flag_of_every_command_has_a_help_text(verb: str) -> None:
+    verbs = next(action for action in _parser([verb])._actions if isinstance(action, argparse._SubParsersAction))
+    assert verbs.choices[verb].description
+    assert [action.dest for action in verbs.choices[verb]._actions if not action.help] == []
 
 
 def test_export_writes_beside_the_run_what_show_and_check_accept(
