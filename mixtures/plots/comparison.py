@@ -1,4 +1,4 @@
-"""PNGs of a comparison: losses over tokens, and which domain gained or paid under each mixture."""
+"""Figures of a comparison: losses over tokens, and the difference of every domain under each mixture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ from mixtures.plots.style import STYLE, draw_lines, name_lines, save_figures, to
 from mixtures.text import shorten
 
 BETTER, WORSE, UNCLEAR = PALETTE[0], PALETTE[1], "#888888"
-WARM = 0.2  # losses before this part of training may leave the axis of losses
+WARM = 0.2  # part of training before which losses may lie outside the axis of losses
 
 
 def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
     """Draw the figures of a comparison: loss_over_tokens and difference_by_domain.
 
-    The second is left out where no mixture has a difference to the baseline (everything diverged).
+    The second is left out if no mixture has a difference to the baseline (everything diverged).
     """
     with matplotlib.rc_context(STYLE):
         figures = {"loss_over_tokens": curves_figure(comparison)}
@@ -38,9 +38,10 @@ def plot_comparison(comparison: Comparison, directory: str | Path) -> list[Path]
 
 
 def curves_figure(comparison: Comparison) -> Figure:
-    """Mean loss over the objective over tokens, and below it the difference to the baseline, with final intervals.
+    """Draw the mean loss of the objective over tokens, and below it the difference to the baseline.
 
-    Thick lines: mean over seeds, thin ones: single seeds. A line ends where a run diverged.
+    Thick lines are means over seeds, thin lines are single seeds. A line ends where a run diverged. The final
+    differences have 95 % intervals.
     """
     outcomes = comparison.outcomes
     looks = choose_mixture_looks(len(outcomes))
@@ -68,9 +69,7 @@ def curves_figure(comparison: Comparison) -> Figure:
 
 
 def domains_figure(comparison: Comparison) -> Figure:
-    """Difference to the baseline of every domain, a panel a mixture, with 95 % intervals and the numbers beside
-    them.
-    """
+    """Draw the difference to the baseline of every domain, with 95 % interval and number, one panel per mixture."""
     outcomes = comparison.compared
     means = {name: np.mean([outcome.by_domain[name].value for outcome in outcomes]) for name in comparison.rows}
     names = sorted(means, key=lambda name: -means[name])
@@ -97,7 +96,7 @@ def domains_figure(comparison: Comparison) -> Figure:
 
 
 def _draw_seeds(axes: Axes, tokens: np.ndarray, values: np.ndarray, looks: Sequence[Look]) -> None:
-    """`values` (M, S, P): single seeds thin, their mean thick, up to where the first of them ends."""
+    """Draw `values` (M, S, P): single seeds as thin lines, their mean as a thick one that ends with the first seed."""
     for runs, look in zip(values, looks, strict=True):
         runs = runs[np.isfinite(runs).any(axis=1)]
         if len(runs) > 1:
@@ -108,7 +107,7 @@ def _draw_seeds(axes: Axes, tokens: np.ndarray, values: np.ndarray, looks: Seque
 
 
 def _draw_intervals(axes: Axes, last: float, ends: Sequence[Difference | None], looks: Sequence[Look]) -> float:
-    """Final differences with their intervals, side by side in a strip right of the lines; where the strip ends."""
+    """Draw the final differences with their intervals, in a strip right of the lines; return where the strip ends."""
     step = 0.018 * last
     for place, (end, look) in enumerate(zip(ends, looks, strict=True), start=1):
         if end is not None:
@@ -120,18 +119,18 @@ def _draw_intervals(axes: Axes, last: float, ends: Sequence[Difference | None], 
 
 
 def _limits(values: np.ndarray, ends: Sequence[Difference | None]) -> tuple[float, float]:
-    """An axis that holds the finite `values` and the intervals, with some room."""
+    """Return the limits of an axis that holds the finite `values` and the intervals, with some room."""
     bounds = [bound for end in ends if end is not None for bound in (end.value, end.low, end.high)]
-    held = np.array([*values[np.isfinite(values)], *bounds, *([0.0] if ends else [])])
-    held = held[np.isfinite(held)]
-    if not len(held):
+    heights = np.array([*values[np.isfinite(values)], *bounds, *([0.0] if ends else [])])
+    heights = heights[np.isfinite(heights)]
+    if not len(heights):
         return 0.0, 1.0
-    room = max(0.06 * float(np.ptp(held)), 1e-4)
-    return float(held.min()) - room, float(held.max()) + room
+    room = max(0.06 * float(np.ptp(heights)), 1e-4)
+    return float(heights.min()) - room, float(heights.max()) + room
 
 
 def _legend(figure: Figure, looks: Sequence[Look], names: Sequence[str], final: Sequence[float], *, seeds: int) -> None:
-    """How the lines are to be read, and the mixtures that have no end to put their name at."""
+    """Draw the legend: what the lines mean, and the mixtures whose lines have no end to put their name at."""
     thick, thin = (Line2D([], [], color=REFERENCE, linewidth=width) for width in (1.4, 0.6))
     entries: list[tuple[Any, str]] = [(thick, "mean over seeds"), (thin, "single seed")] if seeds > 1 else []
     entries.append(
@@ -146,7 +145,7 @@ def _legend(figure: Figure, looks: Sequence[Look], names: Sequence[str], final: 
 
 
 def _dots(axes: Axes, outcome: Outcome, names: Sequence[str]) -> None:
-    """One panel: the objective on top, then the domains; numbers in a column of their own at the right."""
+    """Draw one panel: the objective on top, then the domains; the numbers are in a column at the right."""
     assert outcome.difference is not None
     edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
     for place, difference in zip(
@@ -164,5 +163,5 @@ def _dots(axes: Axes, outcome: Outcome, names: Sequence[str]) -> None:
     axes.axvline(0, color=REFERENCE, linewidth=0.9)
     axes.axhline(-0.75, color="#CCCCCC", linewidth=0.8)
     axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)  # beside the next panel's, the numbers would seem to be the next panel's
+    axes.spines["left"].set_visible(False)  # otherwise the numbers would seem to belong to the next panel
     axes.grid(True, axis="y", color="#F0F0F0")

@@ -1,4 +1,4 @@
-"""ladder.png: weight over prior by size of the proxy, a line a domain."""
+"""The figure ladder.png: weight / prior over the size of the proxy, one line per domain."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from mixtures.text import tokens_text
 
 
 def plot_ladder(ladder: Ladder, path: Path, beyond: Extrapolation | None = None) -> Path:
-    """Write the figure; the path."""
+    """Write the figure of a ladder to `path`, and return the path."""
     with matplotlib.rc_context(STYLE):
         return save_png(ladder_figure(ladder, beyond), path)
 
 
 def ladder_figure(ladder: Ladder, beyond: Extrapolation | None = None) -> Figure:
-    """Means of the sizes as lines, single runs as points, what is extrapolated dashed with its interval."""
+    """Draw the means of the sizes as lines, single runs as points, and `beyond` as dotted lines with intervals."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     sizes, ratios = ladder.sizes, np.exp(ladder.by_size)

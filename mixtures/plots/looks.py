@@ -1,4 +1,4 @@
-"""Many lines in one plot that stay readable: a colour-blind-safe palette, names at the right end, the rest in grey."""
+"""Colours and dashes of lines: a palette for the colour-blind, and grey for lines without a name."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from mixtures.run.average import running_mean
 
-# Okabe and Ito's colours that stand out on white; the second time round the lines are dashed.
+# The colours of Okabe and Ito that stand out on white; when all are used, further lines are dashed.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#B8B8B8"
-COLORS = PALETTE[:6]  # the seventh, black, is the baseline's
+COLORS = PALETTE[:6]  # the seventh, black, is for the baseline
 STYLES = ("-", "--", ":", "-.")
 REFERENCE = "#555555"
-ALL_NAMED = 2 * len(PALETTE)  # up to here every line has a colour of its own
+ALL_NAMED = 2 * len(PALETTE)  # up to this number of lines, every line has its own look
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one line is drawn; the same domain looks the same in every plot of a run."""
+    """The look of one line; a domain has the same look in every plot of a run."""
 
     color: str
     style: str
@@ -25,7 +25,7 @@ class Look:
 
 
 def choose_looks(values: np.ndarray) -> list[Look]:
-    """A look for each column of `values` (S, D): all named where there are few, else those that move most."""
+    """Choose a look for each column of `values` (S, D): if there are many, only those that move most get a colour."""
     count = values.shape[1]
     if count <= ALL_NAMED:
         named = list(range(count))
@@ -39,12 +39,12 @@ def choose_looks(values: np.ndarray) -> list[Look]:
 
 
 def smoothing_window(steps: int) -> int:
-    """Length of the running mean that a line of `steps` points is drawn with."""
+    """Return the window of the running mean (steps) that a line of `steps` points is drawn with."""
     return max(1, steps // 50)
 
 
 def choose_mixture_looks(count: int) -> list[Look]:
-    """A look for every mixture: the baseline (first) black, the others each their own colour and dashes."""
+    """Choose a look for every mixture: black for the baseline (first), colours and dashes for the others."""
     others = [
         Look(COLORS[turn % len(COLORS)], STYLES[turn // len(COLORS) % len(STYLES)], True) for turn in range(count - 1)
     ]

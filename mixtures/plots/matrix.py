@@ -1,6 +1,4 @@
-"""matrix.png: who helps whom as a heat map, like beside like, with the pairs that noise does not explain named
-below.
-"""
+"""The figure matrix.png: a heat map of the cosines between the domains' gradients, with the clearest pairs below."""
 
 from textwrap import fill
 
@@ -11,17 +9,17 @@ from matplotlib.figure import Figure
 from mixtures.diagnosis.matrix import ALIKE, HelpMatrix, Pair
 from mixtures.text import shorten
 
-MOST_NUMBERS = 14  # groups up to which the cells carry their numbers
-MOST_NAMES = 80  # lines of names that fit the largest page
+MOST_NUMBERS = 14  # up to this number of groups, the cells show their numbers
+MOST_NAMES = 80  # most names that fit on the largest page
 NAME_WIDTH = 28
 PAIRS_NAMED = 3
 
 
 def matrix_figure(matrix: HelpMatrix) -> Figure:
-    """Cosines (D, G) in clustered order; the diagonal is 1 and left out, so that the colours serve the rest.
+    """Draw the cosines (D, G) in clustered order, without the diagonal, which is 1.
 
-    A line divides the training domains from groups that only the objective uses. Blue helps, red hurts; grey is not
-    measured. Below stand the most redundant and the most conflicting pairs.
+    A line divides the training domains from groups that only the objective uses. Blue helps, red hurts, grey was not
+    measured. The most redundant and the most conflicting pairs are listed below.
     """
     rows, count = len(matrix.rows), len(matrix.columns)
     columns = [*matrix.order, *range(rows, count)]
@@ -64,7 +62,7 @@ def _write_numbers(axes: Axes, shown: np.ma.MaskedArray, limit: float) -> None:
 
 
 def _caption(matrix: HelpMatrix, *, width: int) -> str:
-    """The named pairs, one line each with their intervals, and what was not measured."""
+    """Return the caption: the clearest pairs, one per line with their intervals, and what was not measured."""
 
     def line(pair: Pair) -> str:
         names = f"{shorten(pair.first, NAME_WIDTH)} and {shorten(pair.second, NAME_WIDTH)}"

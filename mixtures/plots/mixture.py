@@ -1,4 +1,4 @@
-"""Figures of a mixture: the shares of its stages, and what its sample policies leave of every domain."""
+"""Figures of a mixture: the shares of its stages, and how much of every domain its sample weights leave."""
 
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ MOST_PANELS = 5
 
 
 def mixture_figures(mixture: Mixture) -> dict[str, Figure]:
-    """Draw the figures of a mixture: mixture, and samples where a domain has a sample policy.
+    """Draw the figures of a mixture: `mixture`, and `samples` if a domain has a sample policy.
 
-    Raises UserError for a manifest that is missing, damaged or another one.
+    Raises UserError for a manifest that is missing, damaged, or not the one that the mixture names.
     """
     opened = [open_manifest(domain, mixture.directory) for domain in mixture.domains]
     manifests = [manifest for manifest in opened if manifest is not None]
@@ -35,14 +35,12 @@ def mixture_figures(mixture: Mixture) -> dict[str, Figure]:
 
 
 def plot_mixture(mixture: Mixture, directory: str | Path) -> list[Path]:
-    """Write mixture.png, and samples.png where a domain has a sample policy, into `directory`; return the paths."""
+    """Write mixture.png, and samples.png if a domain has a sample policy, into `directory`; return the paths."""
     return save_figures(mixture_figures(mixture), directory)
 
 
 def samples_figure(manifests: list[Manifest]) -> Figure:
-    """Effective sample size and the tokens that are read at all, then quantiles of the documents' weights; a row a
-    domain.
-    """
+    """Draw one row per domain: effective sample size, tokens that are read at all, and quantiles of the weights."""
     weighted = [text_weights(manifest) for manifest in manifests]
     sizes = np.array([effective_sample_size(weights, tokens) for weights, tokens in weighted])
     read = np.array([tokens[weights > 0].sum() / tokens.sum() for weights, tokens in weighted])
@@ -68,7 +66,7 @@ def samples_figure(manifests: list[Manifest]) -> Figure:
 
 
 def _draw_sizes(axes: Axes, sizes: np.ndarray, read: np.ndarray) -> None:
-    """Bars with their numbers in a column at the right edge, and a mark at the share of the tokens that is read."""
+    """Draw the sizes as bars, with numbers at the right edge, and a mark at the share of the tokens that is read."""
     places = np.arange(len(sizes))
     axes.barh(places, sizes, height=0.72, color=PALETTE[5], label="effective sample size")
     axes.plot(
@@ -85,7 +83,7 @@ def _draw_sizes(axes: Axes, sizes: np.ndarray, read: np.ndarray) -> None:
 
 
 def rule_text(manifest: Manifest) -> str:
-    """`rule softmax, score nll_mean, cap 4`; nothing where the manifest does not say."""
+    """Return a manifest's rule as text, such as `rule softmax, score nll_mean, cap 4`; empty if it has none."""
     settings = manifest.facts.get("rule", {})
     names = [name for name in dict.fromkeys(["rule", "score", *settings]) if name in settings]
     return ", ".join(
@@ -95,7 +93,10 @@ def rule_text(manifest: Manifest) -> str:
 
 
 def text_weights(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """(weights, tokens) of the whole domain: every listed document, and what no document covers, once."""
+    """Return (weights, tokens) of a whole domain: one entry per listed document, and one for all tokens not listed.
+
+    Tokens that no listed document covers have weight 1.
+    """
     rest = manifest.domain_tokens - int(manifest.tokens.sum())
     if rest == 0:
         return manifest.weight, manifest.tokens
@@ -103,7 +104,10 @@ def text_weights(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shares_figure(mixture: Mixture) -> Figure:
-    """Draw the shares of a mixture: with intervals where it has some, and as lines over the tokens for many stages."""
+    """Draw the shares of a mixture: with intervals if it has them, and as lines over the tokens if it has many stages.
+
+    Otherwise they are drawn as bars.
+    """
     names = [domain.name for domain in mixture.domains]
     natural = natural_shares([domain.unique_tokens for domain in mixture.domains])
     shares = np.array([[stage.weights[name] for name in names] for stage in mixture.stages])

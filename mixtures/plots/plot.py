@@ -1,4 +1,4 @@
-"""Any record as figures, for notebooks and papers: `plot(record)`."""
+"""`plot(record)`: the figures of any record, for notebooks and papers."""
 
 from functools import singledispatch
 
@@ -18,7 +18,7 @@ from mixtures.schedule.mixture import Mixture
 
 @singledispatch
 def figures(record: object) -> dict[str, Figure]:
-    """Draw every figure of a run, a mixture, a comparison or a ladder, by name.
+    """Draw all figures of a run, a mixture, a comparison or a ladder, and return {name: figure}.
 
     Raises UserError for anything else.
     """
@@ -36,11 +36,11 @@ figures.register(Ladder, lambda ladder: {"ladder": ladder_figure(ladder)})
 def plot(record: object, name: str | None = None) -> Figure:
     """Return one figure of a record: the one called `name`, or the first.
 
-    Raises UserError for a record without figures, and for a name that is none of them, listing those.
+    Raises UserError for a record without figures, and for an unknown name; the message lists the names.
     """
     drawn = figures(record)
     if name is None:
         return next(iter(drawn.values()))
     if name not in drawn:
-        raise UserError(f"no figure {name!r}; allowed: {', '.join(drawn)}")
+        raise UserError(f"there is no figure {name!r}; allowed: {', '.join(drawn)}")
     return drawn[name]

@@ -1,4 +1,4 @@
-"""PNGs of a run and of a mixture, for a screen or a paper. Nothing here touches matplotlib's global state."""
+"""Figures of a run: weights, losses, matrix and mixture. They do not change matplotlib's global state."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mixtures.run.run import RunRecord
 
 
 def run_figures(run: RunRecord) -> dict[str, Figure]:
-    """Draw the figures of a run: weights, losses, matrix (where gradient products were recorded), mixture."""
+    """Draw the figures of a run: weights, losses, matrix (if gradient products were recorded), mixture."""
     with matplotlib.rc_context(STYLE):
         figures = {"weights": weights_figure(run), "losses": losses_figure(run)}
         if (matrix := help_matrix(run)) is not None:
@@ -39,7 +39,7 @@ def _run_bars(run: RunRecord) -> Figure:
 
 
 def weights_figure(run: RunRecord) -> Figure:
-    """Weights over steps: running mean, the single steps faint behind it, and the uniform weight."""
+    """Draw the weights over the steps: the running mean, the single steps faint behind it, and the uniform weight."""
     trajectory = run.trajectory
     weights, window = trajectory.weights, smoothing_window(len(trajectory.steps))
     looks, uniform = choose_looks(weights), 1 / len(run.mixed)
@@ -59,7 +59,7 @@ def weights_figure(run: RunRecord) -> Figure:
 
 
 def losses_figure(run: RunRecord) -> Figure:
-    """Training loss of every domain and target over steps as a running mean; held-out losses as points."""
+    """Draw the losses of every domain and target over the steps: training as a running mean, held-out as points."""
     trajectory, evaluation = run.trajectory, run.evaluation
     names = [domain.name for domain in run.corpus.domains]
     targets = len(names) - len(trajectory.domains)

@@ -1,6 +1,4 @@
-"""PNGs of sample scores: their distributions, what document length has to do with them, and what weights from them
-keep.
-"""
+"""Figures of sample scores: distributions, relation to document length, and effective sample size of weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +18,17 @@ from mixtures.run.run import RunRecord
 from mixtures.samples.summary import TEMPERATURES, DomainScores, Summary
 from mixtures.text import shorten
 
-TALL = 20  # domains from which on panels with a row for each stand side by side, as many as fit
-TITLE = 30  # characters
-CLOUD = 1_000  # documents from which on their points are faint
-LEAST_SIZE = 1e-3  # smaller effective sample sizes leave the axis
+TALL = 20  # from this number of domains on, more panels are drawn side by side and rows are narrower
+TITLE = 30  # most characters in a line of a panel's title
+CLOUD = 1_000  # above this number of documents, their points are faint
+LEAST_SIZE = 1e-3  # lower end of the axis of effective sample sizes
 
 
 def plot_scores(summary: Summary, run: RunRecord, directory: str | Path) -> list[Path]:
     """Write scores.png, score_length.png, score_length_rho.png and sample_size.png of a run's scores; return the paths.
 
-    `summary`: of the run's scores, with sample sizes. Domains look as in the run's other plots.
+    `summary`: the summary of the run's scores, with sample sizes. Domains have the same look as in the run's other
+    plots.
     """
     looks = dict(zip(run.trajectory.domains, choose_looks(run.trajectory.weights), strict=True))
     panels = [(score, transform) for score in summary.names for transform in summary.transforms(score)]
@@ -44,7 +43,10 @@ def plot_scores(summary: Summary, run: RunRecord, directory: str | Path) -> list
 
 
 def distributions_figure(summary: Summary) -> Figure:
-    """Quantiles of every score, a panel a score, a row a domain: highest median of the first score on top."""
+    """Draw the quantiles of every score, one panel per score and one row per domain.
+
+    The domain with the highest median of the first score is on top.
+    """
     domains = sorted(
         summary.domains, key=lambda domain: -np.nan_to_num(domain.quantiles[next(iter(summary.names))][3], nan=-np.inf)
     )
@@ -79,7 +81,7 @@ def distributions_figure(summary: Summary) -> Figure:
 
 
 def _title(names: Sequence[str]) -> str:
-    """`nll_mean = information_v1`; on two lines where one is too short."""
+    """Return a panel's title, such as `nll_mean = information_v1`; on two lines if it is too long for one."""
     first, *others = (shorten(name, TITLE) for name in names)
     same = f" = {others[0] if len(others) == 1 else f'{len(others)} others'}" if others else ""
     return first + (same if len(first + same) <= TITLE else f"\n{same.strip()}")
@@ -90,7 +92,7 @@ def _domain_label(domain: DomainScores) -> str:
 
 
 def draw_quantiles(axes: Axes, values: np.ndarray) -> None:
-    """A box a row of `values` (D, 7): line 1 to 99 %, box 25 to 75 %, tick at the median, dots at the extremes."""
+    """Draw one box per row of `values` (D, 7): line 1 to 99 %, box 25 to 75 %, tick at the median, dots at the ends."""
     places = np.arange(len(values))
     ends: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 3, "color": REFERENCE}
     axes.plot(values[:, [0, -1]].ravel(), places.repeat(2), **ends)
@@ -102,7 +104,7 @@ def draw_quantiles(axes: Axes, values: np.ndarray) -> None:
 
 
 def quantile_handles(extreme: str) -> list[Line2D]:
-    """Legend of `draw_quantiles`."""
+    """Return the legend entries for `draw_quantiles`; `extreme` names what one dot stands for."""
     return [
         Line2D([], [], linestyle="", marker="|", markersize=7, markeredgewidth=1.4, color="black", label="median"),
         Line2D([], [], color=PALETTE[5], linewidth=5.5, label="25 to 75 %"),
@@ -112,7 +114,10 @@ def quantile_handles(extreme: str) -> list[Line2D]:
 
 
 def length_figure(summary: Summary, looks: Mapping[str, Look]) -> Figure:
-    """Every score over length, a panel a score: documents as points, median by length as a line, a colour a domain."""
+    """Draw every score over length, one panel per score and one colour per domain.
+
+    Documents are points; the median by length is a line.
+    """
     looks = {domain.name: looks.get(domain.name, Look(GREY, "-", False)) for domain in summary.domains}
     figure, panels = _panels(len(summary.names), width=2.9, height=2.4, across=3, left=2.3)
     alpha = 0.3 if sum(len(domain.points) for domain in summary.domains) > CLOUD else 0.7
@@ -147,11 +152,11 @@ def length_figure(summary: Summary, looks: Mapping[str, Look]) -> Figure:
 def _points_label(summary: Summary) -> str:
     most = max(len(domain.points) for domain in summary.domains)
     thinned = any(len(domain.points) < domain.documents for domain in summary.domains)
-    return f"one {summary.unit}" + (f" ({most:,} a domain at most)" if thinned else "")
+    return f"one {summary.unit}" + (f" (at most {most:,} per domain)" if thinned else "")
 
 
 def _name_handles(looks: Mapping[str, Look]) -> Iterator[Line2D]:
-    """Names of the lines in colour; how many there are in grey."""
+    """Yield the legend entries: the names of the lines in colour, and the number of grey ones."""
     for name, look in looks.items():
         if look.named:
             style: dict[str, Any] = {"color": look.color, "linestyle": look.style, "linewidth": 1.4}
@@ -161,7 +166,7 @@ def _name_handles(looks: Mapping[str, Look]) -> Iterator[Line2D]:
 
 
 def rho_figure(summary: Summary) -> Figure:
-    """Heat map of Spearman's rho between score and length by domain, with the numbers; grey where it has no value."""
+    """Draw a heat map, with numbers, of Spearman's rho between score and length per domain; grey means no value."""
     rho = np.array([[domain.rho[score] for score in summary.names] for domain in summary.domains])
     domains, scores = rho.shape
     figure = Figure(figsize=(0.45 * scores + 3.4, 0.2 * domains + 2.2), layout="constrained")
@@ -185,7 +190,10 @@ def rho_figure(summary: Summary) -> Figure:
 
 
 def sizes_figure(summary: Summary, sizes: Mapping[tuple[str, str], np.ndarray], looks: Mapping[str, Look]) -> Figure:
-    """Effective sample size over temperature, both directions in one panel; `sizes` {(score, transform): (D, K)}."""
+    """Draw the effective sample size over temperature, one panel per score and transform, both directions in one panel.
+
+    `sizes`: {(score, transform): effective sample sizes (D, K) at K temperatures}.
+    """
     looks = {domain.name: looks.get(domain.name, Look(GREY, "-", False)) for domain in summary.domains}
     figure, panels = _panels(len(sizes), width=2.6, height=2.1, across=4, left=2.2, sharey=True)
     for axes, ((score, transform), values) in zip(panels, sizes.items(), strict=True):
@@ -207,8 +215,9 @@ def sizes_figure(summary: Summary, sizes: Mapping[tuple[str, str], np.ndarray], 
 
 
 def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None:
-    """Limits of the x or y axis around finite `values`, few ticks; `log`: logarithmic if they span more than a
-    decade.
+    """Set limits and few ticks of the x or y axis to show the finite `values`.
+
+    With `log`, the axis is logarithmic if they span more than a decade.
     """
     axis, limits = (axes.xaxis, axes.set_xlim) if which == "x" else (axes.yaxis, axes.set_ylim)
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
@@ -219,7 +228,7 @@ def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None
         limits(low / room, high * room)
         if high > 300 * low:
             axis.set_major_locator(LogLocator(numticks=5))
-        else:  # powers of ten alone would be one or two
+        else:  # powers of ten alone would give one or two ticks only
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
@@ -233,8 +242,9 @@ def scale_axis(axes: Axes, which: str, values: np.ndarray, *, log: bool) -> None
 def _panels(
     count: int, *, width: float, height: float, across: int, left: float, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """`count` panels of a size (inches), at most `across` in a row, beside a column (`left`) for what stands left of
-    them.
+    """Return a figure with `count` panels of a size (inches), at most `across` in a row.
+
+    `left` is the width (inches) of the column for what is drawn beside the panels.
     """
     across = min(across, count)
     down = -(-count // across)

@@ -1,6 +1,4 @@
-"""Weights with their intervals as dots with whiskers, beside the prior: which domains differ from it, and which only
-seem to.
-"""
+"""Figures of shares: as dots with intervals beside the prior, as bars, or as steps over the tokens of the large run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ UNSURE = "#8A8A8A"
 
 @dataclass(frozen=True)
 class Panel:
-    """One stage: weights, the learned weights before bounds, interval ends; all (D,)."""
+    """The values of one stage: weights, learned weights before bounds, and ends of the intervals; all (D,)."""
 
     title: str
     weights: np.ndarray
@@ -35,7 +33,7 @@ class Panel:
 
 
 def mixture_panels(mixture: Mixture, titles: Sequence[str]) -> list[Panel]:
-    """A panel a stage; empty where a stage has no intervals."""
+    """Return one panel per stage of a mixture; an empty list if a stage has no intervals."""
     names = [domain.name for domain in mixture.domains]
     learned = learned_weights(mixture) or [stage.weights for stage in mixture.stages]
     panels = []
@@ -47,7 +45,7 @@ def mixture_panels(mixture: Mixture, titles: Sequence[str]) -> list[Panel]:
 
 
 def run_whiskers(run: RunRecord) -> Figure | None:
-    """The figure of a run's weights as its mixture has them; None where the run has no intervals."""
+    """Draw a run's weights with intervals, as an export would give them; None if the run has no intervals."""
     names, learned = run.trajectory.domains, average_runs([run], run.trajectory.domains)
     if learned.record is None or learned.intervals[0] is None:
         return None
@@ -66,7 +64,7 @@ def panel(
     *,
     title: str,
 ) -> Panel:
-    """The panel of one stage, domains in the order of `names`."""
+    """Return the panel of one stage, domains in the order of `names`."""
     low, high = np.array([intervals[name] for name in names]).T
     return Panel(
         title, np.array([weights[name] for name in names]), np.array([learned[name] for name in names]), low, high
@@ -74,17 +72,18 @@ def panel(
 
 
 def whiskers_figure(panels: Sequence[Panel], names: Sequence[str], *, prior: np.ndarray, natural: np.ndarray) -> Figure:
-    """Dots with whiskers, a panel a stage, largest weight on top, beside the prior (D,) and the natural shares (D,).
+    """Draw weights as dots with whiskers beside the prior (D,) and the natural shares (D,), one panel per stage.
 
-    A domain whose interval holds its prior is grey. Of very many domains those with the largest weights are drawn.
+    The largest weight is on top. A domain whose interval holds its prior is grey. If there are more than MOST_ROWS
+    domains, those with the largest weights are drawn.
     """
     order = np.argsort(-np.mean([each.weights for each in panels], axis=0), kind="stable")[:MOST_ROWS]
     labels = [shorten(names[column], 28) for column in order]
     figure = Figure(figsize=(max(6.4, 2 + 2.5 * len(panels)), 1.5 + 0.2 * len(labels)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
-    for each, place in zip(panels, axes, strict=True):
-        _draw(place, each, order, prior=prior, natural=natural)
-        place.set_title(each.title, fontsize=9, loc="left")
+    for stage, place in zip(panels, axes, strict=True):
+        _draw(place, stage, order, prior=prior, natural=natural)
+        place.set_title(stage.title, fontsize=9, loc="left")
     highest = max(max(each.high[order].max(), each.weights[order].max()) for each in panels)
     axes[0].set_xlim(0, 1.05 * max(highest, prior[order].max(), natural[order].max()))
     axes[0].set_yticks(range(len(labels)), labels, fontsize=8)
@@ -97,7 +96,7 @@ def whiskers_figure(panels: Sequence[Panel], names: Sequence[str], *, prior: np.
 
 
 def _draw(axes: Axes, panel: Panel, order: np.ndarray, *, prior: np.ndarray, natural: np.ndarray) -> None:
-    """One panel; values in a column at its right edge, where no marker can be under them."""
+    """Draw one panel; its values are in a column at the right edge, where no marker can be under them."""
     weights, learned, low, high = panel.weights[order], panel.learned[order], panel.low[order], panel.high[order]
     prior, places = prior[order], np.arange(len(order))
     sure = (prior < low) | (prior > high)
@@ -127,7 +126,7 @@ def _draw(axes: Axes, panel: Panel, order: np.ndarray, *, prior: np.ndarray, nat
 
 
 def bars_figure(shares: np.ndarray, names: Sequence[str], *, natural: np.ndarray, titles: Sequence[str]) -> Figure:
-    """Shares (stages, D) as horizontal bars, a panel a stage, largest on top, beside uniform and natural shares."""
+    """Draw shares (stages, D) as bars beside uniform and natural shares, one panel per stage, largest on top."""
     order = np.argsort(-shares.mean(axis=0), kind="stable")
     uniform = 1 / len(names)
     labels = [shorten(names[column], 28) for column in order]
@@ -152,7 +151,7 @@ def bars_figure(shares: np.ndarray, names: Sequence[str], *, natural: np.ndarray
 
 
 def _bars(axes: Axes, shares: np.ndarray, natural: np.ndarray, *, uniform: float, limit: float) -> None:
-    """One panel; values in a column at its right edge, where no marker can be under them."""
+    """Draw one panel; its values are in a column at the right edge, where no marker can be under them."""
     places = np.arange(len(shares))
     axes.barh(places, shares, height=0.72, color=PALETTE[5], label="learned")
     axes.axvline(uniform, color=REFERENCE, linestyle=":", linewidth=1.1, label="uniform")
@@ -168,7 +167,7 @@ def _bars(axes: Axes, shares: np.ndarray, natural: np.ndarray, *, uniform: float
 
 
 def schedule_figure(shares: np.ndarray, names: Sequence[str], mixture: Mixture) -> Figure:
-    """Shares (stages, D) of many stages as steps over the tokens of the large run."""
+    """Draw the shares (stages, D) of many stages as steps over the tokens of the large run."""
     looks, uniform = choose_looks(shares), 1 / len(names)
     figure, axes = new_figure(7.2, 4.2)
     starts = np.array([*(stage.start_tokens for stage in mixture.stages), mixture.horizon.end_tokens])

@@ -1,4 +1,4 @@
-"""What all plots share: sizes, fonts, axes, lines with names, files."""
+"""Parts of all plots: sizes, fonts, axes, lines with names, and PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}%")
 
 
 def draw_lines(axes: Axes, x: np.ndarray, values: np.ndarray, looks: Sequence[Look], **keywords: Any) -> None:
-    """The columns of `values` (S, D) over `x` (S,), grey ones underneath."""
+    """Draw the columns of `values` (S, D) over `x` (S,), grey lines below the others."""
     for column, look in enumerate(looks):
         width, order = (1.4, 3) if look.named else (0.6, 2)
         style: dict[str, Any] = {
@@ -58,10 +58,11 @@ def name_lines(
     extra: Sequence[tuple[float, str]] = (),
     fraction: float = 0.8,
 ) -> None:
-    """Names at the right edge, each beside the end of its line and none over another. Call it last.
+    """Write the names of lines at the right edge, beside their ends and without overlap. Call it last.
 
-    `ends` (D,) in data units; `extra`: further (height, name) in the colour of reference lines; `fraction`: of the
-    figure's height that the axes have.
+    ends:      heights of the lines' ends (D,), in data units.
+    extra:     further (height, name), in the colour of reference lines.
+    fraction:  share of the figure's height that the axes take.
     """
     labels = [
         (end, shorten(name, LABEL_WIDTH), look)
@@ -74,9 +75,9 @@ def name_lines(
     gap = 10.5 / 72 / (fraction * figure.get_size_inches()[1])  # a line of text, as a fraction of the axes
     axes.set_ylim(axes.get_ylim())
     heights = axes.transAxes.inverted().transform(axes.transData.transform([(0, end) for end, _, _ in labels]))[:, 1]
-    for (_, name, look), own, height in zip(labels, heights, spread(heights, gap=gap), strict=True):
+    for (_, name, look), end, height in zip(labels, heights, spread(heights, gap=gap), strict=True):
         leader: dict[str, Any] = {"color": look.color, "linestyle": look.style, "linewidth": 0.8}
-        axes.plot([1, 1.015, 1.03], [own, height, height], transform=axes.transAxes, clip_on=False, **leader)
+        axes.plot([1, 1.015, 1.03], [end, height, height], transform=axes.transAxes, clip_on=False, **leader)
         axes.annotate(name, (1.035, height), xycoords="axes fraction", color=look.color, fontsize=8, va="center")
     if grey := sum(not look.named for look in looks):
         text = f"grey: {grey} other domains"
@@ -84,9 +85,9 @@ def name_lines(
 
 
 def spread(heights: np.ndarray, *, gap: float) -> np.ndarray:
-    """The heights moved as little as possible (least squares) so that all are `gap` apart and inside 0 to 1.
+    """Move the heights as little as possible (least squares) so that all are at least `gap` apart and from 0 to 1.
 
-    Order is kept. Where they do not fit they are spaced evenly and closer.
+    Their order is kept. If they do not fit, they are spaced evenly and closer.
     """
     count = len(heights)
     gap = min(gap, 1 / max(count - 1, 1))
@@ -99,20 +100,20 @@ def spread(heights: np.ndarray, *, gap: float) -> np.ndarray:
 
 
 def token_axis(axes: Axes, last: float) -> None:
-    """Trained tokens along x, up to `last`, in the unit that fits."""
+    """Label the x axis with trained tokens, up to `last`, in a suitable unit."""
     size, unit = token_unit(last)
     axes.set_xlabel(f"trained tokens ({unit})" if unit else "trained tokens")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens / size:g}"))
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure of one panel, and the panel (inches)."""
+    """Return a figure of this size (inches) with one panel, and the panel."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write `figure` to `path` atomically, the same bytes for the same figure; the path."""
+    """Write `figure` to `path` atomically and return the path; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())
