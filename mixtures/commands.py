@@ -1,6 +1,6 @@
-"""What the commands of `mixtures` do: read the words of the command line as values, call the library, return text.
+"""The commands of `mixtures`: each reads its command-line arguments, calls the library, and returns text to print.
 
-What takes long to import is imported where it is needed.
+Modules that take long to import are imported inside the functions that need them.
 """
 
 import argparse
@@ -12,8 +12,9 @@ from mixtures.errors import UserError
 
 
 def export(arguments: argparse.Namespace) -> str:
-    """Average the learned weights of one or several runs and write them as a mixture: within bounds, with sample
-    weights, where given.
+    """Average the learned weights of one or several runs and write them as a mixture.
+
+    The mixture keeps the bounds and has the sample weights that the flags ask for.
     """
     from mixtures.export import export_mixture
     from mixtures.samples.rule import SampleRule, make_rule
@@ -25,7 +26,7 @@ def export(arguments: argparse.Namespace) -> str:
     rule = {name: value for name, value in vars(arguments).items() if name in SampleRule.model_fields}
     if rule and arguments.samples is None:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
-        raise UserError(f"{flags} without --samples; say what to make of the scores, as in --samples softmax")
+        raise UserError(f"{flags} without --samples; name the rule for the scores, such as --samples softmax")
     output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
     with samples_directory(output) as directory:
         mixture = export_mixture(
@@ -42,7 +43,7 @@ def export(arguments: argparse.Namespace) -> str:
 
 
 def show(arguments: argparse.Namespace) -> str:
-    """Print what a mixture holds: shares, tokens and epochs of every domain."""
+    """Print the shares, tokens and epochs of every domain of a mixture."""
     from mixtures.schedule.mixture import Mixture
     from mixtures.schedule.show import mixture_text
 
@@ -50,15 +51,16 @@ def show(arguments: argparse.Namespace) -> str:
 
 
 def check(arguments: argparse.Namespace) -> str:
-    """Recompute id, sums and expected epochs; exit 2 and say what drifted where something did."""
+    """Recompute the id, sums and expected epochs of a mixture. If some differ, list them and exit with code 2."""
     from mixtures.schedule.check import check_text
 
     return check_text(arguments.mixture)
 
 
 def convert(arguments: argparse.Namespace) -> str:
-    """Write a mixture in the syntax of a trainer, in the trainer's own unit; export_report.json says what it will
-    really do.
+    """Write a mixture in the syntax and the unit of a trainer.
+
+    export_report.json says what the trainer will really do with it.
     """
     from mixtures.convert.options import parse_batch_size, parse_places
     from mixtures.text import read_words
@@ -81,8 +83,9 @@ def convert(arguments: argparse.Namespace) -> str:
 
 
 def plot(arguments: argparse.Namespace) -> str:
-    """Draw a run (weights, losses, matrix, mixture, its sample scores where it has some) or a mixture; documents.txt
-    lists documents.
+    """Draw a mixture, or a run: weights, losses, matrix, mixture, and its sample scores if it has some.
+
+    For a run with sample scores, documents.txt lists the documents with the lowest and highest scores.
     """
     source = Path(arguments.what)
     if source.is_dir():
@@ -96,7 +99,7 @@ def plot(arguments: argparse.Namespace) -> str:
 
 
 def _plot_run(source: Path, directory: Path) -> list[Path]:
-    """Draw a run, and its sample scores where it has some; the records of both are read once."""
+    """Draw a run, and its sample scores if it has some; return the files written. All records are read once."""
     from mixtures.plots.run import plot_run
     from mixtures.run.run import read_run
 
@@ -117,8 +120,9 @@ def _plot_run(source: Path, directory: Path) -> list[Path]:
 
 
 def ladder(arguments: argparse.Namespace) -> str:
-    """Compare what runs of several proxy sizes learned: agreement, trend over the size, verdict; with --at the weights
-    {name: share}.
+    """Compare the weights that runs of several proxy sizes learned: agreement, trend over the size, and a verdict.
+
+    With --at, also write the weights {name: share} of another size.
     """
     import json
 
@@ -139,8 +143,9 @@ def ladder(arguments: argparse.Namespace) -> str:
 
 
 def diagnose(arguments: argparse.Namespace) -> str:
-    """Look at a run's records: has it settled, is its signal repeatable, what repeats too often; also into
-    RUN_DIR/diagnosis.json.
+    """Check a run's records: whether its weights settled, whether its signal is repeatable, and what repeats too often.
+
+    The findings are printed and written to RUN_DIR/diagnosis.json.
     """
     from mixtures.diagnosis import diagnosis as library
 
@@ -152,8 +157,9 @@ def diagnose(arguments: argparse.Namespace) -> str:
 
 
 def report(arguments: argparse.Namespace) -> str:
-    """Write one self-contained page to decide from: verdict, mixture, evidence, diagnosis, cost, and the command that
-    does it again.
+    """Write one self-contained HTML page about a run or a comparison, to decide whether to use a mixture.
+
+    It shows the verdict, the mixture, the evidence, the diagnosis, the cost, and the command to run it again.
     """
     from mixtures.report.report import write_report
 
@@ -161,13 +167,14 @@ def report(arguments: argparse.Namespace) -> str:
 
 
 def fit(arguments: argparse.Namespace) -> str:
-    """Regress measurements on the shares of a swarm's mixtures; print what that is worth, and the best mixture within
-    what was tried.
+    """Fit a regression of measurements on the shares of a swarm's mixtures.
+
+    Print how well it predicts, and the mixture with the best prediction within what was tried.
     """
     from mixtures.fit.fit import fit_swarm
     from mixtures.text import read_words
 
-    found = fit_swarm(
+    fitted = fit_swarm(
         arguments.tables,
         objective=read_words(arguments.objective, flag="--objective", read=float),
         model=arguments.model,
@@ -176,17 +183,18 @@ def fit(arguments: argparse.Namespace) -> str:
         force=arguments.force,
         **_bounds(arguments),
     )
-    print(found.worth, flush=True)
-    text = f"\n{found.text}"
+    print(fitted.worth, flush=True)
+    text = f"\n{fitted.text}"
     if arguments.output is None:
         return text
-    found.save(arguments.output)
+    fitted.save(arguments.output)
     return f"{text}\n\nwrote {arguments.output}"
 
 
 def import_(arguments: argparse.Namespace) -> str:
-    """Read the mixture in the file of a trainer or a method as shares of trained tokens; with --like as a whole mixture
-    with its stages.
+    """Read a mixture from the file of a trainer or a method, as shares of trained tokens.
+
+    With --like, write it as a whole mixture with its stages.
     """
     from mixtures.convert.options import parse_batch_size, parse_places
     from mixtures.imports.mixture import import_mixture
@@ -221,7 +229,7 @@ def import_(arguments: argparse.Namespace) -> str:
 
 
 def _bounds(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The values of --token-budget, --max-epochs, --min-share and --unique-tokens, those that the command has."""
+    """Read --token-budget, --max-epochs, --min-share and --unique-tokens, as far as the command has these flags."""
     from mixtures.text import parse_tokens, read_words
 
     budget = arguments.token_budget

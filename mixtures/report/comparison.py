@@ -1,6 +1,4 @@
-"""A comparison on a page: which mixture was worth it, the tables and charts of it, and the runs that it learned
-from.
-"""
+"""The sections of the page about a comparison: verdict, charts, tables, cost and provenance."""
 
 from pathlib import Path
 
@@ -44,11 +42,11 @@ from mixtures.text import capital, counted, tokens_text
 
 
 def comparison_sections(record: ComparisonRecord) -> list[Section]:
-    """The sections about a comparison, its verdict first."""
+    """Return the sections about a comparison, its verdict first."""
     comparison = record.comparison
-    told = [*verdicts(comparison), *_unfinished(record)]
+    sentences = [*verdicts(comparison), *_unfinished(record)]
     return [
-        Section("verdict", "Verdict", join([paragraphs([f"{capital(told[0])}."]), bullets(told[1:])])),
+        Section("verdict", "Verdict", join([paragraphs([f"{capital(sentences[0])}."]), bullets(sentences[1:])])),
         Section("differences", "Differences", _differences(comparison)),
         Section("curves", "Over training", _curves(comparison)),
         Section("domains", "By domain", _domains(comparison)),
@@ -66,14 +64,15 @@ def comparison_sections(record: ComparisonRecord) -> list[Section]:
 
 
 def learned_runs(record: ComparisonRecord) -> dict[str, Path]:
-    """{mixture: run directory} of the finished proxy runs that the comparison made."""
+    """Return {mixture: run directory} of the finished proxy runs that the comparison made."""
     places = {name: record.path / "learned" / name for name in record.config["mixtures"]}
     return {name: path for name, path in places.items() if (path / "mixture.json").is_file()}
 
 
 def verdict_on(run_dir: Path) -> str | None:
-    """What the comparison that learned a run says of its mixture; None where there is none, or it did not get so
-    far.
+    """Return the verdict on a run's mixture by the comparison that learned it.
+
+    The result is None if the run belongs to no comparison, or no base model was trained on the mixture yet.
     """
     name, place = run_dir.resolve().name, run_dir.resolve().parent.parent
     if run_dir.resolve().parent.name != "learned" or not any(place.glob(f"bases/{name}/seed-*.json")):
@@ -82,7 +81,10 @@ def verdict_on(run_dir: Path) -> str | None:
 
 
 def told_by(comparison: Comparison, name: str) -> str:
-    """What a comparison says of a mixture, and what it was judged by, which need not be what it was learned for."""
+    """Return a comparison's verdict on a mixture, and the objective that it was judged by.
+
+    The mixture may have been learned for another objective.
+    """
     goals = list(comparison.importance)
     judged = ", ".join(goals) if len(goals) <= 3 else f"{len(goals)} domains"
     return f"Judged by the held-out loss of {judged}: {verdict(comparison.outcome(name), comparison)}"
@@ -98,7 +100,7 @@ def _unfinished(record: ComparisonRecord) -> list[str]:
 
 
 def _table(header: list[str], rows: list[list[str]], *, caption: str) -> Html:
-    """A table of the text summary; numbers sort as numbers."""
+    """Return a table of the text summary as HTML; its numbers sort as numbers."""
     return data_table(header, [[row[0], *map(parse_number, row[1:])] for row in rows], caption=caption)
 
 
@@ -129,9 +131,9 @@ def _kind(difference: Difference) -> str:
 
 
 def _curves(comparison: Comparison) -> Html:
-    """Mean over seeds minus the baseline's, in the later part of training."""
+    """Draw the mean loss over seeds minus that of the baseline, in the later part of training."""
     tokens, losses = curve_table(comparison)
-    means = losses.mean(axis=1)  # NaN from where a seed diverged
+    means = losses.mean(axis=1)  # NaN after a seed diverged
     gaps, shown = means - means[0], late(tokens, SETTLED)
     looks = choose_mixture_looks(len(gaps))
     lines = [
@@ -139,21 +141,21 @@ def _curves(comparison: Comparison) -> Html:
         for o, gap, look in zip(comparison.outcomes, gaps, looks, strict=True)
         if np.isfinite(gap).any()
     ]
-    held = gaps[:, shown][np.isfinite(gaps[:, shown])]
-    if not lines or not len(held):
+    heights = gaps[:, shown][np.isfinite(gaps[:, shown])]
+    if not lines or not len(heights):
         return element("p", "No mixture has every seed to the end.")
-    room = 0.06 * float(np.ptp(held)) or 1e-3
+    room = 0.06 * float(np.ptp(heights)) or 1e-3
     chart = line_chart(
         lines,
         label=f"Difference to {comparison.baseline} over tokens",
         x_label="trained tokens",
         x_format=tokens_text,
         y_format=lambda gap: f"{gap:+.3g}" if gap else "0",
-        limits=(float(held.min()) - room, float(held.max()) + room),
+        limits=(float(heights.min()) - room, float(heights.max()) + room),
     )
     caption = (
         f"Loss over the objective minus that of {comparison.baseline} (nats per token), mean over seeds; early "
-        f"values may leave the chart."
+        f"values may lie outside the chart."
     )
     return figure(chart, caption, label="Differences over training")
 
@@ -200,7 +202,7 @@ def _shares(comparison: Comparison) -> Html:
 
 
 def _cost(record: ComparisonRecord) -> Html:
-    """What a base run takes and what learning took; "?" where it was not recorded."""
+    """Return the cost of a base run and of learning every mixture; "?" if it was not recorded."""
     path = record.path / "costs.json"
     if not path.is_file():
         return element("p", "Not recorded: the comparison did not get to its end.")
@@ -214,7 +216,7 @@ def _cost(record: ComparisonRecord) -> Html:
     header = ["learning", "floating-point operations", "of a base run", "time", "of a base run"]
     return join(
         [
-            data_table(header, rows, caption="What learning every mixture took"),
+            data_table(header, rows, caption="Cost of learning every mixture"),
             element("p", costs.get("note", ""), class_="quiet"),
         ]
     )

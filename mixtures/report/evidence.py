@@ -1,4 +1,4 @@
-"""What is there about a run, and what it says in plain words."""
+"""The records of a run that a report needs, and the verdict on it in words."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from mixtures.schedule.mixture import Mixture, learned_weights
 from mixtures.schedule.show import constraint_text, departure_text, source_text
 from mixtures.text import capital, counted
 
-MOVED = 0.1  # a share within 10 % of its prior is called unmoved where there are no intervals
-NAMED = 5  # domains named in a sentence
+MOVED = 0.1  # without intervals, a share within 10 % of its prior counts as unmoved
+NAMED = 5  # most domains named in a sentence
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is there about a run; D training domains."""
+    """The records of a run: its mixture, its diagnosis, and its cosine matrix (None if it recorded no gram)."""
 
     run: RunRecord
     mixture: Mixture
@@ -29,14 +29,12 @@ class Evidence:
 
     @property
     def prior(self) -> dict[str, float]:
-        """{domain: share} without evidence; a domain of the mixture that the run did not train by itself is not in
-        it.
-        """
+        """{domain: share} of the prior, for the domains that the run trained on one by one."""
         return dict(zip(self.run.trajectory.domains, self.run.prior.tolist(), strict=True))
 
     @property
     def learned(self) -> dict[str, float]:
-        """{domain: share} over the whole schedule, before bounds moved anything."""
+        """{domain: learned share}, averaged over the whole schedule, before any bounds."""
         stages, spans = learned_weights(self.mixture), self.mixture.stage_tokens()
         if not stages:
             return self.mixture.average_weights()
@@ -44,15 +42,16 @@ class Evidence:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """{domain: 95 % interval} of a mixture of one stage; empty where it has none."""
+        """{domain: 95 % interval} of a mixture with one stage; empty if it has none, or has several stages."""
         stages = self.mixture.stages
         return dict(stages[0].weights_ci95 or {}) if len(stages) == 1 else {}
 
 
 def gather(run: RunRecord) -> Evidence:
-    """Everything about a run: its mixture.json, or the mixture that `export` would write; its diagnosis, or a new one.
+    """Read the mixture, the diagnosis and the matrix of a run.
 
-    Raises UserError for a damaged run, mixture or diagnosis.
+    Without a mixture.json, the mixture is the one that `export` would write. Without a diagnosis.json, the diagnosis is
+    made now. Raises UserError for a damaged run, mixture or diagnosis.
     """
     path = run.path / "mixture.json"
     mixture = Mixture.load(path) if path.is_file() else export_mixture([run])
@@ -61,7 +60,7 @@ def gather(run: RunRecord) -> Evidence:
 
 
 def verdict(found: Evidence) -> list[str]:
-    """Plain words: which domains to raise and lower, how sure that is, whether the run can be trusted."""
+    """Return the verdict on a run: which domains to raise and lower, how sure that is, whether to trust the run."""
     return [_direction(found), *_held(found), *_sureness(found), _health(found.diagnosis), *_learned(found)]
 
 
@@ -82,7 +81,7 @@ def _direction(found: Evidence) -> str:
 
 
 def _departs(found: Evidence, name: str) -> bool:
-    """Does the interval exclude the prior? Without intervals: is the share further from it than MOVED?"""
+    """Say whether the interval excludes the prior; without intervals, whether the share differs by more than MOVED."""
     share, prior = found.learned[name], found.prior[name]
     if name in found.intervals:
         low, high = found.intervals[name]
@@ -91,13 +90,13 @@ def _departs(found: Evidence, name: str) -> bool:
 
 
 def _listed(names: list[str], shares: dict[str, float], moved: dict[str, float]) -> str:
-    """`wiki (18.0 %, 1.98 times its prior), ... and 3 more`."""
+    """List domains with their shares, such as `wiki (18.0 %, 1.98 times its prior), ... and 3 more`."""
     words = [f"{name} ({percent_share(shares[name])}, {moved[name]:.2f} times its prior)" for name in names[:NAMED]]
     return ", ".join(words) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _held(found: Evidence) -> Iterator[str]:
-    """What the learned shares were held to."""
+    """Yield one sentence per set of bounds that the mixture keeps."""
     for constraint in found.mixture.provenance.constraints:
         yield f"The mixture is held to bounds: {constraint_text(constraint)}."
 
@@ -106,18 +105,18 @@ def _sureness(found: Evidence) -> Iterator[str]:
     record, names = found.mixture.provenance.uncertainty, [name for name in found.learned if name in found.prior]
     if record is None:
         yield (
-            "There are no intervals: nothing here says how much of this another seed would change. Export several "
-            "seeds together."
+            "There are no intervals: how much of this another seed would change is not known. Export several seeds "
+            "together."
         )
         return
     yield f"Intervals: {source_text(record)}. {capital(departure_text(record))}."
     apart = sum(_departs(found, name) for name in names)
     if found.intervals and apart:
-        told = (
+        sentence = (
             f"{apart} of {counted(len(names), 'domain')} differ from the prior by more than their 95 % intervals "
             f"allow for"
         )
-        yield told + ("; the others may as well have it." if apart < len(names) else ".")
+        yield sentence + ("; the others may as well keep the prior." if apart < len(names) else ".")
 
 
 def _health(diagnosis: Diagnosis) -> str:
@@ -125,7 +124,7 @@ def _health(diagnosis: Diagnosis) -> str:
     if not diagnosis.warnings:
         return f"The diagnosis looked at {counted(looked, 'thing')} and found nothing to warn of."
     return f"The diagnosis warns of {len(diagnosis.warnings)} of {counted(looked, 'thing')}: " + " ".join(
-        each.sentence for each in diagnosis.warnings
+        finding.sentence for finding in diagnosis.warnings
     )
 
 
@@ -138,7 +137,7 @@ def _learned(found: Evidence) -> Iterator[str]:
 
 
 def held_out(evaluation: pd.DataFrame, which: str, column: str = "loss") -> dict[str, float]:
-    """{domain: value} at the first ("min") or last ("max") evaluation."""
+    """Return {domain: value of `column`} at the first ("min") or last ("max") evaluation."""
     if not len(evaluation):
         return {}
     chosen = evaluation[evaluation["step"] == getattr(evaluation["step"], which)()]
@@ -146,5 +145,5 @@ def held_out(evaluation: pd.DataFrame, which: str, column: str = "loss") -> dict
 
 
 def percent_share(share: float) -> str:
-    """`18.0 %`."""
+    """Return a share as text, such as `18.0 %`."""
     return f"{100 * share:.1f} %"

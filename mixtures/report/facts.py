@@ -1,4 +1,4 @@
-"""What a run took, where it comes from, and how to run it again."""
+"""Facts about a run or a comparison: its cost, where it comes from, and the command to run it again."""
 
 import shlex
 from pathlib import Path
@@ -15,7 +15,7 @@ VERSIONS = ("python", "torch", "accelerate", "transformers", "numpy", "doge-mixt
 
 
 def cost_section(run: RunRecord) -> Section:
-    """Steps, tokens, time and arithmetic of a proxy run."""
+    """Return the section on the cost of a proxy run: steps, tokens, time and arithmetic."""
     trajectory = run.trajectory
     tokens, groups = int(trajectory.tokens[-1]), len(trajectory.groups) / len(trajectory.domains)
     seconds = run.training_seconds
@@ -24,7 +24,7 @@ def cost_section(run: RunRecord) -> Section:
         "tokens trained": f"{tokens_text(tokens)} of the training domains"
         + (f", {tokens_text(tokens * groups)} with the objective's rows" if groups > 1 else ""),
         "time": f"{duration(seconds)} of training steps, {tokens / seconds:,.0f} tokens per second; other programs "
-        f"may have run beside it",
+        f"may have run at the same time",
         "proxy": _size(run),
     }
     if run.config.update.get("preset") == "doremi":
@@ -34,11 +34,11 @@ def cost_section(run: RunRecord) -> Section:
             f"{6 * parameters * tokens * groups:.2g} floating-point operations (6 per parameter and token, inner "
             f"products not counted)"
         )
-    return Section("cost", "Cost", facts_table(facts, caption="What the search took"))
+    return Section("cost", "Cost", facts_table(facts, caption="Cost of the proxy run"))
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12.3 min`, `5.1 h`."""
+    """Return a time in seconds as text, such as `42 s`, `12.3 min` or `5.1 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -58,7 +58,7 @@ def _size(run: RunRecord) -> str:
 
 
 def provenance_section(run: RunRecord, mixture: Mixture) -> Section:
-    """The run's settings, code and text, and the mixture made of it."""
+    """Return the section on where a run comes from: its settings, code and text, and the mixture made of it."""
     provenance = mixture.provenance
     facts = {
         "run": str(run.path),
@@ -77,13 +77,13 @@ def provenance_section(run: RunRecord, mixture: Mixture) -> Section:
 
 
 def fold_settings(path: Path) -> Html:
-    """The config.yaml in a directory, folded."""
+    """Return the config.yaml in a directory, folded under a title."""
     text = (path / "config.yaml").read_text(encoding="utf-8")
     return folded("Every setting (config.yaml)", element("pre", text, tabindex="0"))
 
 
 def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
-    """Start, code, versions, device and command of a config.yaml."""
+    """Return start, code, versions, device and command from the `environment` block of a config.yaml, as text."""
     versions = ", ".join(f"{name} {environment[name]}" for name in VERSIONS if name in environment)
     facts = {
         "started": str(environment.get("started_utc", "?")),
@@ -96,7 +96,7 @@ def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
 
 
 def replay_section(path: Path, environment: dict[str, Any], *, module: str) -> Section:
-    """The command that does it again, and what must be as it was."""
+    """Return the section with the command to run it again, and what must be the same for the same numbers."""
     config = path.resolve() / "config.yaml"
     processes = environment.get("world_size") or 1
     launch = f"accelerate launch --num_processes {processes} -m {module}"
@@ -107,8 +107,8 @@ def replay_section(path: Path, environment: dict[str, Any], *, module: str) -> S
     )
     if processes > 1:
         needs += (
-            f" It ran in {processes} processes: without GPUs, add the file for them in launch/accelerate/ "
-            f"(--config_file)."
+            f" It ran in {processes} processes: without GPUs, add the file for so many processes from "
+            f"launch/accelerate/ (--config_file)."
         )
     return Section(
         "replay",
@@ -126,7 +126,7 @@ def _objective(objective: str | dict[str, float]) -> str:
 
 
 def sources_table(corpus: CorpusRecord) -> Html:
-    """Where the text of every domain and target came from."""
+    """Return a table of the sources of every domain and target."""
     rows: list[list[Cell]] = []
     for domain in corpus.domains:
         places = ", ".join(source.uri for source in domain.sources) or "-"

@@ -20,10 +20,11 @@ def heat_map(
     hints: Callable[[int, int], str],
     colours: tuple[str, str] = ABOVE_BELOW,
 ) -> Html:
-    """A cell for every value (R, C), the stronger coloured the larger; `colours`: above 0 and below; NaN: an empty
-    frame.
+    """Draw one cell per value (R, C), with a stronger colour for a larger one; NaN is an empty frame.
 
-    `hints`: what a cell says when it is pointed at; the empty text leaves the cell out.
+    label:    text for readers who cannot see the drawing.
+    hints:    function from (row, column) to the text shown when a cell is pointed at; an empty text leaves it out.
+    colours:  classes of the colours above and below 0.
     """
     size = float(np.clip(620 / max(values.shape), 14, 36))
     numbers = size >= 30

@@ -1,4 +1,4 @@
-"""HTML and SVG by construction: every text is escaped, unless it is markup that was made here."""
+"""Functions that make HTML and SVG; they escape every text, except markup that they made themselves."""
 
 import html
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 class Html(str):
-    """Markup; a plain `str` is text, and is escaped where it is put into markup."""
+    """Markup. A plain `str` is text, and is escaped when it is put into markup."""
 
     __slots__ = ()
 
@@ -17,51 +17,52 @@ Cell = (
 
 
 def element(tag: str, *content: str, **attributes: str | float | None) -> Html:
-    """`<tag ...>content</tag>`: text escaped, numbers short, an attribute of None left out.
+    """Return `<tag ...>content</tag>`: text is escaped, numbers are rounded, attributes that are None are left out.
 
-    `_` in an attribute's name is `-`, a trailing one is dropped: `class_`, `aria_label`, `stroke_width`.
+    `_` in an attribute's name becomes `-`, and a trailing one is dropped: `class_`, `aria_label`, `stroke_width`.
     """
-    given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
-    words = "".join(f' {name}="{html.escape(_shown(value))}"' for name, value in given.items())
+    present = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
+    words = "".join(f' {name}="{html.escape(_shown(value))}"' for name, value in present.items())
     return Html(f"<{tag}{words}>{join(content)}</{tag}>")
 
 
 def join(parts: Iterable[str], separator: str = "") -> Html:
-    """The parts one after the other, text escaped."""
+    """Join the parts to markup; text is escaped."""
     return Html(separator.join(part if isinstance(part, Html) else html.escape(part) for part in parts))
 
 
 def prose(sentence: str) -> Html:
-    """A sentence; what stands between backticks is code."""
+    """Return a sentence as markup; words between backticks become code."""
     pieces = sentence.split("`")
-    if len(pieces) % 2 == 0:  # one is alone: nothing is quoted
+    if len(pieces) % 2 == 0:  # an odd number of backticks: they are not quotes
         return join([sentence])
     return join(element("code", piece) if place % 2 else piece for place, piece in enumerate(pieces))
 
 
 def paragraphs(sentences: Iterable[str]) -> Html:
-    """A paragraph each."""
+    """Return one paragraph per sentence."""
     return join(element("p", prose(sentence)) for sentence in sentences)
 
 
 def bullets(items: Iterable[str]) -> Html:
-    """A list; text is prose."""
+    """Return a list of the items; text may have code between backticks."""
     return element("ul", *(element("li", item if isinstance(item, Html) else prose(item)) for item in items))
 
 
 def scrolling(content: str, *, label: str) -> Html:
-    """A box that scrolls sideways by itself, also by keyboard; the page does not."""
+    """Return a box that scrolls sideways, also by keyboard, without the rest of the page."""
     return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
 def folded(title: str, *content: str) -> Html:
-    """What is shown when its title is opened."""
+    """Return content that is hidden until its title is opened."""
     return element("details", element("summary", title), *content)
 
 
 def data_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> Html:
-    """A table whose columns the reader may sort by; the first cell of a row is its heading, numbers stand to the
-    right.
+    """Return a table that the reader can sort by any column.
+
+    The first cell of a row is its heading. Columns of numbers are aligned to the right.
     """
     numeric = [any(isinstance(row[column], tuple) for row in rows) for column in range(len(header))]
     head = element(
@@ -84,28 +85,29 @@ def data_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption
 
 
 def facts_table(facts: dict[str, str], *, caption: str) -> Html:
-    """Names and what they are."""
+    """Return a table of names and their values."""
     body = [element("tr", element("th", name, scope="row"), element("td", value)) for name, value in facts.items()]
     return _captioned(element("table", element("tbody", *body), class_="facts", aria_label=caption), caption)
 
 
 def number(value: float | None, shown: str = ".4f") -> Cell:
-    """A cell of a number; None: `-`."""
+    """Return the cell of a number, in the format `shown`; `-` for None."""
     return ("-", None) if value is None else (f"{value:{shown}}", value)
 
 
 def parse_number(text: str) -> Cell:
-    """A cell of a text table, sorted by the number that it begins with; `-` and the like are last, other text is
-    text.
+    """Return the cell for a text that may begin with a number; it sorts by that number.
+
+    An empty text, `-`, `?` and `? %` sort last. Any other text stays text.
     """
     if text in ("", "-", "?", "? %"):
         return (text, None)
-    found = re.match(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$| )", text)
-    return (text, float(found[0].replace(",", ""))) if found else text
+    match = re.match(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$| )", text)
+    return (text, float(match[0].replace(",", ""))) if match else text
 
 
 def _captioned(table: Html, caption: str) -> Html:
-    """The caption stands outside of the box, so that it does not scroll with the table."""
+    """Return the table in a scrolling box below its caption, which does not scroll."""
     return join([element("p", caption, class_="quiet"), scrolling(table, label=caption)])
 
 

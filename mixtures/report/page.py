@@ -1,6 +1,4 @@
-"""The page around a report's sections: one file, no network; styles and script are the package's report.css and
-report.js.
-"""
+"""The page around a report's sections: one file without network access, with the styles and script of this folder."""
 
 import base64
 import hashlib
@@ -14,7 +12,7 @@ from mixtures.version import VERSION
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. `id` is its anchor; `text`: what stands under the title."""
+    """A section of the page: its anchor `id`, its title, and the content below the title."""
 
     id: str
     title: str
@@ -24,10 +22,10 @@ class Section:
 def page(
     title: str, subtitle: str, sections: Sequence[Section], *, folds: Sequence[tuple[str, Sequence[Section]]] = ()
 ) -> str:
-    """The whole HTML file: the first section is the verdict; `folds`: (title, sections) that open on demand, at the
-    end.
+    """Return the whole HTML file; its first section is the verdict.
 
-    The policy in its head lets a browser load nothing and run nothing but the script that is written here.
+    `folds`: (title, sections) at the end, hidden until they are opened. The content security policy in the head lets a
+    browser load nothing, and run only the script in this file.
     """
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -40,13 +40,13 @@ def make_report(source: str | Path | RunRecord | ComparisonRecord) -> ReportPage
         return ReportPage(_comparison(source))
     path = Path(source)
     if not path.is_dir():
-        found = "a file" if path.exists() else "not there"
-        raise UserError(f"{path} is {found}; give a directory that `proxies.train` or `proxies.compare` wrote")
+        state = "a file" if path.exists() else "not there"
+        raise UserError(f"{path} is {state}; give a directory that `proxies.train` or `proxies.compare` wrote")
     return make_report(read_comparison(path) if is_comparison(path) else read_run(path))
 
 
 def write_report(source: str | Path | RunRecord | ComparisonRecord, output: str | Path) -> Path:
-    """Write the page of `make_report` into the file `output`; return its path."""
+    """Write the page of `make_report` into the file `output`, and return its path."""
     make_report(source).save(output)
     return Path(output)
 
@@ -61,9 +61,9 @@ def _comparison(record: ComparisonRecord) -> str:
     subtitle = (
         f"{len(comparison.outcomes)} mixtures compared by base models, {tokens_text(comparison.tokens)} tokens each"
     )
-    told = {outcome.name: told_by(comparison, outcome.name) for outcome in comparison.outcomes}
+    verdicts = {outcome.name: told_by(comparison, outcome.name) for outcome in comparison.outcomes}
     folds = [
-        (f"The run that learned {name}", run_sections(read_run(run), told=told.get(name), prefix=f"{name}-"))
+        (f"The run that learned {name}", run_sections(read_run(run), told=verdicts.get(name), prefix=f"{name}-"))
         for name, run in learned_runs(record).items()
     ]
     return page(f"Comparison {path.resolve().name}", subtitle, comparison_sections(record), folds=folds)

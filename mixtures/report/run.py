@@ -1,4 +1,4 @@
-"""A run on a page: the verdict, then the evidence, section by section."""
+"""The sections of the page about a run: the verdict, then the evidence, section by section."""
 
 from mixtures.diagnosis.diagnosis import Diagnosis
 from mixtures.report.evidence import gather, verdict
@@ -10,7 +10,7 @@ from mixtures.report.shares import mixture_part
 from mixtures.report.steps import losses_part, matrix_part, weights_part
 from mixtures.run.run import RunRecord
 
-UNKNOWN = "What the mixture is worth for the large run is not known from a proxy run."
+UNKNOWN = "A proxy run alone does not show whether the mixture is better for the large run."
 NOT_COMPARED = (
     "Not compared. `proxies.compare` trains base models on this mixture (`{run: RUN_DIR}`) and on "
     "uniform, and says which is better."
@@ -18,22 +18,24 @@ NOT_COMPARED = (
 
 
 def run_sections(run: RunRecord, *, told: str | None, prefix: str = "") -> list[Section]:
-    """The sections about a run, its verdict first. `told`: what a comparison says of its mixture; `prefix` of their
-    anchors.
+    """Return the sections about a run, its verdict first.
+
+    told:    the verdict of a comparison on the run's mixture, if there is one.
+    prefix:  prefix of the sections' anchors.
     """
-    found = gather(run)
+    evidence = gather(run)
     sections = [
-        Section("verdict", "Verdict", paragraphs([*verdict(found), told or UNKNOWN])),
-        Section("mixture", "Mixture", mixture_part(found)),
-        Section("weights", "Weights over steps", weights_part(found.run)),
-        Section("matrix", "Who helps whom", matrix_part(found.matrix)),
-        Section("losses", "Losses", losses_part(found)),
-        *samples_section(found.run),
+        Section("verdict", "Verdict", paragraphs([*verdict(evidence), told or UNKNOWN])),
+        Section("mixture", "Mixture", mixture_part(evidence)),
+        Section("weights", "Weights over steps", weights_part(evidence.run)),
+        Section("matrix", "Who helps whom", matrix_part(evidence.matrix)),
+        Section("losses", "Losses", losses_part(evidence)),
+        *samples_section(evidence.run),
         Section("comparison", "Comparison", paragraphs([told or NOT_COMPARED])),
-        Section("diagnosis", "Diagnosis", _diagnosis(found.diagnosis)),
-        cost_section(found.run),
-        provenance_section(found.run, found.mixture),
-        replay_section(found.run.path, found.run.config.environment, module="proxies.train"),
+        Section("diagnosis", "Diagnosis", _diagnosis(evidence.diagnosis)),
+        cost_section(evidence.run),
+        provenance_section(evidence.run, evidence.mixture),
+        replay_section(evidence.run.path, evidence.run.config.environment, module="proxies.train"),
     ]
     return [Section(prefix + section.id, section.title, section.text) for section in sections]
 

@@ -1,4 +1,4 @@
-"""The samples of a run: how their scores spread, and which documents stand at the ends."""
+"""The section on a run's sample scores: their distribution, and the documents with the lowest and highest scores."""
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,15 @@ from mixtures.samples.scores import Scores, read_scores
 from mixtures.samples.summary import DomainScores, Summary, summarise
 from mixtures.text import capital
 
-PREFERRED = "word_embedding"  # what `export --samples` goes by
-ENDS = 3  # documents at each end
+PREFERRED = "word_embedding"  # the score that `export --samples` uses by default
+ENDS = 3  # number of documents listed at each end
 
 
 def samples_section(run: RunRecord) -> list[Section]:
-    """The section about a run's scores; none where nothing was scored. Says what is wrong where they cannot be read."""
+    """Return a list with the section about a run's scores; empty if nothing was scored.
+
+    If the scores cannot be read, the section says why.
+    """
     if not (run.path / "scores").is_dir():
         return []
     try:
@@ -35,17 +38,17 @@ def _samples(run: RunRecord) -> Html:
     read, note = open_reader(run)
     title = f"{capital(summary.unit)}s with the lowest and highest {main}"
     documents = [_documents(domain, summary, main, read) for domain in summary.domains]
-    told = [element("p", note.strip(), class_="quiet")] if note else []
+    notes = [element("p", note.strip(), class_="quiet")] if note else []
     more = (
         [folded(f"Other scores: {', '.join(others)}", *(_spread(summary, score) for score in others))] if others else []
     )
     return join(
-        [_spread(summary, main), _table(scores, summary, main), *more, folded(f"{title} by domain", *told, *documents)]
+        [_spread(summary, main), _table(scores, summary, main), *more, folded(f"{title} by domain", *notes, *documents)]
     )
 
 
 def _spread(summary: Summary, score: str) -> Html:
-    """Quantiles of a score by domain."""
+    """Draw the quantiles of a score per domain."""
     rows = []
     for domain in summary.domains:
         _, low, first, median, third, high, _ = domain.quantiles[score]

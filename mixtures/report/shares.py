@@ -1,4 +1,4 @@
-"""The mixture of a run: shares with their intervals beside the prior, as a chart and as a table."""
+"""The section on the mixture of a run: shares with their intervals beside the prior, as chart and table."""
 
 import numpy as np
 
@@ -9,10 +9,11 @@ from mixtures.schedule.mixture import learned_weights
 from mixtures.schedule.records import Stage
 from mixtures.text import counted, epochs_text, tokens_text
 
-PANELS = 4  # stages that get a chart each
+PANELS = 4  # up to this number of stages, every stage has its own chart
 
 
 def mixture_part(found: Evidence) -> Html:
+    """Return the charts and the table of a run's mixture."""
     stages, prior = found.mixture.stages, found.prior
     note = "Dot: share of trained tokens. Upright tick: the prior, what the run would propose without evidence."
     if any(stage.weights_ci95 for stage in stages):
@@ -47,7 +48,7 @@ def _stage(stage: Stage, prior: dict[str, float], title: str) -> tuple[str, Html
 
 
 def _shares(found: Evidence) -> Html:
-    """The mixture as a table, most tokens first."""
+    """Return the mixture as a table, most tokens first."""
     mixture, prior, shares = found.mixture, found.prior, found.mixture.average_weights()
     columns: dict[str, dict[str, Cell]] = {"share": {name: number(share) for name, share in shares.items()}}
     if found.intervals:
@@ -76,5 +77,5 @@ def _shares(found: Evidence) -> Html:
 
 
 def tick_share(share: float) -> str:
-    """`20 %`, at an axis."""
+    """Return a share as the text of an axis tick, such as `20 %`."""
     return f"{100 * share:g} %"

@@ -1,4 +1,4 @@
-"""What happened over the steps of a run, weights and losses, and who helped whom."""
+"""The sections on the steps of a run: weights, losses, and which domain's steps help which other domains."""
 
 import numpy as np
 
@@ -13,10 +13,11 @@ from mixtures.run.average import running_mean
 from mixtures.run.run import RunRecord
 from mixtures.text import counted
 
-CELLS = 80  # groups that a heat map shows
+CELLS = 80  # most domains, and most other groups, that the heat map shows
 
 
 def weights_part(run: RunRecord) -> Html:
+    """Return the chart of a run's weights over its steps."""
     trajectory = run.trajectory
     window = smoothing_window(len(trajectory.steps))
     smooth = running_mean(trajectory.weights, window=window)
@@ -44,6 +45,7 @@ def weights_part(run: RunRecord) -> Html:
 
 
 def losses_part(found: Evidence) -> Html:
+    """Return the chart and the table of training and held-out losses."""
     run, trajectory = found.run, found.run.trajectory
     names = [domain.name for domain in run.corpus.domains]
     looks = [*choose_looks(trajectory.weights), *[Look("#000000", ":", True)] * (len(names) - len(trajectory.domains))]
@@ -84,8 +86,11 @@ def _loss_table(found: Evidence, names: list[str]) -> Html:
 
 
 def matrix_part(found: HelpMatrix | None) -> Html:
+    """Return the heat map of cosines and its clearest pairs; a sentence if the run recorded no gradient products."""
     if found is None:
-        return element("p", "This rule takes no gradients by domain, so nothing is known of who helps whom.")
+        return element(
+            "p", "This rule takes no gradients by domain, so it is not known which domain helps which other."
+        )
     groups = len(found.columns)
     kept, extra = list(found.order[:CELLS]), list(range(len(found.rows), groups))[:CELLS]
     places = kept + extra

@@ -1,4 +1,4 @@
-"""Charts as inline SVG whose colours are the page's: lines over steps or tokens, dots with whiskers."""
+"""Charts as inline SVG in the colours of the page: lines over steps or tokens, and dots with whiskers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mixtures.text import shorten
 
 LETTER = 6.7  # mean width of a letter (pixels)
 ROW = 20  # height of a line of dots (pixels)
-MOST_POINTS = 250  # of a line
+MOST_POINTS = 250  # most points of a line
 PLAIN = Look(PALETTE[0], "-", True)
 
 Format = Callable[[float], str]
@@ -21,7 +21,7 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Line:
-    """A line (x, y of one length; NaN: no value there), drawn as `look` says; `points` (n, 2) are drawn as circles."""
+    """A line with coordinates x and y of the same length (NaN: no value); `points` (n, 2) are drawn as circles."""
 
     name: str
     x: np.ndarray
@@ -32,8 +32,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Whisker:
-    """A value with its interval (NaN: none), in a line of its own; `mark`: a tick to compare it with, `inner`: a range
-    drawn thick.
+    """A value with its interval (NaN: none), drawn in its own row.
+
+    `mark` is a tick to compare the value with, `inner` a range that is drawn thick, `text` stands beside the name.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Whisker:
 
 
 def figure(chart: Html, caption: str, *, label: str) -> Html:
-    """A chart in a box that scrolls sideways where the page is too narrow for it, and what it shows."""
+    """Return a chart with its caption, in a box that scrolls sideways if the page is too narrow."""
     return element("figure", scrolling(chart, label=label), element("figcaption", caption))
 
 
@@ -61,8 +62,10 @@ def line_chart(
     reference: tuple[float, str] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Html:
-    """Lines with their names at the right end, none over another; `reference`: a level with a name; `limits` of y, else
-    what there is.
+    """Draw lines with their names at the right end, without overlap.
+
+    reference:  (level, name) of a horizontal line.
+    limits:     limits of the y axis; None: those of the values.
     """
     right, top, bottom = 640.0, 12.0, 300.0
     levels = [] if reference is None else [reference[0]]
@@ -91,8 +94,10 @@ def whisker_chart(
     line: float | None = None,
     logarithmic: bool = False,
 ) -> Html:
-    """A line a row: name, text, then whisker and dot; `line`: a level for all of them. logarithmic: values above 0
-    only.
+    """Draw one line per row: name, text, whisker and dot.
+
+    line:         level of a vertical line through all rows.
+    logarithmic:  use a logarithmic axis; values must be above 0.
     """
     named = 8 + LETTER * max(len(shorten(row.name)) for row in rows)
     left = named + 26 + LETTER * max(len(row.text) for row in rows)
@@ -115,13 +120,13 @@ def whisker_chart(
 
 
 def thin(values: np.ndarray) -> np.ndarray:
-    """Places (at most MOST_POINTS) of a long line that are drawn, the first and the last among them."""
+    """Return the indices (at most MOST_POINTS) of the points of a long line that are drawn, with the first and last."""
     return np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS)).round().astype(int))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From values (`low` to `high`) to pixels (`start` to `end`)."""
+    """An axis that maps values (`low` to `high`) to pixels (`start` to `end`)."""
 
     low: float
     high: float
@@ -130,7 +135,7 @@ class Axis:
     logarithmic: bool = False
 
     def at(self, value: float) -> float:
-        """Where a value is; on a logarithmic axis, the low end for what is below it."""
+        """Return the pixel of a value; on a logarithmic axis, values below `low` are at its start."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = np.log([low, high, max(value, low)])
@@ -138,17 +143,17 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """Round values inside."""
+        """Round values between `low` and `high`."""
         locator = LogLocator(subs=(1, 2, 5)) if self.logarithmic else MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
         return [float(tick) for tick in locator.tick_values(self.low, self.high) if self.low <= tick <= self.high]
 
 
 def _limits(values: Iterable[np.ndarray], *, logarithmic: bool = False) -> tuple[float, float]:
-    held = np.concatenate([np.asarray(each, dtype=np.float64) for each in values])
-    held = held[np.isfinite(held) & ((held > 0) | (not logarithmic))]
-    if not len(held):
+    shown = np.concatenate([np.asarray(part, dtype=np.float64) for part in values])
+    shown = shown[np.isfinite(shown) & ((shown > 0) | (not logarithmic))]
+    if not len(shown):
         return (1.0, 10.0) if logarithmic else (0.0, 1.0)
-    low, high = float(held.min()), float(held.max())
+    low, high = float(shown.min()), float(shown.max())
     if logarithmic:
         return low / 1.2, high * 1.2
     room = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
@@ -156,7 +161,7 @@ def _limits(values: Iterable[np.ndarray], *, logarithmic: bool = False) -> tuple
 
 
 def svg(width: float, height: float, drawn: Sequence[Html], label: str) -> Html:
-    """A drawing of this size (pixels); `label` is what a reader who does not see it is told."""
+    """Return a drawing of this size (pixels); `label` is the text for readers who cannot see it."""
     size = {"width": round(width), "height": round(height)}
     return element("svg", *drawn, viewBox=f"0 0 {round(width)} {round(height)}", role="img", aria_label=label, **size)
 
@@ -166,7 +171,7 @@ def _rule(x1: float, y1: float, x2: float, y2: float, class_: str) -> Html:
 
 
 def _x_axis(across: Axis, shown: Format, bottom: float, *, top: float | None) -> list[Html]:
-    """Ticks and their texts; with `top`, lines through the chart."""
+    """Draw the ticks of the x axis and their texts; with `top`, lines through the chart instead of ticks."""
     drawn = []
     for tick in across.ticks:
         x = across.at(tick)
@@ -210,14 +215,14 @@ def _last(values: np.ndarray) -> float:
 
 
 def _names(ends: Sequence[tuple[float, str, Look | None]], *, right: float, top: float, bottom: float) -> list[Html]:
-    """Names beside the ends of their lines; where there are more than fit, closer."""
+    """Draw the names beside the ends of their lines; they overlap only if there are more than fit."""
     if not ends:
         return []
     height = bottom - top
-    own = np.clip([y for y, _, _ in ends], top, bottom)
-    placed = spread((own - top) / height, gap=14.5 / height) * height + top
+    heights = np.clip([y for y, _, _ in ends], top, bottom)
+    placed = spread((heights - top) / height, gap=14.5 / height) * height + top
     drawn = []
-    for y, to, (_, name, look) in zip(own, placed, ends, strict=True):
+    for y, to, (_, name, look) in zip(heights, placed, ends, strict=True):
         class_ = f"leader {_colour(look)}" if look else "reference"
         drawn.append(
             element(

@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_the_old_mixture_and_its_manifests(
         ),
         (
             ["--score", SCORE, "--drop-top", "0.1"],
-            "--score, --drop-top without --samples; say what to make of the scores",
+            "--score, --drop-top without --samples; name the rule for the scores",
         ),
         ([*SOFTMAX, "--temperature", "0"], "temperature 0 makes every weight 1"),
         ([*SOFTMAX, "--cap", "0.5"], "cap 0.5"),
