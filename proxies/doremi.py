@@ -87,7 +87,7 @@ class DoremiStepper:
         return losses, excess, tokens if single else None
 
     def _backward(self, mine: list[doge.MicroBatch], weights: Tensor, graph: Tensor | None, step: int) -> None:
-        """Leave the gradient of sum_j weight_j * (mean token loss of domain j), over the global batch, in `.grad`."""
+        """Add the gradient of sum_j weight_j * (mean token loss of domain j), over the global batch, to `.grad`."""
         seed_dropout(self.settings, self.place, step)  # a second forward pass drops what the first one dropped
         for part in mine:
             tokens = self._token_losses(self.model, part) if graph is None else graph

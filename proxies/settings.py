@@ -29,7 +29,7 @@ class Model(Frozen):
         "", description="a size from proxies/models.py: llama-1m, llama-5m, llama-25m, gpt2-82m, llama-125m"
     )
     config: str = Field("", description="a Hugging Face config.json; weights are drawn from the seed")
-    pretrained: str = Field("", description="a directory to continue from, weights included")
+    pretrained: str = Field("", description="directory of a Hugging Face model to continue from, with its weights")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Model":
@@ -57,7 +57,7 @@ class Loop(Frozen):
     evaluate_every: int = Field(
         100,
         ge=1,
-        description="steps between evaluations of the held-out loss; also before the first and after the last",
+        description="steps between evaluations of the held-out loss; also before the first step and after the last",
     )
     evaluate_rows: int = Field(
         32,

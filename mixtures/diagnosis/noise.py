@@ -1,7 +1,7 @@
 """Standard errors of means over a run, from the differences between neighbouring blocks of steps.
 
-Every step draws new rows, and weights drift slowly. So two blocks that follow each other differ almost only by noise,
-and their difference measures it. This is the noise from the rows drawn, not from the choice of the corpus.
+Every step draws new rows, and the gradients drift slowly. So neighbouring blocks differ almost only by noise,
+and their differences measure it. This is the noise from the rows drawn, not from the choice of the corpus.
 """
 
 import numpy as np
