@@ -75,12 +75,15 @@ def train_reference(settings: Settings, corpus: CorpusData, accelerator: Acceler
 
 
 def finish(settings: Settings) -> RunRecord:
-    """Write the results of a finished run, print its summary and diagnosis, and return its record.
-
-    It writes replicates.parquet, mixture.json, diagnosis.json and plots/. The run's directory is read once.
-    """
+    """Write and print the results of a finished run, and return its record. The run's directory is read once."""
     run = read_run(settings.run_path)
     write_run_replicates(run, settings)
+    write_results(run)
+    return run
+
+
+def write_results(run: RunRecord) -> None:
+    """Write mixture.json, diagnosis.json and plots/ of a run, and print the table that a person reads."""
     path = run.path / "mixture.json"
     export_mixture([run]).save(path)
     diagnosis = diagnose(run)
@@ -88,4 +91,3 @@ def finish(settings: Settings) -> RunRecord:
     plots = plot_run(run, run.path / "plots")
     text = f"{summary(run)}\n\n{diagnosis_text(diagnosis)}"
     print(f"\n{text}\n\nmixture: {path}\nplots:   {', '.join(str(plot) for plot in plots)}", flush=True)
-    return run

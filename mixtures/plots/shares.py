@@ -50,7 +50,7 @@ def run_whiskers(run: RunRecord) -> Figure | None:
     if learned.record is None or learned.intervals[0] is None:
         return None
     weights = dict(zip(names, learned.weights[0], strict=True))
-    title = f"average over the run; log-ratios to the prior times {learned.record.factor[0]:.2g}"
+    title = f"average over the run; {learned.record.factor[0]:.0%} of the learned departure from the prior is kept"
     return whiskers_figure(
         [panel(names, weights, weights, learned.intervals[0], title=title)], names, prior=run.prior, natural=run.natural
     )

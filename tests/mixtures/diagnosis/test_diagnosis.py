@@ -13,8 +13,9 @@ from mixtures.diagnosis.finding import Finding
 from mixtures.diagnosis.gradients import split_half
 from mixtures.errors import UserError
 from mixtures.run.parts import list_parts
+from mixtures.run.run import read_run
 from mixtures.run.trajectory import EvaluationWriter
-from proxies.learn import finish
+from proxies.learn import write_results
 from tests.mixtures.diagnosis.helpers import domain_names, planted_run
 
 STEPS = 60
@@ -315,7 +316,7 @@ def test_a_finished_run_has_its_diagnosis_and_prints_the_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = planted_run(tmp_path / "run", directions(), columns={"weight": weights_of(97, 1, 1, 1)})
-    finish(run)
+    write_results(read_run(run))
     printed = capsys.readouterr().out
     assert "effective_domains: The mixture is as spread out as 1.2 equal domains of 4" in printed
     assert "reliability" not in printed
