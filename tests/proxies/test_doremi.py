@@ -233,7 +233,7 @@ def test_one_command_trains_reference_and_proxy_and_leaves_every_record(
     printed = capsys.readouterr().out
     for part in (
         "rule:  doremi; starts",
-        "the same model on the prior (uniform)",
+        "the same model is first trained on the prior (uniform)",
         "rule:  uniform; starts",
         "learned weight",
         "mixture.json",
