@@ -10,6 +10,8 @@ from doge.grouped import Use, grouped_backward, row_losses
 from doge.rules import Sum
 from tests.doge.helpers import FAMILIES, VOCAB, make_model, make_rows, slow_gradients, slow_gram
 
+QUICK = ("gpt2", "llama-tied-bias", "opt", "unforeseen-gemma2")  # families that `make check` looks at
+
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm())
@@ -37,7 +39,9 @@ def collect(model: nn.Module, rows: torch.Tensor, groups: int, *, parts: int = 1
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[] if family in QUICK else [pytest.mark.slow]) for family in FAMILIES]
+)
 def test_gram_equals_one_autograd_pass_a_domain_in_float64(family: str) -> None:
     model, rows = make_model(family), make_rows(6)
     got, wanted = doge.domain_gram(model, rows, groups=3), slow_gram(model, rows, 3)
@@ -132,6 +136,7 @@ def traces(model: nn.Module) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_on_the_model() -> None:
     model, rows = make_model(), make_rows(4)
     values = [p.clone() for p in model.parameters()]
@@ -237,6 +242,7 @@ def test_row_losses_are_the_models_own_mean_loss() -> None:
         )  # HF takes it in float32
 
 
+@pytest.mark.slow
 def test_bf16_autocast_gives_the_gram_to_a_percent() -> None:
     model, rows = make_model("llama", dtype=torch.float32), make_rows(6)
     engine = doge.GroupGradients(model, groups=3, halves=1, autocast=lambda: torch.autocast("cpu", torch.bfloat16))

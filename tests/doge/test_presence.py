@@ -129,6 +129,7 @@ def test_weights_do_not_depend_on_how_micro_batches_split_rows(
     )  # Llama's norm: float32
 
 
+@pytest.mark.slow
 def test_halves_do_not_matter_for_odd_rows() -> None:
     model, batch = make_model("gpt2"), make_rows(G * 3).view(G, 3, -1)
     presence = Presence(temperature=1.0, domains=D)
@@ -206,6 +207,7 @@ def test_every_pass_of_an_accumulated_step_drops_the_same() -> None:
     assert torch.equal(seen[1], seen[3])
 
 
+@pytest.mark.slow
 def test_one_micro_batch_takes_one_forward_pass() -> None:
     model, batch, seen = make_model("gpt2"), make_rows(G * N).view(G, N, -1), []
     model.register_forward_hook(lambda *_: seen.append(1))
@@ -245,6 +247,7 @@ def test_weights_have_mean_one_follow_the_norms_and_ignore_their_scale(
     assert torch.allclose(presence_weights(squared * scale, temperature=temperature), weights, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(value=st.floats(0, 1e300), units=st.integers(2, 60), temperature=st.floats(-100, 100))
 def test_equal_norms_give_weights_of_exactly_one(value: float, units: int, temperature: float) -> None:
     weights = presence_weights(torch.full((2, units), value, dtype=torch.float64), temperature=temperature)

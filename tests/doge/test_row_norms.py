@@ -96,6 +96,7 @@ def test_a_scope_that_reaches_a_short_way_needs_no_rule_elsewhere() -> None:
     assert relative(doge.self_influence(model, rows, "head"), slow_norms(model, rows, names={"lm_head.weight"})) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_word_embeddings_score_is_that_of_its_use_as_input_alone() -> None:
     untied, tied, rows = make_model("gpt2-untied"), make_model("gpt2"), make_rows(4)
     assert (
@@ -181,6 +182,7 @@ def test_a_copy_of_a_row_has_its_norm_as_product_and_is_first_proponent() -> Non
     assert relative(doge.products_with(model, rows, doge.mean_gradient(model, rows[2:3])), products) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_step_on_a_row_with_a_larger_product_lowers_the_loss_more() -> None:
     model, rows, others = make_model("gpt2"), make_rows(1), make_rows(5, seed=3)
     products = doge.row_products(model, rows, others)[0]
@@ -198,6 +200,7 @@ def test_a_step_on_a_row_with_a_larger_product_lowers_the_loss_more() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
 def test_word_products_name_shared_words_and_sum_to_the_embedding_product(family: str) -> None:
     model, rows, others = make_model(family), make_rows(2), make_rows(3, seed=5)

@@ -31,6 +31,7 @@ def trajectories(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return rng.dirichlet(np.full(domains, 0.3), size=steps), np.cumsum(rng.integers(1, 1000, size=steps))
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(run=trajectories(), cut=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_averages_stay_on_the_simplex_and_between_the_extremes(
@@ -189,6 +190,7 @@ def test_many_epochs_are_warned_about(tmp_path: Path) -> None:
     assert detail == "epochs over 4: wiki_en 5.0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [0, -1, 21])
 def test_an_impossible_number_of_stages_is_refused(tmp_path: Path, stages: int) -> None:
     with pytest.raises(UserError, match=f"{stages} stages: .*run has 20 steps; allowed: 1 to 20"):

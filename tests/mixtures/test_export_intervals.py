@@ -70,6 +70,7 @@ def test_replicates_come_back_in_the_order_that_is_asked_for(tmp_path: Path) -> 
     assert read_replicates(tmp_path / "older") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["torn", "other domains", "no mixture"])
 def test_damaged_replicates_are_refused_with_a_remedy(tmp_path: Path, damage: str) -> None:
     run = add_replicates(make_runs(tmp_path, count=1)[0])
@@ -88,6 +89,7 @@ def test_damaged_replicates_are_refused_with_a_remedy(tmp_path: Path, damage: st
         export_mixture([run])
 
 
+@pytest.mark.slow
 def test_several_runs_give_every_weight_an_interval_that_more_runs_narrow(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, count=5)
     few, many = export_mixture(runs[:2]), export_mixture(runs)
@@ -100,6 +102,7 @@ def test_several_runs_give_every_weight_an_interval_that_more_runs_narrow(tmp_pa
     assert record.prior == pytest.approx(dict.fromkeys(NAMES[:3], 1 / 3))
 
 
+@pytest.mark.slow
 def test_without_shrinkage_the_weights_are_the_plain_mean(tmp_path: Path) -> None:
     runs = make_runs(tmp_path)
     mean = np.mean([read_run(run).trajectory.weights.mean(axis=0) for run in runs], axis=0)
@@ -210,6 +213,7 @@ def test_intervals_and_records_of_other_domains_or_stages_are_refused(tmp_path: 
     assert "signal of 0 stages, the mixture has 1" in message
 
 
+@pytest.mark.slow
 def test_runs_of_one_seed_are_warned_about(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, seed=seed) for name, seed in (("a", 4), ("b", 4), ("c", 5))]
     warned = {each.id: each.detail for each in export_mixture(runs).checks if each.status == "warn"}

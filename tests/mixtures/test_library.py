@@ -90,6 +90,7 @@ def test_an_import_is_shares_alone_or_a_mixture(tmp_path: Path) -> None:
     assert Mixture.load(tmp_path / "mixture.json") == whole.mixture
 
 
+@pytest.mark.slow
 def test_a_fit_is_one_call_and_says_why_where_it_means_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shares = swarm_shares(rng)
@@ -125,6 +126,7 @@ def test_a_comparison_is_a_table_of_its_differences(tmp_path: Path) -> None:
     assert frame.loc["more", "pairs"] == 2
 
 
+@pytest.mark.slow
 def test_every_record_has_figures_and_other_things_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     mixture = mixtures.export_mixture([run])

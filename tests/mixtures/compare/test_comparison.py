@@ -86,6 +86,7 @@ def test_the_best_names_those_it_cannot_be_told_from() -> None:
     assert {comparison.best, *comparison.tied} == {"natural", "unimax"}
 
 
+@pytest.mark.slow
 def test_a_mixture_that_is_the_baseline_again_is_no_different() -> None:
     tables = make_tables()
     for name in ("results", "rows"):
@@ -122,6 +123,7 @@ def test_unequal_seeds_are_compared_by_pairs() -> None:
     assert comparison.seed_degrees == 3
 
 
+@pytest.mark.slow
 def test_a_mixture_added_with_one_seed_leaves_the_others_as_they_were() -> None:
     tables = make_tables(seeds=(0, 1))
     fewer = drop(tables, of_run("unimax", 1))

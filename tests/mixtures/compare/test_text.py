@@ -99,6 +99,7 @@ def test_a_verdict_marks_a_rise_that_may_be_none_and_a_target() -> None:
     assert any("not trained on" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_a_cost_is_said_only_where_there_is_one() -> None:
     tables = make_tables()
     tables["costs"]["natural"] = {"seconds": 50.0, "flops": 2e11}
@@ -127,6 +128,7 @@ def test_one_seed_is_said_to_say_nothing_about_others() -> None:
     assert "degrees of freedom" not in text
 
 
+@pytest.mark.slow
 def test_diverged_runs_stand_in_the_report() -> None:
     text = plain(comparison_text(summarized(change(make_tables(), of_run("natural", 1), lambda losses: np.nan))))
     assert (
@@ -141,6 +143,7 @@ def test_diverged_runs_stand_in_the_report() -> None:
     assert "no mixture could be compared with uniform; diverged: uniform, natural, unimax" in everything
 
 
+@pytest.mark.slow
 def test_unequal_seeds_stand_in_the_report() -> None:
     text = plain(comparison_text(summarized(drop(make_tables(seeds=(0, 1, 2)), of_run("natural", 0)))))
     assert (

@@ -32,6 +32,7 @@ def schedules(draw):
     return Batches(tuple(zip(starts, sizes, strict=True)), LENGTH)
 
 
+@pytest.mark.slow
 @given(schedules())
 def test_steps_are_those_of_counting_them_one_by_one(batches):
     for step, (before, size) in enumerate(listed(batches)):
@@ -41,6 +42,7 @@ def test_steps_are_those_of_counting_them_one_by_one(batches):
         assert batches.steps_at((before + size / 2) * LENGTH) == pytest.approx(step + 0.5)
 
 
+@pytest.mark.slow
 @given(schedules(), st.integers(0, 300), st.integers(1, 6))
 def test_the_nearest_step_is_the_nearest_of_all_steps_that_fit(batches, tokens, multiple):
     fitting = [before * LENGTH for before, _ in listed(batches) if before % multiple == 0]

@@ -49,6 +49,7 @@ def weights_of(*shares: float | Sequence[float], steps: int = STEPS) -> np.ndarr
     return columns / columns.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_a_sound_run_has_nothing_to_warn_of(tmp_path: Path) -> None:
     diagnosis = diagnose(planted_run(tmp_path / "run", directions()))
     assert [finding.id for finding in diagnosis.findings] == IDS
@@ -78,6 +79,7 @@ def test_weights_that_drift_have_not_settled_and_weights_that_stay_have(tmp_path
     assert (still.status, still.value["step"]) == ("pass", 1)
 
 
+@pytest.mark.slow
 def test_reliability_tells_signal_from_noise(tmp_path: Path) -> None:
     signal = look(planted_run(tmp_path / "signal", directions()), "reliability")
     assert signal.status == "pass"
@@ -96,6 +98,7 @@ def test_reliability_is_the_share_of_the_means_variance_that_is_not_noise() -> N
         assert split_half(alignments) == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
 @given(st.integers(2, 30), st.integers(3, 8), st.integers(0, 2**32 - 1), st.floats(0.1, 100), st.floats(-10, 10))
 def test_reliability_is_a_share_whatever_the_unit_and_the_level(
     blocks: int, count: int, seed: int, unit: float, level: float
@@ -138,6 +141,7 @@ def test_steps_with_a_clipped_gradient_are_counted(tmp_path: Path, share: float,
     assert (found.status, found.value["share"]) == (status, share)
 
 
+@pytest.mark.slow
 def test_a_domain_against_the_objective_is_named_but_mere_noise_is_not(tmp_path: Path) -> None:
     planted = np.vstack([directions(4), -1.5 * directions(1), np.zeros((1, 60)), np.zeros((1, 60))])
     found = look(planted_run(tmp_path / "run", planted), "negative")
@@ -150,6 +154,7 @@ def test_a_domain_against_the_objective_is_named_but_mere_noise_is_not(tmp_path:
     assert np.abs(list(alignments.values())).mean() == pytest.approx(1)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_domains_left_with_the_floor_are_named(tmp_path: Path) -> None:
     falling = np.concatenate([np.linspace(1, 0.01, STEPS // 2), np.full(STEPS // 2, 0.01)])
     run = planted_run(tmp_path / "run", directions(), columns={"weight": weights_of(1, falling, 1, 1)})
@@ -192,6 +197,7 @@ def test_epochs_in_the_base_stand_beside_those_in_the_proxy(tmp_path: Path) -> N
         diagnose(run, token_budget=1e6, unique_tokens={"nope": 1e6})
 
 
+@pytest.mark.slow
 def test_a_simulated_budget_is_the_base_unless_another_is_given(tmp_path: Path) -> None:
     run = planted_run(tmp_path / "run", directions())
     corpus = json.loads((run / "corpus.json").read_text())
@@ -238,6 +244,7 @@ def test_a_domain_whose_gap_is_far_above_the_others_was_learned_by_heart(tmp_pat
     assert (found.status, found.value["rising"], found.value["far"]) == ("warn", [], ["domain_02"])
 
 
+@pytest.mark.slow
 def test_losses_that_fall_alike_or_text_read_once_are_not_called_memorised(tmp_path: Path) -> None:
     run = planted_run(tmp_path / "run", directions())
     assert look(with_held_out(run, SOUND), "memorised").status == "pass"
@@ -265,6 +272,7 @@ def test_an_odd_row_count_leaves_universal_runs_unknown_but_not_targets(tmp_path
     assert [look(target, name).status for name in ("reliability", "negative", "pairs")] == ["pass"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_run_of_a_few_steps_is_diagnosed(tmp_path: Path, steps: int) -> None:
     run = planted_run(tmp_path / "run", directions(), steps=steps)

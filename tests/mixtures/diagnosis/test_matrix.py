@@ -149,6 +149,7 @@ def test_like_stands_beside_like(tmp_path: Path) -> None:
     assert (np.diff(sequence) != 0).sum() == 7, "eight runs of five"
 
 
+@pytest.mark.slow
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0, 0.5))
 def test_the_order_holds_every_domain_once_and_the_unmeasured_last(count: int, seed: int, missing: float) -> None:
     rng = np.random.default_rng(seed)
@@ -184,6 +185,7 @@ def test_the_objective_counts_the_groups_that_the_run_counted(
     np.testing.assert_array_equal(importance_of(run), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "expected"), [("universal", [2, 1, 1]), ({"wiki": 2.0, "news": 2.0, "domain_01": 1.0}, [4, 1, 0])]
 )

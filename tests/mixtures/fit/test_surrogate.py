@@ -66,6 +66,7 @@ def test_law_without_noise_is_recovered() -> None:
     assert np.allclose(fit_law(shares, law(shares), 0)(new), law(new), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_metric_that_never_changes_is_predicted_as_it_is() -> None:
     shares = swarm_shares(np.random.default_rng(0))
     for fit in SURROGATES.values():
@@ -146,6 +147,7 @@ def test_noise_is_refused_with_the_numbers() -> None:
         assert part in refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spearman", "chosen"), [((0.8, 0.9, 0.7), "law"), ((0.901, 0.9, 0.899), "ridge"), ((0.1, 0.9, 0.95), "boosting")]
 )

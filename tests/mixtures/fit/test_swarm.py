@@ -100,6 +100,7 @@ def test_diverged_mixtures_are_left_out_and_named(tmp_path: Path) -> None:
     assert "a run diverged: less" in swarm.notes[1]
 
 
+@pytest.mark.slow
 def test_objective_is_what_was_asked_else_the_comparisons(tmp_path: Path) -> None:
     swarm = read_swarm([write_comparison(tmp_path / "compare", MIXTURES)])
     assert importances(swarm, {}) == {"web": 0.5, "wiki": 0.5}
@@ -107,6 +108,7 @@ def test_objective_is_what_was_asked_else_the_comparisons(tmp_path: Path) -> Non
     assert importances(swarm, {"*": 1.0, "wiki": 0.0}) == {"web": 1.0, "wiki": 0.0}
 
 
+@pytest.mark.slow
 def test_what_was_read_of_a_comparison_is_named(tmp_path: Path) -> None:
     swarm = read_swarm([write_comparison(tmp_path / "compare", MIXTURES)])
     assert all(path.is_file() for path in swarm.inputs)

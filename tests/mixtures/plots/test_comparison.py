@@ -54,6 +54,7 @@ def test_a_diverged_mixture_is_named_and_left_out_of_the_differences(tmp_path: P
     assert len(plot_comparison(comparison, tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_run_diverged_between_evaluations_leaves_other_lines_whole() -> None:
     tables = make_tables()
     results, rows = tables["results"], tables["rows"]
@@ -123,6 +124,7 @@ def test_the_plot_shows_the_interval_of_every_domain_and_of_the_objective() -> N
         assert (round(difference.value, 9),) in shown
 
 
+@pytest.mark.slow
 def test_domains_outside_the_objective_are_marked() -> None:
     tables = make_tables()
     tables["importance"] = {"wiki": 1}

@@ -24,6 +24,7 @@ def names_of(count: int) -> list[str]:
     return list(NAMES[:count]) if count <= len(NAMES) else [f"domain_{number:02d}" for number in range(count)]
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(heights=st.lists(st.floats(-0.2, 1.2), min_size=1, max_size=30), gap=st.floats(0.001, 0.2))
 def test_labels_are_spread_without_overlap_in_their_order(heights: list[float], gap: float) -> None:

@@ -128,6 +128,7 @@ def test_hundreds_of_domains_are_drawn_on_a_bounded_page(tmp_path: Path) -> None
     assert "90 domains between" in figure.get_supxlabel()
 
 
+@pytest.mark.slow
 def test_points_are_thinned_and_stay_the_same(tmp_path: Path) -> None:
     scores = read_scores(scored_run(tmp_path, documents=POINTS, few=True))
     first, second = summarise(scores), summarise(scores)
@@ -191,6 +192,7 @@ def test_the_trend_is_the_median_of_each_octave_of_length() -> None:
     assert len(length_trend(tokens[:0], values[:0])) == 0
 
 
+@pytest.mark.slow
 def test_effective_sample_sizes_match_the_weights_an_export_would_make(tmp_path: Path) -> None:
     scores = read_scores(scored_run(tmp_path, documents=300))
     sizes = summarise(scores, sizes=True).sizes("self_influence_all", "log")
@@ -251,6 +253,7 @@ def damaged_tokenizer(run: Path) -> None:
     (run / "tokenizer.json").write_text("{}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

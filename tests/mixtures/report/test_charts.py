@@ -55,6 +55,7 @@ def test_what_is_no_plain_number_sorts_as_text(text: str) -> None:
     assert cell == text or cell == (text, 300.0)
 
 
+@pytest.mark.slow
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.floats(0, 1))
 def test_an_axis_is_a_straight_line_between_its_ends(low: float, span: float, part: float) -> None:
     axis = Axis(low, low + span, 10, 110)

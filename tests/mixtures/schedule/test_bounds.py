@@ -155,6 +155,7 @@ def test_a_count_for_one_domain_leaves_the_others_as_read(run: Path) -> None:
     assert epochs(mixture)["forum"] == pytest.approx(epochs(plain)["forum"] / 1e5)
 
 
+@pytest.mark.slow
 def test_caps_that_are_too_low_show_the_arithmetic_and_advice_that_works(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,6 +180,7 @@ def share_tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[np.ndarr
     )
 
 
+@pytest.mark.slow
 @given(table=share_tables(), factor=st.floats(0, 1))
 def test_intervals_hold_means_and_shrinkage_ends_between_mean_and_prior(
     table: tuple[np.ndarray, np.ndarray, list[np.ndarray]], factor: float
@@ -204,6 +205,7 @@ def test_intervals_hold_means_and_shrinkage_ends_between_mean_and_prior(
         assert 0 <= found.factor < 1
 
 
+@pytest.mark.slow
 @given(table=share_tables())
 def test_the_order_of_runs_and_domains_does_not_matter(table: tuple[np.ndarray, np.ndarray, list[np.ndarray]]) -> None:
     shares, prior, replicates = table

@@ -127,6 +127,7 @@ def test_policies_that_change_nothing_give_the_rows_of_none(tmp_path: Path) -> N
     assert (open_stream(mixture).take(ROWS) == open_stream(plain).take(ROWS)).all()
 
 
+@pytest.mark.slow
 def test_tokens_come_as_often_as_weights_say_over_many_epochs(tmp_path: Path) -> None:
     """Token by token through the stream: never more often, and less often only what the last short row of an epoch
     leaves out.

@@ -45,6 +45,7 @@ def test_no_row_repeats_before_the_epoch_ends_and_every_row_comes(rows: int, row
         assert sorted(order[start : start + rows]) == list(range(rows))
 
 
+@pytest.mark.slow
 @examples
 @given(rows=sizes, total=st.integers(1, 60), parts=st.integers(1, 5))
 def test_rows_do_not_depend_on_how_many_a_step_takes(rows: int, total: int, parts: int) -> None:
@@ -65,6 +66,7 @@ def test_seed_domain_and_epoch_each_change_the_order(change: dict) -> None:
     assert epoch_order(**base).tolist() != epoch_order(**{**base, **change}).tolist()
 
 
+@pytest.mark.slow
 def test_every_order_of_a_small_domain_is_as_likely() -> None:
     counts = np.zeros((4, 4))
     for epoch in range(4000):

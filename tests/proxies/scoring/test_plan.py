@@ -39,6 +39,7 @@ def test_a_choice_takes_exactly_as_many_as_it_says_evenly_spread(take: int, more
     assert set(np.diff(taken)) <= {of // take, -(-of // take)}
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=20), row_tokens=st.integers(2, 20))
 def test_all_but_first_tokens_are_predicted_once_and_spans_tile_documents(lengths: list[int], row_tokens: int) -> None:
     tokens = np.array(lengths)

@@ -132,6 +132,7 @@ def test_filters_drop_documents_and_multiplicity_copies_come_a_pass_apart(tmp_pa
     assert np.load(directory / "samples" / "code.npz")["rows"].tolist() == list(range(0, 600, 4))
 
 
+@pytest.mark.slow
 def test_a_filter_over_several_files_counts_rows_in_each(tmp_path, data):
     lines = (data / "code.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "parts").mkdir()

@@ -271,6 +271,7 @@ def test_a_small_domain_comes_as_often_as_the_report_says(tmp_path: Path, data: 
     assert epochs == pytest.approx(report.record["epochs"]["math"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_script_refuses_what_is_not_its_checkpoint(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data)
     with pytest.raises(SystemExit, match=r"has no train_state"):

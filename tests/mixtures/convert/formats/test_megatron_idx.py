@@ -89,6 +89,7 @@ def other_tokenizer(name: str) -> list[np.ndarray]:
     return [np.append(document, document[: len(document) // 3]) for document in toy.documents(name)]
 
 
+@pytest.mark.slow
 def test_documents_under_another_tokenizer_are_found_by_their_rows(tmp_path: Path, data: Path) -> None:
     longer = write_data(tmp_path, "longer", other_tokenizer("web"))
     mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED}, policies={"web": "filter"})
