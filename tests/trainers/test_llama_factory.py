@@ -110,7 +110,7 @@ def test_every_stage_has_the_wanted_tokens(tmp_path, data, model):
 def test_stage_two_goes_on_from_stage_one_and_repeats_only_used_up_domains(tmp_path, data, model):
     first, second = (rows_of(file, model, tmp_path) for file in converted(tmp_path, data))
     for number, name in enumerate(toy.NAMES, start=1):
-        own = [json.loads(line)["text"] for line in Path(data[0].format(domain=name)).read_text().splitlines()]
+        own = [json.loads(line)["text"] for line in Path(data.format(domain=name)).read_text().splitlines()]
         read = [text for text in [*first, *second] if domain_of(text) == number]
         assert read == [own[place % len(own)] for place in range(len(read))]
         assert len(read) > len(own)
@@ -144,8 +144,9 @@ def test_filters_are_refused_as_llama_factory_picks_no_rows(tmp_path, data):
 
 
 def test_a_domain_of_several_files_is_refused_with_the_remedy(tmp_path, data):
+    places = {"*": data, "web": [data.format(domain="web"), data.format(domain="code")]}
     with pytest.raises(UserError, match=r"(?s)one file or one folder a dataset.*web: .*give the folder"):
-        converted(tmp_path, [*data, f"web={data[0].format(domain='web')}", f"web={data[0].format(domain='code')}"])
+        converted(tmp_path, places)
 
 
 def test_the_train_entry_trains_200_steps_on_the_wanted_tokens(tmp_path, data, model, monkeypatch):
