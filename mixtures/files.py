@@ -1,6 +1,7 @@
 """Files that are either complete or absent: a kill or a full disk never leaves half a file. Also their readers."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -66,6 +67,19 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         _sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def glob_paths(pattern: str) -> list[str]:
+    """Return the files and directories that a glob pattern names, sorted; `**` stands for any number of directories.
+
+    Leading directories that exist are taken as they are called, so that one with `[ ]` in its name is no pattern.
+    """
+    if os.path.exists(pattern):
+        return [pattern]
+    parts = Path(pattern).parts
+    existing = next((n for n in range(len(parts) - 1, 0, -1) if os.path.isdir(Path(*parts[:n]))), 0)
+    literal = glob.escape(str(Path(*parts[:existing]))) if existing else ""
+    return sorted(glob.glob(os.path.join(literal, *parts[existing:]), recursive=True))
 
 
 def sha256_file(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,9 @@ PATHS = {
     "scores",
     "reuse",
 }  # settings that are always paths
+
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")  # no 010, no 1:30, no 1_000
+MERGE = "tag:yaml.org,2002:merge"  # `<<: *block` takes the keys of another block
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -111,9 +115,6 @@ def environment(*, world_size: int, device: str) -> dict[str, Any]:
     """Return facts about the environment of a run: versions, git commit of this code, world size, device, command."""
     from datetime import UTC, datetime
 
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True)
     versions = {}
     for name in PACKAGES:
         try:
@@ -123,14 +124,31 @@ def environment(*, world_size: int, device: str) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         **versions,
-        "git_commit": commit.stdout.strip() + ("-dirty" if dirty.stdout else "")
-        if commit.returncode == 0
-        else "unknown",
+        "git_commit": git_commit(Path(__file__)),
         "world_size": world_size,
         "device": device,
         "command": " ".join(sys.argv),
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def git_commit(file: Path) -> str:
+    """Return the commit of the repository that `file` belongs to, with `-dirty` if something in it is not committed.
+
+    `unknown` where git is not installed, and where no repository tracks the file: an environment for Python packages
+    may lie inside somebody else's repository.
+    """
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        if git("ls-files", "--error-unmatch", file.name) is None or (commit := git("rev-parse", "HEAD")) is None:
+            return "unknown"
+        return commit + ("-dirty" if git("status", "--porcelain") else "")
+    except OSError:
+        return "unknown"
 
 
 def dump(settings: BaseModel, environment: dict[str, Any] | None = None) -> str:
@@ -154,7 +172,8 @@ def _read(path: Path) -> dict[str, Any]:
         """A loader that refuses a key given twice; plain YAML would silently take the last one."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            named = [key for key, _ in node.value if key.tag != MERGE]
+            keys = [self.construct_object(key, deep=True) for key in named]
             if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
                 line = node.start_mark.line + 1
                 raise UserError(
@@ -164,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
-        raw = yaml.load(path.read_text(), Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); give the path of a YAML file of settings"
@@ -181,25 +200,61 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseMode
     free = tuple(f"--{name}." for name, field in _fields(kind) if _unwrap(field.annotation) is not None)
     words = list(overrides)
     while words:
-        flag, joined, value = words.pop(0).partition("=")
+        flag, joined, word = words.pop(0).partition("=")
         if not flag.startswith("--"):
             raise UserError(f"{flag!r} is not an override; write --section.key value, e.g. --train.steps 100")
         if not joined and not words:
             raise UserError(f"{flag} has no value; write {flag} VALUE")
-        value = value if joined else words.pop(0)
-        *blocks, key = flag[2:].split(".")
-        if key in PATHS:
-            value = str(Path(value).expanduser().resolve())  # relative to the working directory, not to the YAML file
+        word = word if joined else words.pop(0)
         if flag not in known and not flag.startswith(free):
             raise UserError(f"{flag} is not a setting{_nearest(flag, known)}; `--help` lists all")
-        block = raw
+        *blocks, key = _steps(flag[2:], raw, kind)
+        block, annotation = raw, kind
         for name in blocks:
-            block = block.setdefault(name, {})
+            block, annotation = block.setdefault(name, {}), _within(annotation, name)
             if not isinstance(block, dict):
                 raise UserError(
                     f"{flag} sets a key of {name}, but {name} holds {block!r} in the YAML file; change it there"
                 )
-        block[key] = yaml.safe_load(value)
+        if key in PATHS:
+            word = str(Path(word).expanduser().resolve())  # relative to the working directory, not to the YAML file
+        block[key] = _value(word, _within(annotation, key), flag)
+
+
+def _steps(flag: str, raw: Any, annotation: Any) -> list[str]:
+    """Split `corpus.domains.manual.prose.text` into the keys on its way; names of the user's choice may have dots.
+
+    Such a name is the longest one of the YAML file that fits, or else the next word.
+    """
+    steps = []
+    while flag:
+        names = raw if isinstance(raw, dict) and get_origin(_unwrap(annotation)) is dict else {}
+        fitting = [str(name) for name in names if flag == name or flag.startswith(f"{name}.")]
+        step = max(fitting, key=len) if fitting else flag.partition(".")[0]
+        steps.append(step)
+        flag = flag[len(step) + 1 :]
+        raw, annotation = raw.get(step) if isinstance(raw, dict) else None, _within(annotation, step)
+    return steps
+
+
+def _value(word: str, annotation: Any, flag: str) -> Any:
+    """Return the value of a flag's word: the word, for validation to read; None for `null`; a list or a block of YAML.
+
+    The scalars inside a list or a block stay words, too: plain YAML would read 1:30 as 90 and 010 as 8.
+    """
+    options = get_args(annotation) or (annotation,)
+    if word in ("null", "~") and type(None) in options:
+        return None
+    if str in options and word.lstrip()[:1] != "[":
+        return word
+    if NUMBER.fullmatch(word):
+        return float(word) if set(word) & set(".eE") else int(word)
+    if word.lstrip()[:1] not in ("[", "{"):
+        return word
+    try:
+        return yaml.load(word, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{flag} {word}: is not valid YAML; {' '.join(str(error).split())}") from error
 
 
 def _faults(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """Paths of every domain's data, as the trainer will read them."""
 
-import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixtures.convert.options import DOMAIN
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
+from mixtures.files import glob_paths
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import EVERY
 
@@ -80,11 +80,7 @@ def _faults(path: str, form: Format, elsewhere: bool) -> list[str]:
         return [f"{path!r} has {shown}, where this format splits; rename it, or link to it"]
     if elsewhere or "://" in path:
         return []
-    return [
-        f"{part} is not there"
-        for part in form.parts(path)
-        if not (Path(part).exists() or glob.glob(part, recursive=True))
-    ]
+    return [f"{part} is not there" for part in form.parts(path) if not glob_paths(part)]
 
 
 def _absolute(path: str) -> str:

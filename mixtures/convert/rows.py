@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from glob import glob
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from mixtures.convert.job import Content, Draw, Job
 from mixtures.convert.lengths import Selection
 from mixtures.errors import UserError
+from mixtures.files import glob_paths
 
 Slices = dict[str, list[tuple[int, int]]]  # {domain: [(first row, row after the last), ...]}
 # names of the readers in `datasets`, by ending
@@ -71,7 +71,7 @@ def count_rows(paths: Sequence[str]) -> int | None:
 
 def files_at(path: str) -> list[str]:
     """Return the files that a path stands for, sorted: the file, all files in a folder, or all that match a pattern."""
-    return sorted(map(str, Path(path).glob("*"))) if Path(path).is_dir() else sorted(glob(path, recursive=True))
+    return sorted(map(str, Path(path).glob("*"))) if Path(path).is_dir() else glob_paths(path)
 
 
 def reader_of(path: str, name: str) -> str:

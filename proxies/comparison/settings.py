@@ -94,7 +94,7 @@ class Contender(Frozen):
 
 
 def _seeds(value: Any) -> Any:
-    return [value] if isinstance(value, int) else value
+    return [value] if isinstance(value, int | str) else value
 
 
 class CompareSettings(Frozen):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
-from mixtures.files import sha256_file
+from mixtures.files import glob_paths, sha256_file
 from proxies.corpus import builtin, hub
 from proxies.corpus.settings import SourceSettings
 
@@ -80,9 +80,7 @@ def expand(patterns: str | list[str]) -> list[str]:
     paths: dict[str, None] = {}
     faults = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = (
-            [pattern] if os.path.isfile(pattern) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-        )
+        matches = [pattern] if os.path.isfile(pattern) else list(filter(os.path.isfile, glob_paths(pattern)))
         faults += [] if matches else [_missing(pattern)]
         for path in matches:
             paths[path] = None

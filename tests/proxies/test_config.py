@@ -1,5 +1,8 @@
 """Settings: every fault at once with what to do, overrides, and a record that replays the run."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,7 @@ import yaml
 
 from mixtures.errors import UserError
 from proxies.comparison.settings import CompareSettings
-from proxies.config import differences, dump, flags, help_text, load
+from proxies.config import differences, dump, flags, git_commit, help_text, load
 from proxies.settings import Settings, load_settings
 
 GOOD = {
@@ -332,3 +335,76 @@ def test_presets_take_overridden_constants(tmp_path: Path) -> None:
         write(tmp_path, changed(update={"preset": "official", "mu": 0.2, "order": "lagged"}))
     ).constants
     assert (constants.preset, constants.mu, constants.order, constants.score_max) == ("official", 0.2, "lagged", 5.0)
+
+
+def test_words_of_flags_stay_what_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    read = load_settings(path, ["--run_dir", "runs/try #2", "--seed", "010", "--corpus.domains.wiki.text", "no"])
+    assert read.run_path.name == "try #2"
+    assert read.seed == 10
+    assert read.corpus.domains["wiki"].text == "no"
+    assert load_settings(path, ["--run_dir", "2026"]).run_path.name == "2026"
+    assert load_settings(path, ["--train.steps", "1e3"]).train.steps == 1000
+    assert load_settings(path, ["--corpus.domains.wiki.data_files", "[a.txt, b.txt]"]).corpus.domains["wiki"].data_files
+    assert load_settings(path, ["--update.objective", "{wiki: 1, ca: 2.5}"]).update.objective == {"wiki": 1, "ca": 2.5}
+    assert load_settings(path, ["--update.mu", "null"]).update.mu is None
+    assert "train.steps: " in faults(tmp_path, GOOD, "--train.steps", "1:30")
+    assert "is not valid YAML" in faults(tmp_path, GOOD, "--update.objective", "{wiki: ")
+
+
+def test_a_domain_with_dots_in_its_name_is_reached_by_a_flag(tmp_path: Path) -> None:
+    domains = {**GOOD["corpus"]["domains"], "manual": {"builtin": "legal"}, "manual.prose": {"builtin": "manual_prose"}}
+    path = write(tmp_path, GOOD | {"corpus": GOOD["corpus"] | {"domains": domains}})
+    read = load_settings(
+        path, ["--corpus.domains.manual.prose.max_tokens", "5", "--corpus.domains.manual.max_tokens", "7"]
+    )
+    assert read.corpus.domains["manual.prose"].max_tokens == 5
+    assert read.corpus.domains["manual"].max_tokens == 7
+
+
+def test_merge_keys_take_the_settings_of_another_block(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "run_dir: r\n"
+        "corpus:\n"
+        "  tokenizer: {bytes: true}\n"
+        "  domains:\n"
+        "    one: &text {data_files: one.txt, text: body}\n"
+        "    two: {<<: *text, data_files: two.txt}\n"
+        "model: {preset: llama-1m}\n"
+    )
+    assert load_settings(path).corpus.domains["two"].text == "body"
+    path.write_text(path.read_text().replace("text: body", "text: body, text: body"))
+    with pytest.raises(UserError, match="text is given twice"):
+        load_settings(path)
+
+
+def test_settings_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD | {"run_dir": "läufe"})
+    path.write_text(path.read_text(encoding="utf-8").replace('"l\\xE4ufe"', "läufe"), encoding="utf-8")
+    program = f"from proxies.settings import load_settings; print(ascii(load_settings({str(path)!r}).run_path.name))"
+    variables = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=variables)
+    assert done.stdout.strip() == ascii("läufe"), done.stderr
+
+
+def test_the_commit_is_that_of_a_repository_that_tracks_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *author, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    code, foreign = tmp_path / "code.py", tmp_path / "env" / "code.py"
+    foreign.parent.mkdir()
+    code.write_text("")
+    foreign.write_text("")
+    git("init")
+    git("add", "code.py")
+    git("commit", "-m", "x")
+    commit = git_commit(code)
+    assert commit.endswith("-dirty")  # env/ is not committed
+    assert len(commit.removesuffix("-dirty")) == 40
+    assert git_commit(foreign) == "unknown"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit(code) == "unknown"

@@ -312,3 +312,14 @@ def test_a_split_or_configuration_that_a_dataset_lacks_is_named(tmp_path: Path) 
         list(documents(SourceSettings(dataset=str(tmp_path), split="dev")))
     with pytest.raises(UserError, match=r"name de,.*Available: \['default'\]"):
         list(documents(SourceSettings(dataset=str(tmp_path), name="de")))
+
+
+@pytest.mark.parametrize("directory", ["run [2026]", "plain", "a*b"])
+def test_a_directory_with_brackets_in_its_name_is_no_pattern(tmp_path: Path, directory: str) -> None:
+    data = tmp_path / directory / "data"
+    data.mkdir(parents=True)
+    (data / "a.jsonl").write_text('{"text": "x"}\n')
+    (data / "b1.jsonl").write_text('{"text": "x"}\n')
+    assert [Path(path).name for path in expand(str(data / "*.jsonl"))] == ["a.jsonl", "b1.jsonl"]
+    assert [Path(path).name for path in expand(str(data / "b[0-9].jsonl"))] == ["b1.jsonl"]
+    assert [Path(path).name for path in expand(str(tmp_path / "**" / "a.jsonl"))] == ["a.jsonl"]
