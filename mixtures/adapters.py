@@ -1,5 +1,7 @@
 """MixtureStream as the datasets that trainers take. Only this module of the package imports torch and datasets."""
 
+import gc
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +9,10 @@ import datasets
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mixtures.errors import UserError
 from mixtures.stream.stream import MixtureStream
+
+SHARDING = ("IterableDatasetShard", "DataLoaderDispatcher")  # accelerate's, which deal a dataset out to the processes
 
 
 class TorchRows(IterableDataset):
@@ -27,6 +32,7 @@ class TorchRows(IterableDataset):
         self.stream, self.batch_rows = stream, batch_rows
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        _require_undivided(self.stream, self)
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         stream = self.stream.copy()
@@ -62,5 +68,34 @@ def hf_dataset(stream: MixtureStream) -> datasets.IterableDataset:
 
 def _examples(stream: MixtureStream) -> Iterator[dict[str, Any]]:
     """Yield the stream's rows as examples; the stream itself stays at its position."""
+    _require_undivided(stream, None)
     for row in stream.copy():
         yield {"input_ids": row}
+
+
+def _require_undivided(stream: MixtureStream, rows: TorchRows | None) -> None:
+    """Refuse a stream of one rank of several whose dataset accelerate deals out to the ranks once more.
+
+    `rows`: the dataset of the stream; None for one of `hf_dataset`.
+    """
+    if stream.world == 1 or "accelerate.data_loader" not in sys.modules:
+        return
+    kinds = [getattr(sys.modules["accelerate.data_loader"], name) for name in SHARDING]
+    dividing = [thing.dataset for thing in gc.get_objects() if type(thing) in kinds]
+    if any(dataset is rows if rows is not None else stream in _streams(dataset) for dataset in dividing):
+        raise UserError(
+            f"this stream reads rank {stream.rank} of {stream.world}, and accelerate (`accelerator.prepare`, the "
+            "Trainer) would deal its rows out to the processes once more, so that most rows are never read; give it a "
+            "stream of rank=0, world=1, or leave the loader out of `prepare`"
+        )
+
+
+def _streams(dataset: Any) -> list[MixtureStream]:
+    """Return the streams that a dataset of `hf_dataset` reads, also behind `map` and the like."""
+    streams, examples = [], getattr(dataset, "_ex_iterable", None)
+    while examples is not None:
+        streams += [
+            value for value in (getattr(examples, "kwargs", None) or {}).values() if type(value) is MixtureStream
+        ]
+        examples = getattr(examples, "ex_iterable", None)
+    return streams

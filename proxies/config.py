@@ -169,16 +169,22 @@ def differences(old: BaseModel, new: BaseModel) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
-        """A loader that refuses a key given twice; plain YAML would silently take the last one."""
+        """A loader that refuses what plain YAML changes silently: a key given twice, and a name that is no text."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             named = [key for key, _ in node.value if key.tag != MERGE]
             keys = [self.construct_object(key, deep=True) for key in named]
-            if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            for key, name in zip(named, keys, strict=True):
+                if not isinstance(name, str):
+                    raise UserError(
+                        f"{path}, line {key.start_mark.line + 1}: YAML reads the name {key.value} as {name!r}; write "
+                        f"it in quotes: '{key.value}'"
+                    )
+            if twice := sorted({key for key in keys if keys.count(key) > 1}):
                 line = node.start_mark.line + 1
                 raise UserError(
                     f"{path}: {', '.join(twice)} is given twice in the block that starts at line {line}; names must "
-                    f"be unique"
+                    "be unique"
                 )
             return super().construct_mapping(node, deep)
 

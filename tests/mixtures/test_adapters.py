@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mixtures import MixtureStream
+from mixtures import MixtureStream, UserError
 from mixtures.adapters import TorchRows, hf_dataset
 from tests.mixtures.stream.helpers import ROW, make_mixture, make_sources
 
@@ -72,3 +72,38 @@ def test_the_datasets_adapter_gives_its_ranks_rows_from_the_streams_place() -> N
     found = np.stack([row["input_ids"] for row in dataset])
     assert (found == expected).all()
     assert (np.stack([row["input_ids"] for row in dataset]) == expected).all()  # the stream did not move
+
+
+def prepared(loader: DataLoader, *, rank: int, dispatch: bool) -> DataLoader:
+    """What `accelerator.prepare` makes of a loader in process `rank` of two."""
+    from accelerate import Accelerator
+    from accelerate.data_loader import prepare_data_loader
+
+    Accelerator(cpu=True)
+    where = {"device": torch.device("cpu"), "num_processes": 2, "process_index": rank}
+    return prepare_data_loader(loader, **where, put_on_device=dispatch, dispatch_batches=dispatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dispatch", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("hf", [False, True])
+def test_rows_of_a_rank_are_not_dealt_out_a_second_time(
+    fresh_accelerator: None, dispatch: bool, workers: int, hf: bool
+) -> None:
+    rows = torch_rows(rank=0, world=2)
+    dataset = hf_dataset(rows.stream) if hf else rows
+    plain = DataLoader(dataset, batch_size=BATCH, num_workers=workers)  # type: ignore[arg-type]
+    assert len(list(plain)) > 10
+    loader = prepared(plain, rank=0, dispatch=dispatch)
+    with pytest.raises((UserError, RuntimeError), match="would deal its rows out to the processes once more"):
+        next(iter(loader))
+
+
+@pytest.mark.slow
+def test_one_stream_for_all_processes_is_dealt_out_whole(fresh_accelerator: None) -> None:
+    seen = []
+    for rank in range(2):
+        loader = prepared(DataLoader(torch_rows(), batch_size=BATCH), rank=rank, dispatch=False)
+        seen += [tuple(row.tolist()) for batch in loader for row in batch["input_ids"]]
+    assert len(set(seen)) == len({tuple(row) for row in torch_rows().stream.take(102).tolist()})

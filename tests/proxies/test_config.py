@@ -408,3 +408,17 @@ def test_the_commit_is_that_of_a_repository_that_tracks_the_code(
     assert git_commit(foreign) == "unknown"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_commit(code) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("no", "False"), ("on", "True"), ("2013_20", "201320"), ("2024-01-02", "date")]
+)
+def test_a_name_that_yaml_reads_as_something_else_is_refused(tmp_path: Path, name: str, read: str) -> None:
+    path = write(tmp_path, GOOD)
+    path.write_text(path.read_text().replace("    web:", f"    {name}:"))
+    with pytest.raises(
+        UserError, match=rf"line \d+: YAML reads the name {name} as .*{read}.*write it in quotes: '{name}'"
+    ):
+        load_settings(path)
+    path.write_text(path.read_text().replace(f"    {name}:", f"    '{name}':"))
+    assert name in load_settings(path).corpus.domains
