@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import yaml
 from pydantic import ValidationError
 
 from mixtures.errors import UserError
+
+MERGE = "tag:yaml.org,2002:merge"  # `<<: *block` takes the keys of another block
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
@@ -102,10 +104,43 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: bool = False) -> Any:
+    """Return what YAML text holds. Raises yaml.YAMLError where it does not parse, UserError for a key given twice.
+
+    where: the place of the text, for the message. words: scalars stay text. text_keys: keys that YAML reads as
+    something else than text, such as `no` or `2024`, are refused (UserError).
+    """
+
+    class Loader(yaml.BaseLoader if words else yaml.SafeLoader):  # type: ignore[misc]
+        """A loader that refuses a key given twice; plain YAML would silently take the last one."""
+
+        def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[Any, list[int]] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                    line, name = key.start_mark.line + 1, self.construct_object(key)
+                    if text_keys and not isinstance(name, str):
+                        raise UserError(
+                            f"{where}, line {line}: YAML reads the name {key.value} as {name!r}; write it in quotes: "
+                            f"'{key.value}'"
+                        )
+                    lines.setdefault(name, []).append(line)
+            if twice := {str(key): places for key, places in lines.items() if len(places) > 1}:
+                at = ", ".join(map(str, sorted({line for places in twice.values() for line in places})))
+                raise UserError(
+                    f"{where}: {', '.join(sorted(twice))} is given twice in the block that starts at line "
+                    f"{node.start_mark.line + 1} (lines {at}); names must be unique: keep one of them"
+                )
+            return node
+
+    return yaml.load(text, Loader)
+
+
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file. Raises UserError where it does not parse."""
+    """Read a YAML file. Raises UserError where it does not parse, and for a key given twice."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"), path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} does not parse: {error}; restore it from a copy") from error
 
@@ -124,17 +159,24 @@ def list_faults(error: ValidationError) -> list[str]:
     return lines
 
 
+def unique_keys(where: str | Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Return the `object_pairs_hook` for `json` that refuses a key given twice in one object; `where` is its place."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+            raise UserError(f"{where} gives {', '.join(twice)} twice in one object; keep one of them")
+        return record
+
+    return unique
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises UserError for a missing file, broken JSON (line and column), and a key given twice."""
     path = Path(path)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
-            raise UserError(f"{path} gives {', '.join(twice)} twice in one object; keep one of them")
-        return dict(pairs)
-
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique_keys(path))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is not complete JSON: line {error.lineno}, column {error.colno}: {error.msg}; it is truncated or "

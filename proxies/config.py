@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from mixtures.errors import UserError
+from mixtures.files import parse_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -41,7 +42,6 @@ PATHS = {
 }  # settings that are always paths
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")  # no 010, no 1:30, no 1_000
-MERGE = "tag:yaml.org,2002:merge"  # `<<: *block` takes the keys of another block
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -168,28 +168,8 @@ def differences(old: BaseModel, new: BaseModel) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    class Loader(yaml.SafeLoader):
-        """A loader that refuses what plain YAML changes silently: a key given twice, and a name that is no text."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            named = [key for key, _ in node.value if key.tag != MERGE]
-            keys = [self.construct_object(key, deep=True) for key in named]
-            for key, name in zip(named, keys, strict=True):
-                if not isinstance(name, str):
-                    raise UserError(
-                        f"{path}, line {key.start_mark.line + 1}: YAML reads the name {key.value} as {name!r}; write "
-                        f"it in quotes: '{key.value}'"
-                    )
-            if twice := sorted({key for key in keys if keys.count(key) > 1}):
-                line = node.start_mark.line + 1
-                raise UserError(
-                    f"{path}: {', '.join(twice)} is given twice in the block that starts at line {line}; names must "
-                    "be unique"
-                )
-            return super().construct_mapping(node, deep)
-
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        raw = parse_yaml(path.read_text(encoding="utf-8"), path, text_keys=True)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); give the path of a YAML file of settings"
@@ -258,7 +238,7 @@ def _value(word: str, annotation: Any, flag: str) -> Any:
     if word.lstrip()[:1] not in ("[", "{"):
         return word
     try:
-        return yaml.load(word, yaml.BaseLoader)
+        return parse_yaml(word, flag, words=True)
     except yaml.YAMLError as error:
         raise UserError(f"{flag} {word}: is not valid YAML; {' '.join(str(error).split())}") from error
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from mixtures.errors import UserError
+from mixtures.files import unique_keys
 from proxies.settings import Loop, Model
 
 
@@ -78,8 +79,10 @@ def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -
         return config, f"model.preset {settings.preset}"
     path = Path(settings.config)
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(), object_pairs_hook=unique_keys(path))
         return AutoConfig.for_model(values.pop("model_type"), **values), f"model.config {path}"
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"model.config {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:

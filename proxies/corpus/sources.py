@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
-from mixtures.files import glob_paths, sha256_file
+from mixtures.files import glob_paths, sha256_file, unique_keys
 from proxies.corpus import builtin, hub
+from proxies.corpus.csv_lines import csv_lines
 from proxies.corpus.settings import SourceSettings
 
 Which = Literal["train", "validation"]
@@ -130,7 +130,7 @@ def _blamed(place: str, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError, pd.errors.ParserError) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{place}: not readable as {what}: {reason}; replace it or leave it out") from error
 
@@ -138,9 +138,11 @@ def _blamed(place: str, what: str) -> Iterator[None]:
 def _read_parquet(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
     # A parquet reader jumps inside the file, so a file that is compressed as a whole is unpacked in memory.
     file = pq.ParquetFile(stream if stream.seekable() else pa.BufferReader(stream.read()))
-    columns = {field.name: str(field.type) for field in file.schema_arrow}
+    columns = file.schema_arrow.names
     if column not in columns:
         raise _no_column(path, column, columns)
+    if columns.count(column) > 1:
+        raise UserError(f"{path}: has {columns.count(column)} columns {column!r}; give every column a name of its own")
     row = 0
     for batch in file.iter_batches(batch_size=256, columns=[column]):
         for value in batch.column(0).to_pylist():
@@ -153,7 +155,9 @@ def _read_jsonl(path: str, stream: pa.NativeFile, column: str) -> Iterator[Docum
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=unique_keys(f"{path}:{number}"))
+        except UserError:
+            raise
         except ValueError as error:  # broken JSON, or bytes that are not UTF-8
             raise UserError(
                 f'{path}:{number}: not a JSON line: {error}; every line must be one object such as {{"{column}": ...}}'
@@ -168,19 +172,15 @@ def _read_jsonl(path: str, stream: pa.NativeFile, column: str) -> Iterator[Docum
 
 
 def _read_csv(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:
-    row = 0
-    try:
-        chunks = pd.read_csv(
-            io.BufferedReader(stream), dtype=str, keep_default_na=False, chunksize=256, encoding="utf-8-sig"
-        )
-    except pd.errors.EmptyDataError:
+    lines = csv_lines(path, io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", newline=""))
+    header = next(lines, None)
+    if header is None:
         return
-    for chunk in chunks:
-        if column not in chunk.columns:
-            raise _no_column(path, column, list(chunk.columns))
-        for value in chunk[column]:
-            row += 1
-            yield _document(f"{path}:{row}", column, None if pd.isna(value) else value)
+    if column not in header:
+        raise _no_column(path, column, header)
+    index = header.index(column)
+    for row, fields in enumerate(lines, 1):
+        yield _document(f"{path}:{row}", column, fields[index])
 
 
 def _read_txt(path: str, stream: pa.NativeFile, column: str) -> Iterator[Document]:

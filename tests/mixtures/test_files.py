@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mixtures.files import atomic_dir, write_atomic
+from mixtures.errors import UserError
+from mixtures.files import atomic_dir, read_yaml, write_atomic
 
 
 def disk_full(*_: object) -> None:
@@ -91,3 +92,19 @@ def test_an_existing_directory_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="already exists"), atomic_dir(tmp_path / "checkpoint"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint"]
+
+
+@pytest.mark.parametrize("text", ["a:\n  x: 1\n  y: 2\n  x: 3\n", "a: {x: 1,\n y: 2,\n 'x': 3}\n"])
+def test_a_key_given_twice_in_yaml_is_refused_with_its_lines(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_yaml(path)
+    assert f"{path}: x is given twice in the block that starts at line" in str(caught.value)
+    assert "lines" in str(caught.value)
+
+
+def test_yaml_keys_that_replace_those_of_a_merged_block_are_no_repetition(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1}\nouter:\n  b: &b\n    <<: *a\n    x: 2\nc:\n  <<: *b\n")
+    assert read_yaml(path) == {"a": {"x": 1}, "outer": {"b": {"x": 2}}, "c": {"x": 2}}

@@ -31,6 +31,7 @@ from mixtures.convert.job import Content, Draw, Job, Output
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
+from mixtures.files import parse_yaml
 
 DATASET = "nemo_automodel.components.datasets.llm.megatron_dataset.MegatronPretraining"
 RESERVED = "weighted"  # Automodel's name for the aggregate over the domains
@@ -161,7 +162,7 @@ def _recipe(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        recipe = yaml.safe_load(Path(path).read_text())
+        recipe = parse_yaml(Path(path).read_text(encoding="utf-8"), f"--recipe {path}")
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
             f"--recipe {path} cannot be read: {error}; give the YAML file that `automodel` is started with"

@@ -19,6 +19,7 @@ import yaml
 from mixtures.convert.job import Draw, Job, Output, Span
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
+from mixtures.files import parse_yaml
 
 META = ".nv-meta"
 # {domain: [(split file, or None for the dataset's own; share of the domain's documents as read), ...]}
@@ -112,7 +113,7 @@ def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
         next(path for path in (folder / "split.yaml", folder / "split.json") if path.exists()).read_text(),
     )
     times = _times(job, name, samples=len(keys))
-    split, layers = yaml.safe_load(text), []
+    split, layers = parse_yaml(text, f"the split of {folder}"), []
     for number in range(1, int(times.max()) + 1):
         left_out = [key for key, kept in zip(keys, times >= number, strict=True) if not kept]
         record = {**split, "exclude": [*split.get("exclude", ()), *left_out]}

@@ -114,7 +114,7 @@ def test_empty_and_null_texts_and_blank_lines_are_left_out(tmp_path: Path) -> No
     assert read(str(tmp_path / "a.jsonl")) == [(f"{tmp_path}/a.jsonl:5", "x")]
     pq.write_table(pa.table({"text": ["", None, "x"]}), tmp_path / "a.parquet")
     assert read(str(tmp_path / "a.parquet")) == [(f"{tmp_path}/a.parquet:3", "x")]
-    (tmp_path / "a.csv").write_text('n,text\n1,""\n2,\n3,NA\n4\n')
+    (tmp_path / "a.csv").write_text('n,text\n1,""\n2,\n3,NA\n\n4,\n')
     assert read(str(tmp_path / "a.csv")) == [(f"{tmp_path}/a.csv:3", "NA")]
 
 
@@ -235,6 +235,48 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     assert "a.jsonl:1: column 'text' is not valid Unicode" in fault(str(tmp_path / "a.jsonl"))
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xe9"}')
     assert "b.jsonl:1: not a JSON line" in fault(str(tmp_path / "b.jsonl"))
+
+
+def test_a_csv_line_longer_or_shorter_than_the_header_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = {
+        "text\nHello, world\nGood, bye\n": ":2: 2 fields, the header has 1 (text); write each text that holds commas",
+        "text,n\none,1,\ntwo,2,\n": ":2: 3 fields, the header has 2 (text, n); remove the commas at the line's end",
+        'text,n\n"one\nand on",1\n\ntwo,2,x\n': ":5: 3 fields, the header has 2 (text, n); write each text",
+        "n,text\n1,first\n2\n3,third\n": ":3: 1 field, the header has 2 (n, text); give every column a field",
+        'n,text\n1,"she said \\"no, thanks\\" twice"\n': ":2: no line of CSV",
+        'n,text\n1,x\n2,"never closed\n3,y\n': ":3: no line of CSV: unexpected end of data",
+    }
+    for text, part in lines.items():
+        path.write_text(text)
+        message = fault(str(path))
+        assert f"{path}{part}" in message
+        assert "double" in message or "remove" in message or "empty" in message
+
+
+def test_a_column_name_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,n,text\na,1,b\n")
+    assert f"{path}:1: the header gives 'text' twice; give every column a name of its own" in fault(str(path))
+    arrays = [pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.Table.from_arrays(arrays, names=["text", "text"]), tmp_path / "a.parquet")
+    assert "a.parquet: has 2 columns 'text'; give every column a name" in fault(str(tmp_path / "a.parquet"))
+
+
+def test_long_texts_quotes_and_line_breaks_of_csv_are_kept(tmp_path: Path) -> None:
+    texts = ["x" * 300_000, 'he said ""', "a\r\nb\rc\nd", " , "]
+    pd.DataFrame({"text": [*texts, "end"], "n": 1}).to_csv(tmp_path / "a.csv", index=False)
+    assert [text for _, text in read(str(tmp_path / "a.csv"))] == [*texts, "end"]
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbftext,,\r\none,,\r\n  \r\ntwo,,\r\n")
+    assert read(str(tmp_path / "b.csv")) == [(f"{tmp_path}/b.csv:1", "one"), (f"{tmp_path}/b.csv:2", "two")]
+
+
+def test_a_key_given_twice_in_a_json_line_is_refused(tmp_path: Path) -> None:
+    for line in ('{"text": "a", "n": 1, "text": "b"}', '{"text": "a", "meta": {"text": 1, "text": 2}}'):
+        (tmp_path / "a.jsonl").write_text(f'{{"text": "x"}}\n{line}\n')
+        assert f"{tmp_path}/a.jsonl:2 gives text twice in one object; keep one of them" in fault(
+            str(tmp_path / "a.jsonl")
+        )
 
 
 def test_a_domain_without_text_is_refused(tmp_path: Path) -> None:
