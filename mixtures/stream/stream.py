@@ -18,7 +18,7 @@ from mixtures.schedule.mixture import Mixture
 from mixtures.stream.plan import Plan, limits_of
 from mixtures.stream.policy import open_policies
 from mixtures.stream.shuffle import ROUNDS, epoch_key, shuffled
-from mixtures.stream.tokens import Source, as_rows, open_sources
+from mixtures.stream.tokens import Source, as_rows, id_fault, open_sources
 
 AHEAD = 256  # rows read at once while iterating
 FORMAT = 1  # version of the state
@@ -40,8 +40,9 @@ class MixtureStream:
 
     Paths of manifests are relative to the mixture's file. Memory: a few hundred bytes per domain, and 24 per document
     that a manifest lists; tokens are read from where they are stored. Time: every rank follows the global order, a few
-    microseconds per global row, and reads its own rows. Raises UserError for a mixture, sources and manifests that do
-    not fit.
+    microseconds per global row, and reads its own rows. Token ids below 0 or beyond the mixture's vocabulary are
+    refused: at the start if they are among the first 2^20 of a source, else when their row is drawn. So no long text is
+    read to check it. Raises UserError for a mixture, sources and manifests that do not fit.
     """
 
     def __init__(
@@ -182,14 +183,10 @@ class MixtureStream:
         out = np.empty((len(domains), self.row_tokens), dtype=np.int64)
         for domain in np.unique(domains).tolist():
             here = domains == domain
-            out[here] = self._text_rows(names[domain], epochs[here], places[here])
-        if out.size and out.max() >= self.mixture.tokenizer.vocab_size:
-            row = int(out.max(axis=1).argmax())
-            raise UserError(
-                f"the source of {names[domains[row]]} holds token {out.max()}, the mixture's tokenizer "
-                f"{self.mixture.tokenizer.name} has {self.mixture.tokenizer.vocab_size} tokens; give tokens of that "
-                "tokenizer (and the array's right dtype)"
-            )
+            rows = self._text_rows(names[domain], epochs[here], places[here])
+            if fault := id_fault(names[domain], rows, self._tokens[names[domain]].where, self.mixture.tokenizer):
+                raise UserError(fault)
+            out[here] = rows
         return out
 
     def _text_rows(self, name: str, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from mixtures.schedule.records import Domain, Tokenizer
 
 Source = np.ndarray | str | Path
 
+SCANNED = 2**20  # ids of a source that are compared with the vocabulary when it is opened
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -52,14 +54,29 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
+def id_fault(name: str, ids: np.ndarray, where: str, tokenizer: Tokenizer) -> str | None:
+    """Return what is wrong with token ids of a domain: one is below 0 or beyond the vocabulary; None where none is.
+
+    Reads all of `ids`, in their own type: a cast to int64 would hide what is beyond it.
+    """
+    if not ids.size or (ids.min() >= 0 and ids.max() < tokenizer.vocab_size):
+        return None
+    wrong = int(ids.min() if ids.min() < 0 else ids.max())
+    return (
+        f"the source of {name} holds token {wrong}, the mixture's tokenizer {tokenizer.name} has "
+        f"{tokenizer.vocab_size} tokens ({where}, {ids.dtype}); allowed: 0 to {tokenizer.vocab_size - 1}; give tokens "
+        "of that tokenizer (and the array's right dtype)"
+    )
+
+
 def open_sources(
     domains: Sequence[Domain], tokenizer: Tokenizer, sources: Mapping[str, Source] | str | Path, *, check_text: bool
 ) -> dict[str, Tokens]:
     """Return {name: tokens} of every domain of the mixture, in its order.
 
     A source is an array of token ids (N,) or a directory of the token cache that `proxies.train` keeps; `sources`
-    itself may be that cache. check_text: the tokens must be the text that the mixture names. Raises UserError listing
-    every fault.
+    itself may be that cache. check_text: the tokens must be the text that the mixture names. Of the ids only the first
+    SCANNED of each source are compared with the vocabulary. Raises UserError listing every fault.
     """
     names = [domain.name for domain in domains]
     if not isinstance(sources, Mapping):
@@ -72,6 +89,8 @@ def open_sources(
         )
     opened = {name: _open(name, sources[name]) for name in names}
     faults = [fault for domain in domains for fault in _faults(tokenizer, domain, opened[domain.name], check_text)]
+    first = {name: id_fault(name, tokens.ids[:SCANNED], tokens.where, tokenizer) for name, tokens in opened.items()}
+    faults += [fault for fault in first.values() if fault]
     if faults:
         raise UserError("these sources cannot be streamed:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return opened

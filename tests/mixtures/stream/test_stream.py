@@ -319,3 +319,25 @@ def test_tokens_outside_the_vocabulary_are_refused() -> None:
         UserError, match=r"source of code holds token 1048576, the mixture's tokenizer test has 1048576 tokens"
     ):
         MixtureStream(make_mixture(SHARES, rows=1000), sources, row_tokens=ROW).take(1000)
+
+
+@pytest.mark.parametrize(("dtype", "bad"), [("int16", -1), ("int32", -7), ("int64", -(2**40)), ("uint64", 2**63 + 5)])
+def test_ids_that_only_a_cast_would_make_fit_are_refused(dtype: str, bad: int) -> None:
+    sources = {name: ids.astype(dtype) for name, ids in make_sources(SIZES).items()}
+    sources["code"][5] = bad
+    with pytest.raises(UserError, match=rf"source of code holds token {bad}, .*{dtype}\); allowed: 0 to 1048575"):
+        MixtureStream(make_mixture(SHARES, rows=1000), sources, row_tokens=ROW)
+
+
+@pytest.mark.parametrize("bad", [-1, 2**20])
+def test_ids_beyond_the_scanned_ones_are_refused_when_drawn(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
+    monkeypatch.setattr("mixtures.stream.tokens.SCANNED", 4)
+    sources = {name: ids.astype(np.int64) for name, ids in make_sources(SIZES).items()}
+    sources["web"][0], sources["code"][5] = bad, bad
+    with pytest.raises(UserError, match="source of web holds") as caught:
+        MixtureStream(make_mixture(SHARES, rows=1000), sources, row_tokens=ROW)
+    assert "source of code" not in str(caught.value)
+    sources["web"][0] = 0
+    stream = MixtureStream(make_mixture(SHARES, rows=1000), sources, row_tokens=ROW)
+    with pytest.raises(UserError, match=f"source of code holds token {bad}, .*an array in memory"):
+        stream.take(1000)
