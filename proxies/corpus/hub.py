@@ -10,21 +10,52 @@ from proxies.corpus.settings import SourceSettings
 def open_dataset(source: SourceSettings) -> Any:
     """Open the split that a source names, as a `datasets.Dataset`, or with streaming as an `IterableDataset`.
 
-    Raises UserError if it cannot be opened.
+    A dataset that `save_to_disk` wrote is always a `datasets.Dataset`. Raises UserError if it cannot be opened, and for
+    a name or a split that it does not have.
     """
     import datasets  # takes seconds to import, and most runs read files
 
     try:
         if any(Path(source.dataset, name).is_file() for name in ("state.json", "dataset_dict.json")):
-            saved = datasets.load_from_disk(source.dataset)
-            return saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
+            return _split(datasets.load_from_disk(source.dataset), source)
         return datasets.load_dataset(source.dataset, source.name, split=source.split, streaming=source.streaming)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, ImportError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"dataset {source.dataset!r} (name {source.name}, split {source.split!r}) cannot be opened: {reason}; "
             "give a dataset on the Hugging Face hub or a local dataset directory, and a name and split that it has"
         ) from error
+
+
+def _split(saved: Any, source: SourceSettings) -> Any:
+    """Return the split of a saved dataset that a source names: one of its splits, a slice of one, or a sum of these.
+
+    A dataset that was saved without the name of its split counts as `train`. Raises UserError for a name, which saved
+    datasets do not have, and for a split that is not there.
+    """
+    import datasets
+
+    splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+    if source.name is not None:
+        raise UserError(
+            f"dataset {source.dataset!r} is saved on this disk, where a dataset has no configurations, and the "
+            f"setting `name` is {source.name!r}; leave `name` out"
+        )
+    if source.split in splits:
+        return splits[source.split]
+    try:
+        instruction = datasets.ReadInstruction.from_spec(source.split)
+        parts = instruction.to_absolute({name: len(rows) for name, rows in splits.items()})
+    except (ValueError, AssertionError) as error:
+        there = ", ".join(f"{name} ({len(rows):,} rows)" for name, rows in splits.items())
+        raise UserError(
+            f"dataset {source.dataset!r} is saved on this disk with the split{'s' if len(splits) > 1 else ''} {there}; "
+            f"the setting `split` is {source.split!r}: {' '.join(str(error).split())}; give a split that is there, or "
+            f"a slice of it such as '{next(iter(splits))}[:2]'"
+        ) from error
+    return datasets.concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
 def identity(source: SourceSettings) -> str:

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -336,6 +337,51 @@ def test_a_dataset_saved_to_disk_is_read(tmp_path: Path) -> None:
     assert [text for _, text in documents(SourceSettings(dataset=str(tmp_path / "one")))] == TEXTS
     datasets.DatasetDict({"dev": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(tmp_path / "many")
     assert [text for _, text in documents(SourceSettings(dataset=str(tmp_path / "many"), split="dev"))] == TEXTS
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_saved_dataset_gives_the_split_or_slice_that_is_asked_for(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [f"text {number}" for number in range(10)]
+    datasets.Dataset.from_dict({"text": rows}, split="train").save_to_disk(tmp_path / "one")
+    datasets.Dataset.from_dict({"text": rows}, split="train[:50%]").save_to_disk(tmp_path / "half")
+    parts = {name: datasets.Dataset.from_dict({"text": [f"{name} {row}" for row in rows]}) for name in ("a", "b")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "many")
+    expected = {
+        ("one", "train"): rows,
+        ("one", "train[:2]"): rows[:2],
+        ("one", "train[-10%:]"): rows[-1:],
+        ("half", "train[:50%]"): rows,
+        ("many", "a[8:]+b[:1]"): ["a text 8", "a text 9", "b text 0"],
+    }
+    for (name, split), texts in expected.items():
+        root = str(tmp_path / name)
+        found = list(documents(SourceSettings(dataset=root, split=split)))
+        assert found == [(f"{root}:{split}:{row}", text) for row, text in enumerate(texts, 1)]
+    faults = {
+        ("one", "test"): "split train (10 rows); the setting `split` is 'test': Unknown split \"test\"",
+        ("one", "non sense!"): "split train (10 rows); the setting `split` is 'non sense!': Unrecognized",
+        ("one", "train[:150%]"): "Percent slice boundaries must be",
+        ("half", "train"): "split train[:50%] (10 rows); the setting `split` is 'train'",
+        ("many", "train"): "splits a (10 rows), b (10 rows); the setting `split` is 'train'",
+    }
+    for (name, split), part in faults.items():
+        with pytest.raises(UserError, match=re.escape(part)) as caught:
+            list(documents(SourceSettings(dataset=str(tmp_path / name), split=split)))
+        assert f"dataset '{tmp_path}/{name}' is saved on this disk" in str(caught.value)
+        assert "give a split that is there, or a slice of it such as" in str(caught.value)
+    for name in ("one", "many"):
+        with pytest.raises(UserError, match="`name` is 'en'; leave `name` out"):
+            list(documents(SourceSettings(dataset=str(tmp_path / name), name="en", split="a")))
+
+
+@pytest.mark.parametrize("setting", [{"name": "en"}, {"split": "test"}, {"streaming": True}])
+def test_settings_of_datasets_are_refused_for_other_sources(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}: only for a `dataset`"):
+        SourceSettings(data_files="a.txt", **setting)
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}: only for a `dataset`"):
+        SourceSettings(builtin="python", **setting)
 
 
 @pytest.mark.usefixtures("offline")
