@@ -92,7 +92,9 @@ def read_schedule(
         else _begins(files[0], like, sequence_length=sequence_length, batch_size=batch_size)
     )
     stages = [
-        (file.where, _named(shares, as_places(data), source=source)) for file in files for _, shares in file.stages
+        (file.where, _named(shares, as_places(data), source=source, where=file.where))
+        for file in files
+        for _, shares in file.stages
     ]
     notes = [note for file in files for note in file.notes]
     if like is not None:
@@ -160,12 +162,32 @@ def _batches(by_step: Sequence[tuple[int, int]], sequence_length: int) -> Batche
     return made_batches(pieces, sequence_length=sequence_length)
 
 
-def _named(shares: Mapping[str, float], places: Mapping[str, Sequence[str]], *, source: str) -> dict[str, float]:
-    """Return {domain: share} from the names in the file; the shares of several names of one domain are added up."""
+def _named(
+    shares: Mapping[str, float], places: Mapping[str, Sequence[str]], *, source: str, where: str
+) -> dict[str, float]:
+    """Return {domain: share} from the names in the file; the shares of several names of one domain are added up.
+
+    Raises UserError where Megatron's prefixes in different directories share a file name, and `places` does not say
+    which domains they are.
+    """
     named: dict[str, float] = {}
+    prefixes: dict[str, dict[str, str]] = {}  # {domain: {prefix without its ending: prefix}}
+    guessed = set()
     for called, share in shares.items():
-        name = _name(called, places) or (ENDINGS.sub("", Path(called).name) if source == "megatron" else called)
+        name = _name(called, places)
+        if name is None and source == "megatron":
+            name = ENDINGS.sub("", Path(called).name)
+            guessed.add(name)
+        name = called if name is None else name
         named[name] = named.get(name, 0.0) + share
+        prefixes.setdefault(name, {}).setdefault(os.path.normpath(ENDINGS.sub("", called)), called)
+    if alike := {name: found for name, found in prefixes.items() if name in guessed and len(found) > 1}:
+        lines = "\n".join(f"  - {name}: {', '.join(found.values())}" for name, found in alike.items())
+        raise UserError(
+            f"{where}: several prefixes share a file name, and the file name is what a domain is called:\n{lines}\n"
+            f"say which domain each of them is with --data NAME=PATH (two paths of one NAME are added up), or with a "
+            f"pattern such as --data 'data/{DOMAIN}/all'"
+        )
     return named
 
 

@@ -291,7 +291,7 @@ BLENDS: dict[str, Any] = {
     "per-split": {"train": ["70", "data/web", 20, "data/code", "10.0", "data/math"], "valid": None, "test": None},
     "per-split text": {"train": "70 data/web 20 data/code 10 data/math", "valid": ["data/web"], "test": None},
     "list": ["0.7", "data/web", "0.2", "data/code", "0.1", "data/math"],
-    "twice": ["0.3", "data/web.bin", "0.4", "old/web_text_document", "0.2", "code_document", "0.1", "math.idx"],
+    "twice": ["0.3", "data/web.bin", "0.4", "./data/web_text_document", "0.2", "code_document", "0.1", "math.idx"],
 }
 
 
@@ -302,6 +302,24 @@ def test_every_way_to_write_a_megatron_blend_is_read(
     said = run(capsys, write(tmp_path / "blend.json", content), "--from", "megatron", "-o", tmp_path / "shares.json")
     assert read_shares(tmp_path / "shares.json") == pytest.approx(WANTED, abs=1e-12)
     assert ("only train is read, not valid" in said) == (content == BLENDS["per-split text"])
+
+
+def test_prefixes_that_share_a_file_name_are_no_one_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = (
+        write(tmp_path / "blend.txt", "1 web/en/all_text_document 2 code/en/all_text_document 1 /x/math"),
+        tmp_path / "shares.json",
+    )
+    refused = run(capsys, path, "--from", "megatron", "-o", out, code=2)
+    assert f"{path}: several prefixes share a file name" in refused
+    assert "all: web/en/all_text_document, code/en/all_text_document\n" in refused
+    assert "--data NAME=PATH" in refused
+    assert not out.exists()
+    words = [path, "--from", "megatron", "-o", out, "--data"]
+    assert "all: web/en/all_text_document, code/en" in run(capsys, *words, "all=web/en/all_text_document", code=2)
+    run(capsys, *words, "{domain}/en/all_text_document")
+    assert read_shares(out) == {"web": 0.25, "code": 0.5, "math": 0.25}
+    run(capsys, *words, "en=web/en/all_text_document", "en=code/en/all_text_document")
+    assert read_shares(out) == {"en": 0.75, "math": 0.25}
 
 
 UNWEIGHTED: dict[str, Any] = {
