@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 from mixtures.errors import UserError
 from mixtures.files import read_json
 from mixtures.schedule.mixture import Mixture
-from mixtures.schedule.shares import ROUNDING, checked_shares, matched_shares
+from mixtures.schedule.shares import LABELS, ROUNDING, checked_shares, matched_shares
 
-LABELS = ("", "Unnamed: 0", "index", "run", "run_id", "name")
 DOREMI = "train_domain_weights"
 RESTORE = "it is truncated or damaged: write it again, or restore it from a copy"
 FORMATS = (

@@ -20,6 +20,9 @@ ROUNDING = 1e-2  # how far written shares may sum from 1: programs round them to
 
 PREFIX = "train_"  # RegMix writes it before the name of every training domain
 
+# columns of a table that say which mixture a row is, so that no domain in a table can have such a name
+LABELS = ("", "Unnamed: 0", "index", "run", "run_id", "name")
+
 
 def uniform(tokens: Mapping[str, float]) -> dict[str, float]:
     """Return the same share for every domain. Raises UserError for counts that are not positive numbers."""

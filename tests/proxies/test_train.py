@@ -220,7 +220,12 @@ def test_rows_longer_than_the_positions_are_refused(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("content", "part"), [("{", "is not a Hugging Face config"), ('{"model_type": "nothing"}', "nothing")]
+    ("content", "part"),
+    [
+        ("{", "is not a Hugging Face config"),
+        ('{"model_type": "nothing"}', "nothing"),
+        ('{"model_type": "llama", "model_type": "gpt2"}', "model.json gives model_type twice in one object"),
+    ],
 )
 def test_a_broken_model_config_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, part: str

@@ -5,13 +5,24 @@ import io
 
 from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.table import Format
+from mixtures.errors import UserError
+from mixtures.schedule.shares import LABELS
 
 FILE = "weights.csv"
 
 
 def write(job: Job) -> Output:
-    """Return shares of tokens, sequences or documents (--unit), with every domain in every stage."""
+    """Return shares of tokens, sequences or documents (--unit), with every domain in every stage.
+
+    Raises UserError for a domain that is called as a label column: it could not be told from one when it is read.
+    """
     names = [domain.name for domain in job.mixture.domains]
+    if labels := [name for name in names if name in LABELS]:
+        raise UserError(
+            f"csv: the domain{'s' if len(labels) > 1 else ''} {', '.join(labels)} of the mixture cannot be a column: "
+            f"in a table of mixtures {', '.join(label for label in LABELS if label)} say which mixture a row is; "
+            "convert with --to json, or give the domain another name and export again"
+        )
     shares = [job.unit_shares(span) for span in job.spans]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")

@@ -482,3 +482,13 @@ def test_a_csv_of_stages_is_read_back_row_by_row(tmp_path: Path, capsys: pytest.
     for row, wanted in (("s0", WANTED), ("s1", SECOND)):
         run(capsys, tmp_path / "out" / "weights.csv", "--from", "olmix", "--row", row, "-o", tmp_path / "shares.json")
         assert read_shares(tmp_path / "shares.json") == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("label", ["name", "index", "run", "run_id"])
+def test_a_domain_called_as_a_label_column_is_written_to_json_only(label: str, tmp_path: Path) -> None:
+    make_mixture({"web": 0.75, label: 0.25}, rows=100).save(tmp_path / "mixture.json")
+    with pytest.raises(UserError, match=f"the domain {label} of the mixture cannot be a column: .*--to json"):
+        convert(tmp_path / "mixture.json", to="csv", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    convert(tmp_path / "mixture.json", to="json", output=tmp_path / "out")
+    assert import_mixture([tmp_path / "out" / "weights.json"], source="json").shares == {"web": 0.75, label: 0.25}

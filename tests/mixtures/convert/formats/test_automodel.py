@@ -53,7 +53,13 @@ def test_text_read_by_its_size_is_weighed_to_the_mixture(tmp_path: Path, data: P
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "cannot be read"), ("a: [", "cannot be read"), ("- a", "no mapping")]
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("a: [", "cannot be read"),
+        ("- a", "no mapping"),
+        ("a: 1\nb: 2\na: 3", r"recipe.yaml: a is given twice in the block that starts at line 1 \(lines 1, 3\)"),
+    ],
 )
 def test_a_recipe_that_is_none_is_refused(tmp_path: Path, data: Path, text: str | None, message: str) -> None:
     if text is not None:
