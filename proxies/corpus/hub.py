@@ -16,7 +16,7 @@ def open_dataset(source: SourceSettings) -> Any:
     import datasets  # takes seconds to import, and most runs read files
 
     try:
-        if any(Path(source.dataset, name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if is_saved(source):
             return _split(datasets.load_from_disk(source.dataset), source)
         return datasets.load_dataset(source.dataset, source.name, split=source.split, streaming=source.streaming)
     except UserError:
@@ -27,6 +27,11 @@ def open_dataset(source: SourceSettings) -> Any:
             f"dataset {source.dataset!r} (name {source.name}, split {source.split!r}) cannot be opened: {reason}; "
             "give a dataset on the Hugging Face hub or a local dataset directory, and a name and split that it has"
         ) from error
+
+
+def is_saved(source: SourceSettings) -> bool:
+    """Say whether a source's dataset is a directory that `save_to_disk` wrote."""
+    return any(Path(source.dataset, name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _split(saved: Any, source: SourceSettings) -> Any:

@@ -39,7 +39,7 @@ class SourceSettings(Frozen):
     @model_validator(mode="after")
     def _one_kind(self) -> "SourceSettings":
         exactly_one(self, ("data_files", "dataset", "builtin"))
-        given = {"name": self.name, "split": self.split, "streaming": self.streaming}
+        given = {"name": self.name, "split": self.split}
         defaults = {key: type(self).model_fields[key].default for key in given}
         if not self.dataset and (unused := [key for key, value in given.items() if value != defaults[key]]):
             raise ValueError(f"{', '.join(unused)}: only for a `dataset`, and this source has none; leave it out")

@@ -66,7 +66,7 @@ def describe(source: SourceSettings, which: Which = "train") -> list[dict[str, s
             {"format": "builtin", "uri": f"builtin:{source.builtin}", "sha256": builtin.fingerprint(source.builtin)}
         ]
     if which == "train" and source.dataset:
-        dataset_hash = _directory_hash(Path(source.dataset)) if os.path.isdir(source.dataset) else hub.identity(source)
+        dataset_hash = _directory_hash(source) if os.path.isdir(source.dataset) else hub.identity(source)
         return [{"format": "hf", "uri": _name(source, which), "sha256": dataset_hash}]
     paths = expand(source.data_files if which == "train" else source.validation)
     return [{"format": file_format(path)[0], "uri": path, "sha256": _sha256(path)} for path in paths]
@@ -258,7 +258,15 @@ def _sha256(path: str) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _directory_hash(root: Path) -> str:
+def _directory_hash(source: SourceSettings) -> str:
+    """Return the hash over the files of a local dataset; raises UserError for a split that a saved one does not have.
+
+    A slice of a saved dataset has a hash of its own: versions before slices were read cached all rows under that name.
+    """
+    root, part = Path(source.dataset), ""
+    if hub.is_saved(source):
+        hub.open_dataset(source)
+        part = source.split if "[" in source.split else ""
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    listing = "".join(f"{path.relative_to(root)}\0{_sha256(str(path))}\n" for path in files)
+    listing = part + "".join(f"{path.relative_to(root)}\0{_sha256(str(path))}\n" for path in files)
     return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()

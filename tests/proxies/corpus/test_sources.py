@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -371,13 +370,19 @@ def test_a_saved_dataset_gives_the_split_or_slice_that_is_asked_for(tmp_path: Pa
             list(documents(SourceSettings(dataset=str(tmp_path / name), split=split)))
         assert f"dataset '{tmp_path}/{name}' is saved on this disk" in str(caught.value)
         assert "give a split that is there, or a slice of it such as" in str(caught.value)
+        with pytest.raises(UserError, match="saved on this disk"):  # the text of an earlier run may be in the cache
+            describe(SourceSettings(dataset=str(tmp_path / name), split=split))
+    one, two = (
+        describe(SourceSettings(dataset=str(tmp_path / "one"), split=split)) for split in ("train", "train[:2]")
+    )
+    assert one[0]["sha256"] != two[0]["sha256"]
     for name in ("one", "many"):
         with pytest.raises(UserError, match="`name` is 'en'; leave `name` out"):
             list(documents(SourceSettings(dataset=str(tmp_path / name), name="en", split="a")))
 
 
-@pytest.mark.parametrize("setting", [{"name": "en"}, {"split": "test"}, {"streaming": True}])
-def test_settings_of_datasets_are_refused_for_other_sources(setting: dict[str, Any]) -> None:
+@pytest.mark.parametrize("setting", [{"name": "en"}, {"split": "test"}])
+def test_settings_of_datasets_are_refused_for_other_sources(setting: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(setting))}: only for a `dataset`"):
         SourceSettings(data_files="a.txt", **setting)
     with pytest.raises(ValueError, match=f"{next(iter(setting))}: only for a `dataset`"):
