@@ -84,8 +84,10 @@ def load(
     """
     try:
         state = torch.load(path / STATE, map_location=device, weights_only=True)
-        weights = type(model).from_pretrained(path, dtype=torch.float32).state_dict()
-        model.load_state_dict(weights)
+        saved, loaded = type(model).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+        if lost := sorted(loaded["missing_keys"]):  # transformers drew them at random
+            raise ValueError(f"its weights lack {', '.join(lost)}")
+        model.load_state_dict(saved.state_dict())
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         rule: dict[str, Any] = {

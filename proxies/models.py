@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
 
@@ -42,25 +44,57 @@ PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int, seed: int) -> PreTrainedModel:
     """Return the proxy model in float32 on the CPU, in training mode.
 
-    Its weights are drawn from `seed`, or read from the pretrained directory. Raises UserError for an unknown preset, an
-    unreadable config or directory, a vocabulary smaller than the tokenizer's, and fewer positions than a row has
-    tokens.
+    Its weights are drawn from `seed`, or read from the pretrained directory, which must have all of them. Raises
+    UserError for an unknown preset, an unreadable config or directory, weights that lack a parameter or have it in
+    another shape, a vocabulary smaller than the tokenizer's, and fewer positions than a row has tokens.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.manual_seed(seed)
     if settings.pretrained:
         where = f"model.pretrained {settings.pretrained}"
-        try:
-            model = AutoModelForCausalLM.from_pretrained(settings.pretrained, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{where} cannot be loaded: {error}") from error
+        model = _pretrained(settings.pretrained, where)
         _check(model.config, where, vocab_size=vocab_size, row_tokens=row_tokens)
     else:
         config, where = _config(settings, vocab_size=vocab_size, eos_id=eos_id, row_tokens=row_tokens)
         _check(config, where, vocab_size=vocab_size, row_tokens=row_tokens)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.train()
+
+
+def _pretrained(directory: str, where: str) -> PreTrainedModel:
+    """Load the model of a directory. Raises UserError if transformers would draw some of its weights at random."""
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"{where} cannot be loaded: {error}; give a directory with a config.json and whole weights, as "
+            "save_pretrained writes it"
+        ) from error
+    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    others = [f"{name} is {(*was,)}, not {(*now,)}" for name, was, now in sorted(loaded["mismatched_keys"])]
+    if not missing and not others:
+        return model
+    lines = [f"{where} does not have all weights of a {type(model).__name__} with its config.json:"]
+    lines += [f"  {line}" for line in (_some("missing", missing), _some("of another shape", others)) if line]
+    lines += [f"  {line}" for line in (_some("in the file but not in the model", unexpected),) if line]
+    prefixes = {name.removesuffix(lost) for lost in missing[:1] for name in unexpected if name.endswith("." + lost)}
+    lines.append(
+        f"the names begin with {min(prefixes)!r}, as a wrapper (torch.compile, DistributedDataParallel) names them: "
+        "save the model inside the wrapper with save_pretrained"
+        if prefixes
+        else "save the whole model, with its head, with save_pretrained (AutoModelForCausalLM), or draw new weights: "
+        "model.config with its config.json"
+    )
+    raise UserError("\n".join(lines))
+
+
+def _some(what: str, names: list[str], *, most: int = 5) -> str:
+    """Return a line with the number of names and the first of them; "" without names."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{what} ({len(names)}): {', '.join(names[:most])}{rest}" if names else ""
 
 
 def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -> tuple[PretrainedConfig, str]:

@@ -1,0 +1,111 @@
+"""`proxies.models`: no weight is drawn that was to be read, and every mistake in a config gets one message."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
+
+import doge
+from mixtures.errors import UserError
+from proxies import checkpoints
+from proxies.models import build_model
+from proxies.settings import Model
+from tests.proxies.helpers import MODEL
+
+Weights = dict[str, torch.Tensor]
+
+
+def llama(*, tied: bool = False) -> LlamaForCausalLM:
+    torch.manual_seed(1)
+    values = {name: value for name, value in MODEL.items() if name != "model_type"}
+    return LlamaForCausalLM(LlamaConfig(**values | {"tie_word_embeddings": tied, "num_hidden_layers": 2}))
+
+
+def built(folder: Path, *, seed: int = 0) -> PreTrainedModel:
+    return build_model(Model(pretrained=str(folder)), vocab_size=257, eos_id=256, row_tokens=16, seed=seed)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        built(folder)
+    return str(caught.value)
+
+
+def rewrite(folder: Path, change: Callable[[Weights], Weights]) -> None:
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
+def test_weights_with_a_wrappers_prefix_are_refused(tmp_path: Path, prefix: str) -> None:
+    llama().save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda weights: {prefix + name: value for name, value in weights.items()})
+    said = refusal(tmp_path)
+    assert said.startswith(f"model.pretrained {tmp_path} does not have all weights of a LlamaForCausalLM")
+    assert "missing (21): lm_head.weight, model.embed_tokens.weight, " in said
+    assert " and 16 more" in said
+    assert f"in the file but not in the model (21): {prefix}lm_head.weight" in said
+    assert f"the names begin with {prefix!r}" in said
+
+
+def test_weights_without_a_head_are_refused(tmp_path: Path) -> None:
+    LlamaModel(llama().config).save_pretrained(tmp_path)
+    said = refusal(tmp_path)
+    assert "missing (1): lm_head.weight\nsave the whole model, with its head" in said
+
+
+def test_weights_without_a_layer_are_refused(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda weights: {k: v for k, v in weights.items() if ".layers.1." not in k})
+    said = refusal(tmp_path)
+    assert "missing (9): model.layers.1.input_layernorm.weight" in said
+    assert "not in the model" not in said
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
+    model = llama()
+    model.save_pretrained(tmp_path)
+    model.config.vocab_size = 300
+    model.config.save_pretrained(tmp_path)
+    assert "of another shape (2): lm_head.weight is (257, 16), not (300, 16)" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights"])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_half_written_file_of_weights_is_refused(tmp_path: Path, content: bytes, name: str) -> None:
+    llama().config.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    said = refusal(tmp_path)
+    assert said.startswith(f"model.pretrained {tmp_path} cannot be loaded: ")
+    assert "give a directory with a config.json and whole weights" in said
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_whole_weights_are_read_whatever_the_seed(tmp_path: Path, tied: bool) -> None:
+    model = llama(tied=tied)
+    model.save_pretrained(tmp_path)
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    for name, value in built(tmp_path, seed=2).state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+
+
+def test_a_tied_head_may_be_absent_from_a_model_without_head(tmp_path: Path) -> None:
+    model = LlamaModel(llama(tied=True).config)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(built(tmp_path).lm_head.weight, model.embed_tokens.weight)
+
+
+def test_a_checkpoint_that_lacks_weights_does_not_resume(tmp_path: Path) -> None:
+    model = llama()
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    rule = doge.start(torch.full((2,), 0.5), 2)
+    path = checkpoints.save(tmp_path, 3, **parts, rule=rule, keep=1)
+    assert checkpoints.load(path, **parts, device=torch.device("cpu"))[0] == 3
+    rewrite(path, lambda weights: {k: v for k, v in weights.items() if k != "lm_head.weight"})
+    with pytest.raises(UserError, match=r"its weights lack lm_head\.weight.*--resume from the checkpoint before it"):
+        checkpoints.load(path, **parts, device=torch.device("cpu"))
