@@ -52,12 +52,11 @@ def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: in
     transformers.logging.disable_progress_bar()
     torch.manual_seed(seed)
     if settings.pretrained:
-        where = f"model.pretrained {settings.pretrained}"
-        model = _pretrained(settings.pretrained, where)
-        _check(model.config, where, vocab_size=vocab_size, row_tokens=row_tokens)
+        model = _pretrained(settings.pretrained, settings.source)
+        _check(model.config, settings.source, vocab_size=vocab_size, row_tokens=row_tokens)
     else:
-        config, where = _config(settings, vocab_size=vocab_size, eos_id=eos_id, row_tokens=row_tokens)
-        _check(config, where, vocab_size=vocab_size, row_tokens=row_tokens)
+        config = _config(settings, vocab_size=vocab_size, eos_id=eos_id, row_tokens=row_tokens)
+        _check(config, settings.source, vocab_size=vocab_size, row_tokens=row_tokens)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.train()
 
@@ -97,12 +96,12 @@ def _some(what: str, names: list[str], *, most: int = 5) -> str:
     return f"{what} ({len(names)}): {', '.join(names[:most])}{rest}" if names else ""
 
 
-def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -> tuple[PretrainedConfig, str]:
+def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -> PretrainedConfig:
     if settings.preset:
         if settings.preset not in PRESETS:
             raise UserError(f"model.preset is {settings.preset!r}; allowed: {', '.join(PRESETS)}")
         kind, values = PRESETS[settings.preset]
-        config = kind(
+        return kind(
             **values,
             vocab_size=vocab_size,
             max_position_embeddings=max(1024, row_tokens),
@@ -110,11 +109,10 @@ def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -
             eos_token_id=eos_id,
             use_cache=False,
         )
-        return config, f"model.preset {settings.preset}"
     path = Path(settings.config)
     try:
         values = json.loads(path.read_text(), object_pairs_hook=unique_keys(path))
-        return AutoConfig.for_model(values.pop("model_type"), **values), f"model.config {path}"
+        return AutoConfig.for_model(values.pop("model_type"), **values)
     except UserError:
         raise
     except OSError as error:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from mixtures.errors import UserError
 from proxies.config import differences
@@ -76,6 +78,39 @@ def require_same_corpus(
         changed.append("the tokenizer")
     if changed:
         raise UserError(f"{', '.join(changed)} changed since the run started ({path}); restore the text {remedy}")
+
+
+def require_causal(model: PreTrainedModel, *, row_tokens: int, source: str) -> None:
+    """Check that the logits at a token of a row do not depend on later tokens.
+
+    Other tokens are put into the second half of a row of `row_tokens` tokens. The logits of the first half must stay
+    the same, up to 1e-5 of the largest: the same operations on the same numbers differ by rounding alone. Costs two
+    forward passes of one row, without dropout. `source` names the model in the message.
+    """
+    training, device, half = model.training, model.device, row_tokens // 2
+    draw = torch.Generator().manual_seed(0)
+    row = torch.randint(model.config.vocab_size, (1, row_tokens), generator=draw)
+    changed = row.clone()
+    changed[:, half:] += torch.randint(1, model.config.vocab_size, (1, row_tokens - half), generator=draw)
+    changed %= model.config.vocab_size
+    model.eval()
+    try:
+        with torch.no_grad():
+            before, after = (model(input_ids=tokens.to(device)).logits[:, :half] for tokens in (row, changed))
+    finally:
+        model.train(training)
+    difference, largest = float((before - after).abs().max()), float(before.abs().max())
+    if difference > 1e-5 * largest:  # False for logits that are not finite: the first step names these
+        raise UserError(
+            f"{source} ({type(model).__name__}) sees later tokens: other tokens in the second half of a row change the "
+            f"logits of its first half, by up to {difference:.2g}. So it can copy the next token instead of predicting "
+            "it, and its losses mean nothing; "
+            + (
+                'set "is_decoder": true in its config.json'
+                if getattr(model.config, "is_decoder", None) is False
+                else "use a causal model, e.g. of model_type llama or gpt2"
+            )
+        )
 
 
 def require_divisible(settings: Settings, processes: int) -> None:

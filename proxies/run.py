@@ -22,6 +22,7 @@ from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, optimization, parameter_count
 from proxies.place import place_of
+from proxies.preflight import require_causal
 from proxies.reuse import describe_reuse
 from proxies.settings import Settings
 from proxies.simulate import describe_cut
@@ -76,12 +77,13 @@ class ProxyRun:
             raise UserError(f"samples.online.presence.scope: {error}") from error
 
     def open(self, *, resume: bool) -> None:
-        """Check the layer rules on this model, then set up the run directory.
+        """Check that this model is causal, and the layer rules on it, then set up the run directory.
 
         A new run writes its corpus.json, tokenizer.json and config.yaml. A resumed run loads its newest checkpoint and
         cuts its records back to that step.
         """
         rows = read_rows(self.groups[:2], seed=self.settings.seed, step=0, rows=1, row_tokens=self.corpus.row_tokens)
+        require_causal(self.model, row_tokens=self.corpus.row_tokens, source=self.settings.model.source)
         doge.verify(self.model, rows.flatten(0, 1).to(self.accelerator.device), groups=2)
         self.accelerator.wait_for_everyone()
         if resume and (checkpoint := checkpoints.newest(self.path)):

@@ -36,6 +36,12 @@ class Model(Frozen):
         exactly_one(self, ("preset", "config", "pretrained"))
         return self
 
+    @property
+    def source(self) -> str:
+        """Where the model comes from, as a message names it: `model.config FILE`."""
+        kind = "preset" if self.preset else "config" if self.config else "pretrained"
+        return f"model.{kind} {getattr(self, kind)}"
+
 
 class Loop(Frozen):
     """The settings that the training loops of proxies and base models have in common."""

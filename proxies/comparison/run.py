@@ -37,7 +37,7 @@ from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
 from proxies.place import place_of
-from proxies.preflight import require_divisible, require_group, require_same_corpus
+from proxies.preflight import require_causal, require_divisible, require_group, require_same_corpus
 
 Value = TypeVar("Value")
 
@@ -225,12 +225,17 @@ def _agree(value: Value, accelerator: Accelerator) -> Value:
 
 
 def _say_hello(settings: CompareSettings, corpus: CorpusData, accelerator: Accelerator) -> None:
-    """Print what the comparison will do, and build a base model: one that does not fit is refused before learning."""
+    """Print what the comparison will do, and build a base model.
+
+    One that does not fit, or that sees later tokens, is refused before learning.
+    """
     train, sizes = (
         settings.train,
         {"vocab_size": corpus.vocab_size, "eos_id": corpus.eos_id, "row_tokens": corpus.row_tokens},
     )
-    parameters = parameter_count(build_model(settings.model, **sizes, seed=0))
+    model = build_model(settings.model, **sizes, seed=0).to(accelerator.device)
+    require_causal(model, row_tokens=corpus.row_tokens, source=settings.model.source)
+    parameters = parameter_count(model)
     print(
         f"bases: {len(settings.mixtures)} mixtures x {len(settings.seeds)} seed(s), {len(_missing(settings))} runs "
         f"to do, "

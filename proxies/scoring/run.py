@@ -32,7 +32,7 @@ from mixtures.text import tokens_text
 from proxies.config import differences, environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.models import parameter_count
-from proxies.preflight import require_group, require_same_corpus
+from proxies.preflight import require_causal, require_group, require_same_corpus
 from proxies.scoring.models import choose_checkpoints, load_models
 from proxies.scoring.plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
 from proxies.scoring.rows import Scorer, combine, score_rows, unigram_surprisal
@@ -69,6 +69,7 @@ def score(settings: ScoreSettings) -> None:
         run.run_path, corpus.record, remedy="to score it with this run, or learn a new run from the new text"
     )
     models = load_models(run, corpus, checkpoints, device=accelerator.device)
+    require_causal(models[-1], row_tokens=corpus.row_tokens, source=run.model.source)
     _require_scopes(models[-1], settings)
     work = _plan(settings, run.run_path, corpus, [checkpoint.record for checkpoint in checkpoints], accelerator)
     missing = _take_directory(work, accelerator)

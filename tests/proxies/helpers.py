@@ -32,6 +32,7 @@ MODEL = {
     "bos_token_id": 256,
     "eos_token_id": 256,
 }
+TWO_WAY = {**MODEL, "model_type": "electra", "embedding_size": 16, "pad_token_id": 0}  # not causal
 ALPHABETS = {"vowels": "aeiou ", "consonants": "bcdfgh ", "digits": "0123456789 ", "mixed": "aeiou bcd "}
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import part_path, read_scores
+from proxies import run as proxy_run
 from proxies.config import flags
 from proxies.corpus.corpus import CorpusData
 from proxies.score import main
@@ -23,7 +24,7 @@ from proxies.scoring import run as score_run
 from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
 from proxies.settings import load_settings
 from tests.proxies import helpers
-from tests.proxies.helpers import MODEL, config_of, launch, prepare_corpus, write_domain, write_run
+from tests.proxies.helpers import MODEL, TWO_WAY, config_of, launch, prepare_corpus, write_domain, write_run
 
 COLUMNS = ("self_influence_all", "self_influence_first_block", *INFORMATION, "word_embedding")
 DOMAINS = ("vowels", "consonants", "digits")
@@ -433,3 +434,14 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "RUN_DIR" in said
     assert all(f"--{name} " in said for name, _, _ in flags(ScoreSettings) if name != "run_dir")
+
+
+def test_a_run_whose_model_sees_later_tokens_is_not_scored(
+    tmp_path: Path, fresh_accelerator: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "MODEL", TWO_WAY)
+    with monkeypatch.context() as patch:  # as a version without this check trained it
+        patch.setattr(proxy_run, "require_causal", lambda *words, **values: None)
+        assert helpers.run(write_run(tmp_path)) == 0
+    assert "sees later tokens" in message(capsys, tmp_path / "run")
+    assert not (tmp_path / "run" / "scores").exists()

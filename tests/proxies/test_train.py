@@ -22,6 +22,7 @@ from tests.proxies.helpers import (
     ALPHABETS,
     MODEL,
     REPOSITORY,
+    TWO_WAY,
     alone_and_in_two_processes,
     clean_environment,
     kill_at,
@@ -235,6 +236,19 @@ def test_a_broken_model_config_is_named(
     said = message(capsys, path)
     assert part in said
     assert "model.json" in said
+
+
+def test_a_run_with_a_model_that_sees_later_tokens_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(TWO_WAY))
+    said = message(capsys, path)
+    assert "sees later tokens" in said
+    assert 'set "is_decoder": true in its config.json' in said
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "model.json").write_text(json.dumps({**TWO_WAY, "is_decoder": True}))
+    assert run(path) == 0
 
 
 def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(

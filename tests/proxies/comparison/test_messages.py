@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 from proxies import train
 from tests.proxies.comparison.helpers import FIXED, compare, message, write_comparison
-from tests.proxies.helpers import MODEL, config_of, launch, write_run
+from tests.proxies.helpers import MODEL, TWO_WAY, config_of, launch, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -160,3 +160,12 @@ def test_the_command_alone_says_how_it_is_used(capsys: pytest.CaptureFixture[str
     assert "usage: accelerate launch -m proxies.compare COMPARE.yaml" in printed
     assert "--proxy.train.steps" in printed
     assert "the comparison's YAML file comes first" in message(capsys, "--train.steps", "3")
+
+
+def test_a_base_model_that_sees_later_tokens_is_refused_before_learning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_comparison(tmp_path, mixtures={**FIXED, "learned": {"learn": {}}})
+    (tmp_path / "model.json").write_text(json.dumps(TWO_WAY))
+    assert "sees later tokens" in message(capsys, path)
+    assert not (tmp_path / "comparison").exists()
