@@ -10,6 +10,7 @@ from mixtures.run.run import RunRecord, read_run
 from mixtures.run.summary import summary
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
+from proxies.place import agree
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.replicates import write_run_replicates
 from proxies.reuse import reuse
@@ -60,7 +61,7 @@ def train_reference(settings: Settings, corpus: CorpusData, accelerator: Acceler
     If that run was started before, it continues from its newest checkpoint.
     """
     reference = reference_settings(settings)
-    started = (reference.run_path / "config.yaml").exists()
+    started = agree((reference.run_path / "config.yaml").exists(), accelerator)
     require_directory(reference, resume=started)
     if accelerator.is_main_process:
         print(

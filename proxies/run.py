@@ -21,7 +21,7 @@ from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, optimization, parameter_count
-from proxies.place import place_of
+from proxies.place import agree, place_of
 from proxies.preflight import require_causal
 from proxies.reuse import describe_reuse
 from proxies.settings import Settings
@@ -86,7 +86,7 @@ class ProxyRun:
         require_causal(self.model, row_tokens=self.corpus.row_tokens, source=self.settings.model.source)
         doge.verify(self.model, rows.flatten(0, 1).to(self.accelerator.device), groups=2)
         self.accelerator.wait_for_everyone()
-        if resume and (checkpoint := checkpoints.newest(self.path)):
+        if resume and (checkpoint := agree(checkpoints.newest(self.path), self.accelerator)):
             self.start, self.stepper.state = checkpoints.load(
                 checkpoint,
                 model=self.model,

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from mixtures import Mixture
@@ -36,10 +35,8 @@ from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
-from proxies.place import place_of
+from proxies.place import agree, place_of
 from proxies.preflight import require_causal, require_divisible, require_group, require_same_corpus
-
-Value = TypeVar("Value")
 
 
 def compare(settings: CompareSettings) -> None:
@@ -85,11 +82,11 @@ def learn_missing(settings: CompareSettings, accelerator: Accelerator) -> None:
                 if not mine:
                     continue
                 waiting.remove(name)
-                if not _agree((run.run_path / "mixture.json").exists(), accelerator):
+                if not agree((run.run_path / "mixture.json").exists(), accelerator):
                     if accelerator.is_main_process:
                         print(f"\nlearning {name} ({run.update.preset}) in {run.run_path}", flush=True)
                     try:
-                        learn(run, accelerator, resume=_agree((run.run_path / "config.yaml").exists(), accelerator))
+                        learn(run, accelerator, resume=agree((run.run_path / "config.yaml").exists(), accelerator))
                     except UserError as error:
                         raise UserError(f"learning {name}: {error}") from error
                     accelerator.wait_for_everyone()
@@ -101,7 +98,7 @@ def train_missing(
     """Train the base models that are missing, seed by seed, so that every finished seed is a whole comparison."""
     path, main = settings.run_path, accelerator.is_main_process
     place = place_of(accelerator)
-    missing = _agree(_missing(settings), accelerator)
+    missing = agree(_missing(settings), accelerator)
     with tqdm(total=len(missing) * settings.train.steps, unit="step", disable=not main, dynamic_ncols=True) as bar:
         for name, seed in missing:
             show = partial(_show, bar, f"{name} seed {seed}")
@@ -210,18 +207,13 @@ def _turn(path: Path, accelerator: Accelerator, *, wait: bool) -> Iterator[bool]
     With wait=False, yield False in all processes if another command holds it.
     """
     with ExitStack() as locks:
-        mine = _agree(accelerator.is_main_process and locks.enter_context(locked(path, wait=False)), accelerator)
+        mine = agree(accelerator.is_main_process and locks.enter_context(locked(path, wait=False)), accelerator)
         if wait and not mine:
             if accelerator.is_main_process:
                 print(f"{path.stem}: another command is learning it; waiting", flush=True)
                 locks.enter_context(locked(path))
-            mine = _agree(True, accelerator)  # the other processes wait here for the first
+            mine = agree(True, accelerator)  # the other processes wait here for the first
         yield mine
-
-
-def _agree(value: Value, accelerator: Accelerator) -> Value:
-    """Return the main process's value, in every process."""
-    return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
 
 def _say_hello(settings: CompareSettings, corpus: CorpusData, accelerator: Accelerator) -> None:

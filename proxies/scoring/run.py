@@ -32,6 +32,7 @@ from mixtures.text import tokens_text
 from proxies.config import differences, environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.models import parameter_count
+from proxies.place import decide
 from proxies.preflight import require_causal, require_group, require_same_corpus
 from proxies.scoring.models import choose_checkpoints, load_models
 from proxies.scoring.plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
@@ -59,10 +60,10 @@ def score(settings: ScoreSettings) -> None:
     Shards that have their part there already are not scored again.
     """
     run = _run_settings(settings.run_dir)
-    checkpoints = choose_checkpoints(run.run_path, settings.checkpoints)
     precision = "no" if run.train.precision == "fp32" else run.train.precision
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     require_group(accelerator)
+    checkpoints = decide(lambda: choose_checkpoints(run.run_path, settings.checkpoints), accelerator)
     with accelerator.main_process_first():
         corpus = prepare(run.corpus, run.cache_path, run.draws, progress=accelerator.is_main_process)
     require_same_corpus(
@@ -178,7 +179,7 @@ def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
 
     Raises UserError if RUN_DIR/scores was begun with other settings, or has parts but no meta.json.
     """
-    before = read_meta(work.run_dir)
+    before = decide(lambda: read_meta(work.run_dir), accelerator)
     if before is not None:
         free = {"complete": False, "environment": {}}
         if changed := differences(before.model_copy(update=free), work.meta.model_copy(update=free)):
@@ -187,14 +188,13 @@ def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
                 + "\n".join(f"  {line}" for line in changed)
                 + f"\nset them back to continue, or remove {scores_path(work.run_dir)} to score again"
             )
-    missing = missing_parts(work.run_dir, work.meta)
-    accelerator.wait_for_everyone()  # until every process has looked at the directory
+    missing = decide(lambda: missing_parts(work.run_dir, work.meta), accelerator)
+    if before is None and len(missing) < work.meta.parts:
+        raise UserError(
+            f"{scores_path(work.run_dir)} has parts but no meta.json, which says what they are; remove the directory "
+            "to score again"
+        )
     if accelerator.is_main_process and before is None:
-        if len(missing) < work.meta.parts:
-            raise UserError(
-                f"{scores_path(work.run_dir)} has parts but no meta.json, which says what they are; remove the "
-                "directory to score again"
-            )
         _write(lambda: write_meta(work.run_dir, work.meta))
     accelerator.wait_for_everyone()  # so that no part is written before meta.json
     return missing

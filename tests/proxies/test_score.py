@@ -187,6 +187,25 @@ def test_one_and_two_processes_write_the_same_bytes(run: Path, tmp_path: Path) -
     assert files(run) == files(tmp_path / "two")
 
 
+def test_all_processes_score_with_the_first_ones_checkpoints(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "two")
+    (tmp_path / "late.py").write_text(  # the second process looks after the run has saved another checkpoint
+        "import os, sys\n"
+        "from proxies import score\n"
+        "from proxies.scoring import run\n"
+        "choose = run.choose_checkpoints\n"
+        "steps = ['4'] if os.environ['RANK'] == '0' else ['6']\n"
+        "run.choose_checkpoints = lambda path, wanted: choose(path, steps)\n"
+        "sys.exit(score.main(sys.argv[1:]))\n"
+    )
+    places = {"PYTHONPATH": f"{tmp_path}:{helpers.REPOSITORY}"}
+    two = launch(tmp_path / "two", "--max-rows", 60, options=config_of(2), environment=places, module="late")
+    assert two.returncode == 0, two.stderr
+    assert [checkpoint.step for checkpoint in read_scores(tmp_path / "two").meta.checkpoints] == [4]
+    assert score(run, "--max-rows", 60, "--checkpoints", "4") == 0
+    assert files(run) == files(tmp_path / "two")
+
+
 def test_a_killed_call_goes_on_where_it_was(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_plan, "SHARD_TOKENS", 1000)
     shutil.copytree(run, tmp_path / "whole")
