@@ -2,17 +2,25 @@
 
 import json
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from mixtures.errors import UserError
 from mixtures.files import unique_keys
+from proxies.model_faults import ERRORS, cause, explicit_faults, faults
 from proxies.settings import Loop, Model
 
 
@@ -45,32 +53,51 @@ def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: in
     """Return the proxy model in float32 on the CPU, in training mode.
 
     Its weights are drawn from `seed`, or read from the pretrained directory, which must have all of them. Raises
-    UserError for an unknown preset, an unreadable config or directory, weights that lack a parameter or have it in
-    another shape, a vocabulary smaller than the tokenizer's, and fewer positions than a row has tokens.
+    UserError for an unknown preset, a config or directory that transformers cannot use or that is not of a causal
+    language model of text, weights that lack a parameter or have it in another shape, a vocabulary smaller than the
+    tokenizer's, and fewer positions than a row has tokens.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.manual_seed(seed)
     if settings.pretrained:
-        model = _pretrained(settings.pretrained, settings.source)
-        _check(model.config, settings.source, vocab_size=vocab_size, row_tokens=row_tokens)
+        path, values = Path(settings.pretrained) / "config.json", {}
+        try:
+            values, _ = PretrainedConfig.get_config_dict(settings.pretrained)
+            config = AutoConfig.from_pretrained(settings.pretrained)
+        except ERRORS as error:
+            raise _refused(f"{settings.source} cannot be loaded", error, values, path) from error
+        _check(config, values, settings.source, vocab_size=vocab_size, row_tokens=row_tokens)
+        return _pretrained(settings.pretrained, settings.source, values).train()
+    if settings.preset:
+        config, values = _preset(settings.preset, vocab_size=vocab_size, eos_id=eos_id, row_tokens=row_tokens), {}
     else:
-        config = _config(settings, vocab_size=vocab_size, eos_id=eos_id, row_tokens=row_tokens)
-        _check(config, settings.source, vocab_size=vocab_size, row_tokens=row_tokens)
+        config, values = _config(Path(settings.config))
+    _check(config, values, settings.source, vocab_size=vocab_size, row_tokens=row_tokens)
+    try:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except ERRORS as error:
+        raise _refused(f"{settings.source} cannot be built", error, values, settings.config) from error
     return model.train()
 
 
-def _pretrained(directory: str, where: str) -> PreTrainedModel:
+def _refused(what: str, error: Exception, values: dict[str, Any], path: Path | str) -> UserError:
+    """Return the UserError for what transformers refuses: its cause in a line, and the keys of config.json to blame."""
+    kind = CONFIG_MAPPING[name] if (name := str(values.get("model_type"))) in CONFIG_MAPPING else None
+    blamed = faults(values, error, kind)
+    return UserError(f"{what}: {cause(error)}{blamed}\ncorrect {path}")
+
+
+def _pretrained(directory: str, where: str, values: dict[str, Any]) -> PreTrainedModel:
     """Load the model of a directory. Raises UserError if transformers would draw some of its weights at random."""
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
+    except ERRORS as error:
         raise UserError(
-            f"{where} cannot be loaded: {error}; give a directory with a config.json and whole weights, as "
-            "save_pretrained writes it"
+            f"{where} cannot be loaded: {cause(error)}{faults(values, error)}\ngive a directory with a config.json and "
+            "whole weights, as save_pretrained writes it"
         ) from error
     missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
     others = [f"{name} is {(*was,)}, not {(*now,)}" for name, was, now in sorted(loaded["mismatched_keys"])]
@@ -96,42 +123,71 @@ def _some(what: str, names: list[str], *, most: int = 5) -> str:
     return f"{what} ({len(names)}): {', '.join(names[:most])}{rest}" if names else ""
 
 
-def _config(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: int) -> PretrainedConfig:
-    if settings.preset:
-        if settings.preset not in PRESETS:
-            raise UserError(f"model.preset is {settings.preset!r}; allowed: {', '.join(PRESETS)}")
-        kind, values = PRESETS[settings.preset]
-        return kind(
-            **values,
-            vocab_size=vocab_size,
-            max_position_embeddings=max(1024, row_tokens),
-            bos_token_id=eos_id,
-            eos_token_id=eos_id,
-            use_cache=False,
-        )
-    path = Path(settings.config)
+def _preset(name: str, *, vocab_size: int, eos_id: int, row_tokens: int) -> PretrainedConfig:
+    if name not in PRESETS:
+        raise UserError(f"model.preset is {name!r}; allowed: {', '.join(PRESETS)}")
+    kind, values = PRESETS[name]
+    return kind(
+        **values,
+        vocab_size=vocab_size,
+        max_position_embeddings=max(1024, row_tokens),
+        bos_token_id=eos_id,
+        eos_token_id=eos_id,
+        use_cache=False,
+    )
+
+
+def _config(path: Path) -> tuple[PretrainedConfig, dict[str, Any]]:
+    """Return the config of a config.json, and the file's content."""
     try:
         values = json.loads(path.read_text(), object_pairs_hook=unique_keys(path))
-        return AutoConfig.for_model(values.pop("model_type"), **values)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"model.config {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except ValueError as error:
+        raise UserError(f"model.config {path} is not a Hugging Face config: it is not JSON ({error})") from error
+    if not isinstance(values, dict) or str(values.get("model_type")) not in CONFIG_MAPPING:
+        found = f"model_type is {values.get('model_type')!r}" if isinstance(values, dict) else "it is not an object"
         raise UserError(
-            f"model.config {path} is not a Hugging Face config (JSON with a known model_type): "
-            f"{type(error).__name__}: {error}"
-        ) from error
+            f"model.config {path} is not a Hugging Face config: {found}; give JSON with a model_type that transformers "
+            "knows, e.g. llama or gpt2"
+        )
+    try:
+        return AutoConfig.for_model(**values), values
+    except ERRORS as error:
+        raise _refused(f"model.config {path} cannot be built", error, values, path) from error
 
 
-def _check(config: PretrainedConfig, where: str, *, vocab_size: int, row_tokens: int) -> None:
-    if config.vocab_size < vocab_size:
+def _check(config: PretrainedConfig, values: dict[str, Any], where: str, *, vocab_size: int, row_tokens: int) -> None:
+    """Check that a config is of a causal language model of text, with enough tokens and positions.
+
+    `values` is the content of its config.json; empty for a preset.
+    """
+    parts = [name for name in getattr(config, "sub_configs", {}) if getattr(config, name, None) is not None]
+    if "text_config" in parts:
         raise UserError(
-            f"{where} has a vocabulary of {config.vocab_size}, the tokenizer has {vocab_size} tokens; "
-            f"use a tokenizer of at most {config.vocab_size} tokens (corpus.tokenizer) or raise the model's vocab_size"
+            f"{where} is a model of several parts ({', '.join(parts)}); give the text model alone: the keys of its "
+            f"text_config, whose model_type is {config.text_config.model_type}, as a config.json"
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        what = "an encoder and a decoder" if config.is_encoder_decoder else "no causal language model"
+        raise UserError(
+            f"{where} has model_type {config.model_type}, for which transformers has {what}; use a decoder that "
+            "predicts the next token, e.g. of model_type llama or gpt2"
+        )
+    if blamed := explicit_faults(values):
+        raise UserError(f"{where} cannot be built:{blamed}\ncorrect it")
+    tokens = getattr(config, "vocab_size", None)
+    if not isinstance(tokens, int):
+        raise UserError(f"{where} has vocab_size {tokens!r}; allowed: a number, at least the tokenizer's {vocab_size}")
+    if tokens < vocab_size:
+        raise UserError(
+            f"{where} has a vocabulary of {tokens}, the tokenizer has {vocab_size} tokens; "
+            f"use a tokenizer of at most {tokens} tokens (corpus.tokenizer) or raise the model's vocab_size"
         )
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions < row_tokens:
+    if isinstance(positions, int) and 0 <= positions < row_tokens:  # XLNet, without a limit, says -1
         raise UserError(
             f"{where} has {positions} positions, corpus.row_tokens is {row_tokens}; "
             f"set corpus.row_tokens to at most {positions} or raise the model's positions"

@@ -1,6 +1,7 @@
 """Checks before a run starts; each raises UserError that says what to do."""
 
 import importlib.util
+import inspect
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from mixtures.errors import UserError
 from proxies.config import differences
+from proxies.model_faults import ERRORS, cause, faults, raise_if_memory
 from proxies.settings import Settings, load_settings
 
 
@@ -85,9 +87,11 @@ def require_causal(model: PreTrainedModel, *, row_tokens: int, source: str) -> N
 
     Other tokens are put into the second half of a row of `row_tokens` tokens. The logits of the first half must stay
     the same, up to 1e-5 of the largest: the same operations on the same numbers differ by rounding alone. Costs two
-    forward passes of one row, without dropout. `source` names the model in the message.
+    forward passes of one row, without dropout. A model that cannot compute the row is refused, too. `source` names the
+    model in the message.
     """
     training, device, half = model.training, model.device, row_tokens // 2
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     draw = torch.Generator().manual_seed(0)
     row = torch.randint(model.config.vocab_size, (1, row_tokens), generator=draw)
     changed = row.clone()
@@ -96,7 +100,14 @@ def require_causal(model: PreTrainedModel, *, row_tokens: int, source: str) -> N
     model.eval()
     try:
         with torch.no_grad():
-            before, after = (model(input_ids=tokens.to(device)).logits[:, :half] for tokens in (row, changed))
+            before, after = (model(input_ids=each.to(device), **options).logits[:, :half] for each in (row, changed))
+    except ERRORS as error:
+        raise_if_memory(error)
+        values = model.config.to_dict()
+        raise UserError(
+            f"{source} ({type(model).__name__}) cannot compute a row of {row_tokens} tokens: {cause(error)}"
+            f"{faults(values, error, type(model.config))}\ncorrect its config.json, or use another model"
+        ) from error
     finally:
         model.train(training)
     difference, largest = float((before - after).abs().max()), float(before.abs().max())

@@ -1,7 +1,9 @@
 """`proxies.models`: no weight is drawn that was to be read, and every mistake in a config gets one message."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedMo
 
 import doge
 from mixtures.errors import UserError
-from proxies import checkpoints
+from proxies import checkpoints, models
 from proxies.models import build_model
 from proxies.settings import Model
 from tests.proxies.helpers import MODEL
@@ -109,3 +111,73 @@ def test_a_checkpoint_that_lacks_weights_does_not_resume(tmp_path: Path) -> None
     rewrite(path, lambda weights: {k: v for k, v in weights.items() if k != "lm_head.weight"})
     with pytest.raises(UserError, match=r"its weights lack lm_head\.weight.*--resume from the checkpoint before it"):
         checkpoints.load(path, **parts, device=torch.device("cpu"))
+
+
+def config_refusal(folder: Path, values: object) -> str:
+    path = folder / "model.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError) as caught:
+        build_model(Model(config=str(path)), vocab_size=257, eos_id=256, row_tokens=16, seed=0)
+    said = str(caught.value)
+    assert said.startswith(f"model.config {path} ")
+    return said
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"num_attention_heads": 3}, "num_attention_heads is 3; it must divide hidden_size, which is 16"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must divide hidden_size, which is 16"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads is 3; it must divide num_attention",
+        ),
+        ({"model_type": "gpt2", "num_attention_heads": 3}, "num_attention_heads is 3; it must divide hidden_size"),
+        ({"num_hidden_layers": "2"}, "'num_hidden_layers' expected int, got str (value: '2')"),
+        ({"vocab_size": "257"}, "'vocab_size' expected int, got str"),
+        ({"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; allowed: gelu, "),
+        ({"pad_token_id": 151643}, "pad_token_id is 151643, beyond the vocabulary; allowed: 0 to 256, or null"),
+        ({"rope_parameters": {"rope_type": "none", "rope_theta": 1.0}}, "rope_parameters.rope_type is 'none', which"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation is 'flash_attention_2'; without further"),
+        ({"attn_implementation": "fast"}, "attn_implementation is 'fast'; without further packages"),
+        ({"dtype": "float99"}, "float99"),
+        ({"hidden_size": -4}, "negative dimension -4"),
+        ({"model_type": "t5"}, "model_type t5, for which transformers has an encoder and a decoder; use a decoder"),
+        ({"model_type": "vit"}, "model_type vit, for which transformers has no causal language model"),
+        ({"model_type": ["llama"]}, "is not a Hugging Face config: model_type is ['llama']; give JSON with"),
+        ({"model_type": "gemma3"}, "several parts (text_config, vision_config); give the text model alone"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_mistake_in_a_config_is_one_message(tmp_path: Path, changed: dict[str, Any], part: str) -> None:
+    assert part in config_refusal(tmp_path, MODEL | changed)
+
+
+def test_keys_are_named_as_the_model_type_calls_them(tmp_path: Path) -> None:
+    values = {"model_type": "gpt2", "vocab_size": 257, "n_embd": 34, "n_layer": 1}
+    assert "n_head is 12; it must divide n_embd, which is 34" in config_refusal(tmp_path, values)
+
+
+@pytest.mark.parametrize("values", [[1], "llama", {}])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, values: object) -> None:
+    assert "is not a Hugging Face config: " in config_refusal(tmp_path, values)
+
+
+def test_a_pretrained_config_is_checked_before_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**MODEL, "num_attention_heads": 3}))
+    said = refusal(tmp_path)
+    assert said.startswith(f"model.pretrained {tmp_path} cannot be loaded: ")
+    assert "num_attention_heads is 3; it must divide hidden_size, which is 16" in said
+    assert said.endswith(f"correct {tmp_path / 'config.json'}")
+
+
+def test_a_mistake_of_our_own_is_no_fault_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(MODEL))
+
+    def broken(*words: object, **values: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(models, "_check", broken)
+    with pytest.raises(KeyError, match="ours"):
+        build_model(Model(config=str(path)), vocab_size=257, eos_id=256, row_tokens=16, seed=0)

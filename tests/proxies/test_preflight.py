@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from mixtures.errors import UserError
@@ -46,11 +47,32 @@ def test_a_model_without_a_decoder_mode_is_named_with_others(tmp_path: Path, mon
     model = built(tmp_path, MODEL)
     forward = type(model).forward
 
-    def leaking(self: PreTrainedModel, input_ids: Any) -> Any:
+    def leaking(self: PreTrainedModel, input_ids: Any, use_cache: bool) -> Any:
         output = forward(self, input_ids=input_ids)
         output.logits = output.logits + output.logits.mean(1, keepdim=True)
         return output
 
     monkeypatch.setattr(type(model), "forward", leaking)
     with pytest.raises(UserError, match=r"use a causal model, e\.g\. of model_type llama or gpt2"):
+        require_causal(model, row_tokens=ROW, source="")
+
+
+def test_a_model_that_cannot_compute_a_row_is_refused_by_its_keys(tmp_path: Path) -> None:
+    model = built(tmp_path, {**MODEL, "model_type": "mistral", "num_attention_heads": 4})
+    with pytest.raises(UserError, match=r"cannot compute a row of 32 tokens: RuntimeError: ") as caught:
+        require_causal(model, row_tokens=ROW, source="model.config model.json")
+    assert "num_key_value_heads is 8; it must divide num_attention_heads, which is 4" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), KeyboardInterrupt()])
+def test_a_full_device_is_no_fault_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    model = built(tmp_path, MODEL)
+
+    def full(*words: object, **values: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(model), "forward", full)
+    with pytest.raises(type(error)):
         require_causal(model, row_tokens=ROW, source="")
