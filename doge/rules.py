@@ -153,17 +153,30 @@ def _gain_of_one(module: nn.Module) -> float | None:
     steps = torch.arange(weight.shape[0], device=weight.device)
     x = torch.stack([torch.sin(steps + 1) + 0.3, torch.cos(2 * steps) - 0.1]).to(weight.dtype)
     stored = torch.linspace(0.5, 1.5, weight.shape[0], device=weight.device, dtype=weight.dtype)
-    try:
-        output = call_with(module, {**_stored(module, 0.0), "weight": stored}, x)
-        for unit_gain in (1.0, 0.0):
-            unit = call_with(module, _stored(module, unit_gain), x)
-            if output.shape == x.shape and torch.allclose(
-                output, unit * (stored + 1 - unit_gain), rtol=1e-2, atol=1e-3
-            ):
-                return unit_gain
-    except (TypeError, RuntimeError):  # the module does not take one tensor as its input, so it is no gain layer
-        return None
+    output = _output(module, {**_stored(module, 0.0), "weight": stored}, x)
+    for unit_gain in (1.0, 0.0):
+        unit = _output(module, _stored(module, unit_gain), x)
+        if output is None or unit is None:
+            return None
+        if torch.allclose(output, unit * (stored + 1 - unit_gain), rtol=1e-2, atol=1e-3):
+            return unit_gain
     return None
+
+
+def _output(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+    """Return the module's output for x, or None if it needs more inputs, inputs of another shape, or changes the shape.
+
+    These are TypeError (an input is missing), AttributeError (an input that is None by default is used, as in a gated
+    norm), and ValueError, IndexError and RuntimeError (a shape does not fit). A device that is out of memory or broken
+    is no answer, and is raised.
+    """
+    try:
+        output = call_with(module, parameters, x)
+    except (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError)):
+        raise
+    except (TypeError, AttributeError, ValueError, IndexError, RuntimeError):
+        return None
+    return output if isinstance(output, Tensor) and output.shape == x.shape else None
 
 
 def _stored(module: nn.Module, gain: float) -> dict[str, Tensor]:
