@@ -14,6 +14,7 @@ from mixtures.plots.style import MOST_BARS, PERCENT, draw_lines, name_lines, new
 from mixtures.run.learned import average_runs
 from mixtures.run.run import RunRecord
 from mixtures.schedule.mixture import Mixture, learned_weights
+from mixtures.schedule.show import part_text
 from mixtures.text import shorten
 
 MOST_ROWS = 60
@@ -50,7 +51,8 @@ def run_whiskers(run: RunRecord) -> Figure | None:
     if learned.record is None or learned.intervals[0] is None:
         return None
     weights = dict(zip(names, learned.weights[0], strict=True))
-    title = f"average over the run; {learned.record.factor[0]:.0%} of the learned departure from the prior is kept"
+    kept = part_text(learned.record.factor[0])
+    title = f"average over the run; {kept} of the learned departure from the prior is kept"
     return whiskers_figure(
         [panel(names, weights, weights, learned.intervals[0], title=title)], names, prior=run.prior, natural=run.natural
     )

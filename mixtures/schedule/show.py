@@ -208,7 +208,7 @@ def departure_text(record: Uncertainty) -> str:
     if not any(record.factor):
         where = " in any stage" if several else ""
         return f"there is no evidence for a departure from {kind}{where}: the weights are {prior} {numbers}"
-    parts = ", ".join(map(_part_text, record.factor))
+    parts = ", ".join(map(part_text, record.factor))
     if several:
         none = f"; where 0 % is kept, the weights are {prior}" if 0 in record.factor else ""
         return f"evidence by stage: {parts} of the learned departure from {kind} is kept {numbers}{none}"
@@ -221,6 +221,6 @@ def _signal_text(signal: float) -> str:
     return f"{signal:.1f}" if signal < 9.95 else f"{signal:,.0f}"
 
 
-def _part_text(factor: float) -> str:
+def part_text(factor: float) -> str:
     """Return a fraction in per cent: `0 %`, `85 %`, `more than 99 %` where rounding would say 100 %."""
     return "more than 99 %" if 0.995 <= factor < 1 else f"{100 * factor:.0f} %"
