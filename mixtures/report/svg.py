@@ -14,7 +14,6 @@ from mixtures.text import shorten
 LETTER = 6.7  # mean width of a letter (pixels)
 ROW = 20  # height of a line of dots (pixels)
 MOST_POINTS = 250  # most points of a line
-PLAIN = Look(PALETTE[0], "-", True)
 
 Format = Callable[[float], str]
 
