@@ -1,10 +1,10 @@
 """Inner products between the groups' gradients, summed up parameter by parameter during the backward pass."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from doge.grouped import Use, grouped_backward
@@ -23,12 +23,21 @@ class Gram:
                     row's gradient.
     norms:          norms[i] = |g_i|, always in plain geometry, also where the products are in Adam's.
     self_products:  self_products[i] estimates <g_i, g_i> without that noise, from the two halves of the group's rows;
-                    None if the rows were not split into halves.
+                    None if the rows were not split into halves, NaN for a group with too few rows for it.
     """
 
     products: Float[Tensor, "G G"]
     norms: Float[Tensor, " G"]
     self_products: Float[Tensor, " G"] | None = None
+
+    def only_measured(self, divided: Bool[Tensor, " G"]) -> "Gram":
+        """Return this gram with the self product NaN of every group whose halves are not of different rows.
+
+        `divided` is False for such a group. Its estimate would contain the noise of the rows that are in both halves.
+        """
+        if self.self_products is None:
+            return self
+        return replace(self, self_products=torch.where(divided, self.self_products, torch.nan))
 
     @property
     def unbiased(self) -> Float[Tensor, "G G"]:

@@ -34,22 +34,27 @@ def alignment_parts(
 
     Part 0 is the alignment with the groups that are no targets, part 1 that with the targets, each weighted by
     importance. Part 2 is M_jj, the product of a domain with itself. `domains` is the number D of training domains.
+    A part is NaN if it needs an M_jj that was not measured (NaN).
     """
-    rows = gram[..., :domains, :]
-    self_products = rows.diagonal(dim1=-2, dim2=-1)[..., :domains]
-    return torch.stack([rows @ (importance * ~targets), rows @ (importance * targets), self_products], -2)
+    self_products = gram.diagonal(dim1=-2, dim2=-1)[..., :domains]
+    others = gram[..., :domains, :].clone()
+    others.diagonal(dim1=-2, dim2=-1).zero_()
+    counted = torch.where(importance[:domains] == 0, 0, importance[:domains] * self_products)
+    return torch.stack([others @ (importance * ~targets) + counted, others @ (importance * targets), self_products], -2)
 
 
 def alignments(parts: Float[Tensor, "*B 2 3 D"], shares: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B 2 D"]:
     """Return u for each of two halves of the steps.
 
     `parts`: the mean over each half's steps of the `alignment_parts`. `shares`: each half's share of the sum of all
-    learning rates (sum 1). M_jj is taken over both halves together.
+    learning rates (sum 1). M_jj is taken over both halves together. A domain's u is NaN if it needs an M_jj that was
+    not measured.
     """
     self_products = (parts[..., 2, :] * shares.unsqueeze(-1)).sum(-2, keepdim=True)
-    mean = self_products.mean(-1, keepdim=True)
+    mean = self_products.nanmean(-1, keepdim=True)
     progress = torch.where(mean > 0, torch.maximum(self_products, LEAST_PROGRESS * mean) / mean, 1)
-    return parts[..., 0, :] + parts[..., 1, :] / progress
+    targets = parts[..., 1, :]
+    return parts[..., 0, :] + torch.where(targets == 0, 0, targets / progress)
 
 
 def stable_weights(
@@ -60,36 +65,51 @@ def stable_weights(
     tau: float,
     reach: float,
 ) -> Float[Tensor, "*B D"]:
-    """Return the weights a (sum 1) from u of two halves of the steps.
+    """Return the weights a (sum 1) from u of two halves of the steps; for the arguments see `stable_scores`."""
+    return within_reach(stable_scores(halves, shares, prior, tau=tau), prior, reach * math.log(len(prior)))
+
+
+def stable_scores(
+    halves: Float[Tensor, "*B 2 D"], shares: Float[Tensor, "*B 2"], prior: Float[Tensor, " D"], *, tau: float
+) -> Float[Tensor, "*B D"]:
+    """Return the scores tau s u / mean|u|, the log-ratios to the prior (up to a constant) before `reach` limits them.
 
     `halves`: u of each half. `shares`: each half's share of the sum of all learning rates (sum 1). If one half is
-    empty, signal cannot be told from noise, and the weights are the prior.
+    empty, signal cannot be told from noise, and the scores are 0. The score of a domain without a measured u is NaN.
     """
     mean = (halves * shares.unsqueeze(-1)).sum(-2)
-    scale = mean.abs().mean(-1, keepdim=True)
+    scale = mean.abs().nanmean(-1, keepdim=True)
     signal = torch.where((shares > 0).all(-1), signal_share(halves, prior), 0)
-    scores = torch.where(scale > 0, tau * signal.unsqueeze(-1) * mean / scale, 0)
-    return within_reach(scores, prior, reach * math.log(len(prior)))
+    return torch.where(scale > 0, tau * signal.unsqueeze(-1) * mean / scale, 0 * mean)
 
 
 def signal_share(halves: Float[Tensor, "*B 2 D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B"]:
     """Return the share s of the variance of u over domains that is signal and not noise, from 0 to 1.
 
     Both halves of the steps hold the same signal but different noise. So the product of the halves estimates the
-    variance of the signal, and the square of their mean that of signal and noise together. Domains count by the prior.
+    variance of the signal, and the square of their mean that of signal and noise together. Domains count by the prior;
+    those without a measured u (NaN) do not count.
     """
-    centred = halves - (halves @ prior).unsqueeze(-1)
-    signal = (centred.prod(-2) * prior).sum(-1)
-    total = (centred.mean(-2).square() * prior).sum(-1)
+    counted = torch.where(halves.isnan().any(-2), 0, prior)
+    halves = halves.nan_to_num()
+    counted = counted / counted.sum(-1, keepdim=True).clamp(min=1e-300)
+    centred = halves - (halves * counted.unsqueeze(-2)).sum(-1, keepdim=True)
+    signal = (centred.prod(-2) * counted).sum(-1)
+    total = (centred.mean(-2).square() * counted).sum(-1)
     return torch.where(total > 0, signal / total, 0).clamp(0, 1)
 
 
 def anchored(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B D"]:
     """Return weights a proportional to prior * exp(scores), the maximum of <a, scores> - KL(a | prior).
 
-    Unlike a mirror step this starts from the prior at every update, so noise does not add up over steps.
+    Unlike a mirror step this starts from the prior at every update, so noise does not add up over steps. A domain whose
+    score is NaN keeps its prior.
     """
-    return torch.softmax(prior.log() + scores, -1)
+    kept = scores.isnan()
+    if not bool(kept.any()):
+        return torch.softmax(prior.log() + scores, -1)
+    shares = torch.softmax(torch.where(kept, -torch.inf, prior.log() + scores), -1)
+    return torch.where(kept, prior, shares * (1 - (prior * kept).sum(-1, keepdim=True)))
 
 
 def within_reach(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most: float) -> Float[Tensor, "*B D"]:
@@ -97,16 +117,20 @@ def within_reach(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most
 
     So no alignment, however large, can put all weight on one domain.
     """
-    weights = anchored(scores, prior)
-    whole = divergence(weights, prior).unsqueeze(-1) <= most
+    return anchored(reach_factor(scores, prior, most).unsqueeze(-1) * scores, prior)
+
+
+def reach_factor(scores: Float[Tensor, "*B D"], prior: Float[Tensor, " D"], most: float) -> Float[Tensor, "*B"]:
+    """Return the largest factor, 1 at most, for the scores with which KL(a | prior) does not exceed `most` (nats)."""
+    whole = divergence(anchored(scores, prior), prior) <= most
+    low, high = torch.zeros_like(scores[..., 0]), torch.ones_like(scores[..., 0])
     if bool(whole.all()):
-        return weights
-    low, high = torch.zeros_like(scores[..., :1]), torch.ones_like(scores[..., :1])
+        return high
     for _ in range(50):  # the divergence grows with the factor
         middle = (low + high) / 2
-        inside = divergence(anchored(middle * scores, prior), prior).unsqueeze(-1) <= most
+        inside = divergence(anchored(middle.unsqueeze(-1) * scores, prior), prior) <= most
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-    return torch.where(whole, weights, anchored(low * scores, prior))
+    return torch.where(whole, 1.0, low)
 
 
 def divergence(weights: Float[Tensor, "*B D"], prior: Float[Tensor, " D"]) -> Float[Tensor, "*B"]:

@@ -5,6 +5,7 @@ The G groups are the D training domains, followed by the groups that only serve 
 first order, the amount by which one step on a domain lowers the objective (DoGE, arXiv 2310.15393, eq. 4).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from doge.gram import Gram
-from doge.stable import alignment_parts, alignments, stable_weights
+from doge.stable import alignment_parts, alignments, anchored, reach_factor, stable_scores
 
 Preset = Literal["stable", "paper", "official", "uniform", "doremi"]
 
@@ -116,11 +117,13 @@ class Decision:
     weights:       domain weights (D,), sum 1.
     coefficients:  factors (D,) that the domains' gradients are combined with.
     alignment:     alignments (D,) that the weights follow from; for DoReMi the excess losses.
+    reach_factor:  stable: factor by which `reach` scaled the log-ratios to the prior down; 1 if it did not.
     """
 
     weights: Float[Tensor, " D"]
     coefficients: Float[Tensor, " D"]
     alignment: Float[Tensor, " D"]
+    reach_factor: float | None = None
 
 
 def start(prior: Float[Tensor, " D"], groups: int) -> State:
@@ -148,7 +151,7 @@ def update(
     importance = objective.importance
     if objective.worst:
         importance = lean_to_worst(importance, losses / first, constants.sharpness)
-    clip = torch.ones_like(state.weights)
+    clip, factor = torch.ones_like(state.weights), None
     if constants.preset == "paper":
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = mirror_step(state.weights, lr * alignment / constants.mu)
@@ -162,13 +165,15 @@ def update(
         shares = state.lr_sums / state.lr_sums.sum().clamp(min=1e-300)
         halves = alignments(alignment_parts(grams, importance, objective.targets, len(prior)), shares)
         alignment = shares @ halves
-        weights = stable_weights(halves, shares, prior, tau=constants.tau, reach=constants.reach)
+        scores = stable_scores(halves, shares, prior, tau=constants.tau)
+        factor = float(reach_factor(scores, prior, constants.reach * math.log(len(prior))))
+        weights = anchored(factor * scores, prior)
     else:
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = prior
     weights = (1 - constants.floor) * weights + constants.floor * prior
     return replace(state, weights=weights, steps=state.steps + 1, first_losses=first), Decision(
-        weights, weights * clip, alignment
+        weights, weights * clip, alignment, factor
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from typing import Literal
 
 import torch
@@ -101,6 +102,7 @@ class ProxyRun:
             else:
                 facts = environment(world_size=self.accelerator.num_processes, device=str(self.accelerator.device))
                 facts["parameters"] = parameter_count(self.model)
+                facts["rule"] = asdict(self.settings.constants)
                 write_atomic(self.path / "corpus.json", json.dumps(self.corpus.record, indent=1))
                 write_atomic(self.path / "tokenizer.json", self.corpus.tokenizer_path.read_bytes())
                 write_atomic(self.path / "config.yaml", dump(self.settings, facts))
@@ -146,6 +148,7 @@ class ProxyRun:
                 lr=lr,
                 tokens_per_second=self.step_tokens / seconds,
                 gradient_norm=outcome.gradient_norm,
+                reach_factor=outcome.decision.reach_factor,
             )
         )
         weights = dict(zip(self.domains, outcome.decision.weights.tolist(), strict=True))
@@ -212,6 +215,13 @@ class ProxyRun:
             f"{train.steps} steps",
             flush=True,
         )
+        tiny = [group.name for group in self.groups if not group.is_divided(self.corpus.row_tokens)]
+        if tiny and update.preset == "stable":
+            print(
+                f"note:  {', '.join(tiny)} fill(s) only one row, so what a step does for its own text cannot be told "
+                "from noise; a domain that the objective needs this for keeps its prior weight",
+                flush=True,
+            )
         unused = without_effect(update.preset, update.model_dump(exclude_none=True))
         if unused:
             print(

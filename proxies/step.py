@@ -11,6 +11,7 @@ import doge
 from doge.presence import presence_temperature
 from mixtures.errors import UserError
 from mixtures.schedule.manifest import effective_sample_size
+from proxies.corpus import batches
 from proxies.corpus.batches import evaluated_part, step_rows
 from proxies.corpus.corpus import CorpusData
 from proxies.corpus.pool import Pool
@@ -26,6 +27,11 @@ class Group:
     tokens: np.ndarray | Pool
     importance: float
     target: bool = False  # nothing trains on it
+
+    def is_divided(self, row_tokens: int) -> bool:
+        """Say whether the halves of a step read different rows; they need two rows of every domain in the group."""
+        members = self.tokens.tokens.values() if isinstance(self.tokens, Pool) else [self.tokens]
+        return all(len(tokens) >= 2 * row_tokens for tokens in members)
 
     def rows(self, *, seed: int, step: int, rows: int, row_tokens: int) -> np.ndarray:
         """Return the rows (N, T) of token ids, int64, that `step` (from 0) reads."""
@@ -66,7 +72,7 @@ def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
 
 def halves_of(settings: Settings) -> int:
     """Return 2 if every group's rows split into two equal halves, which makes the gram's diagonal unbiased; else 1."""
-    return 2 if settings.train.rows_per_domain % 2 == 0 else 1
+    return batches.halves_of(settings.train.rows_per_domain)
 
 
 def read_rows(groups: list[Group], *, seed: int, step: int, rows: int, row_tokens: int) -> Tensor:
@@ -155,6 +161,7 @@ class Stepper:
             targets=torch.tensor([group.target for group in self.groups]),
             worst=self.settings.update.aggregate == "worst",
         )
+        divided = torch.tensor([group.is_divided(self.settings.corpus.row_tokens) for group in self.groups])
         decisions: list[doge.Decision] = []
 
         def decide(losses: Tensor, gram: doge.Gram) -> Tensor:
@@ -163,7 +170,7 @@ class Stepper:
             require_finite("squared gradient norm", gram.products.diagonal(), names, step)
             require_finite("gram", gram.products.sum(1), names, step)
             self.state, decision = doge.update(
-                gram,
+                gram.only_measured(divided),
                 losses,
                 self.state,
                 constants=constants,
@@ -187,7 +194,8 @@ class Stepper:
             presence=self._presence(step),
         )
         norm = descend(self.model, self.optimizer, max_grad_norm=train.max_grad_norm, step=step)
-        return StepOutcome(computed.losses, decisions[0], norm, computed.gram, computed.sample_weights)
+        gram = computed.gram.only_measured(divided)
+        return StepOutcome(computed.losses, decisions[0], norm, gram, computed.sample_weights)
 
     def _presence(self, step: int) -> doge.Presence | None:
         """Return how this step weighs the samples inside domains; None if they are not weighted."""
@@ -201,16 +209,21 @@ class Stepper:
 
 
 def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part: slice) -> Tensor | None:
-    """Return Adam's geometry for a part of a parameter: 1 / (sqrt(v) + 0.1 * mean of sqrt(v) + eps).
+    """Return Adam's geometry for a part of a parameter: 1 / (sqrt(v) + 0.1 * typical sqrt(v) + eps).
 
     v is Adam's second moment, corrected for its bias. Before Adam's first step the function returns None. Without the
-    mean, embeddings of words that no step has seen yet (v = 0) would outweigh all others at their first gradient.
+    second term, embeddings of words that no step has seen yet (v = 0) would outweigh all others at their first
+    gradient. The typical sqrt(v) is sum(v) / sum(sqrt(v)), the mean in which an entry counts by its own sqrt(v): rows
+    that no step has reached add nothing, so it does not depend on how many words a vocabulary has beside those that
+    occur. A parameter that no step has reached at all counts for nothing.
     """
     state = optimizer.state.get(parameter)
     if not state:
         return None
     root = (state["exp_avg_sq"] / (1 - optimizer.defaults["betas"][1] ** state["step"].item())).sqrt_()
-    return 1 / (root[part] + 0.1 * root.mean() + optimizer.defaults["eps"])
+    total = root.sum(dtype=torch.float64)
+    typical = root.square().sum(dtype=torch.float64) / total.clamp(min=torch.finfo(torch.float64).tiny)
+    return (total > 0) / (root[part] + 0.1 * typical + optimizer.defaults["eps"])
 
 
 def read_part(

@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixtures.diagnosis.finding import Finding
-from mixtures.diagnosis.gradients import gram_findings
+from mixtures.diagnosis.gradients import gram_findings, too_small
 from mixtures.diagnosis.repetition import memorised, repetition
-from mixtures.diagnosis.weights import clipped, effective_domains, floor, settled
+from mixtures.diagnosis.weights import clipped, effective_domains, floor, held, settled
 from mixtures.errors import UserError
 from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.run.run import RunRecord, read_run
@@ -55,8 +55,10 @@ def diagnose(
         clipped(run),
         hurtful,
         floor(run),
+        held(run),
         repetition(run, token_budget=token_budget, unique_tokens=unique_tokens),
         memorised(run),
+        too_small(run),
         pairs,
     )
     return Diagnosis(steps=len(run.trajectory.steps), findings=findings)

@@ -31,11 +31,12 @@ def gram_findings(run: RunRecord) -> tuple[Finding, Finding, Finding]:
 
 def reliability(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
     """Return the split-half reliability of the domains' alignments, for the objective and for each of its members."""
-    count = len(run.trajectory.domains)
-    if len(blocks) < 2 or count < 3:
+    alignments = objective_alignments(run, blocks, importance)
+    measured = ~np.isnan(alignments).any(axis=0)
+    if len(blocks) < 2 or np.count_nonzero(measured) < 3:
         return make_finding("reliability", "Reliability needs three domains and two steps with gradient products.")
-    columns = blocks[:, :count]
-    whole = split_half(columns @ importance)
+    whole = split_half(alignments[:, measured])
+    columns = blocks[:, : len(measured)][:, measured]
     members = {
         run.trajectory.groups[number]: split_half(columns[:, :, number]) for number in np.flatnonzero(importance)
     }
@@ -54,6 +55,12 @@ def reliability(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> F
             "or rows"
         )
     return make_finding("reliability", sentence + ".", warn=poor, value=value)
+
+
+def objective_alignments(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """Return the alignments (B, D) of the blocks; NaN for a domain whose own product counts but was not measured."""
+    used = np.flatnonzero(importance)
+    return np.asarray(blocks[:, : len(run.trajectory.domains), used] @ importance[used])
 
 
 def split_half(alignments: np.ndarray) -> float:
@@ -79,15 +86,15 @@ def split_half(alignments: np.ndarray) -> float:
 def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
     """Find the domains whose mean alignment is below 0: a step on them raises the objective's loss."""
     names = run.trajectory.domains
-    alignments = blocks[:, : len(names)] @ importance
+    alignments = objective_alignments(run, blocks, importance)
     mean, noise = alignments.mean(axis=0), mean_noise(alignments)
-    scale = np.abs(mean).mean() or 1.0
+    scale = np.nanmean(np.abs(mean)) or 1.0
     sure = mean + interval_factor(len(blocks), claims=len(names)) * noise < 0  # False where the noise is not known
     below = [int(number) for number in np.argsort(mean) if mean[number] < 0]
     certain, perhaps = ([names[number] for number in below if sure[number] == wanted] for wanted in (True, False))
-    errors = [None if math.isnan(error) else error for error in (noise / scale).tolist()]
+    means, errors = ([None if math.isnan(each) else each for each in (of / scale).tolist()] for of in (mean, noise))
     value = {
-        "alignments": dict(zip(names, (mean / scale).tolist(), strict=True)),
+        "alignments": dict(zip(names, means, strict=True)),
         "standard_errors": dict(zip(names, errors, strict=True)),
         "negative": certain,
         "within_noise": perhaps,
@@ -99,6 +106,24 @@ def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Find
     )
     sentence += f"; below 0, but within noise: {names_text(perhaps)}" if perhaps else ""
     return make_finding("negative", sentence + ".", warn=bool(certain), value=value)
+
+
+def too_small(run: RunRecord) -> Finding:
+    """Find domains and targets with too few rows to split a step's rows into two halves of different rows."""
+    products = run.trajectory.self_products
+    if np.isnan(products).all():
+        return make_finding("too_small", f"{NO_GRAM}, or train.rows_per_domain is odd.")
+    small = [name for name, each in zip(run.trajectory.groups, products.T, strict=True) if np.isnan(each).all()]
+    if not small:
+        return make_finding(
+            "too_small", "Every domain has rows enough for unbiased self products.", value={"names": []}
+        )
+    sentence = (
+        f"{names_text(small)} fill(s) only one row: the product of such a gradient with itself cannot be told from "
+        "noise and is not used, so a domain that needs it keeps its prior weight; add text, merge domains, or "
+        "shorten corpus.row_tokens."
+    )
+    return make_finding("too_small", sentence, warn=True, value={"names": small})
 
 
 def pairs(run: RunRecord) -> Finding:

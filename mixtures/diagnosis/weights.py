@@ -3,6 +3,7 @@
 import numpy as np
 
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
+from mixtures.run.average import span_average
 from mixtures.run.run import RunRecord
 from mixtures.text import shorten
 
@@ -10,6 +11,8 @@ SETTLED = 0.1  # the running average has settled if it stays within this relativ
 LATE = 0.5  # share of the steps after which settling is late
 MOST_CLIPPED = 0.5  # above this share of clipped steps, the finding warns
 FEW_DOMAINS = 0.25  # below this share of all domains, the effective number of domains is low
+MOST_MOVED = 4  # most domains that are named with their weights
+LEAST_WEIGHT = 1e-300  # smaller ones count as this one: the logarithm of 0 is not finite
 LEFT_OUT = 0.05  # a domain is almost left out if its weight ends at this share of its prior weight, or below
 
 
@@ -83,7 +86,7 @@ def floor(run: RunRecord) -> Finding:
     """
     weights, names, prior = run.trajectory.weights, run.trajectory.domains, run.prior
     end = weights[-max(1, len(weights) // 10) :].mean(axis=0)
-    lowest = max(LEFT_OUT, 1.05 * float(run.config.update.get("floor") or 0))
+    lowest = max(LEFT_OUT, 1.05 * float(run.rule.get("floor", 0)))
     low = [number for number in np.argsort(end / prior) if end[number] <= lowest * prior[number]]
     chosen = {names[number]: float(end[number] / prior[number]) for number in low}
     value = {"at_most": lowest, "shares_of_prior": chosen}
@@ -97,3 +100,42 @@ def floor(run: RunRecord) -> Finding:
         f"Almost left out, with a weight at the end of {lowest:.2g} of the prior or less: {names_text(list(chosen))}."
     )
     return make_finding("floor", sentence, warn=True, value=value)
+
+
+def held(run: RunRecord) -> Finding:
+    """Find whether `update.reach` decided how far the weights left the prior, and the average weights without it."""
+    bound = run.rule.get("reach")
+    if run.rule.get("preset", "stable") != "stable":
+        return make_finding(
+            "reach", "The rule does not bound the weights (update.reach is of preset stable).", value={}
+        )
+    factors = run.trajectory.reach_factors
+    if bound is None or "floor" not in run.rule or np.isnan(factors).any():
+        return make_finding("reach", "The run does not record whether update.reach held its weights.")
+    names, average, free = run.trajectory.domains, run.trajectory.average, without_reach(run)
+    share, last = float((factors < 1).mean()), bool(factors[-1] < 1)
+    value = {"reach": bound, "steps": share, "factor": float(factors[-1])}
+    value |= {"without": dict(zip(names, free.tolist(), strict=True))}
+    if not share:
+        return make_finding("reach", f"The weights stayed within update.reach ({bound:g}) by themselves.", value=value)
+    moved = np.argsort(-np.abs(free - average))[:MOST_MOVED]
+    listed = ", ".join(f"{shorten(names[n])} {free[n]:.2f} instead of {average[n]:.2f}" for n in moved)
+    sentence = f"The weights were held by update.reach ({bound:g}) in {share:.0%} of the steps"
+    sentence += ", and at the end" if last else ", but not at the end"
+    sentence += f"; without it the average weights would be {listed}"
+    sentence += ". The bound and not the text decided how far they go: try a larger one in a comparison" if last else ""
+    return make_finding("reach", sentence + ".", warn=last, value=value)
+
+
+def without_reach(run: RunRecord) -> np.ndarray:
+    """Return the average weights (D,) that the run's alignments give if `update.reach` bounds nothing.
+
+    The gradients stay those of the run, although other weights would have changed the model.
+    """
+    prior, share = run.prior, float(run.rule["floor"])
+    learned = np.maximum(run.trajectory.weights - share * prior, LEAST_WEIGHT) / prior
+    scores = np.log(learned) / run.trajectory.reach_factors[:, None]
+    weights = prior * np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights = (1 - share) * weights / weights.sum(axis=1, keepdims=True) + share * prior
+    tokens = run.trajectory.tokens
+    return span_average(weights, tokens, start=0, end=tokens[-1])

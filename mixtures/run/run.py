@@ -196,6 +196,15 @@ class RunRecord:
         return self.natural if natural else self.uniform
 
     @property
+    def rule(self) -> dict[str, Any]:
+        """Return {constant of the update rule: value}, those of the preset included; earlier versions kept only some.
+
+        Those runs recorded the constants that their settings gave.
+        """
+        given = {name: value for name, value in self.config.update.items() if value is not None}
+        return given | self.config.environment.get("rule", {})
+
+    @property
     def parameters(self) -> int:
         """Return the number of parameters of the proxy.
 

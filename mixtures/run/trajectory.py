@@ -5,17 +5,18 @@ Columns of the trajectory, for D training domains and G groups, the first D of w
 step                updates done, from 1
 tokens              tokens trained so far
 lr, tokens_per_second, gradient_norm
+reach_factor        stable: factor by which `update.reach` scaled the log-ratios to the prior down; 1 if it did not
 weight.NAME         per training domain
 alignment.NAME      per training domain; with DoReMi the excess loss (nats per token)
 loss.NAME           per group; nats per token
 norm.NAME           per group: norm of its gradient
-self_product.NAME   per group: unbiased estimate of the gram's diagonal
+self_product.NAME   per group: unbiased estimate of the gram's diagonal; NaN if the group has too few rows for it
 sample_spread.NAME  per training domain: standard deviation of its online sample weights
 sample_ess.NAME     per training domain: their effective sample size, as a fraction of the rows
 gram                G * G numbers, row major
 
 What a rule does not measure is null: DoReMi has no gram, norm and self_product, and a run without online sample weights
-has neither of the two sample columns. Records of earlier versions lack the sample columns.
+has neither of the two sample columns. Records of earlier versions lack the sample columns and reach_factor.
 
 Size: the gram is kept at every step in float64, 8 * G * G bytes per step. 11 groups and 600 steps are 0.6 MB; 300
 groups and 10,000 steps are 7 GB. It is therefore read only when asked for: `Trajectory.grams`, or part by part by
@@ -39,7 +40,7 @@ from mixtures.run.grams import GramBlocks
 from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
 
 FORMAT = 1
-SCALARS = ("lr", "tokens_per_second", "gradient_norm")
+SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
 EVALUATION = pa.schema(
     {name: pa.int64() for name in ("step", "tokens", "held_out_tokens")}
     | {"domain": pa.string(), "loss": pa.float64(), "bits_per_byte": pa.float64()}
@@ -53,7 +54,7 @@ def step_row(
 
     arrays: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,), sample_ess
     (D,), gram (G, G); a name that is left out is recorded as not measured.
-    scalars: step, tokens, lr, tokens_per_second, gradient_norm.
+    scalars: step, tokens, lr, tokens_per_second, gradient_norm, reach_factor.
     """
     row: dict[str, Any] = dict(scalars)
     for kind, values in arrays.items():
@@ -170,6 +171,11 @@ class Trajectory:
     def self_products(self) -> np.ndarray:
         """Return unbiased estimates (S, G) of the gram's diagonal."""
         return self._columns("self_product", self.groups)
+
+    @property
+    def reach_factors(self) -> np.ndarray:
+        """Return the factors (S,) by which `update.reach` scaled the log-ratios down; NaN where not recorded."""
+        return self.frame.reindex(columns=["reach_factor"]).to_numpy(dtype=np.float64)[:, 0]
 
     @property
     def sample_spreads(self) -> np.ndarray:

@@ -3,6 +3,11 @@
 Each domain is read without replacement: epoch 0 in one shuffled order, epoch 1 in another, and so on. A step that
 reaches the end of an epoch continues in the order of the next one. Nothing is kept between steps, so a resumed run
 needs only the number of the step.
+
+A step of an even number of rows reads two halves, and the product of their gradients estimates a squared norm (the
+gram's unbiased diagonal). A row in both halves would bias it by that row's noise. So the domain's rows are divided
+between the halves once for the whole run, as epoch 0 deals them out, and each half goes through its own part in epochs
+of its own. In epoch 0 a step reads the same rows as without halves.
 """
 
 import hashlib
@@ -14,8 +19,8 @@ from jaxtyping import Int64
 from mixtures.stream.tokens import as_rows
 
 
-# 4,096 orders are enough for two epochs (a step may reach into the next one) of 2,048 domains. An order is kept until
-# every row in it was drawn, so the cache holds at most 8 bytes per row that the run draws, plus one epoch per domain.
+# 4,096 orders are enough for epoch 0 and the epochs of two halves (a step may reach into the next one) of 800 domains.
+# So the cache holds up to 24 bytes per row of the domains that the run repeats, and 8 per row of the others.
 @lru_cache(maxsize=4096)
 def epoch_order(seed: int, domain: str, epoch: int, rows: int) -> Int64[np.ndarray, " rows"]:
     """Return the order in which `epoch` (from 0) reads the rows of a domain: a read-only permutation of 0..rows-1.
@@ -36,19 +41,48 @@ def step_indices(
 ) -> Int64[np.ndarray, " rows_per_step"]:
     """Return the numbers (rows_per_step,) of the rows that `step` (from 0) reads from a domain of `rows` rows.
 
-    Raises ValueError for a domain without rows, and for a negative step or number of rows per step.
+    If rows_per_step is even, the first half of them and the second half never share a row, in this or any other step
+    (but for a domain of a single row). Raises ValueError for a domain without rows, and for a negative step or number
+    of rows per step.
     """
     if rows < 1:
         raise ValueError(f"domain {domain} has {rows} rows; at least one is needed to draw from it")
     if step < 0 or rows_per_step < 0:
         raise ValueError(f"step is {step} and rows_per_step is {rows_per_step}; neither may be negative")
-    position = np.arange(step * rows_per_step, (step + 1) * rows_per_step, dtype=np.int64)
-    epochs, place = np.divmod(position, rows)
-    indices = np.empty(rows_per_step, dtype=np.int64)
-    for epoch in np.unique(epochs).tolist():
+    halves = halves_of(rows_per_step)
+    each = rows_per_step // halves
+    positions = np.arange(step * each, (step + 1) * each, dtype=np.int64)
+    parts = [
+        part_indices(rows, positions, seed=seed, domain=domain, half=half, halves=halves, each=each)
+        for half in range(halves)
+    ]
+    return np.concatenate(parts)
+
+
+def halves_of(rows_per_step: int) -> int:
+    """Return in how many halves a step's rows of a domain are read: 2 if their number is even, else 1."""
+    return 2 if rows_per_step % 2 == 0 else 1
+
+
+def part_indices(
+    rows: int, positions: Int64[np.ndarray, " n"], *, seed: int, domain: str, half: int, halves: int, each: int
+) -> Int64[np.ndarray, " n"]:
+    """Return the numbers (n,) of the rows at these positions, from 0, in what one half reads during the whole run.
+
+    A half has `each` rows of every step. With halves=1, it reads the whole domain.
+    """
+    if rows == 1:  # nothing to divide: both halves read the same row
+        half, halves = 0, 1
+    steps, rest = divmod(rows, halves * each)  # whole steps in epoch 0; the rows left over go to the halves in turn
+    size = steps * each + (rest + halves - 1 - half) // halves
+    epochs, places = np.divmod(positions, size)
+    for epoch in np.unique(epochs[epochs > 0]).tolist():
         here = epochs == epoch
-        indices[here] = epoch_order(seed, domain, epoch, rows)[place[here]]
-    return indices
+        places[here] = epoch_order(seed, f"{domain}/half {half}", epoch, size)[places[here]]
+    in_whole_steps = (places // each * halves + half) * each + places % each
+    left_over = steps * halves * each + (places - steps * each) * halves + half
+    dealt = np.where(places < steps * each, in_whole_steps, left_over)
+    return epoch_order(seed, domain, 0, rows)[dealt]
 
 
 def step_rows(

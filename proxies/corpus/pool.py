@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixtures.stream.apportion import Turns
-from proxies.corpus.batches import epoch_order, step_rows
+from mixtures.stream.tokens import as_rows
+from proxies.corpus.batches import epoch_order, halves_of, part_indices
 
 WINDOW = 64  # rows that are shuffled together, at least
 WINDOW_ROWS = 8  # rows per domain in a window on average, at least
@@ -25,9 +26,9 @@ class Pool:
 
     tokens:  flat token ids of every domain.
     turns:   turns[step, row] is the number of the domain that the row comes from, in the order of `tokens`.
-    places:  places[step, row] is how many rows of that domain come before it in the run.
+    places:  places[step, row] is how many rows of that domain come before it in the run, in the same half of a step.
 
-    Every domain is read in its own order, without replacement, as it would be alone (`proxies.corpus.batches`).
+    Every domain is read without replacement, and its rows are divided between the halves (`proxies.corpus.batches`).
     """
 
     tokens: dict[str, np.ndarray]  # name: flat token ids
@@ -36,11 +37,14 @@ class Pool:
 
     def step_rows(self, *, seed: int, step: int, rows: int, row_tokens: int) -> Int64[np.ndarray, "rows row_tokens"]:
         """Return the first `rows` rows of `step` (from 0), as token ids (rows, row_tokens)."""
-        members = list(self.tokens.items())
+        members, count = list(self.tokens.items()), self.turns.shape[1]
+        halves = halves_of(count)
         parts = []
-        for turn, place in zip(self.turns[step, :rows].tolist(), self.places[step, :rows].tolist(), strict=True):
+        for row, (turn, place) in enumerate(zip(self.turns[step, :rows], self.places[step, :rows], strict=True)):
             name, tokens = members[turn]
-            parts.append(step_rows(tokens, seed=seed, domain=name, step=place, rows_per_step=1, row_tokens=row_tokens))
+            own = as_rows(tokens, row_tokens)
+            half = {"half": row * halves // count, "halves": halves, "each": count // halves}
+            parts.append(own[part_indices(len(own), place[None], seed=seed, domain=name, **half)].astype(np.int64))
         return np.concatenate(parts)
 
 
@@ -49,15 +53,20 @@ def make_pool(tokens: dict[str, np.ndarray], shares: Sequence[float], *, steps: 
 
     Takes some microseconds and 16 bytes per row.
     """
-    halves = 2 if rows % 2 == 0 else 1
+    halves = halves_of(rows)
     orders = [_order(shares, count=steps * rows // halves, seed=seed, half=half) for half in range(halves)]
     turns = np.concatenate([order.reshape(steps, rows // halves) for order in orders], axis=1)
-    flat = turns.ravel()
-    places = np.empty_like(flat)
-    for member in range(len(tokens)):
-        of_member = flat == member
+    places = np.concatenate([_places(order, len(tokens)).reshape(steps, rows // halves) for order in orders], axis=1)
+    return Pool(tokens, turns, places)
+
+
+def _places(order: np.ndarray, members: int) -> np.ndarray:
+    """Return for every entry of `order` (count,) how many entries before it are the same domain."""
+    places = np.empty_like(order)
+    for member in range(members):
+        of_member = order == member
         places[of_member] = np.arange(np.count_nonzero(of_member))
-    return Pool(tokens, turns, places.reshape(turns.shape))
+    return places
 
 
 def _order(shares: Sequence[float], *, count: int, seed: int, half: int) -> np.ndarray:

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from doge.stable import LEAST_PROGRESS, alignments, anchored, divergence, replicates, signal_share, stable_weights
+from doge.stable import (
+    LEAST_PROGRESS,
+    alignment_parts,
+    alignments,
+    anchored,
+    divergence,
+    reach_factor,
+    replicates,
+    signal_share,
+    stable_weights,
+    within_reach,
+)
 
 CONSTANTS = {"tau": 2.5, "reach": 0.1}
 HALF = torch.tensor([0.5, 0.5], dtype=torch.float64)
@@ -180,3 +191,42 @@ def test_gain_for_a_target_is_divided_by_own_progress_not_by_noise() -> None:
     found = alignments(parts, HALF)[0]
     mean = 3.0
     assert found.tolist() == pytest.approx([4 * mean / 8, 2 * mean / 2, 1 / LEAST_PROGRESS])
+
+
+def test_a_domain_whose_self_product_is_not_measured_keeps_its_prior() -> None:
+    prior, nothing = uniform(5), torch.zeros(5, dtype=torch.bool)
+    steps = normal(2, 5, 40, seed=3) * 0.1 + normal(5, 40, seed=4) * torch.arange(1, 6)[:, None]
+    grams = steps @ steps.mT
+    known = alignments(alignment_parts(grams, torch.ones(5).double(), nothing, 5), HALF)
+    grams.diagonal(dim1=-2, dim2=-1)[:, 2] = torch.nan
+    found = alignments(alignment_parts(grams, torch.ones(5).double(), nothing, 5), HALF)
+    assert found[:, 2].isnan().all()
+    others = torch.tensor([0, 1, 3, 4])
+    assert torch.allclose(found[:, others], known[:, others])
+    weights = stable_weights(found, HALF, prior, tau=2.5, reach=1.0)
+    assert weights[2] == 0.2
+    assert weights.sum() == pytest.approx(1)
+    alone = stable_weights(found[:, others], HALF, uniform(4), tau=2.5, reach=1.0)
+    assert torch.allclose(weights[others], 0.8 * alone)
+
+
+def test_a_target_is_learned_for_without_the_self_products_that_are_missing() -> None:
+    steps = normal(2, 4, 40, seed=5)
+    grams = steps @ steps.mT
+    importance, targets = torch.tensor([0.0, 0, 0, 1]).double(), torch.tensor([False, False, False, True])
+    grams.diagonal(dim1=-2, dim2=-1)[:, 3] = torch.nan  # the target's own is not needed
+    assert alignments(alignment_parts(grams, importance, targets, 3), HALF).isfinite().all()
+    grams.diagonal(dim1=-2, dim2=-1)[:, 1] = torch.nan
+    found = alignments(alignment_parts(grams, importance, targets, 3), HALF)
+    assert found.isnan().tolist() == [[False, True, False]] * 2
+
+
+def test_the_reach_factor_is_1_inside_and_lands_on_the_bound_outside() -> None:
+    scores, most = normal(50, 6, seed=6) * torch.linspace(0, 5, 50)[:, None], 0.18
+    factors = reach_factor(scores, uniform(6), most)
+    away = divergence(within_reach(scores, uniform(6), most), uniform(6))
+    inside = divergence(anchored(scores, uniform(6)), uniform(6)) <= most
+    assert inside.any()
+    assert (factors[inside] == 1).all()
+    assert (factors[~inside] < 1).all()
+    assert torch.allclose(away[~inside], torch.tensor(most).double(), atol=1e-9)

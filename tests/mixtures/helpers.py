@@ -48,6 +48,7 @@ def make_run(
         arrays = {"weight": weights[step - 1], "alignment": alignment, "loss": loss, "norm": np.sqrt(np.diag(gram))}
         arrays |= {"self_product": 0.9 * np.diag(gram), "gram": gram}
         scalars = {"step": step, "tokens": step * tokens_per_step, "lr": 1e-3, "tokens_per_second": 1e4}
+        scalars["reach_factor"] = 1.0
         writer.append(step_row(domains=domains, groups=groups, arrays=arrays, gradient_norm=1.0, **scalars))
         if step % flush_every == 0 or step == steps:
             writer.flush()
@@ -75,6 +76,7 @@ def _write_config(path: Path, planned: int, seed: int, update: dict | None) -> N
         "update": update or {"preset": "stable", "objective": "auto"},
         "environment": {"git_commit": "abc123", "world_size": 1, "started_utc": "2026-09-01T00:00:00Z"},
     }
+    config["environment"]["rule"] = {"preset": "stable", "reach": 0.1, "floor": 0.0} | config["update"]
     (path / "config.yaml").write_text(yaml.safe_dump(config))
 
 

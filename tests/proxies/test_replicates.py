@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
+import doge
+from doge.gram import Gram
 from doge.stable import alignments
+from doge.updates import Constants
+from mixtures.diagnosis.weights import without_reach
 from mixtures.run.replicates import NAME, read_replicates
 from mixtures.run.run import read_run
 from proxies.replicates import step_parts
@@ -29,6 +34,39 @@ def test_step_alignments_average_to_what_the_run_recorded(tmp_path: Path, update
         counts = lrs[: step + 1] * keep ** torch.arange(step, -1, -1, dtype=torch.float64)
         mean = torch.einsum("s,spd->pd", counts, parts[: step + 1]) / counts.sum()
         assert np.allclose(alignments(mean.expand(2, 3, 3), one)[0], found.trajectory.alignments[step], rtol=1e-9)
+
+
+def test_weights_without_reach_are_those_of_a_run_of_the_same_steps_without_it(tmp_path: Path) -> None:
+    assert run(write_run(tmp_path, update={"reach": 0.001, "floor": 0.2})) == 0
+    found = read_run(tmp_path / "run")
+    assert (found.trajectory.reach_factors < 1).any()
+    grams, products = torch.tensor(found.trajectory.grams), torch.tensor(found.trajectory.self_products)
+    prior, weights = torch.from_numpy(found.prior), []
+    state, objective = doge.start(prior, 3), doge.Objective(torch.ones(3).double(), torch.zeros(3, dtype=torch.bool))
+    for gram, own, lr in zip(grams, products, found.trajectory.frame["lr"], strict=True):
+        step = Gram(gram, gram.diagonal().sqrt(), own)
+        free = {"constants": Constants("stable", floor=0.2, reach=1.0), "prior": prior, "objective": objective}
+        state, decision = doge.update(step, torch.ones(3).double(), state, lr=lr, max_grad_norm=1.0, **free)
+        assert decision.reach_factor == 1
+        weights.append(decision.weights.numpy())
+    assert np.allclose(without_reach(found), np.mean(weights, axis=0), atol=1e-6)
+
+
+def test_a_domain_of_one_row_keeps_its_prior_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_run(tmp_path, update={"floor": 0.0})
+    settings = yaml.safe_load(path.read_text())
+    (tmp_path / "short.jsonl").write_text('{"text": "0123456789 0123456789 "}\n')
+    source = settings["corpus"]["domains"]["digits"]
+    source |= {"data_files": str(tmp_path / "short.jsonl"), "validation": source["data_files"]}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert run(path) == 0
+    assert "digits fill(s) only one row" in capsys.readouterr().out
+    found = read_run(tmp_path / "run")
+    assert np.isnan(found.trajectory.self_products[:, 2]).all()
+    assert np.isfinite(found.trajectory.self_products[:, :2]).all()
+    assert np.abs(found.trajectory.weights[:, 2] - 1 / 3).max() < 1e-12
+    assert found.replicates is not None
+    assert "NaN" not in (tmp_path / "run" / "diagnosis.json").read_text()
 
 
 def test_a_run_of_stable_leaves_replicates_and_other_rules_none(tmp_path: Path) -> None:

@@ -75,16 +75,38 @@ def test_stable_refuses_an_odd_number_of_rows() -> None:
     assert halves_of(odd) == 1
 
 
-def test_a_word_no_step_has_reached_does_not_dominate_adams_geometry() -> None:
-    table = torch.nn.Parameter(torch.zeros(100, 4))
+def adam_after(gradient: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.AdamW]:
+    """A parameter and its optimizer after one step with this gradient."""
+    table = torch.nn.Parameter(torch.zeros_like(gradient))
     optimizer = torch.optim.AdamW([table], lr=1e-3)
-    assert adam_metric(optimizer, table, slice(0, 100)) is None
-    table.grad = torch.ones(100, 4).index_fill(0, torch.tensor([7]), 0.0)
+    table.grad = gradient
     optimizer.step()
+    return table, optimizer
+
+
+def test_a_word_no_step_has_reached_does_not_dominate_adams_geometry() -> None:
+    fresh = torch.nn.Parameter(torch.zeros(100, 4))
+    assert adam_metric(torch.optim.AdamW([fresh], lr=1e-3), fresh, slice(0, 100)) is None
+    table, optimizer = adam_after(torch.ones(100, 4).index_fill(0, torch.tensor([7]), 0.0))
     whole = adam_metric(optimizer, table, slice(0, 100))
     assert whole is not None
-    assert whole[0, 0] == pytest.approx(1 / (1 + 0.099), rel=1e-5)  # v is 1 everywhere but in the word's four entries
-    assert whole[7, 0] / whole[0, 0] == pytest.approx((1 + 0.099) / 0.099, rel=1e-5)
+    assert whole[0, 0] == pytest.approx(1 / 1.1, rel=1e-5)  # v is 1 everywhere but in the word's four entries
+    assert whole[7, 0] / whole[0, 0] == pytest.approx(11, rel=1e-5)
     part = adam_metric(optimizer, table, slice(5, 9))
     assert part is not None
     assert torch.equal(part, whole[5:9])
+
+
+@pytest.mark.parametrize("unused", [1, 1000, 100_000])
+def test_adams_geometry_does_not_depend_on_words_that_never_occur(unused: int) -> None:
+    used = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
+    small = adam_metric(*reversed(adam_after(used)), slice(0, 50))
+    large = adam_metric(*reversed(adam_after(torch.cat([used, torch.zeros(unused, 4)]))), slice(0, 50))
+    torch.testing.assert_close(large, small, rtol=1e-6, atol=0)
+
+
+def test_a_parameter_no_step_has_reached_counts_for_nothing() -> None:
+    table, optimizer = adam_after(torch.zeros(8, 4))
+    whole = adam_metric(optimizer, table, slice(0, 8))
+    assert whole is not None
+    assert not whole.any()

@@ -55,7 +55,7 @@ def planted_run(
         "gradient_norm": np.full(steps, 0.5),
     }
     arrays = {kind: values for kind, values in (arrays | (columns or {})).items() if values is not None}
-    norms = arrays.pop("gradient_norm")
+    norms, factors = arrays.pop("gradient_norm"), arrays.pop("reach_factor", np.ones(steps))
     writer = TrajectoryWriter(path / "trajectory", domains=domains, groups=groups)
     for step in range(1, steps + 1):
         row = step_row(
@@ -65,6 +65,7 @@ def planted_run(
             step=step,
             tokens=512 * step,
             gradient_norm=float(norms[step - 1]),
+            reach_factor=float(factors[step - 1]),
         )
         writer.append(row)
         if step % flush_every == 0 or step == steps:

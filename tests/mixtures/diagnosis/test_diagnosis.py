@@ -26,8 +26,10 @@ IDS = [
     "clipped",
     "negative",
     "floor",
+    "reach",
     "repetition",
     "memorised",
+    "too_small",
     "pairs",
 ]
 
@@ -254,9 +256,18 @@ def test_losses_that_fall_alike_or_text_read_once_are_not_called_memorised(tmp_p
 
 def test_what_a_run_does_not_record_is_unknown_and_says_so(tmp_path: Path) -> None:
     columns = {"gram": None, "self_product": None, "gradient_norm": np.full(STEPS, np.nan)}
+    columns["reach_factor"] = np.full(STEPS, np.nan)
     run = planted_run(tmp_path / "run", directions(), columns=columns, evaluate_every=0)
     unknown = [finding for finding in diagnose(run).findings if finding.status == "unknown"]
-    assert [finding.id for finding in unknown] == ["reliability", "clipped", "negative", "memorised", "pairs"]
+    assert [finding.id for finding in unknown] == [
+        "reliability",
+        "clipped",
+        "negative",
+        "reach",
+        "memorised",
+        "too_small",
+        "pairs",
+    ]
     assert all(finding.sentence and not finding.value for finding in unknown)
 
 
@@ -339,3 +350,30 @@ def test_sentences_stay_short_and_within_the_page_at_forty_domains(tmp_path: Pat
     text = diagnosis_text(diagnose(run), everything=True)
     assert max(map(len, text.splitlines())) <= 100
     assert "and 14 more" in text
+
+
+def test_weights_that_reach_held_are_told_with_what_they_would_be(tmp_path: Path) -> None:
+    free, factors = weights_of(6, 2, 1, 1), np.linspace(1, 0.4, STEPS)
+    kept = free ** factors[:, None]
+    kept = 0.9 * kept / kept.sum(axis=1, keepdims=True) + 0.1 * 0.25  # floor 0.1 of a uniform prior
+    columns = {"weight": kept, "reach_factor": factors}
+    run = planted_run(tmp_path / "run", directions(), columns=columns, update={"preset": "stable", "floor": 0.1})
+    found = look(run, "reach")
+    assert found.status == "warn"
+    without = found.value["without"]
+    assert list(without.values()) == pytest.approx((0.9 * free[0] + 0.025).tolist())
+    assert f"domain_00 {without['domain_00']:.2f} instead of {kept[:, 0].mean():.2f}" in found.sentence
+    assert look(planted_run(tmp_path / "inside", directions()), "reach").status == "pass"
+
+
+def test_a_domain_of_a_single_row_is_named_and_left_out_of_what_needs_it(tmp_path: Path) -> None:
+    planted = directions(4)
+    products = np.full((STEPS, 4), 1.0)
+    products[:, 1] = np.nan
+    run = planted_run(tmp_path / "run", planted, columns={"self_product": products})
+    found = look(run, "too_small")
+    assert (found.status, found.value["names"]) == ("warn", ["domain_01"])
+    negative = look(run, "negative")
+    assert negative.value["alignments"]["domain_01"] is None
+    assert negative.value["alignments"]["domain_00"] > 0
+    assert 0 < look(run, "reliability").value["objective"] <= 1
