@@ -7,7 +7,8 @@ balanced (A, and with its targets D): the 11 domains of ../shared/corpora, judge
 Wikipedia. junk (B): nine real domains, words of stackexchange in random order, near-duplicates of 40 passages of
 law_en, random records; judged by the nine. skew (C): seven domains with natural shares 50/20/10/10/5/3/2 of 400,000
 tokens, a third of what a base run trains on. noise-LR: uniform beside natural, five seeds, at several learning rates.
-twins: a run of proxies.train on six domains of the same text, whose weights should stay alike.
+twins: a run of proxies.train on six domains of the same text, whose weights should stay alike. proxy-NAME: one run
+of proxies.train for every objective of the settings.
 A swarm has every domain's odds times 2.5 (slopes), then mixtures drawn from Dirichlet distributions, around uniform and
 towards the corners in turn. Texts are written below the output directory, never into the project.
 """
@@ -88,6 +89,7 @@ def main() -> None:
         mixtures = {name: {"fixed": name} for name in ("uniform", "natural")}
         write_comparison(folder, f"noise-{lr:g}", "balanced", mixtures=mixtures, seeds=list(range(5)), train=train)
     write_twins(folder)
+    write_proxies(folder)
 
 
 def real(name: str) -> dict[str, Any]:
@@ -180,6 +182,25 @@ def pushed_mixture(mixture: np.ndarray, domain: int, factor: float) -> np.ndarra
     pushed = mixture * (1 - odds / (1 + odds)) / (1 - mixture[domain])
     pushed[domain] = odds / (1 + odds)
     return pushed
+
+
+PROXIES: dict[str, tuple[str, dict[str, Any]]] = {  # {name: (setting, its update block)}
+    "balanced": ("balanced", {"objective": "universal"}),
+    "junk": ("junk", {"objective": dict.fromkeys(REAL, 1.0)}),
+    "skew": ("skew", {"objective": "universal"}),
+    "ca": ("balanced", {"objective": {"ood_ca_wiki": 1.0}}),
+    "nl": ("balanced", {"objective": {"ood_nl_wiki": 1.0}}),
+    "both": ("balanced", {"objective": dict.fromkeys(TARGETS, 1.0)}),
+    "worst": ("balanced", {"objective": dict.fromkeys(TARGETS, 1.0), "aggregate": "worst"}),
+}
+
+
+def write_proxies(folder: Path) -> None:
+    """FOLDER/proxy-NAME.yaml: what `stable` learns for each objective, as a run of proxies.train."""
+    for name, (setting, update) in PROXIES.items():
+        content = {key: value for key, value in settings_of(folder, setting).items() if key != "objective"}
+        content |= {"run_dir": str(folder / f"proxy-{name}"), "train": PROXY, "update": {"preset": "stable"} | update}
+        (folder / f"proxy-{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def write_twins(folder: Path) -> None:
