@@ -10,7 +10,7 @@ import numpy as np
 from mixtures.errors import UserError
 from mixtures.files import sha256_file
 from mixtures.fit.hull import INSIDE, reach, violation
-from mixtures.fit.surrogate import Surrogate, best_mixture, distinct
+from mixtures.fit.surrogate import CHANCE, Surrogate, best_mixture, distinct
 from mixtures.fit.swarm import Swarm
 from mixtures.schedule.bounds import Bound, by_name, check_bounds, constraint
 from mixtures.schedule.constrain import constrain
@@ -122,8 +122,9 @@ def unsupported(surrogate: Surrogate) -> str:
     return (
         f"the best surrogate ({surrogate.model}) does not tell good mixtures from bad ones that it has not seen: "
         f"cross-validated rank correlation {surrogate.spearman:.2f}, 95 % {low:.2f} to {high:.2f} over "
-        f"{surrogate.mixtures} mixtures, not distinguishable from 0, so its optimum means nothing; add mixtures "
-        "that differ more, or train them longer or with more seeds, or give --force"
+        f"{surrogate.mixtures} mixtures (p {surrogate.p:.2g} by permutation, needed {CHANCE}), not distinguishable "
+        "from 0, so its optimum means nothing; add mixtures that differ more, or train them longer or with more seeds, "
+        "or give --force"
     )
 
 
@@ -205,6 +206,7 @@ def _record(optimum: Optimum, surrogate: Surrogate) -> dict[str, Any]:
     numbers: Mapping[str, float | Sequence[float] | None] = {
         "spearman": surrogate.spearman,
         "spearman_ci95": list(surrogate.spearman_ci),
+        "p": surrogate.p,
         "r2": surrogate.r2,
         "rmse": surrogate.rmse,
         "predicted": optimum.objective,

@@ -15,11 +15,12 @@ import pandas as pd
 from mixtures.errors import UserError
 from mixtures.fit.hull import INSIDE, lowest, violation
 from mixtures.fit.regressions import MODELS, STEPWISE, SURROGATES, Predictor
-from mixtures.fit.validation import Score, cross_validate
+from mixtures.fit.validation import Score, cross_validate, permutation_p
 
 FOLDS = 10
 ONE_BY_ONE = 20  # up to this number of mixtures, a fold is one mixture
 LEAST = 4  # fewest mixtures for which there is an interval
+CHANCE = 0.025  # largest p-value of shares that say something: one-sided, as an interval of 95 % that is above 0
 DIGITS = 9  # mixtures whose shares agree up to this digit count as one, which must not be in two folds
 
 
@@ -34,6 +35,7 @@ class Surrogate:
     mixtures: int  # K
     folds: int
     scores: dict[str, Score]  # of every model that was tried, and of MEAN
+    p: float  # p-value that the shares say nothing about the objective (`permutation_p`)
     predictor: Predictor
 
     @property
@@ -48,8 +50,11 @@ class Surrogate:
 
     @property
     def ranks(self) -> bool:
-        """Whether it ranks mixtures that it has not seen: the interval of the rank correlation is above 0."""
-        return self.spearman_ci[0] > 0
+        """Whether it ranks mixtures that it has not seen.
+
+        The interval of its rank correlation is above 0, and the permutation test finds that shares say something.
+        """
+        return self.spearman_ci[0] > 0 and self.p <= CHANCE
 
     @property
     def r2(self) -> float:
@@ -115,6 +120,7 @@ def fit_surrogate(
         mixtures=len(shares),
         folds=folds,
         scores=scores,
+        p=permutation_p(shares, values @ objective, folds=folds, seed=seed),
         predictor=SURROGATES[chosen](shares, values, seed),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from mixtures.fit.optimum import SEEN, UNIFORM, Optimum
 from mixtures.fit.surrogate import Surrogate, distinct
 from mixtures.fit.swarm import Swarm
-from mixtures.fit.validation import MEAN, Score
+from mixtures.fit.validation import MEAN, PERMUTATIONS, Score
 from mixtures.text import WIDTH, shorten, table
 
 METRICS_NAMED = 6
@@ -29,7 +29,8 @@ def surrogate_text(surrogate: Surrogate, swarm: Swarm) -> str:
     folds = "leave-one-out" if surrogate.folds == surrogate.mixtures else f"{surrogate.folds}-fold"
     note = (
         f"{folds} cross-validation of the objective; mean: predicts the mean of the other mixtures; used: "
-        f"{surrogate.model}"
+        f"{surrogate.model}; an interval is of one surrogate by itself, so the test is another: p {surrogate.p:.2g} "
+        f"that shares say nothing about the objective ({PERMUTATIONS} permutations)"
     )
     header = ["surrogate", "rank correlation", "95 % interval", "R2", "RMSE"]
     return "\n".join(

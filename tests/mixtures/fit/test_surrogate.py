@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
 
 import mixtures.fit.regressions
 import mixtures.fit.surrogate
@@ -11,7 +12,7 @@ from mixtures.fit.hull import INSIDE, reach, violation
 from mixtures.fit.optimum import unsupported
 from mixtures.fit.regressions import SURROGATES, fit_law, fit_ridge
 from mixtures.fit.surrogate import Surrogate, best_mixture, fit_surrogate
-from mixtures.fit.validation import MEAN, Score, cross_validate, spearman_interval
+from mixtures.fit.validation import MEAN, PERMUTATIONS, Score, cross_validate, permutation_p, spearman_interval
 from tests.mixtures.fit.helpers import DOMAINS, frames, law, planted, swarm_shares
 
 OPTIMUM = np.array([0.26, 0.2, 0.16, 0.14, 0.1, 0.08, 0.06])
@@ -155,11 +156,43 @@ def test_auto_takes_the_best_rank_correlation_and_the_simpler_of_equals(
     monkeypatch: pytest.MonkeyPatch, spearman: tuple[float, ...], chosen: str
 ) -> None:
     scores = {name: Score(value, (0, 1), 0.5, 0.1) for name, value in zip(SURROGATES, spearman, strict=True)}
+    monkeypatch.setattr(mixtures.fit.surrogate, "permutation_p", lambda *_, **__: 0.001)
     monkeypatch.setattr(
         mixtures.fit.surrogate, "cross_validate", lambda *_, **__: {MEAN: Score(0, (0, 0), 0, 1), **scores}
     )
     shares = swarm_shares(np.random.default_rng(0), count=12)
     assert fitted(shares, law(shares)[:, :1])[0].model == chosen
+
+
+def test_permutation_p_is_that_of_a_loop_over_permuted_tables() -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(4), 12)
+    measured = shares[:, 0] + 0.3 * rng.normal(size=12)
+    order = np.random.default_rng(5)
+    tables = [measured, *(order.permutation(measured) for _ in range(PERMUTATIONS))][:60]
+
+    def ranks(table: np.ndarray) -> float:
+        predicted = np.empty(12)
+        for rest, fold in KFold(12, shuffle=True, random_state=5).split(shares):
+            predicted[fold] = fit_ridge(shares[rest], table[rest][:, None], 5)(shares[fold])[:, 0]
+        return float(stats.spearmanr(predicted, table).statistic)
+
+    found = permutation_p(shares, measured, folds=12, seed=5, permutations=59)
+    assert found == np.mean([ranks(table) >= ranks(measured) - 1e-12 for table in tables])
+    assert 1 / 60 <= found < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "domains"), [(8, 3), (12, 10), (21, 6)])
+def test_on_noise_the_permutation_test_errs_as_often_as_it_says(count: int, domains: int) -> None:
+    """Whatever the surrogate: one that ranks by the interval alone was found in up to a quarter of such tables."""
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(200):
+        shares, measured = rng.dirichlet(np.ones(domains), count), rng.normal(size=count)
+        folds = count if count <= 20 else 10
+        found.append(permutation_p(shares, measured, folds=folds, seed=0, permutations=99))
+    assert np.mean(np.array(found) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
 
 def test_objective_is_the_mean_of_the_metrics_weighted_by_importance() -> None:
