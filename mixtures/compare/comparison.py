@@ -22,17 +22,19 @@ from mixtures.compare.statistics import (
 from mixtures.compare.tables import RUN, Runs, read_results
 from mixtures.errors import UserError
 
+SAME = 1e-6  # largest difference of two shares that count as the same
 SETTLED = 0.5  # share of the tokens before which differences may lie outside the plotted axis of differences
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of one mixture. Losses are means over its seeds, in nats per held-out token; NaN if one diverged."""
+    """The results of one mixture. Losses are means over `averaged`, in nats per held-out token; NaN if one diverged."""
 
     name: str
     weights: dict[str, float]  # {domain: share of trained tokens}
     seeds: tuple[int, ...]  # seeds that were run, diverged ones included
     diverged: tuple[int, ...]
+    averaged: tuple[int, ...]  # seeds of the mean losses: those that all mixtures have, or all of its own
     losses: dict[str, float]  # by domain
     mean_loss: float  # over the objective
     natural_loss: float  # mean over the training domains, weighted by their shares of the corpus
@@ -45,6 +47,9 @@ class Outcome:
     difference: Difference | None
     by_seed: dict[int, float]  # difference of each pair of runs, also if another seed diverged
     by_domain: dict[str, Difference]  # difference of every domain's loss; empty if `difference` is None
+    # difference over all training domains alike; None if they are the objective, or if `difference` is None
+    trained: Difference | None
+    against: dict[str, Difference]  # to the mixtures with uniform and with natural shares that are not the baseline
     flops_percent: float  # cost of learning the mixture, in percent of one base run
     seconds_percent: float
 
@@ -129,17 +134,26 @@ def summarize(
     )
     whole = [0, *(index for index in range(1, len(runs.mixtures)) if not runs.diverged[index].any())]
     pool = distinct_mixtures(runs.rows, among=whole)
+    shared = np.logical_and.reduce(runs.finished[whole])
+    references = _references(runs.mixtures, weights, natural)
     outcomes = []
     for index, name in enumerate(runs.mixtures):
         percent = {kind: _percent(costs[name][kind], base_cost[kind]) for kind in ("flops", "seconds")}
-        levels = _levels(runs, index, objective=objective, natural=shares)
-        differences = _differences(runs, index, objective=objective, pool=pool)
+        levels = _levels(runs, index, objective=objective, natural=shares, shared=shared)
+        differences = _differences(runs, index, objective=objective, trained=shares > 0, pool=pool)
+        against = {
+            runs.mixtures[other]: difference
+            for other in references
+            if other not in (0, index)  # 0: the baseline, which `difference` is about
+            and not runs.diverged[[index, other]].any()
+            and (difference := paired_difference(runs.rows, objective, mixture=index, reference=other, pool=pool))
+        }
         facts: dict[str, Any] = {
             "weights": dict(weights[name]),
             "flops_percent": percent["flops"],
             "seconds_percent": percent["seconds"],
         }
-        outcomes.append(Outcome(name=name, **levels, **differences, **facts))
+        outcomes.append(Outcome(name=name, **levels, **differences, against=against, **facts))
     residual, degrees = residual_variance(mean_losses(runs.rows, objective)[pool])
     best, tied = _best(runs, outcomes, objective=objective, pool=pool)
     return Comparison(
@@ -157,13 +171,35 @@ def summarize(
     )
 
 
-def _levels(runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarray) -> dict[str, Any]:
-    """Return one mixture's seeds and its averages over them, as fields of `Outcome`."""
+def _references(
+    names: Sequence[str], weights: Mapping[str, Mapping[str, float]], natural: Mapping[str, float]
+) -> list[int]:
+    """Return the numbers of the first mixture with uniform and of the first with natural shares, if they are there."""
+    total = sum(natural.values())
+    found = []
+    for shares in (dict.fromkeys(natural, 1 / len(natural)), {name: share / total for name, share in natural.items()}):
+        same = (
+            number
+            for number, name in enumerate(names)
+            if all(abs(weights[name].get(domain, 0.0) - share) < SAME for domain, share in shares.items())
+        )
+        found += [number] if (number := next(same, None)) is not None else []
+    return list(dict.fromkeys(found))
+
+
+def _levels(
+    runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarray, shared: np.ndarray
+) -> dict[str, Any]:
+    """Return one mixture's seeds and its averages over them, as fields of `Outcome`.
+
+    shared: seeds (S,) that all mixtures have, bool.
+    """
     diverged = runs.diverged[index]
     finished = runs.finished[index]
     whole = not diverged.any()
-    losses = runs.losses[index][finished] if whole else np.full((1, len(runs.domains)), np.nan)
-    bits = runs.bits_per_byte[index][finished].mean(axis=0) if whole else losses[0]
+    averaged = shared if shared.any() else finished
+    losses = runs.losses[index][averaged] if whole else np.full((1, len(runs.domains)), np.nan)
+    bits = runs.bits_per_byte[index][averaged].mean(axis=0) if whole else losses[0]
     mean = losses.mean(axis=0)  # (K,)
     used = objective > 0
     worst = int(np.argmax(np.where(used, mean, -np.inf)))
@@ -173,6 +209,7 @@ def _levels(runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarra
     return {
         "seeds": tuple(np.array(runs.seeds)[finished | diverged].tolist()),
         "diverged": tuple(np.array(runs.seeds)[diverged].tolist()),
+        "averaged": tuple(np.array(runs.seeds)[averaged].tolist()) if whole else (),
         "losses": dict(zip(runs.domains, mean.tolist(), strict=True)),
         "mean_loss": float(mean @ objective),
         "natural_loss": float(mean @ natural),
@@ -184,18 +221,29 @@ def _levels(runs: Runs, index: int, *, objective: np.ndarray, natural: np.ndarra
     }
 
 
-def _differences(runs: Runs, index: int, *, objective: np.ndarray, pool: Sequence[int]) -> dict[str, Any]:
-    """Return one mixture's differences to the baseline (mixture 0), as fields of `Outcome`."""
+def _differences(
+    runs: Runs, index: int, *, objective: np.ndarray, trained: np.ndarray, pool: Sequence[int]
+) -> dict[str, Any]:
+    """Return one mixture's differences to the baseline (mixture 0), as fields of `Outcome`.
+
+    trained: which domains (K,) are training domains, bool.
+    """
     pairs = runs.finished[0] & runs.finished[index]
     gaps = (runs.losses[index] - runs.losses[0]) @ objective
     by_seed = {seed: float(gap) for seed, gap, pair in zip(runs.seeds, gaps, pairs, strict=True) if pair and index}
     if index == 0 or runs.diverged[index].any() or not pairs.any():
-        return {"difference": None, "by_seed": by_seed, "by_domain": {}}
+        return {"difference": None, "by_seed": by_seed, "by_domain": {}, "trained": None}
     place: dict[str, Any] = {"mixture": index, "reference": 0, "pool": pool}
     by_domain = {
         name: paired_difference([table], [1.0], **place) for name, table in zip(runs.domains, runs.rows, strict=True)
     }
-    return {"difference": paired_difference(runs.rows, objective, **place), "by_seed": by_seed, "by_domain": by_domain}
+    alike = trained / trained.sum()
+    return {
+        "difference": paired_difference(runs.rows, objective, **place),
+        "by_seed": by_seed,
+        "by_domain": by_domain,
+        "trained": None if np.allclose(alike, objective) else paired_difference(runs.rows, alike, **place),
+    }
 
 
 def _best(

@@ -18,8 +18,9 @@ class Difference:
     """The mean loss of one mixture minus that of another (nats per token), with its 95 % interval, low to high.
 
     A difference below zero means a lower loss. low and high are NaN if a domain has a single row. seed_variance and
-    row_variance are the two parts of the variance of `value`; seed_variance is 0 if there are too few seeds to estimate
-    it. degrees: degrees of freedom of the interval.
+    row_variance are the two parts of the variance of `value`. over_seeds is False, and seed_variance 0, if there are
+    too few seeds to estimate it: the interval then says nothing about other seeds. degrees: degrees of freedom of
+    seed_variance, or of row_variance without it.
     """
 
     value: float
@@ -28,16 +29,17 @@ class Difference:
     seed_variance: float
     row_variance: float
     degrees: float
+    over_seeds: bool = True
 
     @property
     def better(self) -> bool:
-        """Whether the whole interval is below zero."""
-        return self.high < 0
+        """Whether the whole interval is below zero, and is one over seeds."""
+        return self.over_seeds and self.high < 0
 
     @property
     def worse(self) -> bool:
-        """Whether the whole interval is above zero."""
-        return self.low > 0
+        """Whether the whole interval is above zero, and is one over seeds."""
+        return self.over_seeds and self.low > 0
 
     @property
     def identical(self) -> bool:
@@ -65,11 +67,13 @@ def paired_difference(
     mixture, reference:  numbers of two mixtures in the tables.
     pool:                numbers of the mixtures that the variance between seeds is estimated from.
 
-    Pairs are formed by seed and row. The variance has two parts. Seeds: 2 * MSE / number of common seeds, where MSE is
-    the residual mean square of mixtures x seeds over `pool` (a randomized block design, because runs of one seed share
-    initial weights and data). Rows: the paired row differences are averaged over seeds; in every domain, their variance
-    is divided by their number. The interval is Student's t with the degrees of freedom of Welch and Satterthwaite. With
-    one seed, it covers rows only.
+    Pairs are formed by seed and row. The variance has two parts. Seeds: of the pairs' own variance and 2 * MSE the
+    larger one, over the number of common seeds. MSE is the residual mean square of mixtures x seeds over `pool` (a
+    randomized block design, because runs of one seed share initial weights and data). It alone would be too small for a
+    mixture that varies more than the others, so it counts at most twice the degrees of freedom of the pairs. Rows: the
+    paired row differences are averaged over seeds; in every domain, their variance is divided by their number. Each
+    part has its own quantile of Student's t: the half width is the root of the sum of (quantile^2 * variance), after
+    Cochran (1964). With one seed, the interval covers rows only.
     """
     used = [(table, weight) for table, weight in zip(losses, weights, strict=True) if weight]
     objective = mean_losses([table for table, _ in used], [weight for _, weight in used])
@@ -81,15 +85,35 @@ def paired_difference(
         return Difference(0.0, 0.0, 0.0, 0.0, 0.0, np.inf)
     rows = [gap.mean(axis=0) for gap in gaps]
     value = sum(weight * row.mean() for row, (_, weight) in zip(rows, used, strict=True))
-    error, degrees = residual_variance(objective[list(pool)])
-    parts = [(2 * error / pairs.sum(), degrees)] if degrees else []
-    parts += [(weight**2 * _mean_variance(row), len(row) - 1) for row, (_, weight) in zip(rows, used, strict=True)]
-    total, freedom = _welch_satterthwaite(parts)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(total)
-    seeds = parts[0][0] if degrees else 0.0
-    return Difference(
-        float(value), float(value - half), float(value + half), float(seeds), float(total - seeds), float(freedom)
+    row_variance, freedom = _welch_satterthwaite(
+        [(weight**2 * _mean_variance(row), len(row) - 1) for row, (_, weight) in zip(rows, used, strict=True)]
     )
+    seed_variance, degrees = _seed_variance(objective, pool, objective[mixture, pairs] - objective[reference, pairs])
+    half = np.sqrt(_squared_quantile(freedom) * row_variance + _squared_quantile(degrees) * seed_variance)
+    return Difference(
+        float(value),
+        float(value - half),
+        float(value + half),
+        seed_variance,
+        float(row_variance),
+        float(degrees or freedom),
+        over_seeds=degrees > 0,
+    )
+
+
+def _seed_variance(objective: np.ndarray, pool: Sequence[int], gaps: np.ndarray) -> tuple[float, int]:
+    """Return (variance between seeds of the mean of `gaps`, its degrees of freedom); (0, 0) where nothing shows it.
+
+    objective: losses (M, S) of all runs. gaps: differences (pairs,) of two mixtures with the same seeds.
+    """
+    error, degrees = residual_variance(objective[list(pool)])
+    own = gaps.var(ddof=1) if len(gaps) > 1 else 0.0
+    return float(max(own, 2 * error) / len(gaps)) if degrees else 0.0, min(degrees, 2 * max(len(gaps) - 1, 1))
+
+
+def _squared_quantile(degrees: float) -> float:
+    """Return the squared quantile of Student's t that half of CONFIDENCE lies below; 0 without degrees of freedom."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees) ** 2) if degrees else 0.0
 
 
 def mean_losses(losses: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:

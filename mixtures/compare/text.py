@@ -1,21 +1,31 @@
 """A comparison in words: two tables, a verdict per mixture, and notes on the method. At most 120 columns wide."""
 
-import math
 from collections.abc import Sequence
 from textwrap import fill
 
+from mixtures.compare.cells import (
+    decimals,
+    difference_cells,
+    interval,
+    loss_cells,
+    percent,
+    ranked,
+    reference_cells,
+    references,
+    signed,
+)
 from mixtures.compare.comparison import Comparison, Outcome
 from mixtures.compare.statistics import Difference
-from mixtures.text import counted, shorten, table, tokens_text
+from mixtures.text import counted, table, tokens_text
 
 WIDTH = 100  # columns of the sentences
-NAME_WIDTH = 22
 COSTS = "FLOPs, time: cost of learning the mixture, in percent of one base run"
 
 
 def comparison_text(comparison: Comparison) -> str:
     """Return tables of losses and differences, verdicts and notes, for the terminal and summary.txt."""
-    tables = table(*loss_cells(comparison)), f"{table(*difference_cells(comparison))}\n{COSTS}"
+    tables = [table(*loss_cells(comparison)), f"{table(*difference_cells(comparison))}\n{COSTS}"]
+    tables += [table(*reference_cells(comparison, name)) for name in references(comparison)]
     return "\n\n".join([*tables, _wrapped(verdicts(comparison)), _wrapped(notes(comparison))])
 
 
@@ -44,6 +54,11 @@ def _best(comparison: Comparison) -> str:
         return f"best: {comparison.best}, {compare_words(difference, baseline)}{tied}"
     if not any(outcome.difference and outcome.difference.known for outcome in comparison.compared):
         return f"no mixture could be compared with {baseline}"
+    if not any(outcome.difference and outcome.difference.over_seeds for outcome in comparison.compared):
+        return (
+            f"one seed cannot say whether a mixture is better than {baseline}: another seed may reverse every "
+            "difference below; add seeds"
+        )
     if worse:
         return f"no mixture is distinguishably better than {baseline}; worse: {', '.join(worse)}"
     return f"no mixture is distinguishable from {baseline}"
@@ -76,6 +91,11 @@ def compare_words(difference: Difference, baseline: str) -> str:
             f"difference to {baseline} {signed(value, digits)} nats, without an interval (a domain has only one "
             f"held-out row)"
         )
+    if not difference.over_seeds:
+        return (
+            f"{'lower' if value < 0 else 'higher'} than {baseline} by {abs(value):.{digits}f} nats on these held-out "
+            f"rows with one seed (difference over rows alone, 95 % {interval(difference, digits)})"
+        )
     if difference.better:
         return f"better than {baseline} by {-value:.{digits}f} nats (95 % {-high:.{digits}f} to {-low:.{digits}f})"
     if difference.worse:
@@ -90,19 +110,25 @@ def notes(comparison: Comparison) -> list[str]:
     """Return notes on the sizes, the method, and the limits of the intervals."""
     counts = sorted(comparison.rows.values())
     seeds = sorted({seed for outcome in comparison.outcomes for seed in outcome.seeds})
+    averaged = sorted({seed for outcome in comparison.outcomes for seed in outcome.averaged})
     unequal = [outcome for outcome in comparison.outcomes if set(outcome.seeds) != set(seeds)]
     rows = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     lines = [
         f"Objective: {_objective(comparison)}. Losses in nats per token at step {comparison.step:,} "
-        f"({tokens_text(comparison.tokens)} tokens), means over {counted(len(seeds), 'seed')} "
-        f"({', '.join(map(str, seeds))}) and {rows} held-out rows per domain; worst: of the objective's domains; "
+        f"({tokens_text(comparison.tokens)} tokens), means over {counted(len(averaged), 'seed')} "
+        f"({', '.join(map(str, averaged))}) and {rows} held-out rows per domain; worst: of the objective's domains; "
         "perplexity: exp of the mean loss; arithmetic: mean of exp(loss)."
     ]
     if unequal:
         listed = "; ".join(f"{outcome.name} {', '.join(map(str, outcome.seeds))}" for outcome in unequal)
         lines.append(
             f"Not every mixture has every seed ({listed}): a difference is over the seeds shared with "
-            f"{comparison.baseline}."
+            f"{comparison.baseline}, and mean losses are over "
+            + (
+                "the seeds that all mixtures share."
+                if len({outcome.averaged for outcome in comparison.outcomes if outcome.averaged}) == 1
+                else "each mixture's own seeds, because none is shared by all: compare the differences instead."
+            )
         )
     lines.append(_method(comparison))
     lines.append("Rows count as independent; rows of one document are alike, so intervals may be too narrow.")
@@ -113,32 +139,10 @@ def notes(comparison: Comparison) -> list[str]:
     )
     if any(outcome.flops_percent or outcome.seconds_percent for outcome in comparison.outcomes):
         lines.append(
-            "A learned mixture was learned once: the intervals are about these weights, not about learning them again."
+            "Intervals are about the weights that were learned, not about learning them again with other seeds "
+            "(proxy.seeds learns a mixture several times and takes the mean)."
         )
     return lines
-
-
-def decimals(difference: Difference) -> int:
-    """Return how many digits after the point show two figures of the interval's half width; from 3 to 6."""
-    half = (difference.high - difference.low) / 2
-    return min(max(3, 1 - math.floor(math.log10(half))), 6) if half > 0 else 4
-
-
-def signed(value: float, digits: int) -> str:
-    """Return a number with its sign, such as `+0.031`; never `-0.000`."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
-def interval(difference: Difference, digits: int) -> str:
-    """Return the interval as text, such as `-0.020 to +0.012`."""
-    return f"{signed(difference.low, digits)} to {signed(difference.high, digits)}"
-
-
-def percent(value: float) -> str:
-    """Return a percentage as text, such as `23 %` or `0.42 %`; `? %` if a base run's cost is not known."""
-    if math.isnan(value):
-        return "? %"
-    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
 def _wrapped(texts: Sequence[str]) -> str:
@@ -148,81 +152,25 @@ def _wrapped(texts: Sequence[str]) -> str:
     )
 
 
-def loss_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return (header, rows) of the table of losses, one row per mixture."""
-    header = [
-        "mixture",
-        "seeds",
-        "mean loss",
-        "natural",
-        "worst",
-        "worst domain",
-        "perplexity",
-        "arithmetic",
-        "bits/byte",
-    ]
-    rows = []
-    for outcome in ranked(comparison):
-        cells = [shorten(outcome.name, NAME_WIDTH), str(len(outcome.seeds))]
-        if outcome.diverged:
-            rows.append([*cells, "diverged", *["-"] * 6])
-            continue
-        cells += [f"{value:.4f}" for value in (outcome.mean_loss, outcome.natural_loss, outcome.worst_loss)]
-        cells += [
-            shorten(outcome.worst_domain, 20),
-            f"{outcome.perplexity:.2f}",
-            f"{outcome.arithmetic_perplexity:.2f}",
-        ]
-        rows.append([*cells, f"{outcome.bits_per_byte:.4f}"])
-    return header, rows
-
-
-def difference_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return (header, rows) of the table of differences to the baseline and of costs, one row per mixture."""
-    header = [
-        "mixture",
-        "pairs",
-        "difference",
-        "95 % interval",
-        "by seed",
-        f"against {shorten(comparison.baseline, 16)}",
-        "FLOPs",
-        "time",
-    ]
-    rows = []
-    for outcome in ranked(comparison):
-        cost = [percent(outcome.flops_percent), percent(outcome.seconds_percent)]
-        spread = sorted(outcome.by_seed.values())
-        seeds = f"{signed(spread[0], 4)} to {signed(spread[-1], 4)}" if len(spread) > 1 else "-"
-        name, difference = shorten(outcome.name, NAME_WIDTH), outcome.difference
-        if difference is None:
-            word = "diverged" if outcome.diverged else "baseline" if outcome.name == comparison.baseline else "no pair"
-            rows.append([name, *["-"] * 3, seeds, word, *cost])
-            continue
-        word = (
-            "better"
-            if difference.better
-            else "worse"
-            if difference.worse
-            else "not distinguishable"
-            if difference.known
-            else "?"
-        )
-        shown = interval(difference, 4) if difference.known else "-"
-        rows.append([name, str(len(spread)), signed(difference.value, 4), shown, seeds, word, *cost])
-    return header, rows
-
-
-def ranked(comparison: Comparison) -> Sequence[Outcome]:
-    """Return the outcomes, lowest loss first, those that diverged last."""
-    return sorted(comparison.outcomes, key=lambda outcome: (bool(outcome.diverged), outcome.mean_loss))
-
-
 def _paid_and_gained(outcome: Outcome, comparison: Comparison) -> list[str]:
-    ordered = sorted(outcome.by_domain, key=lambda name: outcome.by_domain[name].value)
-    lowest, highest = ordered[0], ordered[-1]
-    if len(ordered) == 1:
-        return []
+    """Return who paid and who gained most: of the objective's domains, then of the others and on their average."""
+    own = [name for name in outcome.by_domain if name in comparison.importance]
+    others = [name for name in outcome.by_domain if name not in comparison.importance]
+    if not others:
+        return _extremes(outcome, own, comparison) if len(own) > 1 else []
+    sentences = [f"of the objective, {text}" for text in _extremes(outcome, own, comparison)] if len(own) > 1 else []
+    if outcome.trained is not None:
+        digits = decimals(outcome.trained)
+        sentences.append(
+            f"all trained domains alike: {signed(outcome.trained.value, digits)} nats"
+            + (f" ({interval(outcome.trained, digits)})" if outcome.trained.known else "")
+        )
+    return [*sentences, *(f"outside of the objective, {text}" for text in _extremes(outcome, others, comparison))]
+
+
+def _extremes(outcome: Outcome, names: Sequence[str], comparison: Comparison) -> list[str]:
+    """Return which of these domains paid most, and which gained most."""
+    lowest, highest = (choose(names, key=lambda name: outcome.by_domain[name].value) for choose in (min, max))
     paid, gained = outcome.by_domain[highest].value > 0, outcome.by_domain[lowest].value < 0
     return [
         f"paid most: {_domain(outcome, highest, comparison)}" if paid else "no domain's loss rose",
@@ -240,7 +188,7 @@ def _domain(outcome: Outcome, name: str, comparison: Comparison) -> str:
     text = f"{name} {signed(difference.value, digits)}" + (
         f" ({interval(difference, digits)})" if difference.known else ""
     )
-    if difference.known and not (difference.better or difference.worse):
+    if difference.known and difference.over_seeds and not (difference.better or difference.worse):
         text += ", not distinguishable from 0"
     if None in shares:
         return f"{text}, not trained on" if shares == [None, None] else text
@@ -285,8 +233,8 @@ def _method(comparison: Comparison) -> str:
             "seeds before you rely on it."
         )
     return (
-        f"{start} from two variances, between held-out rows and between seeds (what the means of mixtures and of seeds "
-        f"leave, pooled over the mixtures: {comparison.seed_residual:.2g} nats with "
-        f"{counted(comparison.seed_degrees, 'degree')} of freedom), by Welch and Satterthwaite."
+        f"{start} from two variances: between held-out rows, and between seeds, of the pair or of all mixtures (what "
+        f"the means of mixtures and of seeds leave: {comparison.seed_residual:.2g} nats with "
+        f"{counted(comparison.seed_degrees, 'degree')} of freedom), whichever is larger."
         + (" With so few degrees they are rough: add seeds." if comparison.seed_degrees < 3 else "")
     )

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from mixtures.compare.cells import signed
 from mixtures.compare.comparison import SETTLED, Comparison, Outcome, curve_table, late
 from mixtures.compare.statistics import Difference
-from mixtures.compare.text import signed
 from mixtures.plots.looks import PALETTE, REFERENCE, Look, choose_mixture_looks
 from mixtures.plots.style import STYLE, draw_lines, name_lines, save_figures, token_axis
 from mixtures.text import shorten

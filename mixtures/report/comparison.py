@@ -4,22 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mixtures.compare.comparison import SETTLED, Comparison, curve_table, late
-from mixtures.compare.directory import ComparisonRecord, read_comparison
-from mixtures.compare.statistics import Difference
-from mixtures.compare.text import (
-    COSTS,
+from mixtures.compare.cells import (
     decimals,
     difference_cells,
     interval,
     loss_cells,
-    notes,
     percent,
     ranked,
+    reference_cells,
+    references,
     signed,
-    verdict,
-    verdicts,
 )
+from mixtures.compare.comparison import SETTLED, Comparison, curve_table, late
+from mixtures.compare.directory import ComparisonRecord, read_comparison
+from mixtures.compare.statistics import Difference
+from mixtures.compare.text import COSTS, notes, verdict, verdicts
 from mixtures.files import read_json
 from mixtures.plots.looks import choose_mixture_looks
 from mixtures.report.facts import duration, environment_facts, fold_settings, replay_section, sources_table
@@ -63,10 +62,11 @@ def comparison_sections(record: ComparisonRecord) -> list[Section]:
     ]
 
 
-def learned_runs(record: ComparisonRecord) -> dict[str, Path]:
-    """Return {mixture: run directory} of the finished proxy runs that the comparison made."""
+def learned_runs(record: ComparisonRecord) -> dict[str, list[Path]]:
+    """Return {mixture: run directories} of the finished proxy runs that the comparison made."""
     places = {name: record.path / "learned" / name for name in record.config["mixtures"]}
-    return {name: path for name, path in places.items() if (path / "mixture.json").is_file()}
+    found = {name: [path, *sorted(path.glob("seed-*"))] for name, path in places.items()}
+    return {name: [path for path in paths if (path / "mixture.json").is_file()] for name, paths in found.items()}
 
 
 def verdict_on(run_dir: Path) -> str | None:
@@ -74,8 +74,10 @@ def verdict_on(run_dir: Path) -> str | None:
 
     The result is None if the run belongs to no comparison, or no base model was trained on the mixture yet.
     """
-    name, place = run_dir.resolve().name, run_dir.resolve().parent.parent
-    if run_dir.resolve().parent.name != "learned" or not any(place.glob(f"bases/{name}/seed-*.json")):
+    path = run_dir.resolve()
+    path = path.parent if path.name.startswith("seed-") else path
+    name, place = path.name, path.parent.parent
+    if path.parent.name != "learned" or not any(place.glob(f"bases/{name}/seed-*.json")):
         return None
     return f"{told_by(read_comparison(place).comparison, name)} The whole comparison: `mixtures report {place}`."
 
@@ -115,6 +117,8 @@ def _differences(comparison: Comparison) -> Html:
                 Whisker(outcome.name, difference.value, difference.low, difference.high, text, kind=_kind(difference))
             )
     table = _table(*difference_cells(comparison), caption=f"Differences to {comparison.baseline}. {COSTS}")
+    for name in references(comparison):
+        table = Html(table + _table(*reference_cells(comparison, name), caption=f"Differences to {name}."))
     if not rows:
         return table
     caption = (

@@ -63,7 +63,11 @@ def _comparison(record: ComparisonRecord) -> str:
     )
     verdicts = {outcome.name: told_by(comparison, outcome.name) for outcome in comparison.outcomes}
     folds = [
-        (f"The run that learned {name}", run_sections(read_run(run), told=verdicts.get(name), prefix=f"{name}-"))
-        for name, run in learned_runs(record).items()
+        (
+            f"The run that learned {name}{f', {run.name}' if len(runs) > 1 else ''}",
+            run_sections(read_run(run), told=verdicts.get(name), prefix=f"{name}-{number}-" if number else f"{name}-"),
+        )
+        for name, runs in learned_runs(record).items()
+        for number, run in enumerate(runs)
     ]
     return page(f"Comparison {path.resolve().name}", subtitle, comparison_sections(record), folds=folds)

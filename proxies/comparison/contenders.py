@@ -1,6 +1,6 @@
 """The mixtures of a comparison: from the settings of each to the Mixture that its base models train on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,26 @@ from mixtures.schedule.shares import fixed_mixture
 from proxies.comparison.settings import CompareSettings, Contender, ContenderSamples
 
 
-def read_learned(settings: CompareSettings, name: str) -> RunRecord | None:
-    """Read the record of the proxy run that learned the mixture `name`; None for a mixture that no run learns.
+def read_learned(settings: CompareSettings, name: str) -> list[RunRecord]:
+    """Read the records of the proxy runs that learned the mixture `name`; none for a mixture that no run learns.
 
     Raises UserError, which names the mixture, for a run that is missing or damaged.
     """
     contender = settings.mixtures[name]
-    if not (contender.learn or contender.run):
-        return None
+    places = [run.run_dir for run in settings.runs_of(name)] if contender.learn else [contender.run]
     try:
-        return read_run(contender.run or settings.run_of(name).run_dir)
+        return [read_run(place) for place in places if place]
     except UserError as error:
         raise UserError(f"mixtures.{name}: {error}") from error
 
 
 def make_mixture(
-    settings: CompareSettings, name: str, record: dict[str, Any], run: RunRecord | None, *, folder: Path
+    settings: CompareSettings, name: str, record: dict[str, Any], runs: Sequence[RunRecord], *, folder: Path
 ) -> Mixture:
     """Make the mixture `name` for the number of tokens that a base model trains on.
 
     record:  content of the comparison's corpus.json.
-    run:     record of the proxy run that learned the mixture (`read_learned`); None for a mixture that no run learns.
+    runs:    records of the proxy runs that learned the mixture (`read_learned`); none for a mixture that no run learns.
     folder:  manifests of sample weights are written into its subdirectory NAME.samples.
 
     Raises UserError, which names the mixture, for shares, files, runs and scores that do not fit the corpus.
@@ -48,9 +47,10 @@ def make_mixture(
     try:
         if contender.file and not contender.samples:
             _require_shares_alone(contender.file)
-        if run is not None:
-            mixture = export_mixture([run], average=contender.average, token_budget=settings.base_tokens)
-            _require_fitting(settings, run, mixture, corpus)
+        if runs:
+            mixture = export_mixture(list(runs), average=contender.average, token_budget=settings.base_tokens)
+            for run in runs:
+                _require_fitting(settings, run, mixture, corpus)
         else:
             mixture = _fixed(contender, corpus, settings.base_tokens)
         return _with_samples(contender.samples, mixture, folder / f"{name}.samples")

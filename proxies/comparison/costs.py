@@ -18,12 +18,17 @@ from proxies.models import build_model, parameter_count
 from proxies.settings import Settings, load_settings
 
 Cost = dict[str, float]  # seconds, flops
-FREE: Cost = {"seconds": 0.0, "flops": 0.0}
 NOTE = (
     "FLOPs: 6 per parameter and token trained, 2 per forward pass alone (DoReMi's reference), over all rows that the "
     "proxy read; time: measured training steps, in the processes they ran on. A mixture from a file is counted as "
     "free: what it cost is not known here."
 )
+
+
+def total_cost(runs: Iterable[RunRecord]) -> Cost:
+    """Return the cost of all proxy runs that a mixture was learned with; 0 for a mixture that was not learned."""
+    costs = [learning_cost(run) for run in runs]
+    return {kind: float(sum(cost[kind] for cost in costs)) for kind in ("seconds", "flops")}
 
 
 def learning_cost(run: RunRecord) -> Cost:

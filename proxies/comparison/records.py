@@ -2,7 +2,7 @@
 
 config.yaml                     settings of all commands that ran here (mixtures and seeds united), and the environment
 corpus.json, tokenizer.json     as in a proxy run
-learned/NAME/                   the proxy run that learns the mixture NAME
+learned/NAME/                   the proxy run that learns the mixture NAME; with proxy.seeds, one in seed-S/ per seed
 mixtures/NAME.json              the mixture that the base models trained on
 mixtures/NAME.samples/          for a mixture with sample weights: one manifest per domain
 bases/NAME/seed-S.parquet       held-out losses over the steps of a finished base run
@@ -52,7 +52,7 @@ def require_same(settings: CompareSettings) -> None:
                 f"new run_dir"
             )
         return
-    before = load(CompareSettings, path / "config.yaml")
+    before, settings = load(CompareSettings, path / "config.yaml").resolved, settings.resolved
     changed = [
         line
         for line in differences(before, settings)
@@ -72,10 +72,13 @@ def require_same(settings: CompareSettings) -> None:
 def _mixture_changes(before: CompareSettings, now: CompareSettings, name: str) -> list[str]:
     """Return how the definition of a mixture changed since its files were made; nothing if it has no files."""
     path = now.run_path
-    made = [path / "learned" / name / "config.yaml", _mixture(path, name)]
+    made = [*(path / "learned" / name).glob("**/config.yaml"), _mixture(path, name)]
     if not any(each.exists() for each in made):
         return []
     lines = differences(before.mixtures[name], now.mixtures[name])
+    if not lines and name in now.learned and before.proxy_seeds != now.proxy_seeds:
+        seeds = (", ".join(map(str, each.proxy_seeds)) for each in (before, now))
+        lines = ["learn, seeds of its proxies: {} -> {}".format(*seeds)]
     if not lines and name in now.learned:
         lines = [
             line
@@ -98,11 +101,11 @@ def take_directory(
     `files` and the mixtures are the same for every command. Raises UserError, as `require_same`, if another command
     wrote other settings in the meantime.
     """
-    path = settings.run_path
+    path, settings = settings.run_path, settings.resolved
     with locked(path / ".lock"):
         require_same(settings)
         if (path / "config.yaml").exists():
-            before = load(CompareSettings, path / "config.yaml")
+            before = load(CompareSettings, path / "config.yaml").resolved
             union = {
                 "mixtures": {**before.mixtures, **settings.mixtures},
                 "seeds": tuple(sorted({*before.seeds, *settings.seeds})),

@@ -1,7 +1,7 @@
 """A whole comparison: learn the mixtures that are to be learned, train base models, write tables and plots."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from mixtures.run.run import RunRecord
 from mixtures.text import tokens_text
 from proxies.comparison.base import train_base
 from proxies.comparison.contenders import make_mixture, read_learned, require_scores, sample_notes
-from proxies.comparison.costs import FREE, NOTE, base_cost, learning_cost
+from proxies.comparison.costs import NOTE, base_cost, total_cost
 from proxies.comparison.records import (
     is_finished,
     locked,
@@ -74,14 +74,13 @@ def _compare(settings: CompareSettings, folder: Path) -> None:
 
 def learn_missing(settings: CompareSettings, accelerator: Accelerator) -> None:
     """Do the proxy runs that are missing, one after the other; wait for those that another command is learning."""
-    waiting = list(settings.learned)
+    waiting = [(name, run) for name in settings.learned for run in settings.runs_of(name)]
     for wait in (False, True):
-        for name in list(waiting):
-            run = settings.run_of(name)
-            with _turn(run.run_path.with_name(f"{name}.lock"), accelerator, wait=wait) as mine:
+        for name, run in list(waiting):
+            with _turn(run.run_path.with_name(f"{run.run_path.name}.lock"), accelerator, wait=wait) as mine:
                 if not mine:
                     continue
-                waiting.remove(name)
+                waiting.remove((name, run))
                 if not agree((run.run_path / "mixture.json").exists(), accelerator):
                     if accelerator.is_main_process:
                         print(f"\nlearning {name} ({run.update.preset}) in {run.run_path}", flush=True)
@@ -112,7 +111,7 @@ def train_missing(
                 save_base(path, name, seed, run, facts)
 
 
-def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, RunRecord | None]) -> None:
+def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, Sequence[RunRecord]]) -> None:
     """Write results.parquet, costs.json, summary.txt and the plots, and print the summary."""
     from mixtures.compare.directory import read_comparison
     from mixtures.compare.text import WIDTH, comparison_text
@@ -121,7 +120,7 @@ def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, Run
     path, names = settings.run_path, list(settings.mixtures)
     bases = read_bases(path)
     write_results(path, bases)
-    costs = {name: FREE if (run := runs[name]) is None else learning_cost(run) for name in names}
+    costs = {name: total_cost(runs[name]) for name in names}
     base = base_cost(bases.of(names).facts)
     write_atomic(path / "costs.json", json.dumps({"base_run": base, "mixtures": costs, "note": NOTE}, indent=1))
     record = read_comparison(path, names, bases=bases)
@@ -145,10 +144,10 @@ def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData
 
 
 def _made(
-    settings: CompareSettings, runs: Mapping[str, RunRecord | None], corpus: CorpusData, folder: Path
+    settings: CompareSettings, runs: Mapping[str, Sequence[RunRecord]], corpus: CorpusData, folder: Path
 ) -> dict[str, Mixture]:
-    """Make the mixtures of these names, each from its proxy run if one learned it, and check the ones kept before."""
-    mixtures = {name: make_mixture(settings, name, corpus.record, run, folder=folder) for name, run in runs.items()}
+    """Make the mixtures of these names, each from its proxy runs if it was learned, and check the ones kept before."""
+    mixtures = {name: make_mixture(settings, name, corpus.record, own, folder=folder) for name, own in runs.items()}
     for name, mixture in mixtures.items():
         require_kept(settings.run_path, name, mixture)
     return mixtures

@@ -20,6 +20,10 @@ MADE_FOR = {
 }
 
 
+def _seeds(value: Any) -> Any:
+    return [value] if isinstance(value, int | str) else value
+
+
 class BaseTrain(Loop):
     """The training loop of the base models."""
 
@@ -32,6 +36,10 @@ class Proxy(Frozen):
     """The settings that the proxy runs of all learned mixtures share."""
 
     seed: int = Field(0, ge=0, description="seed of the proxies' initial weights and data order")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = Field(
+        (),
+        description="several seeds in place of `seed`: each learned mixture is the mean of one proxy run per seed",
+    )
     model: Model | None = Field(None, description="the proxy model; if left out, the same as the base model")
     train: Train = Field(Train(), description="the proxies' training loop")
 
@@ -91,10 +99,6 @@ class Contender(Frozen):
         ]:
             raise ValueError(f"fixed: {self.fixed} needs {missing[0]}; give it")
         return self
-
-
-def _seeds(value: Any) -> Any:
-    return [value] if isinstance(value, int | str) else value
 
 
 class CompareSettings(Frozen):
@@ -168,8 +172,28 @@ class CompareSettings(Frozen):
         most = max(self.base_tokens, proxy.steps * proxy.rows_per_domain * self.corpus.row_tokens)
         return dict.fromkeys(self.corpus.sources, most)
 
-    def run_of(self, name: str) -> Settings:
-        """Return the settings of the proxy run that learns the mixture `name`.
+    @property
+    def resolved(self) -> "CompareSettings":
+        """These settings with the objective of every learned mixture in its own block.
+
+        So a mixture's entry in config.yaml still says what it was learned for after a command with another objective.
+        """
+        learned = {
+            name: self.mixtures[name].model_copy(update={"learn": self.run_of(name).update}) for name in self.learned
+        }
+        return self.model_copy(update={"mixtures": {**self.mixtures, **learned}})
+
+    @property
+    def proxy_seeds(self) -> tuple[int, ...]:
+        """The seeds of the proxy runs behind every learned mixture."""
+        return self.proxy.seeds or (self.proxy.seed,)
+
+    def runs_of(self, name: str) -> list[Settings]:
+        """Return the settings of the proxy runs that learn the mixture `name`, one per seed."""
+        return [self.run_of(name, seed) for seed in self.proxy_seeds]
+
+    def run_of(self, name: str, seed: int | None = None) -> Settings:
+        """Return the settings of the proxy run with this seed that learns the mixture `name`; None: the first seed.
 
         An objective `auto` in its update block stands for the comparison's objective (except with doremi, which has
         none).
@@ -179,9 +203,11 @@ class CompareSettings(Frozen):
         update = contender.learn
         if update.objective == "auto" and update.preset != "doremi":
             update = update.model_copy(update={"objective": self.objective})
+        seed = self.proxy_seeds[0] if seed is None else seed
+        place = self.run_path / "learned" / name
         return Settings(
-            run_dir=str(self.run_path / "learned" / name),
-            seed=self.proxy.seed,
+            run_dir=str(place / f"seed-{seed}" if len(self.proxy_seeds) > 1 else place),
+            seed=seed,
             corpus=self.text,
             model=contender.model or self.proxy.model or self.model,
             train=Train.model_validate({**self.proxy.train.model_dump(), **contender.train}),
@@ -197,6 +223,10 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
         yield f"baseline is {settings.baseline!r}, which is not in mixtures; allowed: {', '.join(names)}"
     if twice := sorted({seed for seed in settings.seeds if settings.seeds.count(seed) > 1}):
         yield f"seeds gives {', '.join(map(str, twice))} twice; give each once"
+    if twice := sorted({seed for seed in settings.proxy.seeds if settings.proxy.seeds.count(seed) > 1}):
+        yield f"proxy.seeds gives {', '.join(map(str, twice))} twice; give each once"
+    if settings.proxy.seeds and settings.proxy.seed:
+        yield f"proxy.seed ({settings.proxy.seed}) has no effect beside proxy.seeds; give one of the two"
     if len({name.lower() for name in names}) < len(names):
         yield (
             f"mixtures: some of {', '.join(names)} differ only in upper and lower case, so their directories could be "

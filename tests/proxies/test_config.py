@@ -244,6 +244,7 @@ def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
         "train.batch_rows",
         "objective",
         "proxy.seed",
+        "proxy.seeds",
         "proxy.model.preset",
         "proxy.model.config",
         "proxy.model.pretrained",

@@ -1,12 +1,14 @@
 """What the report says, and that it fits the terminal."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from mixtures.compare.cells import decimals, loss_cells, percent, ranked, signed
 from mixtures.compare.statistics import Difference
-from mixtures.compare.text import compare_words, comparison_text, decimals, overall, percent, signed, verdict
+from mixtures.compare.text import compare_words, comparison_text, overall, verdict
 from tests.mixtures.compare.helpers import MIXTURES, change, drop, make_tables, of_run, summarized
 
 
@@ -107,17 +109,15 @@ def test_a_cost_is_said_only_where_there_is_one() -> None:
     cost = "Learning it took 20 % of a base run's FLOPs and 25 % of its time."
     assert verdict(comparison.outcome("natural"), comparison).endswith(cost)
     assert "Learning" not in verdict(comparison.outcome("unimax"), comparison)
-    assert "A learned mixture was learned once" in plain(comparison_text(comparison))
-    assert "learned once" not in plain(comparison_text(summarized(make_tables())))
+    assert "not about learning them again" in plain(comparison_text(comparison))
+    assert "learning them again" not in plain(comparison_text(summarized(make_tables())))
 
 
 def test_the_report_says_sizes_method_and_what_the_intervals_are_not() -> None:
     text = plain(comparison_text(summarized(make_tables())))
     assert "mean over 3 domains alike" in text
     assert "at step 1,000 (512 k tokens), means over 2 seeds (0, 1) and 12 held-out rows per domain" in text
-    assert (
-        "with 2 degrees of freedom), by Welch and Satterthwaite. With so few degrees they are rough: add seeds." in text
-    )
+    assert "with 2 degrees of freedom), whichever is larger. With so few degrees they are rough: add seeds." in text
     assert "Every interval is for one comparison by itself" in text
 
 
@@ -126,6 +126,61 @@ def test_one_seed_is_said_to_say_nothing_about_others() -> None:
     assert "means over 1 seed (0)" in text
     assert "with one seed the comparison says nothing about other seeds" in text
     assert "degrees of freedom" not in text
+
+
+def test_one_seed_gives_no_best_and_no_better() -> None:
+    comparison = summarized(make_tables(seeds=[0], effects={"natural": -0.5, "unimax": 0.5}))
+    text = plain(comparison_text(comparison))
+    assert comparison.best is None
+    assert overall(comparison).startswith("one seed cannot say whether a mixture is better than uniform")
+    for word in ("best:", "better than uniform by", "worse than uniform by", "not distinguishable"):
+        assert word not in text
+    assert re.search(r"natural: lower than uniform by 0\.[45]\d+ nats on these held-out rows with one seed", text)
+    two = summarized(make_tables(seeds=[0, 1], effects={"natural": -0.5}))
+    assert two.best == "natural"
+
+
+def test_the_tables_are_in_paired_order_and_average_the_seeds_that_all_share() -> None:
+    """Unequal seeds: the mixture with the lowest mean over its own seeds is the worst of the paired ones."""
+    tables = make_tables(seeds=(0, 1, 2), effects={"natural": 0.1, "unimax": -0.1})
+    for name in ("results", "rows"):
+        tables[name]["loss"] += 3.0 * (tables[name]["seed"] == 2)  # a seed whose rows are hard for all
+    comparison = summarized(drop(tables, of_run("natural", 2)))
+    assert [outcome.name for outcome in ranked(comparison)] == ["unimax", "uniform", "natural"]
+    losses = [float(row[2]) for row in loss_cells(comparison)[1]]
+    assert losses == sorted(losses)
+    assert {outcome.averaged for outcome in comparison.outcomes} == {(0, 1)}
+    assert comparison.outcome("unimax").by_seed.keys() == {0, 1, 2}
+
+
+def test_differences_to_natural_stand_beside_those_to_uniform() -> None:
+    tables = make_tables(effects={"natural": -0.2, "unimax": 0.1})
+    tables["weights"]["natural"] = tables["natural"]
+    tables["weights"]["unimax"] = {"wiki": 0.2, "code": 0.2, "law": 0.6}
+    comparison = summarized(tables)
+    gap = comparison.outcome("unimax").against["natural"]
+    own = comparison.outcome("unimax").difference.value - comparison.outcome("natural").difference.value
+    assert gap.value == pytest.approx(own)
+    assert "against natural" in comparison_text(comparison)
+    assert comparison.outcome("natural").against == {}
+
+
+def test_the_verdict_speaks_of_the_objective_first_and_of_the_others_apart() -> None:
+    tables = make_tables(domains=("junk", "wiki", "law", "catalan"), effects={"natural": -0.1})
+    tables["importance"] = {"wiki": 1.0, "law": 1.0}
+    tables["natural"] = {"junk": 0.5, "wiki": 0.3, "law": 0.2}
+    junk = lambda frame: of_run("natural")(frame) & (frame["domain"] == "junk")  # noqa: E731
+    comparison = summarized(change(tables, junk, lambda losses: losses + 1.0))
+    outcome = comparison.outcome("natural")
+    assert outcome.trained is not None
+    assert outcome.trained.value == pytest.approx(
+        np.mean([outcome.by_domain[n].value for n in ("junk", "wiki", "law")])
+    )
+    said = verdict(outcome, comparison)
+    assert said.index("Of the objective") < said.index("All trained domains alike") < said.index("Outside of the")
+    of_objective = said[: said.index("All trained domains")]
+    assert "junk" not in of_objective
+    assert re.search(r"Outside of the objective, paid most: junk \+0\.[89]", said)
 
 
 @pytest.mark.slow
@@ -147,7 +202,8 @@ def test_diverged_runs_stand_in_the_report() -> None:
 def test_unequal_seeds_stand_in_the_report() -> None:
     text = plain(comparison_text(summarized(drop(make_tables(seeds=(0, 1, 2)), of_run("natural", 0)))))
     assert (
-        "Not every mixture has every seed (natural 1, 2): a difference is over the seeds shared with uniform." in text
+        "Not every mixture has every seed (natural 1, 2): a difference is over the seeds shared with uniform, and mean "
+        "losses are over the seeds that all mixtures share." in text
     )
     text = plain(comparison_text(summarized(drop(drop(make_tables(), of_run("uniform", 1)), of_run("natural", 0)))))
     assert "natural: not compared, no seed that finished is shared with uniform; run it with the same seeds." in text

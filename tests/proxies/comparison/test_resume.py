@@ -120,7 +120,7 @@ def test_changed_settings_are_refused_with_the_differences(tmp_path: Path, capsy
         (("--mixtures.natural.fixed", "uniform"), "mixtures.natural.fixed: 'natural' -> 'uniform'"),
         (("--mixtures.stable.learn.tau", "2"), "mixtures.stable.learn.tau: None -> 2.0"),
         (("--proxy.train.steps", "7"), "mixtures.stable.train.steps: 6 -> 7"),
-        (("--objective.digits", "1"), "mixtures.stable.update.objective"),
+        (("--objective.digits", "1"), "mixtures.stable.learn.objective"),
     ):
         if flags[0].startswith("--objective"):
             path.write_text(path.read_text() + "objective: {digits: 1}\n")

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from mixtures import Mixture, MixtureStream
 from mixtures.compare.directory import read_bases
+from mixtures.run.run import read_run
 from proxies import train
 from proxies.comparison import base
+from proxies.comparison.costs import learning_cost
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.corpus.corpus import prepare
@@ -120,6 +123,36 @@ def test_settings_of_the_proxy_reach_the_learned_runs(tmp_path: Path) -> None:
     assert [run.train.steps for run in runs.values()] == [2, 6, 6]
     assert [run.update.objective for run in runs.values()] == [{"digits": 1}, "auto", "universal"]
     assert runs["stable"].run_dir == str(tmp_path / "comparison/learned/stable")
+
+
+def test_a_mixture_is_the_mean_of_the_proxies_of_all_seeds(tmp_path: Path) -> None:
+    mixtures = {"uniform": {"fixed": "uniform"}, "stable": {"learn": {"preset": "stable"}}}
+    path = write_comparison(tmp_path, mixtures=mixtures)
+    assert compare(path, "--proxy.seeds", "[3, 4]") == 0
+    places = [tmp_path / f"comparison/learned/stable/seed-{seed}" for seed in (3, 4)]
+    kept = Mixture.load(tmp_path / "comparison/mixtures/stable.json")
+    assert kept.provenance.uncertainty is not None
+    assert kept.provenance.uncertainty.runs == 2
+    mean = np.mean([read_run(place).trajectory.average for place in places], axis=0)
+    assert list(kept.provenance.uncertainty.mean[0].values()) == pytest.approx(mean.tolist())
+    costs = json.loads((tmp_path / "comparison/costs.json").read_text())["mixtures"]["stable"]
+    assert costs["flops"] == pytest.approx(2 * learning_cost(read_run(places[0]))["flops"])
+    assert compare(path, "--proxy.seeds", "[3, 4, 5]") == 2  # other proxies would give another mixture
+
+
+def test_what_a_mixture_was_learned_for_stays_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned = {"uniform": {"fixed": "uniform"}, "stable": {"learn": {"preset": "stable"}}}
+    path = write_comparison(tmp_path, mixtures=learned, objective={"digits": 1})
+    assert compare(path) == 0
+    path = write_comparison(tmp_path, mixtures=FIXED, objective={"vowels": 1})
+    assert compare(path) == 0
+    record = yaml.safe_load((tmp_path / "comparison/config.yaml").read_text())
+    assert record["objective"] == {"vowels": 1}
+    assert record["mixtures"]["stable"]["learn"]["objective"] == {"digits": 1}
+    capsys.readouterr()
+    path = write_comparison(tmp_path, mixtures=learned, objective={"vowels": 1})
+    assert compare(path) == 2
+    assert "mixtures.stable.learn.objective" in capsys.readouterr().err
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
