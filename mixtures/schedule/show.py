@@ -185,7 +185,10 @@ def source_text(record: Uncertainty) -> str:
     """Return in words where the intervals come from, and what they leave out."""
     steps = f"{record.replicates} draws of the steps in blocks"
     if record.runs == 1:
-        return f"95 %, from {steps}; another seed may differ by more: export several runs to include that"
+        return (
+            f"95 %, for the weights of another seed: from {steps}, widened by what seeds changed in real runs; several "
+            "runs narrow them"
+        )
     return f"95 %, from the spread of {record.runs} runs" + (f" and {steps}" if record.replicates else "")
 
 
@@ -193,7 +196,8 @@ def departure_text(record: Uncertainty) -> str:
     """Return in words how strong the evidence against the prior is, and how much of the learned departure is kept.
 
     Begins in lower case. Log-ratios to the prior are kept in part: `evidence is strong: 99 % of the learned departure
-    from uniform is kept (signal to noise 83; needed 4.5)`.
+    from uniform is kept (signal to noise 83; needed 4.5)`. The evidence is that other seeds depart alike. Whether the
+    mixture is better is another question, which only base runs answer.
     """
     uniform = max(record.prior.values()) - min(record.prior.values()) < 1e-9
     kind, prior = ("uniform", "the uniform prior") if uniform else ("the prior", "the prior")
@@ -213,7 +217,10 @@ def departure_text(record: Uncertainty) -> str:
         none = f"; where 0 % is kept, the weights are {prior}" if 0 in record.factor else ""
         return f"evidence by stage: {parts} of the learned departure from {kind} is kept {numbers}{none}"
     strength = "strong" if record.factor[0] >= STRONG else "moderate" if record.factor[0] >= MODERATE else "weak"
-    return f"evidence is {strength}: {parts} of the learned departure from {kind} is kept {numbers}"
+    return (
+        f"evidence is {strength}: {parts} of the learned departure from {kind} is kept {numbers}; other seeds would "
+        "depart alike, and whether that is better is for base models to say (proxies.compare)"
+    )
 
 
 def _signal_text(signal: float) -> str:

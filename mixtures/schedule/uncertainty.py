@@ -8,30 +8,37 @@ stay inside 0 to 1. D domains; R runs that differ by their seed. Two sources say
   10.2202/1544-6115.1027).
 - *replicates*: a run's weights if its steps had been drawn again in blocks (`mixtures.run.replicates`). They say how
   the noise differs between domains, and are the only source with one run. They cannot show what another seed would
-  change. With several runs the spread between the runs sets their level.
+  change: that is added with one run, and with several runs their spread sets the level.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.special import expit, fdtri, logit, stdtrit
+from scipy.special import expit, logit, stdtrit
 
 LEVEL = 0.95
 # degrees of freedom of the variance that the domains share; measured: tests/mixtures/schedule/test_uncertainty.py
 POOLED = 4
-REPLICATED = 6  # degrees of freedom of the variance of replicates
+REPLICATED = 6  # degrees of freedom of how replicates differ between domains
+# Variance over seeds of a run's log-odds, in variances of its replicates, from the pairs of real runs in
+# docs/intervals.md: the mean, as how many degrees of freedom it counts beside the spread of runs, and near the most
+SEEDS, SEEDS_FREEDOM, MOST_SEEDS = 1.3, 2, 3.0
 LEAST_VARIANCE = 0.1  # least variance of a domain's replicates, as a fraction of the domains' mean
 LEAST_SHARE = 1e-6  # smaller shares count as this one: the log-odds of 0 are not finite
+NULL_STUDIES = 4000  # simulated studies behind `needed_signal`
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Mean weights of runs, their interval and their signal to noise; arrays are (D,).
 
-    signal: mean square of (log-odds of the mean - log-odds of the prior) / standard error, over D - 1; noise alone
-    gives 1.
-    needed: its 95 % quantile if the runs varied around the prior (F distribution).
+    With several runs, the interval is that of the mean over all seeds; with one run, it is where the weights of another
+    seed would lie.
+    signal: mean over domains of the square of (log-odds of the mean - log-odds of the prior) / standard error; noise
+    alone gives about 1.
+    needed: its 95 % quantile if the runs varied around the prior (`needed_signal`).
     """
 
     mean: np.ndarray
@@ -55,20 +62,39 @@ def estimate(shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.n
     runs, count = shares.shape
     if count < 2 or (runs < 2 and not replicates):
         return None
-    variance, freedom = _variance(shares, replicates)
+    variance = _variance(log_odds(shares), _shape(replicates))
     if variance.max() < 1e-20:
         return None
     mean = shares.mean(axis=0)
     centre, error = log_odds(mean), np.sqrt(variance / runs)
-    reach = stdtrit(freedom, (1 + LEVEL) / 2) * error
-    departure = (centre - log_odds(prior)) / error
+    reach = _quantile(runs, count, replicated=bool(replicates)) * error
     return Estimate(
         mean=mean,
         low=np.minimum(expit(centre - reach), mean),
         high=np.maximum(expit(centre + reach), mean),
-        signal=float((departure**2).sum() / (count - 1)),
-        needed=float(fdtri(count - 1, freedom, LEVEL)),
+        signal=float((((centre - log_odds(prior)) / error) ** 2).mean()),
+        needed=needed_signal(runs, count, replicated=bool(replicates)),
     )
+
+
+@lru_cache(maxsize=64)
+def needed_signal(runs: int, domains: int, *, replicated: bool) -> float:
+    """Return the 95 % quantile of `signal` for runs that vary around the prior, over simulated studies.
+
+    The noise is normal and alike in all domains before weights are scaled to sum 1. With replicates, its variance is
+    MOST_SEEDS times theirs. For studies of one run with many domains this is close to the quantile of chi-squared / D; with
+    few runs it is larger, since the variance itself is uncertain, but far less with many domains than with few.
+    """
+    rng = np.random.default_rng(0)
+    count = max(NULL_STUDIES * 10 // max(domains, 10), 500)
+    logits = 0.1 * rng.normal(size=(count, runs, domains))
+    shares = np.exp(logits)
+    shares /= shares.sum(axis=-1, keepdims=True)
+    odds = log_odds(shares)
+    around = 0.1**2 * domains / (domains - 1)  # variance of a run's log-odds, to first order
+    variance = _variance(odds, np.full(domains, around / MOST_SEEDS) if replicated else None)
+    departures = log_odds(shares.mean(axis=1)) + np.log(domains - 1)
+    return float(np.quantile((departures**2 / (variance / runs)).mean(axis=-1), LEVEL))
 
 
 def shrink_factor(signal: float, needed: float) -> float:
@@ -76,8 +102,8 @@ def shrink_factor(signal: float, needed: float) -> float:
 
     Squared departures are the true ones plus noise, and `signal` counts noise as 1, so the fraction 1 - 1/signal of
     them is true: the positive part of James and Stein's estimator (1961) without its correction for few domains. That
-    estimator alone leaves the prior in half of the studies in which the prior is the truth; after the F test it does so
-    in one of twenty.
+    estimator alone leaves the prior in half of the studies in which the prior is the truth; after the test against
+    `needed` it does so in one of twenty.
     """
     return 0.0 if signal < needed else max(0.0, 1 - 1 / signal)
 
@@ -95,23 +121,41 @@ def log_odds(shares: np.ndarray) -> np.ndarray:
     return logit(np.clip(shares, LEAST_SHARE, 1 - LEAST_SHARE))
 
 
-def _variance(shares: np.ndarray, replicates: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """Return ((D,) variance of one run's log-odds, its degrees of freedom).
-
-    The variance is (d * level * shape + (R - 1) * spread) / (d + R - 1), with d degrees of freedom for the common
-    level. shape: variance of the replicates, or 1 for every domain without them. level: mean over the domains of spread
-    / shape.
-    """
-    runs, count = shares.shape
-    shape = np.ones(count)
-    if replicates:
-        within = np.mean([log_odds(each).var(axis=0, ddof=1) for each in replicates], axis=0)
-        shape = np.maximum(within, LEAST_VARIANCE * within.mean())
-    if runs == 1:
-        return shape, REPLICATED
-    spread = log_odds(shares).var(axis=0, ddof=1)
+def _shape(replicates: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return the mean variance (D,) of the replicates' log-odds over the runs; None without replicates."""
     if not replicates:
-        variance = (POOLED * spread.mean() + (runs - 1) * spread) / (POOLED + runs - 1)
-        return variance, min(POOLED + runs - 1, (count - 1) * (runs - 1))
-    level = max(1.0, float((spread / shape).mean())) if shape.any() else 1.0  # a run varies by its steps at least
-    return (REPLICATED * level * shape + (runs - 1) * spread) / (REPLICATED + runs - 1), REPLICATED + runs - 1
+        return None
+    within = np.mean([log_odds(each).var(axis=0, ddof=1) for each in replicates], axis=0)
+    return np.maximum(within, LEAST_VARIANCE * within.mean())
+
+
+def _variance(odds: np.ndarray, shape: np.ndarray | None) -> np.ndarray:
+    """Return the variance (*B, D) of one run's log-odds, from those of the runs (*B, R, D).
+
+    It is the mean of what is expected, level * shape, and of the domain's own spread between the runs, weighted by
+    their degrees of freedom. shape: variance of the replicates (D,), or 1 for every domain without them (None). level:
+    mean over the domains of spread / shape; with replicates, SEEDS counts in it as SEEDS_FREEDOM more degrees.
+    """
+    runs, count = odds.shape[-2:]
+    if runs == 1:
+        assert shape is not None, "one run needs replicates"
+        return np.broadcast_to(MOST_SEEDS * shape, (*odds.shape[:-2], count))
+    spread = odds.var(axis=-2, ddof=1)
+    if shape is None:
+        return (POOLED * spread.mean(axis=-1, keepdims=True) + (runs - 1) * spread) / (POOLED + runs - 1)
+    measured = (count - 1) * (runs - 1)
+    ratio = np.divide(spread, shape, out=np.zeros_like(spread), where=shape > 0).mean(axis=-1, keepdims=True)
+    level = (SEEDS_FREEDOM * SEEDS + measured * ratio) / (SEEDS_FREEDOM + measured)
+    return (REPLICATED * level * shape + (runs - 1) * spread) / (REPLICATED + runs - 1)
+
+
+def _quantile(runs: int, domains: int, *, replicated: bool) -> float:
+    """Return the half width of the intervals in standard errors of the mean.
+
+    With one run, it is that of the difference to another run: so the weights of another seed lie inside.
+    """
+    if runs == 1:
+        return float(np.sqrt(2) * stdtrit(np.inf, (1 + LEVEL) / 2))
+    measured = (domains - 1) * (runs - 1)
+    freedom = min(REPLICATED + runs - 1, SEEDS_FREEDOM + measured) if replicated else min(POOLED + runs - 1, measured)
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))

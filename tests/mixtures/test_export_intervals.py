@@ -141,7 +141,7 @@ def test_a_run_with_replicates_has_intervals_and_others_export_as_before(tmp_pat
     assert intervals_of(after)
     assert record_of(after).replicates == 200
     assert after.provenance.inputs[-1].uri == "run-0/replicates.parquet"
-    assert "another seed may differ by more" in " ".join(mixture_text(after).split())
+    assert "for the weights of another seed" in " ".join(mixture_text(after).split())
     text = summary(read_run(run))
     assert "95 % interval" in text
     assert "signal to noise" in text

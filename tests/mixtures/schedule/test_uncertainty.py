@@ -7,11 +7,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mixtures.schedule.uncertainty import (
+    MOST_SEEDS,
     POOLED,
     REPLICATED,
+    SEEDS,
+    SEEDS_FREEDOM,
     Estimate,
     estimate,
     log_odds,
+    needed_signal,
     shrink_factor,
     shrunk,
 )
@@ -83,8 +87,6 @@ def studies(
 @pytest.mark.parametrize(
     ("runs", "replicates", "settings"),
     [
-        (1, True, {}),
-        (1, True, {"shared": 0.7}),
         (2, False, {"between": 0.3}),
         (2, True, {"between": 0.3}),
         (3, True, {}),
@@ -118,6 +120,41 @@ def test_where_the_prior_is_the_truth_the_weights_are_the_prior(
     assert (shrunk(held.mean, prior=UNIFORM, factor=held.factor) == UNIFORM).all()
 
 
+def null_studies(domains: int, runs: int, *, level: float | None, count: int) -> np.ndarray:
+    """(count, 3): does a study leave the prior, which is the truth; the share of intervals that hold the prior, and
+    that of those that hold the weights of one more seed.
+
+    level: variance over seeds in variances of the replicates; None: there are no replicates.
+    """
+    rng, prior, found = np.random.default_rng(0), np.full(domains, 1 / domains), []
+    for _ in range(count):
+        *odds, other = 0.1 * np.sqrt(level or 1) * rng.normal(size=(runs + 1, domains))
+        drawn = [softmax(each + 0.1 * rng.normal(size=(200, domains))) for each in odds] if level else []
+        made = estimate(softmax(np.array(odds)), prior=prior, replicates=drawn)
+        assert made is not None
+        holds = [((made.low <= weights) & (weights <= made.high)).mean() for weights in (prior, softmax(other))]
+        found.append((made.factor > 0, *holds))
+    return np.array(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domains", [2, 3, 7, 30, 300])
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_few_or_many_domains_leave_the_prior_in_one_null_study_of_twenty(domains: int, runs: int) -> None:
+    left, holds, _ = null_studies(domains, runs, level=None, count=300).mean(axis=0)
+    assert 0.01 <= left <= 0.09
+    assert 0.92 <= holds <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domains", [2, 7, 30])
+@pytest.mark.parametrize("level", [1.0, MOST_SEEDS])
+def test_one_runs_interval_holds_the_weights_of_another_seed(domains: int, level: float) -> None:
+    left, _, holds = null_studies(domains, 1, level=level, count=300).mean(axis=0)
+    assert left <= 0.09
+    assert holds >= 0.93
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("spread", "most"), [(0.05, 0.3), (0.3, 1.35), (1.2, 1.01)])
 def test_shrinkage_helps_much_at_low_signal_and_costs_little_elsewhere(spread: float, most: float) -> None:
@@ -142,18 +179,20 @@ def test_variances_are_those_of_a_loop_over_domains() -> None:
     shares, drawn = rng.dirichlet(np.full(5, 20.0), size=3), rng.dirichlet(np.full(5, 50.0), size=(3, 40))
     spread = [np.var([np.log(run[j] / (1 - run[j])) for run in shares], ddof=1) for j in range(5)]
     alone = [(POOLED * np.mean(spread) + 2 * one) / (POOLED + 2) for one in spread]
-    check(estimate(shares, prior=np.full(5, 0.2)), shares, alone, POOLED + 2)
+    check(estimate(shares, prior=np.full(5, 0.2)), shares, alone, POOLED + 2, replicated=False)
     within = [
         np.mean([np.var([np.log(row[j] / (1 - row[j])) for row in run], ddof=1) for run in drawn]) for j in range(5)
     ]
-    level = max(1, np.mean([one / shape for one, shape in zip(spread, within, strict=True)]))
+    ratio = np.mean([one / shape for one, shape in zip(spread, within, strict=True)])
+    level = (SEEDS_FREEDOM * SEEDS + 8 * ratio) / (SEEDS_FREEDOM + 8)
     both = [
         (REPLICATED * level * shape + 2 * one) / (REPLICATED + 2) for one, shape in zip(spread, within, strict=True)
     ]
-    check(estimate(shares, prior=np.full(5, 0.2), replicates=list(drawn)), shares, both, REPLICATED + 2)
+    found = estimate(shares, prior=np.full(5, 0.2), replicates=list(drawn))
+    check(found, shares, both, REPLICATED + 2, replicated=True)
 
 
-def check(found: Estimate | None, shares: np.ndarray, variance: list[float], freedom: int) -> None:
+def check(found: Estimate | None, shares: np.ndarray, variance: list[float], freedom: int, *, replicated: bool) -> None:
     assert found is not None
     for j in range(5):
         mean = np.mean([run[j] for run in shares])
@@ -163,8 +202,17 @@ def check(found: Estimate | None, shares: np.ndarray, variance: list[float], fre
             [found.low[j], found.high[j]], [1 / (1 + np.exp(-centre + sign * reach)) for sign in (1, -1)]
         )
     departures = [(log_odds(shares.mean(axis=0))[j] - np.log(0.2 / 0.8)) ** 2 / (variance[j] / 3) for j in range(5)]
-    np.testing.assert_allclose(found.signal, sum(departures) / 4)
-    np.testing.assert_allclose(found.needed, stats.f.ppf(0.95, 4, freedom))
+    np.testing.assert_allclose(found.signal, sum(departures) / 5)
+    assert found.needed == needed_signal(3, 5, replicated=replicated)
+
+
+def test_the_needed_signal_falls_with_domains_and_is_chi_squared_where_the_variance_is_known() -> None:
+    for domains in (3, 7, 30):
+        known = stats.chi2.ppf(0.95, domains - 1) / (domains - 1)
+        assert needed_signal(1, domains, replicated=True) == pytest.approx(known, rel=0.06)
+    needed = [needed_signal(3, domains, replicated=False) for domains in (2, 3, 7, 30, 300)]
+    assert needed == sorted(needed, reverse=True)
+    assert needed[3] < 2
 
 
 @st.composite
