@@ -6,7 +6,7 @@ import numpy as np
 
 from mixtures.diagnosis.finding import Finding, make_finding, names_text
 from mixtures.diagnosis.matrix import ALIKE, help_matrix, pairs_text
-from mixtures.diagnosis.noise import interval_factor, mean_noise
+from mixtures.diagnosis.noise import SEEDS, interval_factor, mean_noise
 from mixtures.run.run import RunRecord, importance_of
 
 RELIABLE = 0.5  # below this, more than half of the variance between the domains' alignments is noise
@@ -84,10 +84,13 @@ def split_half(alignments: np.ndarray) -> float:
 
 
 def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Finding:
-    """Find the domains whose mean alignment is below 0: a step on them raises the objective's loss."""
+    """Find the domains whose mean alignment is below 0: a step on them raises the objective's loss.
+
+    It is certain only beyond what another seed would change; standard errors contain that.
+    """
     names = run.trajectory.domains
     alignments = objective_alignments(run, blocks, importance)
-    mean, noise = alignments.mean(axis=0), mean_noise(alignments)
+    mean, noise = alignments.mean(axis=0), np.sqrt(SEEDS) * mean_noise(alignments)
     scale = np.nanmean(np.abs(mean)) or 1.0
     sure = mean + interval_factor(len(blocks), claims=len(names)) * noise < 0  # False where the noise is not known
     below = [int(number) for number in np.argsort(mean) if mean[number] < 0]
@@ -104,7 +107,7 @@ def negative(run: RunRecord, blocks: np.ndarray, importance: np.ndarray) -> Find
         if certain
         else "No domain's gradient works against the objective"
     )
-    sentence += f"; below 0, but within noise: {names_text(perhaps)}" if perhaps else ""
+    sentence += f"; below 0, but within what another seed may change: {names_text(perhaps)}" if perhaps else ""
     return make_finding("negative", sentence + ".", warn=bool(certain), value=value)
 
 
