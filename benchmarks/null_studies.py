@@ -29,11 +29,11 @@ from mixtures.compare.statistics import paired_difference
 from mixtures.diagnosis.ladder import Ladder, fit_trend
 from mixtures.fit.surrogate import CHANCE, LEAST, fit_surrogate
 from mixtures.fit.validation import permutation_p
-from mixtures.schedule.uncertainty import MOST_SEEDS, estimate
+from mixtures.schedule.uncertainty import SEEDS, SEEDS_TARGETS, estimate
 from mixtures.text import table
 
 DOMAINS = (2, 3, 7, 30, 300)
-SEEDS = (1, 2, 3, 5)
+RUNS = (1, 2, 3, 5)  # runs of a rule, or seeds of base models
 RESULT = Path(__file__).resolve().parent / "results" / "null_studies.json"
 Row = dict[str, Any]
 
@@ -59,18 +59,19 @@ def departures(studies: int = 1000) -> Iterator[Row]:
     between seeds: variance over seeds in variances of the replicates; none: no run has replicates.
     """
     for domains in DOMAINS:
-        for runs in SEEDS:
-            for level in (None, 1.0, MOST_SEEDS):
+        for runs in RUNS:
+            for level, targets in ((None, False), (1.0, False), (SEEDS, False), (SEEDS_TARGETS, True)):
                 if runs == 1 and level is None:
                     continue
                 for unequal in (False, True):
                     rng = np.random.default_rng(0)
                     count = studies if domains < 100 else studies // 5
-                    each = [_departure(rng, domains, runs, level, unequal) for _ in range(count)]
+                    each = [_departure(rng, domains, runs, level, targets, unequal) for _ in range(count)]
                     left, prior, other = np.mean(each, axis=0)
                     yield {
                         "domains": domains,
                         "runs": runs,
+                        "objective": "-" if level is None else "targets" if targets else "universal",
                         "between seeds": "-" if level is None else f"{level:g} x",
                         "noise": "unequal" if unequal else "equal",
                         "left the prior": left,
@@ -80,13 +81,13 @@ def departures(studies: int = 1000) -> Iterator[Row]:
 
 
 def _departure(
-    rng: np.random.Generator, domains: int, runs: int, level: float | None, unequal: bool
+    rng: np.random.Generator, domains: int, runs: int, level: float | None, targets: bool, unequal: bool
 ) -> tuple[float, float, float]:
     prior = np.full(domains, 1 / domains)
     size = 0.1 * np.exp(np.linspace(-0.5, 0.5, domains) if unequal else np.zeros(domains))
     *odds, other = np.sqrt(level or 1) * size * rng.normal(size=(runs + 1, domains))
     replicates = [_softmax(each + size * rng.normal(size=(200, domains))) for each in odds] if level else []
-    found = estimate(_softmax(np.array(odds)), prior=prior, replicates=replicates)
+    found = estimate(_softmax(np.array(odds)), prior=prior, replicates=replicates, targets=targets)
     assert found is not None
     held = [float(((found.low <= w) & (w <= found.high)).mean()) for w in (prior, _softmax(other))]
     return float(found.factor > 0), held[0], held[1]
@@ -98,11 +99,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def comparisons(studies: int = 2000) -> Iterator[Row]:
-    """Losses of 64 held-out rows under mixtures that do not differ: noise of runs (0.01 nats; three times as much in one
-    mixture if `unequal`), of mixtures and rows (0.03), and of all three (0.01).
+    """Losses of 64 held-out rows under mixtures that do not differ: noise of runs (0.01 nats; in one mixture three times
+    as much if `unequal`), of mixtures and rows (0.03), and of all three (0.01).
     """
     for mixtures in (2, 3, 7, 30):
-        for seeds in SEEDS:
+        for seeds in RUNS:
             for ratio in (1.0, 3.0):
                 rng = np.random.default_rng(0)
                 held, called = np.zeros(2), np.zeros(2)

@@ -9,7 +9,7 @@
 
 Runs are named NAME-SEED. For every setting NAME, over all pairs of its runs:
 weights     mean over domains of (difference of the log-odds of the average weights)^2 / 2, in mean variances of the two
-            runs' replicates. mixtures/schedule/uncertainty.py widens one run's interval by MOST_SEEDS.
+            runs' replicates. mixtures/schedule/uncertainty.py widens one run's interval by SEEDS or SEEDS_TARGETS.
 alignments  the same for the mean alignments, in their squared standard errors within a run (SEEDS of
             mixtures/diagnosis/noise.py)
 held        how often the interval that one run prints holds the weight of another seed; as before: the interval of the
@@ -71,7 +71,9 @@ def compared(runs: list[RunRecord]) -> dict[str, Any]:
         for one, other in ((a, b), (b, a)):
             run = runs[one]
             assert run.replicates is not None
-            found = estimate(run.trajectory.average[None], prior=run.prior, replicates=[run.replicates])
+            found = estimate(
+                run.trajectory.average[None], prior=run.prior, replicates=[run.replicates], targets=run.has_targets
+            )
             assert found is not None
             weight = runs[other].trajectory.average
             held.append(((found.low <= weight) & (weight <= found.high)).mean())

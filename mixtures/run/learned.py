@@ -50,7 +50,10 @@ def average_runs(
     prior = np.mean([run.prior[_order(run, names)] for run in runs], axis=0)
     mean = shares.mean(axis=0)
     mean /= mean.sum(axis=1, keepdims=True)
-    by_stage = [estimate(stage, prior=prior, replicates=replicates) for stage in shares.swapaxes(0, 1)]
+    by_stage = [
+        estimate(stage, prior=prior, replicates=replicates, targets=any(run.has_targets for run in runs))
+        for stage in shares.swapaxes(0, 1)
+    ]
     estimates = [each for each in by_stage if each is not None]
     if len(estimates) < stages:
         return Learned(mean, (None,) * stages, None)

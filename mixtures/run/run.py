@@ -235,6 +235,14 @@ class RunRecord:
             return {name: 1 / len(targets) for name in targets}
         return "universal" if objective == "auto" else objective
 
+    @property
+    def has_targets(self) -> bool:
+        """Return whether a target counts in the objective."""
+        known = {domain.name for domain in self.corpus.domains if domain.role == "target"}
+        return not isinstance(self.objective, str) and any(
+            value > 0 for name, value in self.objective.items() if name in known
+        )
+
 
 def natural_shares(tokens: list[int]) -> np.ndarray:
     """Return the tokens of every domain as fractions (D,) of all tokens."""

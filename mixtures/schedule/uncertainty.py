@@ -22,9 +22,11 @@ LEVEL = 0.95
 # degrees of freedom of the variance that the domains share; measured: tests/mixtures/schedule/test_uncertainty.py
 POOLED = 4
 REPLICATED = 6  # degrees of freedom of how replicates differ between domains
-# Variance over seeds of a run's log-odds, in variances of its replicates, from the pairs of real runs in
-# docs/intervals.md: the mean, as how many degrees of freedom it counts beside the spread of runs, and near the most
-SEEDS, SEEDS_FREEDOM, MOST_SEEDS = 1.3, 2, 3.0
+# Variance over seeds of a run's log-odds, in variances of its replicates, without and with targets in the objective.
+# Pairs of real runs had at most 0.8 and 2.9 (docs/intervals.md); where steps are correlated, replicates are too narrow:
+# simulated runs had 1.6
+SEEDS, SEEDS_TARGETS = 2.0, 3.0
+SEEDS_FREEDOM = 2  # as how many degrees of freedom that counts beside the spread between runs
 LEAST_VARIANCE = 0.1  # least variance of a domain's replicates, as a fraction of the domains' mean
 LEAST_SHARE = 1e-6  # smaller shares count as this one: the log-odds of 0 are not finite
 NULL_STUDIES = 4000  # simulated studies behind `needed_signal`
@@ -53,16 +55,19 @@ class Estimate:
         return shrink_factor(self.signal, self.needed)
 
 
-def estimate(shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.ndarray] = ()) -> Estimate | None:
+def estimate(
+    shares: np.ndarray, *, prior: np.ndarray, replicates: Sequence[np.ndarray] = (), targets: bool = False
+) -> Estimate | None:
     """Return the mean over runs of `shares` (R, D) with its 95 % interval; None where nothing shows how weights vary.
 
-    prior: (D,). replicates: one array (B, D) per run that has replicates. The result is None for one run without
-    replicates, for weights that never vary (a rule that does not learn), and for one domain.
+    prior: (D,). replicates: one array (B, D) per run that has replicates. targets: whether the objective has targets;
+    seeds then change the weights more. The result is None for one run without replicates, for weights that never vary
+    (a rule that does not learn), and for one domain.
     """
     runs, count = shares.shape
     if count < 2 or (runs < 2 and not replicates):
         return None
-    variance = _variance(log_odds(shares), _shape(replicates))
+    variance = _variance(log_odds(shares), _expected(replicates, SEEDS_TARGETS if targets else SEEDS))
     if variance.max() < 1e-20:
         return None
     mean = shares.mean(axis=0)
@@ -82,7 +87,7 @@ def needed_signal(runs: int, domains: int, *, replicated: bool) -> float:
     """Return the 95 % quantile of `signal` for runs that vary around the prior, over simulated studies.
 
     The noise is normal and alike in all domains before weights are scaled to sum 1. With replicates, its variance is
-    MOST_SEEDS times theirs. For one run this is close to the quantile of chi-squared over its degrees of freedom. With
+    the one that they let expect (SEEDS). For one run this is close to the quantile of chi-squared over its degrees of freedom. With
     few runs it is larger, since the variance itself is uncertain, but far less so with many domains than with few.
     """
     rng = np.random.default_rng(0)
@@ -92,7 +97,7 @@ def needed_signal(runs: int, domains: int, *, replicated: bool) -> float:
     shares /= shares.sum(axis=-1, keepdims=True)
     odds = log_odds(shares)
     around = 0.1**2 * domains / (domains - 1)  # variance of a run's log-odds, to first order
-    variance = _variance(odds, np.full(domains, around / MOST_SEEDS) if replicated else None)
+    variance = _variance(odds, np.full(domains, around) if replicated else None)
     departures = log_odds(shares.mean(axis=1)) + np.log(domains - 1)
     return float(np.quantile((departures**2 / (variance / runs)).mean(axis=-1), LEVEL))
 
@@ -121,32 +126,35 @@ def log_odds(shares: np.ndarray) -> np.ndarray:
     return logit(np.clip(shares, LEAST_SHARE, 1 - LEAST_SHARE))
 
 
-def _shape(replicates: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return the mean variance (D,) of the replicates' log-odds over the runs; None without replicates."""
+def _expected(replicates: Sequence[np.ndarray], seeds: float) -> np.ndarray | None:
+    """Return the variance (D,) of a run's log-odds over seeds that replicates let expect; None without replicates.
+
+    It is `seeds` times the mean variance of the runs' replicates.
+    """
     if not replicates:
         return None
     within = np.mean([log_odds(each).var(axis=0, ddof=1) for each in replicates], axis=0)
-    return np.maximum(within, LEAST_VARIANCE * within.mean())
+    return seeds * np.maximum(within, LEAST_VARIANCE * within.mean())
 
 
-def _variance(odds: np.ndarray, shape: np.ndarray | None) -> np.ndarray:
+def _variance(odds: np.ndarray, expected: np.ndarray | None) -> np.ndarray:
     """Return the variance (*B, D) of one run's log-odds, from those of the runs (*B, R, D).
 
-    It is the mean of what is expected, level * shape, and of the domain's own spread between the runs, weighted by
-    their degrees of freedom. shape: variance of the replicates (D,), or 1 for every domain without them (None). level:
-    mean over the domains of spread / shape; with replicates, SEEDS counts in it as SEEDS_FREEDOM more degrees.
+    It is the mean of level * expected and of the domain's own spread between the runs, weighted by their degrees of
+    freedom. expected: (D,); None without replicates: the same in every domain. level: mean over the domains of spread /
+    expected, in which 1 counts as SEEDS_FREEDOM more degrees if there are replicates.
     """
     runs, count = odds.shape[-2:]
     if runs == 1:
-        assert shape is not None, "one run needs replicates"
-        return np.broadcast_to(MOST_SEEDS * shape, (*odds.shape[:-2], count))
+        assert expected is not None, "one run needs replicates"
+        return np.broadcast_to(expected, (*odds.shape[:-2], count))
     spread = odds.var(axis=-2, ddof=1)
-    if shape is None:
+    if expected is None:
         return (POOLED * spread.mean(axis=-1, keepdims=True) + (runs - 1) * spread) / (POOLED + runs - 1)
     measured = (count - 1) * (runs - 1)
-    ratio = np.divide(spread, shape, out=np.zeros_like(spread), where=shape > 0).mean(axis=-1, keepdims=True)
-    level = (SEEDS_FREEDOM * SEEDS + measured * ratio) / (SEEDS_FREEDOM + measured)
-    return (REPLICATED * level * shape + (runs - 1) * spread) / (REPLICATED + runs - 1)
+    ratio = np.divide(spread, expected, out=np.zeros_like(spread), where=expected > 0).mean(axis=-1, keepdims=True)
+    level = (SEEDS_FREEDOM + measured * ratio) / (SEEDS_FREEDOM + measured)
+    return (REPLICATED * level * expected + (runs - 1) * spread) / (REPLICATED + runs - 1)
 
 
 def _quantile(runs: int, domains: int, *, replicated: bool) -> float:

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mixtures.schedule.uncertainty import (
-    MOST_SEEDS,
     POOLED,
     REPLICATED,
     SEEDS,
     SEEDS_FREEDOM,
+    SEEDS_TARGETS,
     Estimate,
     estimate,
     log_odds,
@@ -120,7 +120,7 @@ def test_where_the_prior_is_the_truth_the_weights_are_the_prior(
     assert (shrunk(held.mean, prior=UNIFORM, factor=held.factor) == UNIFORM).all()
 
 
-def null_studies(domains: int, runs: int, *, level: float | None, count: int) -> np.ndarray:
+def null_studies(domains: int, runs: int, *, level: float | None, count: int, targets: bool = False) -> np.ndarray:
     """(count, 3): does a study leave the prior, which is the truth; the share of intervals that hold the prior, and
     that of those that hold the weights of one more seed.
 
@@ -130,7 +130,7 @@ def null_studies(domains: int, runs: int, *, level: float | None, count: int) ->
     for _ in range(count):
         *odds, other = 0.1 * np.sqrt(level or 1) * rng.normal(size=(runs + 1, domains))
         drawn = [softmax(each + 0.1 * rng.normal(size=(200, domains))) for each in odds] if level else []
-        made = estimate(softmax(np.array(odds)), prior=prior, replicates=drawn)
+        made = estimate(softmax(np.array(odds)), prior=prior, replicates=drawn, targets=targets)
         assert made is not None
         holds = [((made.low <= weights) & (weights <= made.high)).mean() for weights in (prior, softmax(other))]
         found.append((made.factor > 0, *holds))
@@ -148,9 +148,9 @@ def test_few_or_many_domains_leave_the_prior_in_one_null_study_of_twenty(domains
 
 @pytest.mark.slow
 @pytest.mark.parametrize("domains", [2, 7, 30])
-@pytest.mark.parametrize("level", [1.0, MOST_SEEDS])
-def test_one_runs_interval_holds_the_weights_of_another_seed(domains: int, level: float) -> None:
-    left, _, holds = null_studies(domains, 1, level=level, count=300).mean(axis=0)
+@pytest.mark.parametrize(("targets", "level"), [(False, SEEDS), (True, SEEDS_TARGETS), (True, 1.0)])
+def test_one_runs_interval_holds_the_weights_of_another_seed(domains: int, targets: bool, level: float) -> None:
+    left, _, holds = null_studies(domains, 1, level=level, count=300, targets=targets).mean(axis=0)
     assert left <= 0.09
     assert holds >= 0.93
 
@@ -183,13 +183,15 @@ def test_variances_are_those_of_a_loop_over_domains() -> None:
     within = [
         np.mean([np.var([np.log(row[j] / (1 - row[j])) for row in run], ddof=1) for run in drawn]) for j in range(5)
     ]
-    ratio = np.mean([one / shape for one, shape in zip(spread, within, strict=True)])
-    level = (SEEDS_FREEDOM * SEEDS + 8 * ratio) / (SEEDS_FREEDOM + 8)
-    both = [
-        (REPLICATED * level * shape + 2 * one) / (REPLICATED + 2) for one, shape in zip(spread, within, strict=True)
-    ]
-    found = estimate(shares, prior=np.full(5, 0.2), replicates=list(drawn))
-    check(found, shares, both, REPLICATED + 2, replicated=True)
+    for targets, seeds in ((False, SEEDS), (True, SEEDS_TARGETS)):
+        ratio = np.mean([one / (seeds * shape) for one, shape in zip(spread, within, strict=True)])
+        level = (SEEDS_FREEDOM + 8 * ratio) / (SEEDS_FREEDOM + 8)
+        both = [
+            (REPLICATED * level * seeds * shape + 2 * one) / (REPLICATED + 2)
+            for one, shape in zip(spread, within, strict=True)
+        ]
+        found = estimate(shares, prior=np.full(5, 0.2), replicates=list(drawn), targets=targets)
+        check(found, shares, both, REPLICATED + 2, replicated=True)
 
 
 def check(found: Estimate | None, shares: np.ndarray, variance: list[float], freedom: int, *, replicated: bool) -> None:
