@@ -99,8 +99,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def comparisons(studies: int = 2000) -> Iterator[Row]:
-    """Losses of 64 held-out rows under mixtures that do not differ: noise of runs (0.01 nats; in one mixture three times
-    as much if `unequal`), of mixtures and rows (0.03), and of all three (0.01).
+    """Losses of 64 held-out rows under mixtures that do not differ: noise of runs (0.01 nats; in one mixture three
+    times as much if `unequal`), of mixtures and rows (0.03), and of all three (0.01).
     """
     for mixtures in (2, 3, 7, 30):
         for seeds in RUNS:

@@ -87,8 +87,8 @@ def needed_signal(runs: int, domains: int, *, replicated: bool) -> float:
     """Return the 95 % quantile of `signal` for runs that vary around the prior, over simulated studies.
 
     The noise is normal and alike in all domains before weights are scaled to sum 1. With replicates, its variance is
-    the one that they let expect (SEEDS). For one run this is close to the quantile of chi-squared over its degrees of freedom. With
-    few runs it is larger, since the variance itself is uncertain, but far less so with many domains than with few.
+    the one that they let expect (SEEDS). For one run this is close to the quantile of chi-squared over its degrees of
+    freedom. With few runs it is larger, since the variance itself is uncertain, but far less so with many domains.
     """
     rng = np.random.default_rng(0)
     count = max(NULL_STUDIES * 10 // max(domains, 10), 500)
