@@ -8,7 +8,7 @@ another seed would change (SEEDS).
 import numpy as np
 from scipy import stats
 
-# variance over seeds of a domain's mean alignment, in squares of its `mean_noise`: the most of the pairs of real runs in
+# variance over seeds of a mean alignment, in squares of its `mean_noise`: the most of the pairs of real runs in
 # docs/intervals.md (0.3 to 4.9)
 SEEDS = 5.0
 
