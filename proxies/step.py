@@ -1,7 +1,7 @@
 """One update of the proxy and the domain weights: rows of every group, one backward pass, the rule, the optimizer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -187,9 +187,7 @@ class Stepper:
             mine,
             decide=decide,
             lagged=self.state.weights if constants.order == "lagged" else None,
-            metric=partial(adam_metric, self.optimizer)
-            if constants.geometry == "adam"
-            else lambda parameter, part: None,
+            metric=adam_geometry(self.optimizer) if constants.geometry == "adam" else lambda parameter, part: None,
             reduce=self.place.reduce,
             presence=self._presence(step),
         )
@@ -224,6 +222,20 @@ def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part:
     total = root.sum(dtype=torch.float64)
     typical = root.square().sum(dtype=torch.float64) / total.clamp(min=torch.finfo(torch.float64).tiny)
     return (total > 0) / (root[part] + 0.1 * typical + optimizer.defaults["eps"])
+
+
+def adam_geometry(optimizer: torch.optim.Optimizer) -> Callable[[nn.Parameter, slice], Tensor | None]:
+    """Return `adam_metric` for one step: a parameter that comes in several parts, one after the other, is done once."""
+    parameter_done: nn.Parameter | None = None
+    whole: Tensor | None = None
+
+    def metric(parameter: nn.Parameter, part: slice) -> Tensor | None:
+        nonlocal parameter_done, whole
+        if parameter is not parameter_done:
+            parameter_done, whole = parameter, adam_metric(optimizer, parameter, slice(None))
+        return None if whole is None else whole[part]
+
+    return metric
 
 
 def read_part(

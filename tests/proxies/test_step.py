@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import proxies.step
 from mixtures.errors import UserError
 from proxies.preflight import require_divisible
 from proxies.settings import Settings
-from proxies.step import Group, adam_metric, halves_of, read_rows, split
+from proxies.step import Group, adam_geometry, adam_metric, halves_of, read_rows, split
 
 
 def settings(**blocks: dict) -> Settings:
@@ -110,3 +111,19 @@ def test_a_parameter_no_step_has_reached_counts_for_nothing() -> None:
     whole = adam_metric(optimizer, table, slice(0, 8))
     assert whole is not None
     assert not whole.any()
+
+
+def test_a_parameter_in_parts_has_its_geometry_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, optimizer = adam_after(torch.rand(40, 4, generator=torch.Generator().manual_seed(0)))
+    expected = adam_metric(optimizer, table, slice(0, 40))
+    calls: list[slice] = []
+
+    def counted(*arguments: object) -> torch.Tensor | None:
+        calls.append(arguments[2])  # type: ignore[arg-type]
+        return adam_metric(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(proxies.step, "adam_metric", counted)
+    metric = adam_geometry(optimizer)
+    parts = [metric(table, slice(start, start + 10)) for start in range(0, 40, 10)]
+    assert torch.equal(torch.cat(parts), expected)  # type: ignore[arg-type]
+    assert len(calls) == 1
