@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import doge
 from doge.doremi import excess_losses, reweight
-from proxies.place import Place
+from proxies.place import Place, seed_step
 from proxies.settings import Settings, Update
-from proxies.step import Group, StepOutcome, descend, read_part, require_finite, seed_dropout
+from proxies.step import Group, StepOutcome, descend, read_part, require_finite
 
 
 def reference_settings(settings: Settings) -> Settings:
@@ -74,7 +74,7 @@ class DoremiStepper:
         assert self.reference is not None, "the reference is trained before the first step"
         sums = torch.zeros(2, len(self.groups), dtype=torch.float64, device=self.place.device)
         single = len(mine) == 1
-        seed_dropout(self.settings, self.place, step)
+        seed_step(self.settings.seed, step, self.place.rank)
         for part in mine:
             with torch.no_grad():
                 known = self._token_losses(self.reference, part)
@@ -88,7 +88,7 @@ class DoremiStepper:
 
     def _backward(self, mine: list[doge.MicroBatch], weights: Tensor, graph: Tensor | None, step: int) -> None:
         """Add the gradient of sum_j weight_j * (mean token loss of domain j), over the global batch, to `.grad`."""
-        seed_dropout(self.settings, self.place, step)  # a second forward pass drops what the first one dropped
+        seed_step(self.settings.seed, step, self.place.rank)  # a second forward pass drops what the first one dropped
         for part in mine:
             tokens = self._token_losses(self.model, part) if graph is None else graph
             factors = (weights * part.share).to(tokens)

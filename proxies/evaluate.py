@@ -56,6 +56,8 @@ def held_out_row_losses(
     model.eval()
     for name, row_losses in zip(corpus.evaluated, losses.split(counts), strict=True):
         held_out = as_rows(corpus.held_out[name], length)[chosen[name][place.rank :: place.processes]]
+        if not len(held_out):  # fewer rows than processes
+            continue
         parts = torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length))
         row_losses[place.rank :: place.processes] = torch.cat(
             [doge.row_losses(model, part.to(place.device), autocast=place.autocast).double() for part in parts]

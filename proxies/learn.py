@@ -10,7 +10,7 @@ from mixtures.run.run import RunRecord, read_run
 from mixtures.run.summary import summary
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
-from proxies.place import agree
+from proxies.place import agree, make_accelerator
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.replicates import write_run_replicates
 from proxies.reuse import reuse
@@ -27,10 +27,8 @@ def train(settings: Settings, *, resume: bool = False) -> RunRecord | None:
     """
     require_tracker(settings)
     tracker = settings.train.tracker
-    accelerator = Accelerator(
-        mixed_precision="no" if settings.train.precision == "fp32" else settings.train.precision,
-        log_with=None if tracker == "none" else tracker,
-        project_dir=settings.run_dir,
+    accelerator = make_accelerator(
+        settings.train.precision, log_with=None if tracker == "none" else tracker, project_dir=settings.run_dir
     )
     require_group(accelerator)
     record = learn(settings, accelerator, resume=resume)

@@ -59,7 +59,7 @@ def build_model(settings: Model, *, vocab_size: int, eos_id: int, row_tokens: in
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**63)
     if settings.pretrained:
         path, values = Path(settings.pretrained) / "config.json", {}
         try:

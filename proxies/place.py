@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from doge.grouped import Autocast
 from mixtures.errors import UserError
 
 Value = TypeVar("Value")
+WAIT = timedelta(days=7)  # how long processes wait for each other, for example while the first one tokenizes all text
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,23 @@ class Place:
     device: torch.device
     reduce: Callable[[Tensor], Tensor] | None
     autocast: Autocast
+
+
+def make_accelerator(precision: str, **options: Any) -> Accelerator:
+    """Return the accelerator of a command, whose processes wait for each other as long as tokenizing may take (WAIT).
+
+    precision: as `train.precision`. options: further arguments of `Accelerator`.
+    """
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+        **options,
+    )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's random numbers, which dropout draws, from seed, step and rank. Any seed of the settings will do."""
+    torch.manual_seed((seed * 1_000_003 + step * 1_009 + rank) % 2**63)
 
 
 def place_of(accelerator: Accelerator) -> Place:

@@ -15,7 +15,7 @@ from proxies.corpus import batches
 from proxies.corpus.batches import evaluated_part, step_rows
 from proxies.corpus.corpus import CorpusData
 from proxies.corpus.pool import Pool
-from proxies.place import Place
+from proxies.place import Place, seed_step
 from proxies.settings import Settings
 
 
@@ -155,7 +155,7 @@ class Stepper:
         """Do step number `step` (from 0)."""
         train, constants = self.settings.train, self.settings.constants
         mine = read_part(self.settings, self.groups, self.place, step=step, halves=self.gradients.halves)
-        seed_dropout(self.settings, self.place, step)
+        seed_step(self.settings.seed, step, self.place.rank)
         objective = doge.Objective(
             importance=torch.tensor([group.importance for group in self.groups], dtype=torch.float64),
             targets=torch.tensor([group.target for group in self.groups]),
@@ -249,11 +249,6 @@ def read_part(
     parts = split(batch, halves=halves, slices=place.processes * train.accumulate)
     mine = parts[place.rank * train.accumulate : (place.rank + 1) * train.accumulate]
     return [replace(part, rows=part.rows.to(place.device)) for part in mine]
-
-
-def seed_dropout(settings: Settings, place: Place, step: int) -> None:
-    """Seed torch's random numbers, which dropout draws, from seed, step and rank."""
-    torch.manual_seed(settings.seed * 1_000_003 + step * 1_009 + place.rank)
 
 
 def descend(model: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float, step: int) -> float:

@@ -14,7 +14,7 @@ from proxies.comparison.settings import CompareSettings
 from proxies.corpus.corpus import CorpusData
 from proxies.evaluate import held_out_row_losses, records
 from proxies.models import build_model, optimization, parameter_count
-from proxies.place import Place
+from proxies.place import Place, seed_step
 
 OnStep = Callable[[int, float, float], None]  # step (from 1), its loss, tokens per second
 
@@ -54,7 +54,7 @@ def train_base(
     seconds = 0.0
     for step in range(1, train.steps + 1):
         began = time.perf_counter()
-        torch.manual_seed(seed * 1_000_003 + step * 1_009 + place.rank)  # for dropout, if the model has any
+        seed_step(seed, step, place.rank)
         rows = torch.from_numpy(stream.take(train.batch_rows // place.processes)).to(place.device)
         loss = base_gradient(model, rows, batch_rows=train.batch_rows, accumulate=train.accumulate, place=place)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)

@@ -35,7 +35,7 @@ from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
-from proxies.place import agree, place_of
+from proxies.place import agree, make_accelerator, place_of
 from proxies.preflight import require_causal, require_divisible, require_group, require_same_corpus
 
 
@@ -47,7 +47,7 @@ def compare(settings: CompareSettings) -> None:
 
 
 def _compare(settings: CompareSettings, folder: Path) -> None:
-    accelerator = Accelerator(mixed_precision="no" if settings.train.precision == "fp32" else settings.train.precision)
+    accelerator = make_accelerator(settings.train.precision)
     require_group(accelerator)
     _require_divisible(settings, accelerator.num_processes)
     require_same(settings)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from doge.scopes import scope_parameters
@@ -32,15 +31,13 @@ from mixtures.text import tokens_text
 from proxies.config import differences, environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.models import parameter_count
-from proxies.place import decide
+from proxies.place import decide, make_accelerator
 from proxies.preflight import require_causal, require_group, require_same_corpus
 from proxies.scoring.models import choose_checkpoints, load_models
 from proxies.scoring.plan import DomainPlan, Totals, count, make_plan, rows_of, shards_of
 from proxies.scoring.rows import Scorer, combine, score_rows, unigram_surprisal
 from proxies.scoring.settings import ScoreSettings
 from proxies.settings import Settings, load_settings
-
-WAIT = timedelta(days=7)  # how long processes wait for each other's last shard
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,7 @@ def score(settings: ScoreSettings) -> None:
     Shards that have their part there already are not scored again.
     """
     run = _run_settings(settings.run_dir)
-    precision = "no" if run.train.precision == "fp32" else run.train.precision
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    accelerator = make_accelerator(run.train.precision)
     require_group(accelerator)
     checkpoints = decide(lambda: choose_checkpoints(run.run_path, settings.checkpoints), accelerator)
     with accelerator.main_process_first():
