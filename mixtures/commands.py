@@ -18,7 +18,7 @@ def export(arguments: argparse.Namespace) -> str:
     """
     from mixtures.export import export_mixture
     from mixtures.samples.rule import SampleRule, make_rule
-    from mixtures.schedule.manifest import samples_directory
+    from mixtures.schedule.manifest import require_replaceable, samples_directory
     from mixtures.schedule.show import mixture_text
 
     if arguments.output is None and len(arguments.runs) > 1:
@@ -28,6 +28,7 @@ def export(arguments: argparse.Namespace) -> str:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
         raise UserError(f"{flags} without --samples; name the rule for the scores, such as --samples softmax")
     output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
+    require_replaceable(output)
     with samples_directory(output) as directory:
         mixture = export_mixture(
             arguments.runs,
@@ -172,8 +173,11 @@ def fit(arguments: argparse.Namespace) -> str:
     Print how well it predicts, and the mixture with the best prediction within what was tried.
     """
     from mixtures.fit.fit import fit_swarm
+    from mixtures.schedule.manifest import require_replaceable
     from mixtures.text import read_words
 
+    if arguments.output is not None:
+        require_replaceable(arguments.output)
     fitted = fit_swarm(
         arguments.tables,
         objective=read_words(arguments.objective, flag="--objective", read=float),
@@ -198,9 +202,11 @@ def import_(arguments: argparse.Namespace) -> str:
     """
     from mixtures.convert.options import parse_batch_size, parse_places
     from mixtures.imports.mixture import import_mixture
+    from mixtures.schedule.manifest import require_replaceable
     from mixtures.schedule.show import mixture_text
     from mixtures.text import parse_tokens, read_words, table
 
+    require_replaceable(arguments.output)
     bounds = _bounds(arguments)
     imported = import_mixture(
         arguments.files,

@@ -26,9 +26,13 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
     Readers see the old file or the new one, never a mixture, and the new one has reached the disk on return. On an
     error (a full disk, no permission) the temporary file is removed, the old file stays, and an OSError with the same
-    errno that names `path` is raised.
+    errno that names `path` is raised. So it is for a `path` that is something else than a file: renaming a file over a
+    device (/dev/null) would replace it.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "a device or a pipe"
+        raise OSError(errno.EINVAL, f"is {kind}, not a file; give the name of a file", str(path))
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,20 +140,46 @@ def open_manifest(domain: Domain, directory: Path | None) -> Manifest | None:
 def samples_directory(output: str | Path) -> Iterator[Path]:
     """Give the directory for the manifests of the mixture file `output`; clean it at the end.
 
-    At the end only the manifests that the file names are left. So a failure on the way, a full disk included, leaves
-    the old file and its manifests, and nothing else.
+    At the end only manifests are deleted that the replaced file named, or that were written here and that no file names
+    now. Those that another mixture beside it names stay: a copy of the old file keeps working. So a failure on the way,
+    a full disk included, leaves the old file and its manifests, and nothing else.
     """
     output = Path(output)
     directory = output.with_name(f"{output.name.removesuffix('.json')}.samples")
+    replaced, before = set(_named_manifests(output)), set(_manifests_in(directory))
     try:
         yield directory
     finally:
-        named = set(_named_manifests(output))
-        for path in directory.glob(f"*-{'?' * HASH_DIGITS}.parquet"):
-            if path.resolve() not in named:
-                path.unlink()
+        written = set(_manifests_in(directory)) - before
+        if candidates := {path for path in replaced | written if path.parent == directory.resolve()}:
+            siblings = (path for path in {output, *output.parent.glob("*.json")} if path.is_file())
+            for path in candidates - {named for sibling in siblings for named in _named_manifests(sibling)}:
+                path.unlink(missing_ok=True)
         if directory.is_dir() and not os.listdir(directory):
             directory.rmdir()
+
+
+def require_replaceable(output: str | Path) -> None:
+    """Check that writing a mixture into `output` destroys nothing but a mixture. Raises UserError.
+
+    A file that is there must be a mixture, or shares by name; a run's config.yaml is neither.
+    """
+    path = Path(output)
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise UserError(
+            f"{path} is {'a directory' if path.is_dir() else 'a device or a pipe'}; give the name of a file"
+        )
+    with suppress(ValueError, OSError):
+        content = json.loads(path.read_bytes())
+        named = isinstance(content, dict) and content and all(isinstance(v, int | float) for v in content.values())
+        if named or (isinstance(content, dict) and "stages" in content and "domains" in content):
+            return
+    raise UserError(
+        f"{path} is there and is no mixture; nothing was written. Give another -o, or remove that file if it is not "
+        "needed"
+    )
 
 
 def sha256_of(data: bytes) -> str:
@@ -169,6 +195,11 @@ def _named_manifests(mixture_file: Path) -> Iterator[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     yield from ((mixture_file.parent / uri).resolve() for uri in uris if isinstance(uri, str))
+
+
+def _manifests_in(directory: Path) -> list[Path]:
+    """Return the files in a directory that are named like manifests."""
+    return [path.resolve() for path in directory.glob(f"*-{'?' * HASH_DIGITS}.parquet")]
 
 
 def _packed(manifest: Manifest) -> bytes:

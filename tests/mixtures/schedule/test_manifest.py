@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.errors import UserError
+from mixtures.files import write_atomic
 from mixtures.schedule.manifest import (
     Manifest,
     open_manifest,
     read_manifest,
+    require_replaceable,
     samples_directory,
     store_manifest,
     write_manifest,
@@ -224,3 +227,65 @@ def test_only_manifests_that_the_file_names_stay(tmp_path: Path) -> None:
         text = '{"domains": [{"sample_policy": {"manifest_uri": "mixture.samples/%s"}}, {"sample_policy": null}, {}]}'
         (tmp_path / "mixture.json").write_text(text % kept.name)
     assert sorted(path.name for path in directory.iterdir()) == ["notes.parquet", kept.name]
+
+
+def exported(output: Path, weight: float | None) -> Path | None:
+    """The manifest of a mixture that is written into `output`; a mixture without sample weights for None."""
+    with samples_directory(output) as directory:
+        path = None
+        if weight is not None:
+            path, _ = store_manifest(directory, manifest(weight=np.full(3, weight)))
+        uri = "null" if path is None else f'{{"manifest_uri": "{directory.name}/{path.name}"}}'
+        output.write_text(f'{{"domains": [{{"sample_policy": {uri}}}], "stages": []}}')
+    return path
+
+
+def test_the_next_export_deletes_what_the_old_file_named(tmp_path: Path) -> None:
+    first = exported(tmp_path / "mixture.json", 0.5)
+    second = exported(tmp_path / "mixture.json", 0.7)
+    assert first is not None
+    assert second is not None
+    assert not first.exists()
+    assert second.exists()
+    exported(tmp_path / "mixture.json", None)
+    assert not (tmp_path / "mixture.samples").exists()
+
+
+def test_a_copy_of_a_mixture_keeps_its_manifests(tmp_path: Path) -> None:
+    first = exported(tmp_path / "mixture.json", 0.5)
+    shutil.copy(tmp_path / "mixture.json", tmp_path / "kept_for_the_run_in_progress.json")
+    exported(tmp_path / "mixture.json", 0.7)
+    assert first is not None
+    assert first.exists()
+
+
+def test_an_export_deletes_nothing_that_it_did_not_write(tmp_path: Path) -> None:
+    one = exported(tmp_path / "w.json", 0.5)
+    mine = tmp_path / "w.samples" / "mine-0123456789abcdef.parquet"  # of the user's, named like a manifest
+    mine.write_bytes(b"somebody's")
+    exported(tmp_path / "w", 0.6)  # another output, same directory w.samples
+    assert one is not None
+    assert one.exists()
+    exported(tmp_path / "w", None)
+    assert one.exists()
+    assert mine.exists()
+
+
+def test_only_a_mixture_is_replaced_by_one(tmp_path: Path) -> None:
+    require_replaceable(tmp_path / "new.json")
+    exported(tmp_path / "old.json", None)
+    require_replaceable(tmp_path / "old.json")
+    (tmp_path / "shares.json").write_text('{"wiki": 0.5, "forum": 0.5}')
+    require_replaceable(tmp_path / "shares.json")
+    (tmp_path / "config.yaml").write_text("run_dir: here\n")
+    os.mkfifo(tmp_path / "pipe")
+    for name, part in (("config.yaml", "is no mixture; nothing was written"), ("pipe", "a pipe"), (".", "a directory")):
+        with pytest.raises(UserError, match=part):
+            require_replaceable(tmp_path / name)
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a file"):
+        write_atomic(tmp_path / "pipe", "text")
+    assert not (tmp_path / "pipe").is_file()
