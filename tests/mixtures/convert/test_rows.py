@@ -19,6 +19,7 @@ from mixtures.convert.formats import find_format
 from mixtures.convert.paths import read_paths
 from mixtures.convert.rows import _cut, count_rows, stem
 from mixtures.errors import UserError
+from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Source
 from tests.trainers.support import toy
 
@@ -52,7 +53,7 @@ def test_rows_are_counted_under_every_name_of_json_lines(tmp_path):
 def test_files_that_hold_other_domains_as_well_are_not_handed_on(tmp_path):
     path = tmp_path / "pile.jsonl"
     path.write_text("{}\n")
-    mixture = toy.make_mixture(tmp_path)
+    mixture = Mixture.load(toy.make_mixture(tmp_path))
     for kind, named in {"jsonl": True, 'jsonl (only {"set": ["books"]})': False}.items():
         source = Source(format=kind, uri=str(path))
         domains = tuple(domain.model_copy(update={"sources": (source,)}) for domain in mixture.domains)
