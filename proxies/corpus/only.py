@@ -3,6 +3,7 @@
 import datetime
 import difflib
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from mixtures.errors import UserError
 
 MISSING = object()
 LISTED = 10  # most values in a message
+LETTERS = 60  # most letters of a value in a message
 KEPT = 10_000  # most values of one field that are counted
 
 
@@ -47,7 +49,7 @@ def as_text(value: Any) -> str:
     """Return a value as text, as JSON writes it: 3, true, null; text and dates stay what they are."""
     if isinstance(value, str | datetime.date):
         return str(value)
-    return json.dumps(value) if value is None or isinstance(value, bool | int | float) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool | int | float) else reprlib.repr(value)
 
 
 def field_of(record: Any, field: str) -> Any:
@@ -82,9 +84,9 @@ class Selection:
             value = field_of(record, field)
             text = "" if value is MISSING else as_text(value)
             fits &= value is not MISSING and text in wanted
-            counts = self._found[field]
-            if value is not MISSING and (text in counts or len(counts) < KEPT):
-                counts[text] += 1
+            counts, shown = self._found[field], text[:LETTERS]
+            if value is not MISSING and (shown in counts or len(counts) < KEPT):
+                counts[shown] += 1
         self.taken += fits
         return fits
 
@@ -120,5 +122,5 @@ class Selection:
             return f"no line has the field {field}"
         near = [hit for value in sorted(self._only[field]) for hit in difflib.get_close_matches(value, counts, n=2)]
         values = list(dict.fromkeys([*near, *(value for value, _ in counts.most_common(LISTED))]))[:LISTED]
-        shown = ", ".join(f"{value[:60]!r} ({counts[value]:,})" for value in values)
+        shown = ", ".join(f"{value!r} ({counts[value]:,})" for value in values)
         return f"values of {field}: {shown}{', ...' if len(counts) > len(values) else ''}"

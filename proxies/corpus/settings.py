@@ -8,6 +8,7 @@ from pydantic import (
     model_validator,
 )
 
+from mixtures.files import is_url
 from mixtures.text import parse_tokens
 from proxies.config import DomainName, Frozen, exactly_one
 from proxies.corpus.only import conditions
@@ -51,6 +52,11 @@ class SourceSettings(Frozen):
         defaults = {key: type(self).model_fields[key].default for key in given}
         if not self.dataset and (unused := [key for key, value in given.items() if value != defaults[key]]):
             raise ValueError(f"{', '.join(unused)}: only for a `dataset`, and this source has none; leave it out")
+        if is_url(self.dataset) and not self.dataset.startswith("hf://"):
+            raise ValueError(
+                f"dataset: {self.dataset} is an address; give its files as `data_files`, such as "
+                f"{self.dataset.rstrip('/')}/*.parquet"
+            )
         if self.builtin and self.only:
             raise ValueError("only: a `builtin` text has no fields; leave `only` out, or give `data_files`")
         return self

@@ -22,19 +22,28 @@ def find(pattern: str) -> list[str]:
     """
     files, path = _store(pattern)
     with _blamed(pattern):
-        if files.isfile(path):
-            return [pattern]
-        if files.isdir(path):
-            raise UserError(
-                f"{pattern}: is a directory; name its files with a glob such as {pattern.rstrip('/')}/*.parquet"
-            )
         if not glob.has_magic(path):
-            raise UserError(f"{pattern}: no such file in the store; check the address")
+            return [_require_file(files, path, pattern)]
+        if files.isfile(path):  # the name itself has brackets
+            return [pattern]
         entries = files.glob(path, detail=True)
         matches = sorted(files.unstrip_protocol(name) for name, entry in entries.items() if entry["type"] == "file")
     if not matches:
         raise UserError(f"{pattern}: no file in the store matches this glob; check the address")
     return matches
+
+
+def _require_file(files: Any, path: str, address: str) -> str:
+    """Return the address of a file. Raises UserError for a directory and where nothing is, the store's other errors."""
+    try:
+        kind = files.info(path)["type"]  # `isfile` would say no where the account is wrong
+    except FileNotFoundError as error:
+        raise UserError(f"{address}: no such file in the store; check the address") from error
+    if kind == "directory":
+        raise UserError(
+            f"{address}: is a directory; name its files with a glob such as {address.rstrip('/')}/*.parquet"
+        )
+    return address
 
 
 @contextmanager

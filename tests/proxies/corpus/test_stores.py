@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from pydantic import ValidationError
 
 from mixtures.errors import UserError
 from proxies.corpus.files import expand
@@ -107,8 +108,16 @@ def test_what_goes_wrong_in_a_store_is_one_message(bucket: str, monkeypatch: pyt
     def refuse(*words: object, **more: object) -> None:
         raise Refused("no credentials\nfor this bucket")
 
-    for name in ("isfile", "open"):
+    for name in ("info", "open"):
         with monkeypatch.context() as patch:
             patch.setattr(type(fsspec.filesystem("memory")), name, refuse)
             message = fault(f"{bucket}/rows.csv")
             assert f"{bucket}/rows.csv: cannot be read: no credentials for this bucket; check the address" in message
+
+
+def test_an_address_as_a_dataset_is_refused() -> None:
+    with pytest.raises(
+        ValidationError, match=r"give its files as `data_files`, such as s3://our-bucket/set/\*\.parquet"
+    ):
+        SourceSettings(dataset="s3://our-bucket/set/")
+    assert SourceSettings(dataset="hf://datasets/owner/name").dataset
