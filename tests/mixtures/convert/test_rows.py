@@ -62,7 +62,7 @@ def test_files_that_hold_other_domains_as_well_are_not_handed_on(tmp_path):
         if named:
             assert read_paths(learned, "", **words) == {domains[0].name: (str(path),)}
         else:
-            with pytest.raises(UserError, match=f"{domains[0].name}: no data given"):
+            with pytest.raises(UserError, match=f"{domains[0].name}: no data given; it was a part of its files"):
                 read_paths(learned, "", **words)
 
 
