@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -19,6 +20,8 @@ from pydantic import ValidationError
 from mixtures.errors import UserError
 
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *block` takes the keys of another block
+TOO_DEEP = "its brackets are nested too deeply to be read"  # Python's parsers stop at about 1,000 levels
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
@@ -75,6 +78,11 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_url(path: str) -> bool:
+    """Say whether a path is an address such as s3://bucket/name, and no path on this machine."""
+    return URL.match(path) is not None
+
+
 def glob_paths(pattern: str) -> list[str]:
     """Return the files and directories that a glob pattern names, sorted; `**` stands for any number of directories.
 
@@ -111,6 +119,8 @@ def _sync_directory(directory: Path) -> None:
 def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: bool = False) -> Any:
     """Return what YAML text holds. Raises yaml.YAMLError where it does not parse, UserError for a key given twice.
 
+    UserError also for a value that its type does not allow (a date 2024-13-01), and for brackets nested too deeply.
+
     where: the place of the text, for the message. words: scalars stay text. text_keys: keys that YAML reads as
     something else than text, such as `no` or `2024`, are refused (UserError).
     """
@@ -138,7 +148,16 @@ def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: 
                 )
             return node
 
-    return yaml.load(text, Loader)
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, UserError):
+        raise
+    except RecursionError as error:
+        raise UserError(f"{where}: {TOO_DEEP}; flatten them") from error
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:  # of the values' constructors
+        raise UserError(
+            f"{where}: YAML takes a value for a number or a date, and it is none: {error}; write text in quotes"
+        ) from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -186,6 +205,8 @@ def read_json(path: str | Path) -> Any:
             f"{path} is not complete JSON: line {error.lineno}, column {error.colno}: {error.msg}; it is truncated or "
             "damaged: write it again, or restore it from a copy"
         ) from error
+    except RecursionError as error:
+        raise UserError(f"{path}: {TOO_DEEP}; give the file that was meant") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): give a JSON file") from error
     except FileNotFoundError as error:

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from mixtures.errors import UserError
-from mixtures.files import parse_yaml
+from mixtures.files import is_url, parse_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -40,6 +40,7 @@ PATHS = {
     "scores",
     "reuse",
 }  # settings that are always paths
+STORED = {"data_files", "validation"}  # those of them that may be addresses in object stores
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")  # no 010, no 1:30, no 1_000
 
@@ -64,7 +65,10 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
         raise UserError(
             f"{path}: {len(faults)} setting(s) cannot be used:\n" + "\n".join(f"  {line}" for line in faults)
         ) from error
-    resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent)
+    try:
+        resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent, kind)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return kind.model_validate(resolved)
 
 
@@ -202,9 +206,8 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseMode
                 raise UserError(
                     f"{flag} sets a key of {name}, but {name} holds {block!r} in the YAML file; change it there"
                 )
-        if key in PATHS:
-            word = str(Path(word).expanduser().resolve())  # relative to the working directory, not to the YAML file
-        block[key] = _value(word, _within(annotation, key), flag)
+        read = _paths if key in PATHS and not _named(annotation) else _value
+        block[key] = read(word, _within(annotation, key), flag)
 
 
 def _steps(flag: str, raw: Any, annotation: Any) -> list[str]:
@@ -223,12 +226,27 @@ def _steps(flag: str, raw: Any, annotation: Any) -> list[str]:
     return steps
 
 
+def _paths(word: str, annotation: Any, flag: str) -> Any:
+    """Return the path of a flag, or the list of paths if the setting takes one; absolute, but for addresses.
+
+    They are relative to the working directory, not to the YAML file.
+    """
+
+    def here(path: Any) -> Any:
+        return path if not isinstance(path, str) or is_url(path) else str(Path(path).expanduser().resolve())
+
+    if word[:1] == "[" and (word[-1:] != "]" or list[str] not in get_args(annotation)):
+        return here(word)  # a directory may be called [2026]
+    value = _value(word, annotation, flag)
+    return [here(path) for path in value] if isinstance(value, list) else here(value)
+
+
 def _value(word: str, annotation: Any, flag: str) -> Any:
     """Return the value of a flag's word: the word, for validation to read; None for `null`; a list or a block of YAML.
 
     The scalars inside a list or a block stay words, too: plain YAML would read 1:30 as 90 and 010 as 8.
     """
-    options = get_args(annotation) or (annotation,)
+    options = () if get_origin(annotation) is dict else get_args(annotation) or (annotation,)
     if word in ("null", "~") and type(None) in options:
         return None
     if str in options and word.lstrip()[:1] != "[":
@@ -267,12 +285,31 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def _absolute(value: Any, base: Path, key: str = "") -> Any:
+def _named(annotation: Any) -> bool:
+    """Say whether a setting's type is a dict with names of the user's choice: such a name is no setting."""
+    return get_origin(_unwrap(annotation)) is dict
+
+
+def _absolute(value: Any, base: Path, annotation: Any, key: str = "") -> Any:
+    """Return settings with every path absolute; `annotation` is their type, and `key` the setting they belong to.
+
+    Raises UserError for an address of an object store where only this machine's paths are possible.
+    """
     if isinstance(value, dict):
-        return {name: _absolute(inner, base, name) for name, inner in value.items()}
+        return {
+            name: _absolute(inner, base, _within(annotation, name), "" if _named(annotation) else name)
+            for name, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_absolute(inner, base, key) for inner in value]
+        return [_absolute(inner, base, None, key) for inner in value]
     if isinstance(value, str) and value:
+        if key in PATHS and is_url(value):
+            if key not in STORED:
+                raise UserError(
+                    f"{key}: {value} is an address, and only {' and '.join(sorted(STORED))} are read from object "
+                    "stores; give a path on this machine"
+                )
+            return value
         if key in PATHS:
             return os.path.normpath(base / Path(value).expanduser())
         if key in ("pretrained", "dataset") and (base / value).exists():  # otherwise a name on the hub

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from mixtures.errors import UserError
-from mixtures.files import unique_keys
+from mixtures.files import TOO_DEEP, unique_keys
 from proxies.model_faults import ERRORS, cause, explicit_faults, faults
 from proxies.settings import Loop, Model
 
@@ -145,6 +145,8 @@ def _config(path: Path) -> tuple[PretrainedConfig, dict[str, Any]]:
         raise
     except OSError as error:
         raise UserError(f"model.config {path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(f"model.config {path} is not a Hugging Face config: {TOO_DEEP}; give the right file") from error
     except ValueError as error:
         raise UserError(f"model.config {path} is not a Hugging Face config: it is not JSON ({error})") from error
     if not isinstance(values, dict) or str(values.get("model_type")) not in CONFIG_MAPPING:

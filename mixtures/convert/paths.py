@@ -33,7 +33,9 @@ def read_paths(
         if not paths and sources[name] and all(source.format in form.reads for source in sources[name]):
             paths = [source.uri for source in sources[name]]
         if not paths and form.needs_data:
-            faults.append(f"{name}: no data given")
+            part = any(" (only " in source.format for source in sources[name])  # as proxies/corpus/sources.py writes it
+            why = "; it was a part of its files (`only`), so write that part to files of its own" if part else ""
+            faults.append(f"{name}: no data given{why}")
         faults += [f"{name}: {fault}" for path in paths for fault in _faults(path, form, elsewhere)]
         paths_by_name[name] = tuple(paths if elsewhere else map(_absolute, paths))
     if faults:

@@ -15,8 +15,15 @@ from mixtures.files import glob_paths
 
 Slices = dict[str, list[tuple[int, int]]]  # {domain: [(first row, row after the last), ...]}
 # names of the readers in `datasets`, by ending
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": ""}
+READERS = {
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".arrow": "arrow",
+}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": ""}
 DIFFERENT = 0.02  # relative difference to the rows that the mixture knows of, above which a note says so
 
 
@@ -53,7 +60,7 @@ def as_draws(job: Job, spans: list[Slices]) -> list[Draw]:
 
 
 def count_rows(paths: Sequence[str]) -> int | None:
-    """Count the rows of parquet and JSON-lines files; None where a file is of another kind, or no file is here."""
+    """Count the rows of parquet and JSON-lines files; None where one cannot be counted, or no file is here."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,9 +68,12 @@ def count_rows(paths: Sequence[str]) -> int | None:
     for file in [file for path in paths for file in files_at(path)]:
         if (ending := _ending(file)) == ".parquet":
             rows += pq.read_metadata(file).num_rows
-        elif ending == ".jsonl" and PurePath(file).suffix != ".xz":
-            with pa.input_stream(file, COMPRESSED.get(PurePath(file).suffix)) as stream:
-                rows += sum(1 for line in io.BufferedReader(stream) if line.strip())
+        elif ending in (".jsonl", ".ndjson") and PurePath(file).suffix != ".xz":
+            try:
+                with pa.input_stream(file, COMPRESSED.get(PurePath(file).suffix)) as stream:
+                    rows += sum(1 for line in io.BufferedReader(stream) if line.strip())
+            except OSError:  # pyarrow reads neither long zstd windows nor padding behind gzip
+                return None
         else:
             return None
     return rows or None

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 from mixtures.stream.tokens import token_dtype
+from proxies.corpus.only import Selection
 from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import Document, describe, documents
 from proxies.corpus.tokenizer import TextEncoder
@@ -146,9 +147,10 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
     """Tokenize a domain into the cache directory `path`, one batch of documents at a time."""
     limit = inputs["limit"]
     complete = True
+    selection = Selection(source.only)
     with atomic_dir(path) as directory:
         with _Writer(directory, tokenizer) as writer:
-            for document, ids in _tokenized(documents(source), tokenizer):
+            for document, ids in _tokenized(documents(source, selection=selection), tokenizer):
                 if limit is not None and writer.counts["train"]["tokens"] >= limit:
                     complete = False
                     break
@@ -160,6 +162,7 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
         meta = {
             **writer.counts,
             "complete": complete,
+            **({"only": {"lines": selection.read, "matched": selection.taken}} if source.only else {}),
             "fingerprint": "sha256:" + writer.content.hexdigest(),
             "inputs": inputs,
             "tokenizer": tokenizer.record(),

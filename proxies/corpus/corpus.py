@@ -75,6 +75,9 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
         def opened(name: str, source: SourceSettings) -> tuple[Path, dict[str, Any]]:
             path, meta = cache.open_domain(cache_dir, name, source, tokenizer, inputs[name], bar)
             _refuse_short(meta, corpus)
+            if progress and source.only:
+                counts = meta["only"]
+                bar.write(f"{name}: {counts['matched']:,} of {counts['lines']:,} lines match `only`")
             return path, meta
 
         caches = _each(corpus, opened)
@@ -188,6 +191,7 @@ def _entry(name: str, meta: dict[str, Any], corpus: CorpusSettings) -> dict[str,
         "sources": meta["inputs"]["train"],
         "validation_sources": meta["inputs"]["validation"],
         "complete": meta["complete"],
+        **({"only": meta["only"]} if "only" in meta else {}),
         "fingerprint": meta["fingerprint"],
         **train,
         "rows": train["tokens"] // corpus.row_tokens,

@@ -1,10 +1,16 @@
 """Datasets of the Hugging Face hub and local dataset directories, opened through `datasets`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from mixtures.errors import UserError
 from proxies.corpus.settings import SourceSettings
+
+MOST = 300  # most characters of a reason in a message
+GIVE = "give a dataset on the Hugging Face hub or a local dataset directory, and a name and split that it has"
 
 
 def open_dataset(source: SourceSettings) -> Any:
@@ -21,12 +27,74 @@ def open_dataset(source: SourceSettings) -> Any:
         return datasets.load_dataset(source.dataset, source.name, split=source.split, streaming=source.streaming)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # `datasets` raises what its readers and its HTTP library raise, of many classes
         raise UserError(
-            f"dataset {source.dataset!r} (name {source.name}, split {source.split!r}) cannot be opened: {reason}; "
-            "give a dataset on the Hugging Face hub or a local dataset directory, and a name and split that it has"
+            f"{_described(source)} cannot be opened: {_cause(error)}; {_remedy(error, source) or GIVE}"
         ) from error
+
+
+def rows(dataset: Any, source: SourceSettings) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an opened dataset. Raises UserError for what goes wrong on the way, such as in a stream."""
+    iterator = iter(dataset)
+    row = 0
+    while True:
+        try:
+            record = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # as above
+            raise UserError(
+                f"{_described(source)} cannot be read after row {row}: {_cause(error)}; "
+                + (_remedy(error, source) or "replace the file, or start again if the network failed")
+            ) from error
+        row += 1
+        yield record
+
+
+def _described(source: SourceSettings) -> str:
+    return f"dataset {source.dataset!r} (name {source.name}, split {source.split!r})"
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the error that `datasets` wrapped in one that says only that something failed."""
+    from datasets.exceptions import DatasetGenerationError
+
+    while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _cause(error: BaseException) -> str:
+    """Return in one line why `datasets` failed."""
+    from datasets.table import CastError
+
+    error = _innermost(error)
+    if isinstance(error, CastError):
+        there, expected = error.table_column_names, error.requested_column_names
+        differences = {
+            "also has": [name for name in there if name not in expected],
+            "lacks": [name for name in expected if name not in there],
+        }
+        other = " and ".join(f"{verb} {', '.join(names)}" for verb, names in differences.items() if names)
+        return f"its files have different columns: the first one {', '.join(expected)}; another one {other}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= MOST else f"{reason[:MOST]} ..."
+
+
+def _remedy(error: BaseException, source: SourceSettings) -> str:
+    """Return what to do about an error of `datasets`; empty where the error itself does not tell."""
+    error = _innermost(error)
+    if "scripts are no longer supported" in str(error):
+        return (
+            "give a copy as parquet: data_files with hf://datasets/OWNER/NAME@refs/convert/parquet/**/*.parquet if the "
+            "hub made one, or a directory that save_to_disk wrote with datasets below 4"
+        )
+    if isinstance(error, TypeError | pa.ArrowException) or type(error).__name__ == "CastError":
+        return (
+            "where its files differ in columns or types, give them as data_files, which reads each by itself and needs "
+            f"no more than the column {source.text!r}; a damaged file: replace it"
+        )
+    return ""
 
 
 def is_saved(source: SourceSettings) -> bool:

@@ -8,8 +8,10 @@ from pydantic import (
     model_validator,
 )
 
+from mixtures.files import is_url
 from mixtures.text import parse_tokens
 from proxies.config import DomainName, Frozen, exactly_one
+from proxies.corpus.only import conditions
 
 TokenCount = Annotated[
     int, BeforeValidator(lambda value: parse_tokens(value) if isinstance(value, str) else value), Field(gt=0)
@@ -20,7 +22,9 @@ class SourceSettings(Frozen):
     """Source of one domain's text: files, a dataset, or text that is on this machine anyway."""
 
     data_files: str | list[str] = Field(
-        "", description="a file, a glob, or a list of these: .parquet, .jsonl, .csv, .txt (each also with .gz or .zst)"
+        "",
+        description="a file, a glob, or a list of these, on this machine or in an object store (s3://, gs://, hf://): "
+        ".parquet, .jsonl, .ndjson, .json (one object a line), .csv, .txt, each also with .gz, .zst, .bz2 or .xz",
     )
     dataset: str = Field("", description="name of a dataset on the Hugging Face hub, or a local dataset directory")
     name: str | None = Field(None, description="with dataset: name of the dataset's configuration")
@@ -28,6 +32,11 @@ class SourceSettings(Frozen):
     streaming: bool = Field(False, description="with dataset: read it as a stream, for data larger than the disk")
     builtin: str = Field("", description="a kind of text that is on this machine anyway, for the demo")
     text: str = Field("text", description="name of the column that holds the text")
+    only: Annotated[dict[str, list[str]], BeforeValidator(conditions)] = Field(
+        {},
+        description="take only the lines (rows) whose fields have these values, as {meta.source: books}; dots lead "
+        "into nested objects, a list allows several values, several fields must all fit; also in the validation files",
+    )
     validation: str | list[str] = Field("", description="files of held-out text; empty: documents are held out by hash")
     max_tokens: int | None = Field(
         None,
@@ -43,6 +52,13 @@ class SourceSettings(Frozen):
         defaults = {key: type(self).model_fields[key].default for key in given}
         if not self.dataset and (unused := [key for key, value in given.items() if value != defaults[key]]):
             raise ValueError(f"{', '.join(unused)}: only for a `dataset`, and this source has none; leave it out")
+        if is_url(self.dataset) and not self.dataset.startswith("hf://"):
+            raise ValueError(
+                f"dataset: {self.dataset} is an address; give its files as `data_files`, such as "
+                f"{self.dataset.rstrip('/')}/*.parquet"
+            )
+        if self.builtin and self.only:
+            raise ValueError("only: a `builtin` text has no fields; leave `only` out, or give `data_files`")
         return self
 
 

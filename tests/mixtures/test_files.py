@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mixtures.errors import UserError
-from mixtures.files import atomic_dir, read_yaml, write_atomic
+from mixtures.files import atomic_dir, is_url, read_json, read_yaml, write_atomic
 
 
 def disk_full(*_: object) -> None:
@@ -108,3 +108,26 @@ def test_yaml_keys_that_replace_those_of_a_merged_block_are_no_repetition(tmp_pa
     path = tmp_path / "a.yaml"
     path.write_text("a: &a {x: 1}\nouter:\n  b: &b\n    <<: *a\n    x: 2\nc:\n  <<: *b\n")
     assert read_yaml(path) == {"a": {"x": 1}, "outer": {"b": {"x": 2}}, "c": {"x": 2}}
+
+
+def test_files_nested_too_deeply_are_one_message(tmp_path: Path) -> None:
+    for name, levels, read in (("a.json", 100_000, read_json), ("a.yaml", 500, read_yaml)):
+        path = tmp_path / name
+        path.write_text("[" * levels + "]" * levels)
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: its brackets are nested too deeply to be read; ")
+
+
+@pytest.mark.parametrize("value", ["2024-02-30", "1" * 5000, "!!int one", "!!float x", "!!bool perhaps"])
+def test_a_yaml_value_that_its_type_does_not_allow_is_one_message(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"a: {value}\n")
+    with pytest.raises(UserError) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path}: YAML takes a value for a number or a date, and it is none: ")
+
+
+def test_addresses_are_told_from_paths() -> None:
+    assert all(map(is_url, ["s3://bucket/a", "hf://datasets/a/b", "memory:///a", "https://host/a"]))
+    assert not any(map(is_url, ["a/b", "/a//b", "s3:/bucket", "a b://c", "://a", "run [s3://]"]))

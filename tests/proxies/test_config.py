@@ -11,6 +11,7 @@ import yaml
 from mixtures.errors import UserError
 from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, flags, git_commit, help_text, load
+from proxies.corpus.settings import SourceSettings
 from proxies.settings import Settings, load_settings
 
 GOOD = {
@@ -67,6 +68,64 @@ def test_a_path_given_as_a_flag_is_relative_to_where_the_person_stands(
     assert load_settings(path, ["--run_dir", "mine"]).run_dir == str(tmp_path / "here" / "mine")
 
 
+def test_addresses_of_object_stores_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {
+        "wiki": {"data_files": "s3://bucket/a/*.jsonl", "validation": "gs://bucket/../v.txt"},
+        "web": {"data_files": ["b.txt", "hf://datasets/owner/name@main/*.parquet"]},
+    }
+    path = write(tmp_path, changed(corpus={**GOOD["corpus"], "domains": sources}))
+    domains = load_settings(path).corpus.domains
+    assert (domains["wiki"].data_files, domains["wiki"].validation) == ("s3://bucket/a/*.jsonl", "gs://bucket/../v.txt")
+    assert domains["web"].data_files == [str(tmp_path / "b.txt"), "hf://datasets/owner/name@main/*.parquet"]
+    monkeypatch.chdir(tmp_path)
+    flag = "--corpus.domains.wiki.data_files"
+    for word, wanted in {
+        "s3://other/a.txt": "s3://other/a.txt",
+        "[c.txt, s3://other/a.txt]": [str(tmp_path / "c.txt"), "s3://other/a.txt"],
+        "[c]/d.txt": str(tmp_path / "[c]" / "d.txt"),
+    }.items():
+        assert load_settings(path, [flag, word]).corpus.domains["wiki"].data_files == wanted
+
+
+def test_an_address_is_refused_where_only_paths_are_possible(tmp_path: Path) -> None:
+    message = faults(tmp_path, changed(run_dir="s3://bucket/runs"))
+    assert "run_dir: s3://bucket/runs is an address, and only data_files and validation are read from" in message
+    assert "run_dir: gs://b is an address" in faults(tmp_path, GOOD, "--run_dir", "gs://b")
+
+
+def test_fields_and_domains_called_as_a_path_setting_are_none(tmp_path: Path) -> None:
+    corpus = {**GOOD["corpus"], "domains": {**GOOD["corpus"]["domains"], "run": {"data_files": "r.txt"}}}
+    corpus["domains"]["wiki"] = {"data_files": "w.jsonl", "only": {"file": "a", "meta": {"config": ["b", 2, True]}}}
+    path = write(tmp_path, changed(corpus=corpus))
+    settings = load_settings(path, ["--update.objective.run", "3"])
+    assert settings.corpus.domains["wiki"].only == {"file": ["a"], "meta.config": ["b", "2", "true"]}
+    assert settings.corpus.domains["run"].data_files == str(tmp_path / "r.txt")
+    assert settings.update.objective == {"run": 3}
+    record = tmp_path / "config.yaml"
+    record.write_text(dump(settings))
+    assert load_settings(record) == settings
+    for words in (["only", "{meta.source: books}"], ["only.meta.source", "books"]):
+        read = load_settings(path, [f"--corpus.domains.run.{words[0]}", words[1]])
+        assert read.corpus.domains["run"].only == {"meta.source": ["books"]}
+
+
+def test_the_settings_of_a_source_are_the_ones_people_rely_on() -> None:
+    source = SourceSettings.model_fields
+    assert list(source) == [
+        "data_files",
+        "dataset",
+        "name",
+        "split",
+        "streaming",
+        "builtin",
+        "text",
+        "only",
+        "validation",
+        "max_tokens",
+    ]
+    assert all(field.description for field in source.values())
+
+
 def test_an_unknown_setting_comes_with_the_nearest_known_one(tmp_path: Path) -> None:
     assert "train.step: unknown setting; the nearest known one is steps" in faults(tmp_path, changed(train={"step": 3}))
     bad = changed(corpus={**GOOD["corpus"], "domains": {"a": {"data_file": "x"}, "b": {"data_files": "x"}}})
@@ -93,6 +152,9 @@ def test_several_faults_are_all_listed(tmp_path: Path) -> None:
     [
         ("run_dir: [", "not valid YAML"),
         ("a: b: c", "line 1, column 5"),
+        ("a: 2024-13-01", "YAML takes a value for a number or a date, and it is none: month must be in 1..12"),
+        (f"a: {'1' * 5000}", "YAML takes a value for a number or a date, and it is none"),
+        (f"a: {'[' * 500}{']' * 500}", "its brackets are nested too deeply to be read; flatten them"),
         ("- 1", "holds list, expected settings"),
         (
             "corpus:\n  domains:\n    a: {data_files: x}\n    a: {data_files: y}\n",

@@ -181,3 +181,10 @@ def test_a_mistake_of_our_own_is_no_fault_of_the_config(tmp_path: Path, monkeypa
     monkeypatch.setattr(models, "_check", broken)
     with pytest.raises(KeyError, match="ours"):
         build_model(Model(config=str(path)), vocab_size=257, eos_id=256, row_tokens=16, seed=0)
+
+
+def test_a_config_nested_too_deeply_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_text('{"model_type": "llama", "tree": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(UserError, match="is not a Hugging Face config: its brackets are nested too deeply"):
+        build_model(Model(config=str(path)), vocab_size=257, eos_id=256, row_tokens=16, seed=0)

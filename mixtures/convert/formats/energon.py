@@ -19,7 +19,7 @@ import yaml
 from mixtures.convert.job import Draw, Job, Output, Span
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
-from mixtures.files import parse_yaml
+from mixtures.files import parse_yaml, read_json
 
 META = ".nv-meta"
 # {domain: [(split file, or None for the dataset's own; share of the domain's documents as read), ...]}
@@ -147,7 +147,7 @@ def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
 
 def _sample_keys(folder: Path) -> list[str]:
     """Return `shard/key` of every sample of a webdataset, in the order of its shards."""
-    shards = list(json.loads((folder / ".info.json").read_text())["shard_counts"])
+    shards = list(read_json(folder / ".info.json")["shard_counts"])
     with closing(sqlite3.connect(f"file:{folder / 'index.sqlite'}?mode=ro", uri=True)) as index:
         rows = index.execute(
             "SELECT tar_file_id, sample_key FROM samples ORDER BY tar_file_id, sample_index"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.convert.job import Content
+from mixtures.files import read_json
 
 INDEX = "index.json"
 
@@ -44,7 +45,7 @@ class Shard:
 
 def read_shards(folder: Path) -> list[Shard]:
     """Return the shards that the folder's index lists."""
-    return [Shard(entry, folder) for entry in json.loads((folder / INDEX).read_text())["shards"]]
+    return [Shard(entry, folder) for entry in read_json(folder / INDEX)["shards"]]
 
 
 def border(shards: Sequence[Shard], fraction: float) -> int:

@@ -15,8 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtures.convert import convert
+from mixtures.convert.formats import find_format
+from mixtures.convert.paths import read_paths
 from mixtures.convert.rows import _cut, count_rows, stem
 from mixtures.errors import UserError
+from mixtures.schedule.mixture import Mixture
+from mixtures.schedule.records import Source
 from tests.trainers.support import toy
 
 
@@ -39,12 +43,36 @@ def test_rows_are_counted_in_compressed_files_folders_and_patterns(tmp_path):
     assert count_rows([f"{tmp_path}/*.none"]) is None
 
 
+def test_rows_are_counted_under_every_name_of_json_lines(tmp_path):
+    (tmp_path / "b.ndjson.zstd").write_bytes(pa.compress(b'{"text": "z"}\n' * 4, codec="zstd", asbytes=True))
+    assert count_rows([str(tmp_path)]) == 4
+    (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00\xa8\x11\x00\x00{}")  # a window of 2^31 bytes
+    assert count_rows([str(tmp_path)]) is None
+
+
+def test_files_that_hold_other_domains_as_well_are_not_handed_on(tmp_path):
+    path = tmp_path / "pile.jsonl"
+    path.write_text("{}\n")
+    mixture = Mixture.load(toy.make_mixture(tmp_path))
+    for kind, named in {"jsonl": True, 'jsonl (only {"set": ["books"]})': False}.items():
+        source = Source(format=kind, uri=str(path))
+        domains = tuple(domain.model_copy(update={"sources": (source,)}) for domain in mixture.domains)
+        words = {"form": find_format("trl"), "names": [domains[0].name], "elsewhere": False}
+        learned = mixture.model_copy(update={"domains": domains})
+        if named:
+            assert read_paths(learned, "", **words) == {domains[0].name: (str(path),)}
+        else:
+            with pytest.raises(UserError, match=f"{domains[0].name}: no data given; it was a part of its files"):
+                read_paths(learned, "", **words)
+
+
 def test_a_stem_has_no_ending_that_says_how_to_read():
-    assert [stem(path) for path in ("x/web.jsonl", "web.parquet", "web.en.jsonl.zst", "web.1")] == [
+    assert [stem(path) for path in ("x/web.jsonl", "web.parquet", "web.en.jsonl.zst", "web.1", "web.ndjson.zstd")] == [
         "web",
         "web",
         "web.en",
         "web.1",
+        "web",
     ]
 
 

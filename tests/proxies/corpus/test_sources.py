@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixtures.errors import UserError
+from proxies.corpus.files import expand
 from proxies.corpus.settings import SourceSettings
-from proxies.corpus.sources import Document, describe, documents, expand
+from proxies.corpus.sources import Document, describe, documents
 
 TEXTS = ["first text", 'second, with "quotes" and\na new line', "third: héllo — ∀x"]
 
@@ -173,10 +175,11 @@ def test_a_directory_gets_a_glob_as_advice(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a.doc", "a", "a.gz", "a.json.gz"])
+@pytest.mark.parametrize("name", ["a.doc", "a", "a.gz", "a.jsonl.zip"])
 def test_an_unknown_ending_lists_the_known(tmp_path: Path, name: str) -> None:
     message = fault(write(tmp_path / name, "txt", ["x"]))
-    assert f"{name}: unknown ending; allowed: .parquet, .jsonl, .csv, .txt, each also with .gz or .zst" in message
+    assert f"{name}: unknown ending; allowed: .parquet, .jsonl, .csv, .txt, .json, .ndjson, each also" in message
+    assert "each also with one of .gz, .zst, .zstd, .bz2, .xz; rename or convert the file" in message
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
@@ -405,6 +408,66 @@ def test_a_split_or_configuration_that_a_dataset_lacks_is_named(tmp_path: Path) 
         list(documents(SourceSettings(dataset=str(tmp_path), split="dev")))
     with pytest.raises(UserError, match=r"name de,.*Available: \['default'\]"):
         list(documents(SourceSettings(dataset=str(tmp_path), name="de")))
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_with_a_loading_script_is_one_message(tmp_path: Path, streaming: bool) -> None:
+    root = tmp_path / "old"
+    root.mkdir()
+    (root / "old.py").write_text("import datasets\n")
+    with pytest.raises(UserError) as caught:
+        list(documents(SourceSettings(dataset=str(root), streaming=streaming)))
+    assert f"dataset '{root}' (name None, split 'train') cannot be opened: Dataset scripts" in str(caught.value)
+    assert "found old.py; give a copy as parquet" in str(caught.value)
+
+
+DIFFERENT = {
+    '"extra": {"n": 1}': "its files have different columns: the first one text, n; another one also has extra",
+    '"n": "one"': "Failed to parse string: 'one' as a scalar of type int64",
+    '"n": {"one": [1]}': "Couldn't cast array of type struct",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("other", DIFFERENT)
+def test_files_of_a_dataset_that_do_not_fit_are_one_message(tmp_path: Path, other: str, streaming: bool) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    write(root / "a.jsonl", "jsonl", TEXTS)
+    (root / "b.jsonl").write_text(f'{{"text": "x", {other}}}\n')
+    with pytest.raises(UserError) as caught:
+        list(documents(SourceSettings(dataset=str(root), streaming=streaming)))
+    message = str(caught.value)
+    assert DIFFERENT[other] in message
+    assert ("cannot be read after row 3: " if streaming else "cannot be opened: ") in message
+    assert "give them as data_files, which reads each by itself" in message
+    assert "\n" not in message
+    assert len(read(str(root / "*.jsonl"))) == 4
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_stream_that_breaks_off_says_after_which_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(Exception):
+        """An error as the libraries of the network raise it."""
+
+    class Stream:
+        """A stream of two rows that fails then."""
+
+        column_names = None
+
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield from ({"text": text} for text in TEXTS[:2])
+            raise Lost("connection\nreset " + "x" * 1000)
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *words, **more: Stream())
+    stream = documents(SourceSettings(dataset="owner/name", streaming=True))
+    assert [next(stream).text, next(stream).text] == TEXTS[:2]
+    with pytest.raises(UserError, match=r"cannot be read after row 2: connection reset x+ \.\.\.; replace") as caught:
+        next(stream)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("directory", ["run [2026]", "plain", "a*b"])

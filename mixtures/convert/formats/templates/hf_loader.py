@@ -26,8 +26,8 @@ import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 
 HERE = Path(__file__).parent
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".arrow": "arrow"}
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".txt": "text", ".arrow": "arrow"}
+COMPRESSED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 DRAWN = 1000  # domains at once, as interleave_datasets does
 
 

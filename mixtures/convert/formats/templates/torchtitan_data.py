@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets, load_dataset
 
 HERE = Path(__file__).parent
-READERS = {"parquet": "parquet", "jsonl": "json", "json": "json", "csv": "csv", "arrow": "arrow"}  # a file's ending -> load_dataset's word
+READERS = {"parquet": "parquet", "jsonl": "json", "json": "json", "ndjson": "json", "csv": "csv", "arrow": "arrow"}  # a file's ending -> load_dataset's word
 
 
 def read_mixture() -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _expand(pattern: str) -> list[str]:
 def _stem(path: str) -> str:
     """A file's name without the endings that say how to read it."""
     name = Path(path).name
-    while (ending := Path(name).suffix.lstrip(".")) in {*READERS, "gz", "zst", "bz2", "xz"}:
+    while (ending := Path(name).suffix.lstrip(".")) in {*READERS, "gz", "zst", "zstd", "bz2", "xz"}:
         name = name.removesuffix(f".{ending}")
     return name
 
