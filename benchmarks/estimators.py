@@ -395,11 +395,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("setting", choices=list(SETTINGS), nargs="?")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("-o", "--output", type=Path, default=RESULT, help="file of a report")
     arguments = parser.parse_args()
     arguments.folder = arguments.folder.resolve()
     if arguments.command == "report":
         found = report(arguments.folder)
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
         print_report(found)
         return
     if arguments.command == "finals":

@@ -1,16 +1,19 @@
 """A whole run, from settings to mixture.json: checks, the corpus, the proxy's training, and the summary at the end."""
 
+from contextlib import ExitStack
+
 from accelerate import Accelerator
 from torch import nn
 
 from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, write_diagnosis
 from mixtures.export import export_mixture
+from mixtures.locks import directory_lock
 from mixtures.plots.run import plot_run
 from mixtures.run.run import RunRecord, read_run
 from mixtures.run.summary import summary
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.doremi import DoremiStepper, reference_settings
-from proxies.place import agree, make_accelerator
+from proxies.place import agree, decide, make_accelerator
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
 from proxies.replicates import write_run_replicates
 from proxies.reuse import reuse
@@ -39,6 +42,14 @@ def train(settings: Settings, *, resume: bool = False) -> RunRecord | None:
 def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False) -> RunRecord | None:
     """Do what `train` does, and return what it returns, with an accelerator that exists already and stays usable."""
     require_divisible(settings, accelerator.num_processes)
+    with ExitStack() as locks:
+        lock = directory_lock(settings.run_path, remedy="wait until it ends, or give another run_dir")
+        decide(lambda: locks.enter_context(lock), accelerator)
+        return _learn(settings, accelerator, resume=resume)
+
+
+def _learn(settings: Settings, accelerator: Accelerator, *, resume: bool) -> RunRecord | None:
+    """Do what `learn` does, with the lock of the run directory held by the main process."""
     require_directory(settings, resume=resume)
     with accelerator.main_process_first():
         prepared = prepare(settings.corpus, settings.cache_path, settings.draws, progress=accelerator.is_main_process)

@@ -1,6 +1,7 @@
 """A whole scoring: load the run's models and text, score the missing shards one by one, print a table at the end."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from doge.scopes import scope_parameters
 from mixtures.errors import UserError
+from mixtures.locks import directory_lock
 from mixtures.samples.scores import (
     Checkpoint,
     ScoredDomain,
@@ -59,6 +61,15 @@ def score(settings: ScoreSettings) -> None:
     run = _run_settings(settings.run_dir)
     accelerator = make_accelerator(run.train.precision)
     require_group(accelerator)
+    with ExitStack() as locks:
+        lock = directory_lock(scores_path(run.run_path), remedy="wait until it ends")
+        decide(lambda: locks.enter_context(lock), accelerator)
+        _score(settings, run, accelerator)
+    accelerator.end_training()
+
+
+def _score(settings: ScoreSettings, run: Settings, accelerator: Accelerator) -> None:
+    """Do what `score` does, with the lock of the scores' directory held by the main process."""
     checkpoints = decide(lambda: choose_checkpoints(run.run_path, settings.checkpoints), accelerator)
     with accelerator.main_process_first():
         corpus = prepare(run.corpus, run.cache_path, run.draws, progress=accelerator.is_main_process)
@@ -86,7 +97,6 @@ def score(settings: ScoreSettings) -> None:
     if accelerator.is_main_process:
         _write(lambda: write_meta(work.run_dir, work.meta.model_copy(update={"complete": True})))
         print(f"\n{scores_text(read_scores(work.run_dir))}\n\nscores: {scores_path(work.run_dir)}", flush=True)
-    accelerator.end_training()
 
 
 def _run_settings(run_dir: str) -> Settings:

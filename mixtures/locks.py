@@ -1,0 +1,91 @@
+"""One command at a time in a directory: a lock that says who holds it and that a killed process cannot leave behind."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from mixtures.errors import UserError
+
+NAME = ".lock"
+LEFTOVER = re.compile(r"^\..*\.(\d+)-[0-9a-f]+\.tmp$")  # names of `mixtures.files`, with the number of their process
+
+
+@contextmanager
+def directory_lock(directory: str | Path, *, remedy: str) -> Iterator[None]:
+    """Hold the lock of a directory, which is made if it is missing, while the block runs.
+
+    The lock is the kernel's (flock) on the file `.lock` in it, so it ends with the process. The file names the host,
+    the process and its command, for whoever finds it held. Temporary files of processes that are gone are removed
+    first. If the block leaves nothing in the directory, the directory is removed. Raises UserError, with `remedy`, if
+    another process holds the lock.
+    """
+    directory = Path(directory)
+    with _held(directory, remedy) as file:
+        file.truncate(0)
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "command": " ".join(sys.argv)}, file)
+        file.flush()
+        remove_leftovers(directory)
+        try:
+            yield
+        finally:
+            if os.listdir(directory) == [NAME]:
+                (directory / NAME).unlink()
+                directory.rmdir()
+
+
+@contextmanager
+def _held(directory: Path, remedy: str) -> Iterator[TextIO]:
+    """Give the lock file, open and locked; one that was removed in the meantime is opened again."""
+    path = directory / NAME
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{directory} is in use by {_holder(path)}; {remedy}") from error
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    yield file
+                    return
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files and directories below `directory` that processes of this machine left when killed."""
+    for path in directory.glob("**/.*.tmp"):
+        name = LEFTOVER.match(path.name)
+        if name is None or _alive(int(name[1])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Say whether a process with this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs as somebody else
+        return True
+    return True
+
+
+def _holder(path: Path) -> str:
+    """Return in words who holds a lock, from what it wrote into its file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {record['pid']} on {record['host']} ({record['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
