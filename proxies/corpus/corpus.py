@@ -109,7 +109,7 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
             return tokenizers.from_file(path, f"bpe-{size}"), path
         except UserError:  # the file is missing or damaged
             bar.set_description_str("training the tokenizer")
-        tokenizer = _train_bpe(corpus, inputs, size)
+        tokenizer = _train_bpe(corpus, inputs, size, progress=not bar.disable)
     else:
         tokenizer = tokenizers.load(corpus.tokenizer)
         path = directory / f"tokenizer-{cache.content_hash(tokenizer.fingerprint)}.json"
@@ -122,7 +122,7 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
     return tokenizer, path
 
 
-def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int) -> TextEncoder:
+def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int, *, progress: bool) -> TextEncoder:
     """Train a BPE on the beginning of every training domain, equally many characters each, 2 million at most."""
     most = min(BPE_DOMAIN_CHARACTERS, BPE_CHARACTERS // len(corpus.domains))
 
@@ -132,7 +132,9 @@ def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int) -> Tex
         return list(tokenizers.head(_training_texts(source, inputs[name]["held_out"]), most))
 
     heads = _each(corpus, beginning)
-    return tokenizers.train_bpe(tokenizers.equal_text([heads[name] for name in corpus.domains]), size)
+    texts = list(tokenizers.equal_text([heads[name] for name in corpus.domains]))
+    long = sum(map(len, texts)) >= tokenizers.LONG_TRAINING
+    return tokenizers.train_bpe(texts, size, progress=progress and long)
 
 
 def _training_texts(source: SourceSettings, held_out: float | None) -> Iterator[str]:

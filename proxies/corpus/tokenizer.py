@@ -19,6 +19,8 @@ from proxies.corpus.settings import TokenizerSettings
 
 END_OF_TEXT = "<|endoftext|>"
 KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
+LONGEST_WORD = 1024  # bytes of a word that a BPE is trained on; the time grows with the square of a word's length
+LONG_TRAINING = 5_000_000  # characters from which on the training of a BPE shows its progress; some seconds
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,23 @@ class TextEncoder:
         }
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> TextEncoder:
+def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> TextEncoder:
     """Train a byte-level BPE of `vocab_size` tokens on texts; fewer tokens if no pair is left to merge.
 
-    The same texts always give the same tokenizer.
+    The same texts always give the same tokenizer. It learns no token across the pieces of a word of more than
+    LONGEST_WORD bytes. `progress` shows the library's bars on a terminal.
     """
     backend = _byte_level(models.BPE())
+    words = backend.pre_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress=progress,
     )
     backend.train_from_iterator(texts, trainer)
+    backend.pre_tokenizer = words
     return _finish(f"bpe-{vocab_size}", backend, None)
 
 
