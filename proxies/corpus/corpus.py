@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mixtures.errors import UserError
 from proxies.corpus import cache
 from proxies.corpus import tokenizer as tokenizers
+from proxies.corpus.ends import END_OF_TEXT
 from proxies.corpus.pool import Pool
 from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.corpus.sources import documents
@@ -106,7 +107,7 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
             / f"tokenizer-{cache.content_hash([cache.FORMAT, size, [inputs[name] for name in corpus.domains]])}.json"
         )
         try:
-            return tokenizers.from_file(path, f"bpe-{size}"), path
+            return tokenizers.from_file(path, f"bpe-{size}", end=END_OF_TEXT), path
         except UserError:  # the file is missing or damaged
             bar.set_description_str("training the tokenizer")
         tokenizer = _train_bpe(corpus, inputs, size, progress=not bar.disable)
