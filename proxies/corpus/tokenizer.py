@@ -1,6 +1,7 @@
 """Tokenizers in the form of a tokenizer.json: trained on the corpus, read from a file, pretrained, or raw bytes."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from proxies.corpus import spelling
 from proxies.corpus.ends import END_OF_TEXT, choose_end, fingerprint
 from proxies.corpus.settings import TokenizerSettings
 
@@ -33,9 +35,13 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids (uint32) of each text, without an end-of-text token.
 
-        Text that spells the end-of-text token is encoded as ordinary text.
+        Text that spells the end-of-text token is encoded as ordinary text. Raises UserError for text that the
+        tokenizer has no tokens for.
         """
-        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises no other type
+            raise self._cannot_encode(texts, error) from error
         batch = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         return [
             self._encode_apart(text) if (ids == self.eos_id).any() else ids
@@ -58,6 +64,19 @@ class TextEncoder:
             )
         return np.array(ids, dtype=np.uint32)
 
+    def _cannot_encode(self, texts: Sequence[str], error: Exception) -> UserError:
+        """Return the error for texts that the library refuses, with the beginning of the first one."""
+        for text in texts:
+            try:
+                self.backend.encode(text, add_special_tokens=False)
+            except Exception:  # the library raises no other type
+                break
+        return UserError(
+            f"tokenizer {self.name} cannot encode the document that begins with {text[:40]!r}: {error}. It lacks a "
+            "token for what it does not know; add its unknown token to the vocabulary of its tokenizer.json, or use "
+            "`train_bpe` or `bytes`"
+        )
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, with special tokens spelled out."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
@@ -76,6 +95,19 @@ class TextEncoder:
     def end(self) -> str:
         """The end-of-text token, spelled out."""
         return str(self.backend.id_to_token(self.eos_id))
+
+    @cached_property
+    def spells_all(self) -> bool:
+        """Say whether the tokenizer has tokens for every text; else what it loses is counted (spelling.py)."""
+        return spelling.spells_all_bytes(self.backend)
+
+    def count_lost(self, texts: Iterable[str]) -> Counter[str]:
+        """Count characters and tokens of texts, and how many are lost (`spelling.count_lost`)."""
+        return spelling.count_lost(self.backend, self._model, texts)
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        return spelling.model_of(self.backend)
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json, atomically. `from_file` reads it back, given `end` or beside a run's corpus.json."""
