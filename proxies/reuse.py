@@ -5,11 +5,14 @@ are drawn from them in proportion to their weights in the mixture. The run learn
 domains. The resulting mixture has all domains again (`mixtures/run/reused.py`).
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
+
+from tokenizers import Tokenizer as Backend
 
 from mixtures.errors import UserError
 from mixtures.run.run import REUSED
@@ -17,6 +20,7 @@ from mixtures.schedule.mixture import Mixture
 from mixtures.text import WIDTH, shorten
 from proxies.corpus.cache import content_hash
 from proxies.corpus.corpus import CorpusData
+from proxies.corpus.ends import end_of_fingerprint
 from proxies.corpus.pool import make_pool
 from proxies.settings import Settings
 
@@ -48,7 +52,7 @@ def reuse(corpus: CorpusData, settings: Settings) -> CorpusData:
             f"{where}: a domain or target is named {REUSED!r}, which is the name for all untouched domains together; "
             f"rename it"
         )
-    _require_tokenizer(mixture, corpus, where)
+    _require_tokenizer(mixture, corpus, Path(settings.reuse), settings.corpus.tokenizer.file)
     changed = changes(mixture, corpus)
     kept = [name for name in corpus.domains if name not in changed]
     _require_something(mixture, corpus, changed, where)
@@ -130,14 +134,29 @@ def _entry(entries: list[Entry], relative: dict[str, float]) -> Entry:
     }
 
 
-def _require_tokenizer(mixture: Mixture, corpus: CorpusData, where: str) -> None:
-    ours = corpus.record["tokenizer"]
-    if mixture.tokenizer.fingerprint != ours["fingerprint"]:
-        raise UserError(
-            f"{where}: its shares are in tokens of {mixture.tokenizer.name} ({mixture.tokenizer.fingerprint}), this "
-            f"run's tokenizer is {ours['name']} ({ours['fingerprint']}); use the one that the mixture was learned "
-            f"with: corpus.tokenizer: {{file: {Path(where.removeprefix('reuse ')).parent / 'tokenizer.json'}}}"
+def _require_tokenizer(mixture: Mixture, corpus: CorpusData, path: Path, file: str) -> None:
+    """Check that the mixture at `path` was learned with this run's tokenizer; `file` is corpus.tokenizer.file."""
+    ours, wanted = corpus.record["tokenizer"], mixture.tokenizer.fingerprint
+    if wanted == ours["fingerprint"]:
+        return
+    end = end_of_fingerprint(Backend.from_file(str(corpus.tokenizer_path)), wanted)
+    beside = path.parent / "tokenizer.json"
+    if end is not None:
+        remedy = (
+            f"only the end-of-text token differs, here {ours['end']!r}: set corpus.tokenizer.end: "
+            f"{json.dumps(end, ensure_ascii=False)}"
         )
+    elif beside.exists() and (not file or not beside.samefile(file)):
+        remedy = f"use the one that the mixture was learned with: corpus.tokenizer: {{file: {beside}}}"
+    else:
+        remedy = (
+            "set corpus.tokenizer.file to the tokenizer.json in the directory of the run that the mixture comes from, "
+            "or learn without --reuse"
+        )
+    raise UserError(
+        f"reuse {path}: its shares are in tokens of {mixture.tokenizer.name} ({wanted}), this run's tokenizer is "
+        f"{ours['name']} ({ours['fingerprint']}); {remedy}"
+    )
 
 
 def _require_something(mixture: Mixture, corpus: CorpusData, changed: dict[str, str], where: str) -> None:

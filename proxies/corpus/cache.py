@@ -9,6 +9,7 @@ first to finish wins and the others open its directory.
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,8 @@ from mixtures.stream.tokens import token_dtype
 from proxies.corpus.only import Selection
 from proxies.corpus.settings import SourceSettings
 from proxies.corpus.sources import Document, describe, documents
-from proxies.corpus.tokenizer import TextEncoder
+from proxies.corpus.spelling import SAMPLE_CHARACTERS
+from proxies.corpus.tokenizer import TextEncoder, head
 
 FORMAT = 1  # changes with the layout of the files; caches with another number are built again
 SPLITS = ("train", "held_out")
@@ -70,7 +72,9 @@ def open_domain(
     `inputs` is what `reading` returned; `bar` shows the progress. Raises UserError for a source that cannot be read and
     for a cache that cannot be written.
     """
-    path = cache / f"{name}-{content_hash([FORMAT, inputs, tokenizer.fingerprint])}"
+    # caches of older versions lack the count of what is lost: another name builds them again
+    counted = [] if tokenizer.spells_all else ["spelling"]
+    path = cache / f"{name}-{content_hash([FORMAT, inputs, tokenizer.fingerprint, *counted])}"
     meta = _read_meta(path)
     if meta is None:
         bar.set_description_str(name)
@@ -148,16 +152,17 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
     limit = inputs["limit"]
     complete = True
     selection = Selection(source.only)
+    lost: Counter[str] | None = None if tokenizer.spells_all else Counter()
     with atomic_dir(path) as directory:
         with _Writer(directory, tokenizer) as writer:
-            for document, ids in _tokenized(documents(source, selection=selection), tokenizer):
+            for document, ids in _tokenized(documents(source, selection=selection), tokenizer, lost):
                 if limit is not None and writer.counts["train"]["tokens"] >= limit:
                     complete = False
                     break
                 split = "held_out" if is_held_out(document.text, inputs["held_out"]) else "train"
                 bar.update(writer.add(split, document, ids))
             if source.validation:
-                for document, ids in _tokenized(documents(source, "validation"), tokenizer):
+                for document, ids in _tokenized(documents(source, "validation"), tokenizer, lost):
                     bar.update(writer.add("held_out", document, ids))
         meta = {
             **writer.counts,
@@ -167,22 +172,36 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
             "inputs": inputs,
             "tokenizer": tokenizer.record(),
             "format": FORMAT,
+            **({} if lost is None else {"spelling": dict(lost)}),
             "sizes": {name: (directory / name).stat().st_size for name in FILES},
         }
         (directory / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _tokenized(texts: Iterable[Document], tokenizer: TextEncoder) -> Iterator[tuple[Document, np.ndarray]]:
-    """Yield documents with their token ids, tokenized in batches of about BATCH_CHARACTERS characters."""
+def _tokenized(
+    texts: Iterable[Document], tokenizer: TextEncoder, lost: Counter[str] | None
+) -> Iterator[tuple[Document, np.ndarray]]:
+    """Yield documents with their token ids, tokenized in batches of about BATCH_CHARACTERS characters.
+
+    Add what the tokenizer loses of the beginning of every batch to `lost`, if given.
+    """
+
+    def encoded(batch: list[Document]) -> Iterator[tuple[Document, np.ndarray]]:
+        batch_texts = [document.text for document in batch]
+        ids = tokenizer.encode(batch_texts)
+        if lost is not None:
+            lost.update(tokenizer.count_lost(head(batch_texts, SAMPLE_CHARACTERS)))
+        return zip(batch, ids, strict=True)
+
     batch: list[Document] = []
     size = 0
     for document in texts:
         batch.append(document)
         size += len(document.text)
         if size >= BATCH_CHARACTERS:
-            yield from zip(batch, tokenizer.encode([item.text for item in batch]), strict=True)
+            yield from encoded(batch)
             batch, size = [], 0
-    yield from zip(batch, tokenizer.encode([item.text for item in batch]), strict=True)
+    yield from encoded(batch)
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:

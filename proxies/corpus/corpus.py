@@ -3,17 +3,21 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from mixtures.errors import UserError
+from mixtures.text import WIDTH
 from proxies.corpus import cache
 from proxies.corpus import tokenizer as tokenizers
+from proxies.corpus.ends import END_OF_TEXT
 from proxies.corpus.pool import Pool
 from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.corpus.sources import documents
+from proxies.corpus.spelling import spelling_warning
 from proxies.corpus.tokenizer import TextEncoder
 
 BPE_CHARACTERS = 40_000_000  # characters that a BPE is trained on at most, all domains together
@@ -66,7 +70,7 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
     Call it in the main process first (`accelerator.main_process_first()`); the other processes then open what that one
     built. `cache_dir` is the directory of the caches. `draws` is how many tokens of each domain and target the run
     reads, by name; a streamed source without `max_tokens` stops there. `progress` shows a bar. Raises UserError listing
-    all domains that cannot be read or are shorter than a row.
+    all domains that cannot be read, are shorter than a row, or of which the tokenizer loses a large part.
     """
     inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=draws[name]))
     with tqdm(unit="B", unit_scale=True, delay=0.5, disable=not progress) as bar:
@@ -74,14 +78,22 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
 
         def opened(name: str, source: SourceSettings) -> tuple[Path, dict[str, Any]]:
             path, meta = cache.open_domain(cache_dir, name, source, tokenizer, inputs[name], bar)
+            if "spelling" in meta:
+                counts = [meta[split] for split in cache.SPLITS]
+                if warning := spelling_warning(meta["spelling"], counts, tokenizer.name):
+                    warnings.append(f"warning: {name}: {warning}")
             _refuse_short(meta, corpus)
             if progress and source.only:
                 counts = meta["only"]
                 bar.write(f"{name}: {counts['matched']:,} of {counts['lines']:,} lines match `only`")
             return path, meta
 
+        warnings: list[str] = []
         caches = _each(corpus, opened)
         bar.set_description_str("corpus")
+        if progress:
+            for warning in warnings:
+                bar.write(fill(warning, WIDTH, subsequent_indent=" " * 4))
     return CorpusData(
         names=tuple(corpus.sources),
         domains=tuple(corpus.domains),
@@ -109,10 +121,10 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
             / f"tokenizer-{cache.content_hash([cache.FORMAT, size, [inputs[name] for name in corpus.domains]])}.json"
         )
         try:
-            return tokenizers.from_file(path, f"bpe-{size}"), path
+            return tokenizers.from_file(path, f"bpe-{size}", end=END_OF_TEXT), path
         except UserError:  # the file is missing or damaged
             bar.set_description_str("training the tokenizer")
-        tokenizer = _train_bpe(corpus, inputs, size)
+        tokenizer = _train_bpe(corpus, inputs, size, progress=not bar.disable)
     else:
         tokenizer = tokenizers.load(corpus.tokenizer)
         path = directory / f"tokenizer-{cache.content_hash(tokenizer.fingerprint)}.json"
@@ -125,7 +137,7 @@ def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, 
     return tokenizer, path
 
 
-def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int) -> TextEncoder:
+def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int, *, progress: bool) -> TextEncoder:
     """Train a BPE on the beginning of every training domain, equally many characters each, 2 million at most."""
     most = min(BPE_DOMAIN_CHARACTERS, BPE_CHARACTERS // len(corpus.domains))
 
@@ -135,7 +147,9 @@ def _train_bpe(corpus: CorpusSettings, inputs: dict[str, Any], size: int) -> Tex
         return list(tokenizers.head(_training_texts(source, inputs[name]["held_out"]), most))
 
     heads = _each(corpus, beginning)
-    return tokenizers.train_bpe(tokenizers.equal_text([heads[name] for name in corpus.domains]), size)
+    texts = list(tokenizers.equal_text([heads[name] for name in corpus.domains]))
+    long = sum(map(len, texts)) >= tokenizers.LONG_TRAINING
+    return tokenizers.train_bpe(texts, size, progress=progress and long)
 
 
 def _training_texts(source: SourceSettings, held_out: float | None) -> Iterator[str]:
@@ -197,4 +211,5 @@ def _entry(name: str, meta: dict[str, Any], corpus: CorpusSettings) -> dict[str,
         "rows": train["tokens"] // corpus.row_tokens,
         **{f"held_out_{key}": value for key, value in held_out.items()},
         "held_out_rows": held_out["tokens"] // corpus.row_tokens,
+        **({"spelling": meta["spelling"]} if "spelling" in meta else {}),
     }

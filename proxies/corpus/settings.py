@@ -63,18 +63,28 @@ class SourceSettings(Frozen):
 
 
 class TokenizerSettings(Frozen):
-    """Choice of the tokenizer: exactly one of these four settings."""
+    """Choice of the tokenizer: exactly one of the first four settings."""
 
     train_bpe: int = Field(0, ge=0, description="train a byte-level BPE of this vocabulary size on the corpus (tokens)")
     file: str = Field("", description="path of a tokenizer.json")
     pretrained: str = Field("", description="name or directory of a tokenizer that transformers can load")
     bytes: bool = Field(False, description="use raw bytes: 256 tokens and an end-of-text token")
+    end: str = Field(
+        "",
+        description="with file or pretrained: the token that is put after every document; empty: the one that a file "
+        "beside tokenizer.json names (corpus.json of a run, tokenizer_config.json), or else the only known one",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "TokenizerSettings":
         exactly_one(self, ("train_bpe", "file", "pretrained", "bytes"))
         if self.train_bpe and self.train_bpe < 300:
             raise ValueError(f"train_bpe is {self.train_bpe}; a byte-level vocabulary needs at least 300 tokens")
+        if self.end and not (self.file or self.pretrained):
+            raise ValueError(
+                f"end ({self.end!r}): only with `file` or `pretrained`; other tokenizers have an end-of-text token of "
+                "their own; leave it out"
+            )
         return self
 
 

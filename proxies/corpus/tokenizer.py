@@ -1,8 +1,7 @@
 """Tokenizers in the form of a tokenizer.json: trained on the corpus, read from a file, pretrained, or raw bytes."""
 
-import hashlib
 import itertools
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,12 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from proxies.corpus import spelling
+from proxies.corpus.ends import END_OF_TEXT, choose_end, fingerprint
 from proxies.corpus.settings import TokenizerSettings
 
-END_OF_TEXT = "<|endoftext|>"
-KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|end▁of▁sentence|>", "[EOS]")
+LONGEST_WORD = 1024  # bytes of a word that a BPE is trained on; the time grows with the square of a word's length
+LONG_TRAINING = 5_000_000  # characters from which on the training of a BPE shows its progress; some seconds
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,47 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids (uint32) of each text, without an end-of-text token.
 
-        Text that spells the end-of-text token is encoded as ordinary text.
+        Text that spells the end-of-text token is encoded as ordinary text. Raises UserError for text that the
+        tokenizer has no tokens for.
         """
+        try:
+            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises no other type
+            raise self._cannot_encode(texts, error) from error
+        batch = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         return [
-            np.array(encoding.ids, dtype=np.uint32)
-            for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            self._encode_apart(text) if (ids == self.eos_id).any() else ids
+            for text, ids in zip(texts, batch, strict=True)
         ]
+
+    def _encode_apart(self, text: str) -> np.ndarray:
+        """Encode a text that spells the end-of-text token, cut after the first character of each such place."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        ends = [span for place, span in zip(encoding.ids, encoding.offsets, strict=True) if place == self.eos_id]
+        cuts = [0, *(start + 1 for start, _ in ends), len(text)]
+        pieces = [text[start:stop] for start, stop in itertools.pairwise(cuts)]
+        ids = [place for piece in pieces for place in self.backend.encode(piece, add_special_tokens=False).ids]
+        if self.eos_id in ids:
+            start, stop = ends[0]
+            raise UserError(
+                f"tokenizer {self.name} ends documents with {self.end!r}, but its ordinary text has this token, too "
+                f"({text[start:stop]!r} at character {start} of a document); set corpus.tokenizer.end to a token that "
+                "text does not hold"
+            )
+        return np.array(ids, dtype=np.uint32)
+
+    def _cannot_encode(self, texts: Sequence[str], error: Exception) -> UserError:
+        """Return the error for texts that the library refuses, with the beginning of the first one."""
+        for text in texts:
+            try:
+                self.backend.encode(text, add_special_tokens=False)
+            except Exception:  # the library raises no other type
+                break
+        return UserError(
+            f"tokenizer {self.name} cannot encode the document that begins with {text[:40]!r}: {error}. It lacks a "
+            "token for what it does not know; add its unknown token to the vocabulary of its tokenizer.json, or use "
+            "`train_bpe` or `bytes`"
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, with special tokens spelled out."""
@@ -53,11 +89,28 @@ class TextEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides the token ids; order of keys and white space in the file do not count."""
-        content = json.dumps([json.loads(self.backend.to_str()), self.eos_id], sort_keys=True)
-        return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+        return fingerprint(self.backend, self.eos_id)
+
+    @property
+    def end(self) -> str:
+        """The end-of-text token, spelled out."""
+        return str(self.backend.id_to_token(self.eos_id))
+
+    @cached_property
+    def spells_all(self) -> bool:
+        """Say whether the tokenizer has tokens for every text; else what it loses is counted (spelling.py)."""
+        return spelling.spells_all_bytes(self.backend)
+
+    def count_lost(self, texts: Iterable[str]) -> Counter[str]:
+        """Count characters and tokens of texts, and how many are lost (`spelling.count_lost`)."""
+        return spelling.count_lost(self.backend, self._model, texts)
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        return spelling.model_of(self.backend)
 
     def save(self, path: str | Path) -> None:
-        """Write a tokenizer.json, atomically. `from_file` reads it back if the end-of-text token is a known one."""
+        """Write a tokenizer.json, atomically. `from_file` reads it back, given `end` or beside a run's corpus.json."""
         write_atomic(path, self.backend.to_str())
 
     def record(self) -> dict[str, Any]:
@@ -67,23 +120,28 @@ class TextEncoder:
             "vocab_size": self.vocab_size,
             "fingerprint": self.fingerprint,
             "separators_per_document": self.separators_per_document,
+            "end": self.end,
         }
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> TextEncoder:
+def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> TextEncoder:
     """Train a byte-level BPE of `vocab_size` tokens on texts; fewer tokens if no pair is left to merge.
 
-    The same texts always give the same tokenizer.
+    The same texts always give the same tokenizer. It learns no token across the pieces of a word of more than
+    LONGEST_WORD bytes. `progress` shows the library's bars on a terminal.
     """
     backend = _byte_level(models.BPE())
+    words = backend.pre_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress=progress,
     )
     backend.train_from_iterator(texts, trainer)
-    return _finish(f"bpe-{vocab_size}", backend, None)
+    backend.pre_tokenizer = words
+    return _finish(f"bpe-{vocab_size}", backend, end=END_OF_TEXT)
 
 
 def head(texts: Iterable[str], characters: int) -> Iterator[str]:
@@ -113,11 +171,14 @@ def raw_bytes() -> TextEncoder:
     }
     backend = _byte_level(models.BPE(vocab=vocabulary, merges=[]))
     backend.add_special_tokens([END_OF_TEXT])
-    return _finish("bytes", backend, None)
+    return _finish("bytes", backend, end=END_OF_TEXT)
 
 
-def from_file(path: str | Path, name: str = "") -> TextEncoder:
-    """Read a tokenizer.json. Raises UserError if it is none, or if it has no end-of-text token."""
+def from_file(path: str | Path, name: str = "", *, end: str = "") -> TextEncoder:
+    """Read a tokenizer.json. `end` is its end-of-text token; empty: see `choose_end`, which reads files beside it.
+
+    Raises UserError if it is no tokenizer.json, and as `choose_end`.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -126,13 +187,14 @@ def from_file(path: str | Path, name: str = "") -> TextEncoder:
         backend = Backend.from_str(text)
     except Exception as error:  # the library raises no other type
         raise UserError(f"{path} is not a tokenizer.json of the Hugging Face tokenizers library: {error}") from error
-    return _finish(name or str(path), backend, None)
+    return _finish(name or str(path), backend, end=end, folder=Path(path).parent)
 
 
-def from_pretrained(name: str) -> TextEncoder:
+def from_pretrained(name: str, *, end: str = "") -> TextEncoder:
     """Load the tokenizer of a model that transformers can load, by name or directory.
 
-    Raises UserError if there is none, if it has no tokenizer.json form, or if it has no end-of-text token.
+    `end` is the end-of-text token; empty: the one that transformers knows, or else as `choose_end`. Raises UserError if
+    there is no tokenizer, if it has no tokenizer.json form, and as `choose_end`.
     """
     from transformers import AutoTokenizer  # takes seconds to import
 
@@ -150,7 +212,7 @@ def from_pretrained(name: str) -> TextEncoder:
             f"tokenizer {name!r} ({type(loaded).__name__}) has no tokenizer.json form; give a tokenizer that "
             "transformers has a fast version of"
         )
-    return _finish(name, Backend.from_str(backend.to_str()), loaded.eos_token)
+    return _finish(name, Backend.from_str(backend.to_str()), end=end or loaded.eos_token or "")
 
 
 def load(block: TokenizerSettings) -> TextEncoder:
@@ -158,7 +220,9 @@ def load(block: TokenizerSettings) -> TextEncoder:
     assert not block.train_bpe
     if block.bytes:
         return raw_bytes()
-    return from_file(block.file) if block.file else from_pretrained(block.pretrained)
+    if block.file:
+        return from_file(block.file, end=block.end)
+    return from_pretrained(block.pretrained, end=block.end)
 
 
 def _byte_level(model: models.Model) -> Backend:
@@ -168,20 +232,14 @@ def _byte_level(model: models.Model) -> Backend:
     return backend
 
 
-def _finish(name: str, backend: Backend, end: str | None) -> TextEncoder:
+def _finish(name: str, backend: Backend, *, end: str = "", folder: Path | None = None) -> TextEncoder:
     """Return a tokenizer that encodes whole documents, without a file's rules for truncation, padding, special tokens.
 
-    `end` is its end-of-text token; None: the first of KNOWN_ENDS that it has. Raises UserError if there is none.
+    end, folder: as in `choose_end`, which names the end-of-text token.
     """
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
-    ends = [end] if end else [token for token in KNOWN_ENDS if backend.token_to_id(token) is not None]
-    eos_id = backend.token_to_id(ends[0]) if ends else None
-    if eos_id is None:
-        raise UserError(
-            f"tokenizer {name} has no end-of-text token, which is put after every document; "
-            f"recognized ones: {', '.join(KNOWN_ENDS)}; add one as a special token to its tokenizer.json, "
-            "or use `train_bpe` or `bytes`"
-        )
+    eos_id = backend.token_to_id(choose_end(backend, name, end=end, folder=folder))
+    assert eos_id is not None
     return TextEncoder(name, backend, eos_id)

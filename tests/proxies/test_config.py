@@ -196,6 +196,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "a: give exactly one of data_files, dataset, builtin; found none of them",
         ),
         ({"tokenizer": {"train_bpe": 20}}, {}, "train_bpe is 20; a byte-level vocabulary needs at least 300"),
+        ({"tokenizer": {"bytes": True, "end": "</s>"}}, {}, "end ('</s>'): only with `file` or `pretrained`"),
     ],
 )
 def test_contradictions_are_named(tmp_path: Path, corpus: dict, update: dict, part: str) -> None:
@@ -227,6 +228,7 @@ def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
         "corpus.tokenizer.file",
         "corpus.tokenizer.pretrained",
         "corpus.tokenizer.bytes",
+        "corpus.tokenizer.end",
         "corpus.row_tokens",
         "corpus.domains",
         "corpus.targets",
@@ -283,6 +285,7 @@ def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
         "corpus.tokenizer.file",
         "corpus.tokenizer.pretrained",
         "corpus.tokenizer.bytes",
+        "corpus.tokenizer.end",
         "corpus.row_tokens",
         "corpus.domains",
         "corpus.targets",

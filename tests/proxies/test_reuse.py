@@ -13,6 +13,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from mixtures import Mixture
 from mixtures.errors import UserError
@@ -187,7 +189,13 @@ def test_the_text_of_a_reused_run_can_be_scored(
     path = grown(tmp_path, learned, train={"steps": 2})
     assert run(path) == 0
     settings = load_settings(path)
-    require_same_corpus(settings.run_path, prepare_corpus(settings).record)
+    record = prepare_corpus(settings).record
+    require_same_corpus(settings.run_path, record)
+    path = settings.run_path / "corpus.json"
+    older = json.loads(path.read_text())
+    assert older["tokenizer"].pop("end") == "<|endoftext|>"
+    path.write_text(json.dumps(older))
+    require_same_corpus(settings.run_path, record)
     write_domain(tmp_path / "digits.jsonl", ALPHABETS["digits"], seed=1)
     with pytest.raises(UserError, match="digits changed"):
         require_same_corpus(settings.run_path, prepare_corpus(settings).record)
@@ -327,6 +335,27 @@ def test_another_tokenizer_is_refused_with_the_remedy(tmp_path: Path, learned: P
     said = fault(path)
     assert "its shares are in tokens of " in said
     assert f"corpus.tokenizer: {{file: {learned / 'run' / 'tokenizer.json'}}}" in said
+
+
+def test_the_tokenizer_of_the_run_before_is_accepted_with_its_end(tmp_path: Path) -> None:
+    tokenizer = Backend(models.BPE({letter: place for place, letter in enumerate("abcdefghijklmnopqrstuvwxyz ")}, []))
+    tokenizer.add_tokens(list("0123456789"))
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    tokenizer.save(str(tmp_path / "chat.json"))
+    named = {"tokenizer": {"file": str(tmp_path / "chat.json"), "end": "<|im_end|>"}}
+    assert run(write_run(tmp_path, corpus=named, train={"steps": 2})) == 0
+    before = tmp_path / "run"
+    asked = {"tokenizer": {"file": str(before / "tokenizer.json")}}
+    path = grown(tmp_path, tmp_path, corpus=asked)
+    assert reused(path).domains == ("reused", "mixed")
+    (before / "corpus.json").unlink()
+    said = fault(path)
+    assert "only the end-of-text token differs, here '<|endoftext|>'" in said
+    assert 'set corpus.tokenizer.end: "<|im_end|>"' in said
+    assert reused(path, ("--corpus.tokenizer.end", "<|im_end|>")).domains == ("reused", "mixed")
+    tokenizer.add_tokens(["more"])
+    tokenizer.save(str(before / "tokenizer.json"))
+    assert "set corpus.tokenizer.file to the tokenizer.json in the directory of the run that" in fault(path)
 
 
 def test_the_name_of_the_virtual_domain_is_taken(tmp_path: Path, learned: Path) -> None:

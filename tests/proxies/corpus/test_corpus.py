@@ -199,6 +199,23 @@ def test_the_tokenizer_trains_on_equal_training_text_of_training_domains(tmp_pat
     assert data.record["tokenizer"]["name"] == "bpe-320"
 
 
+@pytest.mark.parametrize(("characters", "shown"), [(1, True), (10**9, False)])
+def test_only_long_training_of_a_tokenizer_shows_progress(
+    tmp_path: Path, files: dict, monkeypatch: pytest.MonkeyPatch, characters: int, shown: bool
+) -> None:
+    train, asked = tokenizers.train_bpe, []
+
+    def noted(texts: Any, size: int, *, progress: bool) -> tokenizers.TextEncoder:
+        asked.append(progress)
+        return train(texts, size)
+
+    monkeypatch.setattr(tokenizers, "LONG_TRAINING", characters)
+    monkeypatch.setattr(tokenizers, "train_bpe", noted)
+    given = settings(tmp_path, files, tokenizer={"train_bpe": 300})
+    corpus.prepare(given.corpus, tmp_path / "cache", given.draws, progress=True)
+    assert asked == [shown]
+
+
 # Limits
 
 

@@ -1,6 +1,8 @@
 """Tokenizers: every kind gives the same interface, text survives, training repeats itself."""
 
 import json
+import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mixtures.errors import UserError
@@ -82,6 +84,43 @@ def test_text_that_spells_the_separator_stays_text() -> None:
         ids = each.encode(["end <|endoftext|> and on"])[0]
         assert each.eos_id not in ids
         assert each.decode(ids) == "end <|endoftext|> and on"
+
+
+def train_on_whole_words(texts: list[str], vocab_size: int) -> dict[str, int]:
+    """The vocabulary of a byte-level BPE, trained without a limit on the length of words."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[tokenizers.END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend.get_vocab()
+
+
+def test_words_below_the_limit_are_trained_on_whole() -> None:
+    texts = [*TEXTS, "word" * (tokenizers.LONGEST_WORD // 4)]
+    trained = tokenizers.train_bpe(texts, 400)
+    assert trained.backend.get_vocab() == train_on_whole_words(texts, 400)
+    assert trained.backend.pre_tokenizer.pre_tokenize_str("ab" * 5_000) == [("ab" * 5_000, (0, 10_000))]
+
+
+def test_long_words_are_trained_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizers, "LONGEST_WORD", 4)
+    trained = set(tokenizers.train_bpe(["abcdefgh" * 50], 300).backend.get_vocab()) - {tokenizers.END_OF_TEXT}
+    assert {"abcd", "efgh"} <= trained
+    assert max(map(len, trained)) == 4
+
+
+@pytest.mark.slow
+def test_training_takes_a_time_in_proportion_to_long_words() -> None:
+    draw = random.Random(0)
+    text = "".join(draw.choice("acgt") for _ in range(160_000))
+    began = time.perf_counter()
+    tokenizers.train_bpe([text], 1_000)
+    assert time.perf_counter() - began < 3  # 0.3 s; as one word 7 s
 
 
 def test_equal_text_repeats_shorter_domains_up_to_the_longest() -> None:
