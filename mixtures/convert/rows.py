@@ -59,7 +59,7 @@ def count_rows(paths: Sequence[str]) -> int | None:
 
     rows = 0
     for file in [file for path in paths for file in files_at(path)]:
-        if (ending := _ending(file)) == ".parquet":
+        if (ending := ending_of(file)) == ".parquet":
             rows += pq.read_metadata(file).num_rows
         elif ending == ".jsonl" and PurePath(file).suffix != ".xz":
             with pa.input_stream(file, COMPRESSED.get(PurePath(file).suffix)) as stream:
@@ -76,7 +76,7 @@ def files_at(path: str) -> list[str]:
 
 def reader_of(path: str, name: str) -> str:
     """Return how `datasets` calls the reader for a file. Raises UserError for an ending that it does not read."""
-    if (ending := _ending(path)) not in READERS:
+    if (ending := ending_of(path)) not in READERS:
         allowed = ", ".join(READERS)
         raise UserError(
             f"data of {name}: {path} ends in {ending or 'nothing'}; allowed: {allowed}, each also compressed; rename "
@@ -93,7 +93,7 @@ def stem(path: str) -> str:
     return name
 
 
-def _ending(path: str) -> str:
+def ending_of(path: str) -> str:
     """Return the last ending of a file's name that is not one of compression; empty where there is none."""
     return next((ending for ending in reversed(PurePath(path).suffixes) if ending not in COMPRESSED), "")
 

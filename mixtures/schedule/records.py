@@ -24,7 +24,10 @@ class Record(BaseModel):
 
 
 class GrownRecord(Record):
-    """A part with keys that the first files did not have: written only with a value, so that an older file keeps its id."""
+    """A part with later keys, which the first files did not have; without a value they are left out.
+
+    So an older file keeps its id.
+    """
 
     later: ClassVar[tuple[str, ...]] = ()
 

@@ -6,12 +6,14 @@ what a stage reads, with `concat`, give the shares exactly; the trainer shuffles
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from mixtures.convert.job import Job, Output
 from mixtures.convert.rows import Slices, as_draws, reader_of, row_slices
+from mixtures.convert.sources import text_columns
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
@@ -26,8 +28,10 @@ def write(job: Job) -> Output:
     """
     _check_paths(job)
     spans, counted = row_slices(job)
+    columns = text_columns(job)
     entries = [
-        _entries(job, slices, stage=number if len(spans) > 1 else 0) for number, slices in enumerate(spans, start=1)
+        _entries(job, slices, columns, stage=number if len(spans) > 1 else 0)
+        for number, slices in enumerate(spans, start=1)
     ]
     names = ["train.yaml"] if len(spans) == 1 else [f"train_stage_{number}.yaml" for number in range(1, len(spans) + 1)]
     lines = [
@@ -51,12 +55,11 @@ def write(job: Job) -> Output:
     )
 
 
-def _entries(job: Job, slices: Slices, *, stage: int) -> dict[str, Any]:
+def _entries(job: Job, slices: Slices, columns: Mapping[str, str], *, stage: int) -> dict[str, Any]:
     """Return {name of a dataset: its entry}, one entry per pass over a domain.
 
     A colon sets the stage and the pass off from the domain's name, which has no colon.
     """
-    column = job.options.get("column", "text")
     entries = {}
     for name, parts in slices.items():
         for turn, (low, high) in enumerate(parts, start=1):
@@ -66,7 +69,7 @@ def _entries(job: Job, slices: Slices, *, stage: int) -> dict[str, Any]:
             entries[label] = {
                 "file_name": job.paths[name][0],
                 "split": f"train[{low}:{high}]",
-                "columns": {"prompt": column},
+                "columns": {"prompt": columns[name]},
             }
     return entries
 

@@ -15,7 +15,8 @@ from mixtures.schedule.records import Check, Domain, Horizon, Provenance, Stage,
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 
-OLDER_ID = "sha256:d66f9ed6e12797c366c00ade2fd2cb51177fd60fe9e7bfbe3f2e66bea6d3592d"  # of a mixture as the first version wrote it
+# of a mixture as the first version wrote it
+OLDER_ID = "sha256:d66f9ed6e12797c366c00ade2fd2cb51177fd60fe9e7bfbe3f2e66bea6d3592d"
 
 
 def content(**changes: Any) -> dict[str, Any]:
