@@ -7,12 +7,13 @@ what a stage reads, with `concat`, give the shares exactly; the trainer shuffles
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mixtures.convert.job import Job, Output
-from mixtures.convert.rows import Slices, as_draws, reader_of, row_slices
+from mixtures.convert.rows import Slices, as_draws, files_at, reader_of, row_slices
 from mixtures.convert.sources import text_columns
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
@@ -96,6 +97,12 @@ def _check_paths(job: Job) -> None:
             + "\ngive the folder, "
             "with nothing else in it"
         )
+    folders = {name: Path(path) for name, (path,) in job.paths.items() if job.local(name) and Path(path).is_dir()}
+    others = {
+        name: sorted({*map(str, folder.iterdir())} - {*files_at(str(folder))}) for name, folder in folders.items()
+    }
+    if listed := "\n".join(f"  - {name}: {', '.join(paths)}" for name, paths in others.items() if paths):
+        raise UserError(f"LLaMA-Factory reads all that is in a folder, also:\n{listed}\nmove these elsewhere")
     for name, (path,) in job.paths.items():
         if "." in path.rpartition("/")[2]:
             reader_of(path, name)

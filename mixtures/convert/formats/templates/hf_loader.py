@@ -97,7 +97,7 @@ def _files(path: str) -> list[str]:
     if "://" in path:
         return [path]
     found = [Path(path)] if Path(path).exists() else sorted(map(Path, glob(path, recursive=True)))
-    inside = [sorted(one.iterdir()) if one.is_dir() and not _saved(one) else [one] for one in found]
+    inside = [sorted(one.glob("[!.]*")) if one.is_dir() and not _saved(one) else [one] for one in found]  # none that are hidden
     return [str(one) for one in chain.from_iterable(inside) if one.is_dir() or _ending(str(one)) in READERS]
 
 
