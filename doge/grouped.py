@@ -7,6 +7,7 @@ and the pass costs about as much as a plain backward pass.
 """
 
 import inspect
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,6 +43,8 @@ class Use:
         """Add the groups' gradients for the slice `part` of the parameter's first axis to `out` (G, *shape of part)."""
         self.rule(self.module, self.name, self.x, self.b, out, part)
 
+
+REMEDY = "freeze the layer (parameter.requires_grad_(False)), or use another model"
 
 Autocast = Callable[[], AbstractContextManager[None]]
 OnParameter = Callable[[nn.Parameter, list[Use]], None]
@@ -146,27 +149,29 @@ def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParamete
     trainable = [p for p in model.parameters() if p.requires_grad]
     uses: Counter[nn.Parameter] = Counter()  # number of a parameter's uses that the backward pass has not reached yet
     back: defaultdict[nn.Parameter, list[Use]] = defaultdict(list)  # uses that the backward pass has reached
+    first: list[str] = []  # classes of layers at which the graph starts, whose output must stay as it is
 
     def hand_over(parameter: nn.Parameter) -> None:
         with torch.no_grad():
             on_parameter(parameter, back.pop(parameter))
 
-    def forward_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+    def forward_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None
         rule, parameters = rules[module]
-        x, factor = (
-            lookup(module, args, kwargs)
-            if rule is embedding
-            else (args[0] if args else next(iter(kwargs.values())), None)
-        )
+        if not isinstance(output, Tensor):
+            raise NoRuleError(f"{type(module).__name__} returns a {type(output).__name__}, not one tensor; {REMEDY}")
+        x, factor = _input(module, rule, args, kwargs)
         _require_rows(module, x, rows)
         uses.update(parameters.values())
         version = x._version
-        output = output if output.requires_grad else output.requires_grad_()
+        if not output.requires_grad:
+            first.append(type(module).__name__)
+            output.requires_grad_()
 
         def backward_hook(b: Tensor) -> None:
-            assert x._version == version, f"the input of {type(module).__name__} was changed in place after its use"
+            if x._version != version:
+                raise NoRuleError(f"the input of {type(module).__name__} is changed in place after its use; {REMEDY}")
             b = b if factor is None else b * factor
             for name, parameter in parameters.items():
                 back[parameter].append(Use(rule, module, name, x, b))
@@ -184,6 +189,14 @@ def ruled(model: nn.Module, rows: Tensor, rules: Rules, on_parameter: OnParamete
         yield
         for parameter in list(back):  # the loss does not depend on some use of these parameters
             hand_over(parameter)
+    except RuntimeError as error:
+        if not re.search("in-?place operation", str(error)):
+            raise
+        reason, layers = str(error).rstrip("."), ", ".join(dict.fromkeys(first))
+        raise NoRuleError(
+            f"the model changes a tensor in place ({reason}), such as the output of its first layers ({layers}), so "
+            f"that no rule can be used there; {REMEDY}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -219,6 +232,27 @@ def find_rules(model: nn.Module, scope: Collection[nn.Parameter] | None = None) 
     if not rules:
         raise NoRuleError("the model has no trainable parameter; unfreeze some: parameter.requires_grad_(True)")
     return rules
+
+
+def _input(
+    module: nn.Module, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Return a layer's input, or the rows that an embedding looks up and its factor. Raises NoRuleError for others."""
+    if rule is not embedding:
+        x, factor = next(iter([*args, *kwargs.values()]), None), None
+    else:
+        try:
+            x, factor = lookup(module, args, kwargs)
+        except (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError)):
+            raise
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
+            raise NoRuleError(
+                f"{type(module).__name__} is an embedding whose rows cannot be told from its output "
+                f"({type(error).__name__}: {error}); {REMEDY}"
+            ) from error
+    if not isinstance(x, Tensor):
+        raise NoRuleError(f"{type(module).__name__} got a {type(x).__name__}, not a tensor; {REMEDY}")
+    return x, factor
 
 
 def _require_rows(module: nn.Module, x: Tensor, rows: Tensor) -> None:

@@ -173,6 +173,7 @@ def _domain(runs: list[RunRecord], name: str, *, cap: float, count: float | None
     source = _most_read(runs, name).uncut if large else _most_read(runs, name)
     read = {
         "unique_documents": source.documents,
+        "held_out_documents": source.held_out_in_sources,
         "complete": source.complete,
         "fingerprint": source.fingerprint,
         "sources": source.sources,

@@ -163,7 +163,7 @@ def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file. Raises UserError where it does not parse, and for a key given twice."""
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), path)
+        return parse_yaml(path.read_text(encoding="utf-8-sig"), path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} does not parse: {error}; restore it from a copy") from error
 
@@ -199,8 +199,10 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises UserError for a missing file, broken JSON (line and column), and a key given twice."""
     path = Path(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique_keys(path))
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique_keys(path))
     except json.JSONDecodeError as error:
+        if error.doc[error.pos : error.pos + 2].startswith(("#", "//", "/*")):
+            raise UserError(f"{path} has a comment in line {error.lineno}, and JSON has none; remove it") from error
         raise UserError(
             f"{path} is not complete JSON: line {error.lineno}, column {error.colno}: {error.msg}; it is truncated or "
             "damaged: write it again, or restore it from a copy"

@@ -9,6 +9,7 @@ lengths     trained tokens per document: from shares of tokens to shares of docu
 paths       where the data of every domain are
 steps       from tokens to training steps
 rows        rows of files that every stage reads, for trainers that take rows instead of shares
+sources     what the files hold of the proxy's text: documents that it held out, the column of the text
 simulate    what the trainer will really do: shares and epochs
 report      export_report.json
 docs        the table of formats as text, and docs/trainers.md

@@ -9,6 +9,7 @@ from mixtures.convert.job import Job, Output, Span, Unit
 from mixtures.convert.lengths import read_manifests, read_texts, select
 from mixtures.convert.paths import Places, read_paths
 from mixtures.convert.report import FILE, Report, build, file_text
+from mixtures.convert.sources import held_out_notes
 from mixtures.convert.steps import Batches, BatchSize, batches_of, made_batches
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
@@ -181,6 +182,8 @@ def _notes(job: Job, form: Format, *, stages: str, samples: str) -> Iterator[str
         yield f"sample weights inside {', '.join(sampled)} were left out (--samples drop): all documents count alike"
     if rounded := [name for name, mode in sampled.items() if samples == "multiplicity" and mode == "sampling_weight"]:
         yield f"sample weights inside {', '.join(rounded)} were rounded to whole repetitions, the same in every epoch"
+    if form.needs_data:
+        yield from held_out_notes(job)
     if job.mixture.horizon.start_tokens:
         yield (
             f"steps and tokens count from the beginning of the schedule, after "

@@ -110,7 +110,9 @@ OPTIONS: dict[str, Option] = {
     "tokenizer": Option(
         "name or directory from which the trainer loads the tokenizer (default: its name in the mixture)", str, "NAME"
     ),
-    "column": Option("column of the data that holds the text (default: text)", str, "NAME"),
+    "column": Option(
+        "column of the data that holds the text (default: as in the proxy's corpus, else text)", str, "NAME"
+    ),
     "recipe": Option(
         "the trainer's YAML file to put the blocks into; all else in it stays (default: the blocks alone)", str, "FILE"
     ),

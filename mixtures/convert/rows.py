@@ -60,33 +60,52 @@ def as_draws(job: Job, spans: list[Slices]) -> list[Draw]:
 
 
 def count_rows(paths: Sequence[str]) -> int | None:
-    """Count the rows of parquet and JSON-lines files; None where one cannot be counted, or no file is here."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """Count the rows of parquet and JSON-lines files; None where a file is of another kind, or no file is here.
 
+    A file compressed by zstd with a long window is not counted, because pyarrow does not read it. Raises UserError for
+    a file that cannot be read as what its name says.
+    """
+    import pyarrow as pa
+
+    files = [file for path in paths for file in files_at(path)]
+    counted = (".parquet", ".jsonl", ".ndjson")
+    if any(ending_of(file) not in counted or PurePath(file).suffix == ".xz" for file in files):
+        return None
     rows = 0
-    for file in [file for path in paths for file in files_at(path)]:
-        if (ending := _ending(file)) == ".parquet":
-            rows += pq.read_metadata(file).num_rows
-        elif ending in (".jsonl", ".ndjson") and PurePath(file).suffix != ".xz":
-            try:
-                with pa.input_stream(file, COMPRESSED.get(PurePath(file).suffix)) as stream:
-                    rows += sum(1 for line in io.BufferedReader(stream) if line.strip())
-            except OSError:  # pyarrow reads neither long zstd windows nor padding behind gzip
+    for file in files:
+        try:
+            with pa.input_stream(file, COMPRESSED.get(PurePath(file).suffix)) as stream:
+                rows += _rows_in(stream, parquet=ending_of(file) == ".parquet")
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            if "too much memory" in reason:  # a long window
                 return None
-        else:
-            return None
+            raise UserError(f"{file} is not as its name says: {reason}; replace it, or leave it out") from error
     return rows or None
 
 
+def _rows_in(stream: Any, *, parquet: bool) -> int:
+    """Count the rows of an open file; one that is compressed as a whole is unpacked in memory if it is parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if parquet:
+        return int(pq.read_metadata(stream if stream.seekable() else pa.BufferReader(stream.read())).num_rows)
+    return sum(1 for line in io.BufferedReader(stream) if line.strip())
+
+
 def files_at(path: str) -> list[str]:
-    """Return the files that a path stands for, sorted: the file, all files in a folder, or all that match a pattern."""
-    return sorted(map(str, Path(path).glob("*"))) if Path(path).is_dir() else glob_paths(path)
+    """Return the files that a path stands for, sorted: the file, all files in a folder, or all that match a pattern.
+
+    Folders in it and hidden files, as file browsers leave them, do not count.
+    """
+    found = sorted(map(str, Path(path).glob("[!.]*"))) if Path(path).is_dir() else glob_paths(path)
+    return [file for file in found if Path(file).is_file()]
 
 
 def reader_of(path: str, name: str) -> str:
     """Return how `datasets` calls the reader for a file. Raises UserError for an ending that it does not read."""
-    if (ending := _ending(path)) not in READERS:
+    if (ending := ending_of(path)) not in READERS:
         allowed = ", ".join(READERS)
         raise UserError(
             f"data of {name}: {path} ends in {ending or 'nothing'}; allowed: {allowed}, each also compressed; rename "
@@ -103,7 +122,7 @@ def stem(path: str) -> str:
     return name
 
 
-def _ending(path: str) -> str:
+def ending_of(path: str) -> str:
     """Return the last ending of a file's name that is not one of compression; empty where there is none."""
     return next((ending for ending in reversed(PurePath(path).suffixes) if ending not in COMPRESSED), "")
 

@@ -195,7 +195,7 @@ def _domain(domain: Domain, *, cap: float, count: float | None) -> Domain:
         if cap < math.inf
         else {"max_epochs": None, "on_exhausted": "repeat"}
     )
-    other = {"unique_documents": None, "complete": True, "fingerprint": None, "sources": ()}
+    other = {"unique_documents": None, "held_out_documents": None, "complete": True, "fingerprint": None, "sources": ()}
     return domain.model_copy(
         update={**held, "sample_policy": None, **({"unique_tokens": int(count), **other} if count else {})}
     )

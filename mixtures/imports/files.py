@@ -1,10 +1,11 @@
 """What the files of other programs and trainers say about a mixture: shares with the names in the file, stage by stage.
 
 doremi    domain config {"train_domain_weights": {name: share}, ...}
-regmix    ratios, CSV or JSON, one mixture per row; the prefix `train_` of its names is dropped
+regmix    ratios, CSV or JSON, one mixture per row, or the YAML that it trains with, {"train": {name: weight}, ...};
+          the prefix `train_` is dropped (`schedule`) where all names have it
 olmix     ratios, CSV or JSON, or a proposal [{"domain": name, "weight": share}, ...]
-megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), a JSON list of these,
-          or {"train": ..., "valid": ..., ...}
+megatron  weights and prefixes: text `0.7 web 0.3 code` (--data-args-path), a JSON list of these, [[prefix, ...],
+          [weight, ...]] as Megatron-Bridge has them, or {"train": ..., "valid": ..., ...}
 levanter  YAML with train_weights {name: weight} or [[step, {name: weight}], ...]
 hf        JSON {name: probability}, or {"datasets": [name, ...], "probabilities": [p, ...]},
           or what `convert --to hf` writes
@@ -16,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from mixtures.convert.job import Unit
 from mixtures.errors import UserError
 from mixtures.files import read_json, read_yaml
 from mixtures.imports.tables import DOREMI, read_shares
@@ -51,12 +53,13 @@ class Reader:
 
     read: function of the path and the row of --row. unit: what a share is a share of, where the file does not say it;
     for sequences, rows of one fixed length, this is `token`, because their shares are the shares of tokens. rows: a
-    file holds several mixtures, and --row chooses one.
+    file holds several mixtures, and --row chooses one. prefix: what the program writes before the name of every domain.
     """
 
     read: Callable[[Path, str | None], TrainerFile]
     unit: Literal["token", "document"] = "token"
     rows: bool = False
+    prefix: str = ""
 
 
 def _doremi(path: Path, row: str | None) -> TrainerFile:
@@ -72,11 +75,18 @@ def _ratios(path: Path, row: str | None) -> TrainerFile:
 
 
 def _regmix(path: Path, row: str | None) -> TrainerFile:
-    ratios = _ratios(path, row)
-    shares = ratios.stages[0][1]
-    bare = {name.removeprefix(PREFIX): share for name, share in shares.items()}
-    prefixed = all(name.startswith(PREFIX) for name in shares)
-    return TrainerFile(ratios.where, ((0, bare),)) if prefixed else ratios
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return _ratios(path, row)
+    if row is not None:
+        raise UserError(f"--row {row}: {path} holds one mixture; leave it out")
+    _text(path)  # raises UserError where the file is missing or no text
+    record = read_yaml(path)
+    if isinstance(record, dict) and not isinstance(record.get("train"), dict):  # `train_web: 0.1` without a block
+        record = {"train": {name: weight for name, weight in record.items() if str(name).startswith(PREFIX)}}
+    weights = record.get("train") if isinstance(record, dict) else None
+    if not weights:
+        raise UserError(f"{path} holds no mixture of RegMix; give `train: {{{PREFIX}NAME: weight, ...}}`")
+    return TrainerFile(f"{path}, train", ((0, _normalised(list(weights.items()), where=f"{path}, train")),))
 
 
 def _megatron(path: Path, row: str | None) -> TrainerFile:
@@ -91,7 +101,7 @@ def _megatron(path: Path, row: str | None) -> TrainerFile:
         ignored = [name for name, blend in record.items() if name != "train" and blend is not None]
         notes = (f"{path}: only train is read, not {', '.join(ignored)}",) if ignored else ()
         record = record["train"]
-    words = record.split() if isinstance(record, str) else record
+    words = record.split() if isinstance(record, str) else _in_turn(record)
     if not isinstance(words, list) or not words or not all(isinstance(word, str | int | float) for word in words):
         raise UserError(f"{path} holds no blend; give weights and prefixes in turn, as 0.7 data/web 0.3 data/code")
     pairs = list(zip(words[1::2], words[::2], strict=False))
@@ -105,6 +115,14 @@ def _megatron(path: Path, row: str | None) -> TrainerFile:
         ((0, _normalised([(str(prefix), float(weight)) for prefix, weight in pairs], where=str(path))),),
         notes=notes,
     )
+
+
+def _in_turn(blend: Any) -> Any:
+    """Return Megatron-Bridge's [[prefix, ...], [weight, ...]] as weights and prefixes in turn; others as they are."""
+    lists = isinstance(blend, list) and len(blend) == 2 and all(isinstance(part, list) for part in blend)
+    if not lists or len(blend[0]) != len(blend[1]):
+        return blend
+    return [word for prefix, weight in zip(*blend, strict=True) for word in (weight, prefix)]
 
 
 def _levanter(path: Path, row: str | None) -> TrainerFile:
@@ -142,7 +160,8 @@ def _hf(path: Path, row: str | None) -> TrainerFile:
     if isinstance(record, dict) and isinstance(record.get("stages"), list):
         return _ours(record, path, unit="row", shares="probabilities")
     names = record.get("datasets") if isinstance(record, dict) else None
-    shares = record.get("probabilities", record) if isinstance(record, dict) else None
+    shares = record.get("probabilities") if isinstance(record, dict) else None
+    shares = shares if isinstance(shares, dict | list) else record
     if isinstance(shares, list) and isinstance(names, list) and len(shares) == len({*map(str, names)}) == len(names):
         shares = dict(zip(map(str, names), shares, strict=True))
     if not isinstance(shares, dict) or not shares:
@@ -169,9 +188,12 @@ def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> T
     try:
         for number, stage in enumerate(record["stages"]):
             where = f"{path}, stage {number + 1}"
-            stages.append((int(stage["start_tokens"]), checked_shares(stage[shares], where=where, tolerance=ROUNDING)))
+            start = _whole(stage["start_tokens"], where=f"{where}, start_tokens")
+            stages.append((start, checked_shares(stage[shares], where=where, tolerance=ROUNDING)))
         _check_starts([start for start, _ in stages], where=str(path))
-        return TrainerFile(str(path), tuple(stages), by_tokens=True, unit=str(record[unit]))
+        if record[unit] not in get_args(Unit):
+            raise UserError(f"{path}: {unit} is {record[unit]!r}; allowed: {', '.join(get_args(Unit))}")
+        return TrainerFile(str(path), tuple(stages), by_tokens=True, unit=record[unit])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not as `convert` wrote it ({type(error).__name__}: {error}); convert the mixture again"
@@ -180,7 +202,7 @@ def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> T
 
 READERS = {
     "doremi": Reader(_doremi),
-    "regmix": Reader(_regmix, rows=True),
+    "regmix": Reader(_regmix, rows=True, prefix=PREFIX),
     "olmix": Reader(_ratios, rows=True),
     "megatron": Reader(_megatron),
     "levanter": Reader(_levanter),
@@ -205,6 +227,8 @@ def read_found(path: str | Path, *, source: str, row: str | None = None) -> Trai
 
 def _normalised(amounts: Amounts, *, where: str) -> dict[str, float]:
     """Return the amounts divided by their sum, as the trainer does; amounts of the same name are added up."""
+    if odd := [name for name, _ in amounts if not isinstance(name, str)]:
+        raise UserError(f"{where}: {_some(odd)}: YAML reads a name as another thing than text; write it in quotes")
     bad = [
         f"{name}: {amount!r}" for name, amount in amounts if not _is_number(amount) or not 0 <= float(amount) < math.inf
     ]
@@ -237,7 +261,19 @@ def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
         isinstance(step, Mapping) and {"start", "value"} <= step.keys() for step in steps
     ):
         raise UserError(f"{where}: {value!r}; give a number, or a list of {{start: step, value: sequences}}")
-    return tuple((int(step["start"]), int(step["value"])) for step in steps)
+    pieces = tuple(
+        (_whole(step["start"], where=f"{where}, start"), _whole(step["value"], where=f"{where}, value", least=1))
+        for step in steps
+    )
+    _check_starts([start for start, _ in pieces], where=where)
+    return pieces
+
+
+def _whole(value: Any, *, where: str, least: int = 0) -> int:
+    """Return a whole number, which may be written as 1e9. Raises UserError for anything else, or below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
+        raise UserError(f"{where} is {value!r}; give a whole number, {least} or more")
+    return int(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -251,7 +287,7 @@ def _is_number(value: Any) -> bool:
 def _text(path: Path) -> str:
     """Read a file as text. Raises UserError where it is missing or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a file") from error
     except UnicodeDecodeError as error:

@@ -91,12 +91,15 @@ def read_schedule(
         if len(files) > 1
         else _begins(files[0], like, sequence_length=sequence_length, batch_size=batch_size)
     )
-    stages = [
-        (file.where, _named(shares, as_places(data), source=source, where=file.where))
-        for file in files
-        for _, shares in file.stages
-    ]
+    places, prefix = as_places(data), READERS[source].prefix
+    found = [(file.where, shares) for file in files for _, shares in file.stages]
     notes = [note for file in files for note in file.notes]
+    if prefix and _prefixed(
+        found, prefix, known=[domain.name for domain in like.domains] if like else [], places=places
+    ):
+        found = [(where, {name.removeprefix(prefix): shares[name] for name in shares}) for where, shares in found]
+        notes.append(f"{prefix} is dropped, with which every name begins")
+    stages = [(where, _named(shares, places, source=source, where=where)) for where, shares in found]
     if like is not None:
         stages, absent = _over(stages, [domain.name for domain in like.domains])
         notes += [f"not in the file, so share 0: {', '.join(absent)}"] if absent else []
@@ -189,6 +192,12 @@ def _named(
             f"pattern such as --data 'data/{DOMAIN}/all'"
         )
     return named
+
+
+def _prefixed(stages: Stages, prefix: str, *, known: Sequence[str], places: Mapping[str, Sequence[str]]) -> bool:
+    """Say whether all names have the prefix, and none is, with it, among the `known` or in `places`."""
+    names = [name for _, shares in stages for name in shares]
+    return all(name.startswith(prefix) and name not in known and _name(name, places) is None for name in names)
 
 
 def _name(called: str, places: Mapping[str, Sequence[str]]) -> str | None:

@@ -24,6 +24,7 @@ from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.shares import LABELS, ROUNDING, checked_shares, matched_shares
 
 DOREMI = "train_domain_weights"
+COMMENT = "#"  # begins a line of CSV that is left out
 RESTORE = "it is truncated or damaged: write it again, or restore it from a copy"
 FORMATS = (
     'mixture.json, {"name": share}, DoReMi\'s {"train_domain_weights": {...}}, Olmix\'s [{"domain": name, "weight": '
@@ -75,7 +76,7 @@ def _json_rows(record: Any, where: str) -> list[Row]:
     if isinstance(record, dict) and record:
         return [Row(where, {}, record)]
     if isinstance(record, list) and record and all(isinstance(item, dict) and item for item in record):
-        if all(item.keys() == {"domain", "weight"} for item in record):
+        if all(isinstance(item.get("domain"), str) and "weight" in item for item in record):
             _refuse_twice([str(item["domain"]) for item in record], where)
             return [Row(where, {}, {str(item["domain"]): item["weight"] for item in record})]
         return [_row(item, f"{where}, item {position}") for position, item in enumerate(record)]
@@ -90,7 +91,9 @@ def csv_rows(path: Path) -> list[Row]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+            lines = _without_comments(
+                [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+            )
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not complete CSV: {error}; {RESTORE}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -98,7 +101,13 @@ def csv_rows(path: Path) -> list[Row]:
     if len(lines) < 2:
         raise UserError(f"{path} has no row under its header; {RESTORE}")
     header = lines[0][1]
-    _refuse_twice(header, f"{path}, line 1")
+    if all(name in LABELS or isinstance(_number(name), float) for name in header) and any(
+        "." in name for name in header
+    ):
+        raise UserError(
+            f"{path}, line {lines[0][0]}: {some(header)} are no names of domains; begin the file with a line of names"
+        )
+    _refuse_twice(header, f"{path}, line {lines[0][0]}")
     if torn := [f"line {number} has {len(cells)}" for number, cells in lines if len(cells) != len(header)]:
         raise UserError(f"{path}: the header has {len(header)} columns, {some(torn)}; {RESTORE}")
     return [
@@ -108,6 +117,13 @@ def csv_rows(path: Path) -> list[Row]:
         )
         for number, cells in lines[1:]
     ]
+
+
+def _without_comments(lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Return the lines without comments: those that begin with `#` before the header, or are not as long as it."""
+    header = next((number for number, (_, cells) in enumerate(lines) if not cells[0].startswith(COMMENT)), len(lines))
+    length = len(lines[header][1]) if header < len(lines) else 0
+    return [line for line in lines[header:] if not line[1][0].startswith(COMMENT) or len(line[1]) == length]
 
 
 def _row(cells: Mapping[str, Any], where: str) -> Row:

@@ -73,6 +73,8 @@ class CorpusDomain(BaseModel):
     complete: bool = True
     fingerprint: str | None = None
     sources: tuple[CorpusSource, ...] = ()
+    validation_sources: tuple[CorpusSource, ...] = ()
+    held_out_documents: int | None = None
     simulated: Simulated | None = None
 
     def as_domain(self) -> Domain:
@@ -81,10 +83,19 @@ class CorpusDomain(BaseModel):
             name=self.name,
             unique_tokens=self.tokens,
             unique_documents=self.documents,
+            held_out_documents=self.held_out_in_sources,
             complete=self.complete,
             fingerprint=self.fingerprint,
             sources=self.sources,
         )
+
+    @property
+    def held_out_in_sources(self) -> int | None:
+        """Return how many documents of the sources were held out for evaluation; None where it is not recorded.
+
+        With validation files none were: the documents held out are those of these files.
+        """
+        return 0 if self.validation_sources else self.held_out_documents
 
     @property
     def uncut(self) -> "CorpusDomain":

@@ -1,6 +1,6 @@
 """The parts of mixture.json, as pydantic models; mixture.py puts them together."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
@@ -12,9 +12,6 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
-# keys that the first files did not have; written only with a value
-LATER_KEYS = ("rule", "score", "scored_tokens", "effective_sample_size")  # of a sample policy
-LATER_PROVENANCE = ("uncertainty",)
 MANY_EPOCHS = 4.0  # up to here repeated text is about as good as new text (arXiv 2305.16264); above, a warning
 
 
@@ -24,6 +21,19 @@ class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="subclass-instances"
     )
+
+
+class GrownRecord(Record):
+    """A part with later keys, which the first files did not have; without a value they are left out.
+
+    So an older file keeps its id.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if key not in self.later or value is not None}
 
 
 class Units(Record):
@@ -64,16 +74,21 @@ class Horizon(Record):
         return self.start_tokens + self.total_tokens
 
 
-class Source(Record):
+class Source(GrownRecord):
     """Origin of a domain's text."""
+
+    later = ("text",)
 
     format: str = Field(description="parquet, jsonl, csv, txt, hf, builtin, or a trainer's own format")
     uri: str
     sha256: str | None = None
+    text: str | None = Field(default=None, description="column that holds the text; left out: not known, or no columns")
 
 
-class SamplePolicy(Record):
+class SamplePolicy(GrownRecord):
     """Which documents of a domain are used, and how much, as listed in a manifest; unlisted text is used once."""
+
+    later = ("rule", "score", "scored_tokens", "effective_sample_size")
 
     mode: Literal["none", "filter", "multiplicity", "sampling_weight", "loss_weight"] = "none"
     manifest_uri: str | None = Field(default=None, description="relative to the directory of the mixture's file")
@@ -95,18 +110,20 @@ class SamplePolicy(Record):
         "domain's tokens that equal weights would need to say as much",
     )
 
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out keys that came later and have no value: so an older file keeps its id."""
-        return {key: value for key, value in serialize(self).items() if key not in LATER_KEYS or value is not None}
 
-
-class Domain(Record):
+class Domain(GrownRecord):
     """One domain's text and how often it may be repeated."""
+
+    later = ("held_out_documents",)
 
     name: Name
     unique_tokens: Positive
     unique_documents: Positive | None = Field(default=None, description="null: not known")
+    held_out_documents: Count | None = Field(
+        default=None,
+        description="documents of the sources that the proxy held out for evaluation, beside the unique ones; 0: it "
+        "read others (validation files) for that; left out: not known",
+    )
     complete: bool = Field(
         default=True, description="false: the domain has more text than was read; the counts are lower bounds"
     )
@@ -236,8 +253,10 @@ class Uncertainty(Record):
     )
 
 
-class Provenance(Record):
+class Provenance(GrownRecord):
     """Who made the mixture, how, and from what."""
+
+    later = ("uncertainty",)
 
     tool: str
     tool_version: str = ""
@@ -255,13 +274,6 @@ class Provenance(Record):
     seeds: tuple[int, ...] = ()
     inputs: tuple[Input, ...] = ()
     parent_schedule: Sha256 | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out keys that came later and have no value: so an older file keeps its id."""
-        return {
-            key: value for key, value in serialize(self).items() if key not in LATER_PROVENANCE or value is not None
-        }
 
 
 class Check(Record):

@@ -20,6 +20,7 @@ from proxies.corpus.sources import documents
 from proxies.corpus.spelling import spelling_warning
 from proxies.corpus.tokenizer import TextEncoder
 
+NO_COLUMNS = ("txt", "builtin")  # formats of sources without columns
 BPE_CHARACTERS = 40_000_000  # characters that a BPE is trained on at most, all domains together
 BPE_DOMAIN_CHARACTERS = 2_000_000  # characters of one domain that a BPE is trained on at most
 
@@ -198,11 +199,14 @@ def _entry(name: str, meta: dict[str, Any], corpus: CorpusSettings) -> dict[str,
 
     Its tokens include the end-of-text token of each document, its bytes do not.
     """
-    train, held_out = meta["train"], meta["held_out"]
+    train, held_out, column = meta["train"], meta["held_out"], meta["inputs"]["text"]
     return {
         "name": name,
         "role": "domain" if name in corpus.domains else "target",
-        "sources": meta["inputs"]["train"],
+        "sources": [
+            source if source["format"] in NO_COLUMNS else {**source, "text": column}
+            for source in meta["inputs"]["train"]
+        ],
         "validation_sources": meta["inputs"]["validation"],
         "complete": meta["complete"],
         **({"only": meta["only"]} if "only" in meta else {}),

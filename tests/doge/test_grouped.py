@@ -1,9 +1,18 @@
 """One backward pass gives the same as one autograd pass a domain, and leaves no trace."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    CTRLConfig,
+    CTRLLMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 import doge
 from doge.grouped import Use, grouped_backward, row_losses
@@ -212,6 +221,75 @@ def test_positions_shared_by_all_rows_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"Embedding got an input of shape \(1, 12\) for 4 rows"):
         doge.domain_gram(Broadcast(), make_rows(4), groups=2)
+
+
+class Tiny(nn.Module):
+    """An embedding, a layer and a head; `between` is what happens to the embedding's output."""
+
+    def __init__(self, embed: nn.Embedding | None = None) -> None:
+        super().__init__()
+        self.embed = embed or nn.Embedding(VOCAB, 8)
+        self.layer, self.head = nn.Linear(8, 8), nn.Linear(8, VOCAB)
+        self.logits = torch.empty(0)
+
+    def forward(self, input_ids: torch.Tensor) -> "Tiny":
+        self.logits = self.head(self.between(self.embed(input_ids)))
+        return self
+
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.layer(hidden)
+
+
+class Scaled(Tiny):
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden *= 2
+        return self.layer(hidden)
+
+
+class Residual(Tiny):
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = hidden + 0
+        output = self.layer(hidden)
+        hidden += 1
+        return output + hidden
+
+
+class Pair(nn.Embedding):
+    def forward(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(index), index
+
+
+class First(Tiny):
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.layer(hidden[0])
+
+
+class Halved(nn.Embedding):
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        return super().forward(index) + self.weight.view(VOCAB, 2, 4).mean()
+
+
+def ctrl() -> nn.Module:
+    config = CTRLConfig(vocab_size=VOCAB, n_positions=32, n_embd=16, dff=16, n_layer=1, n_head=2)
+    return CTRLLMHeadModel(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ctrl, r"changes a tensor in place .*\(Embedding\)"),
+        (Scaled, r"changes a tensor in place .*\(Embedding\)"),
+        (Residual, "the input of Linear is changed in place after its use"),
+        (lambda: First(Pair(VOCAB, 8)), "Pair returns a tuple, not one tensor"),
+        (lambda: Tiny(Halved(VOCAB, 8)), "Halved is an embedding whose rows cannot be told from its output"),
+    ],
+)
+def test_what_no_rule_can_follow_is_refused_by_name(model: Callable[[], nn.Module], message: str) -> None:
+    built, rows = model(), make_rows(4)
+    before = traces(built)
+    with pytest.raises(doge.NoRuleError, match=f"{message}.*freeze the layer"):
+        doge.verify(built, rows, groups=2)
+    assert traces(built) == before
 
 
 def test_verify_names_a_parameter_that_is_used_outside_its_layer() -> None:

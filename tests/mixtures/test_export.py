@@ -109,6 +109,7 @@ def test_the_record_says_where_the_mixture_comes_from(tmp_path: Path) -> None:
     assert (wiki.name, wiki.unique_tokens, wiki.unique_documents, wiki.max_epochs) == ("wiki_en", 4000, 112, None)
     assert wiki.on_exhausted == "repeat"
     assert wiki.sources[0].uri == "/data/wiki_en.parquet"
+    assert wiki.held_out_documents == 15
     assert [domain.name for domain in mixture.domains] == list(NAMES[:3]), "targets are never trained on"
     assert mixture.horizon.total_tokens == 20 * 512
     assert mixture.expected == mixture.compute_expected()

@@ -167,8 +167,11 @@ def _recipe(path: str | None) -> dict[str, Any]:
         raise UserError(
             f"--recipe {path} cannot be read: {error}; give the YAML file that `automodel` is started with"
         ) from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"--recipe {path} is no mapping of blocks; give the YAML file that `automodel` is started with")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("step_scheduler", {}), dict | None):
+        raise UserError(
+            f"--recipe {path} is no mapping of blocks (or its step_scheduler is none); give the YAML file that "
+            "`automodel` is started with"
+        )
     return recipe
 
 

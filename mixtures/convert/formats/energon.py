@@ -108,12 +108,15 @@ def _split_files(job: Job, name: str) -> list[tuple[str | None, str, float]]:
             f"the sample policy of {name} needs a webdataset on this machine, and {job.paths[name][0]} is none ({META} "
             "is missing, or --elsewhere); prepare one, or leave the policy out with --samples drop"
         )
-    keys, text = (
-        _sample_keys(folder),
-        next(path for path in (folder / "split.yaml", folder / "split.json") if path.exists()).read_text(),
-    )
-    times = _times(job, name, samples=len(keys))
-    split, layers = parse_yaml(text, f"the split of {folder}"), []
+    try:
+        split, keys = _split(folder), _sample_keys(folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, sqlite3.Error) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{name}: {folder} is not as `energon prepare` writes it ({reason}); prepare the "
+            "dataset again, or leave the sample policy out with --samples drop"
+        ) from error
+    times, layers = _times(job, name, samples=len(keys)), []
     for number in range(1, int(times.max()) + 1):
         left_out = [key for key, kept in zip(keys, times >= number, strict=True) if not kept]
         record = {**split, "exclude": [*split.get("exclude", ()), *left_out]}
@@ -143,6 +146,14 @@ def _times(job: Job, name: str, *, samples: int) -> np.ndarray:
     times = np.ones(samples, dtype=np.int64)
     times[selection.rows] = selection.times
     return times
+
+
+def _split(folder: Path) -> dict[str, Any]:
+    """Read the split file of a webdataset. Raises OSError where there is none, TypeError where it is no mapping."""
+    path = next((path for path in (folder / "split.yaml", folder / "split.json") if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError("it has neither split.yaml nor split.json")
+    return {**parse_yaml(path.read_text(encoding="utf-8"), path)}
 
 
 def _sample_keys(folder: Path) -> list[str]:

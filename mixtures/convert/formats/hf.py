@@ -11,6 +11,7 @@ import numpy as np
 
 from mixtures.convert.job import Draw, Job, Output
 from mixtures.convert.rows import selected_rows
+from mixtures.convert.sources import TEXT, text_columns
 from mixtures.convert.table import Format
 
 PLAN, LOADER = "hf_mixture.json", "hf_loader.py"
@@ -35,7 +36,16 @@ def write(job: Job) -> Output:
         for span, share, rows in zip(job.spans, shares, np.diff(ends, prepend=0), strict=True)
     ]
     selected, written = selected_rows(job, trainer="hf")
-    domains = {name: {"files": list(paths), "samples": selected.get(name)} for name, paths in job.paths.items()}
+    columns = text_columns(job, required=False) if job.unit == "document" else {}
+    renamed = {name: column for name, column in columns.items() if column != TEXT}
+    domains = {
+        name: {
+            "files": list(paths),
+            "samples": selected.get(name),
+            **({TEXT: renamed[name]} if name in renamed else {}),
+        }
+        for name, paths in job.paths.items()
+    }
     plan = {"mixture": job.mixture.id, "row": job.unit, "seed": job.seed, "domains": domains, "stages": stages}
     return Output(
         files={
@@ -47,10 +57,14 @@ def write(job: Job) -> Output:
             Draw(share, span.start, span.tokens, random=True) for span, share in zip(job.spans, shares, strict=True)
         ],
         use=_use(job, rows=int(ends[-1])),
-        notes=["a row that the trainer cuts off shifts the shares; say where with --max-document-tokens"]
-        if job.unit == "document" and job.document_limit is None
-        else [],
+        notes=[*_notes(job), *(f"{name}: the loader calls its column {old} `{TEXT}`" for name, old in renamed.items())],
     )
+
+
+def _notes(job: Job) -> list[str]:
+    if job.unit != "document" or job.document_limit is not None:
+        return []
+    return ["a row that the trainer cuts off shifts the shares; say where with --max-document-tokens"]
 
 
 def _use(job: Job, *, rows: int) -> str:

@@ -5,7 +5,8 @@ share of the block, rounded down, and the largest domain also gets the rest. A s
 At the start of a stage every domain goes on where it was. A domain that was read to its end begins anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 
 from mixtures.convert.formats.levanter_blocks import BlockPlan, choose, counts, excess, remedy, scatter
 from mixtures.convert.job import Draw, Job, Output
+from mixtures.convert.sources import TEXT as TEXT_COLUMN
+from mixtures.convert.sources import text_columns
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
@@ -33,7 +36,9 @@ def write(job: Job) -> Output:
         for slot, shares in zip(plan.slots, plan.weights, strict=True)
     ]
     sources = {name: _source(name, paths) for name, paths in job.paths.items()}
-    components = {name: _component(source) for name, source in sources.items()}
+    formats = _text_formats(job, [name for name, source in sources.items() if "train_urls" in source])
+    components = {name: _component(source) | formats.get(name, {}) for name, source in sources.items()}
+    sources = {name: source | formats.get(name, {}) for name, source in sources.items()}
     common = {
         "train_weights": weights if len(weights) > 1 else weights[0][1],
         "mixture_block_size": plan.block,
@@ -100,6 +105,16 @@ def _source(name: str, paths: tuple[str, ...]) -> dict[str, Any]:
     return {"cache_dir": paths[0]}
 
 
+def _text_formats(job: Job, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return {name: {"format": ...}} of the domains `names` whose text is in another column than Levanter's own."""
+    texts = replace(job, paths={name: job.paths[name] for name in names})
+    return {
+        name: {"format": {"type": "text", "text_key": column}}
+        for name, column in text_columns(texts).items()
+        if column != TEXT_COLUMN
+    }
+
+
 def _component(source: Mapping[str, Any]) -> dict[str, Any]:
     return {"source": {"type": "url", **source}} if "train_urls" in source else dict(source)
 
@@ -141,7 +156,7 @@ FORMAT = Format(
     exhausted="repeats",
     caps="checked here",
     tested="levanter 1.2.dev1644: its MixtureDataset and train_lm",
-    options=("block_size", "tokenizer"),
+    options=("block_size", "tokenizer", "column"),
     reads=("jsonl", "parquet"),
     parts=_parts,
 )

@@ -55,6 +55,13 @@ def file_name(number: int) -> str:
 
 
 def _check_paths(job: Job) -> None:
+    remote = [f"  - {name}: {path}" for name, paths in job.paths.items() for path in paths if "://" in path]
+    if remote:
+        raise UserError(
+            "Lingua reads folders of a file system, these are none:\n"
+            + "\n".join(remote)
+            + "\ngive the folders that its machines see, with --elsewhere where this machine does not"
+        )
     if several := [f"  - {name}: {len(paths)} paths" for name, paths in job.paths.items() if len(paths) != 1]:
         raise UserError(
             f"a domain is one folder with {CHUNKS}:\n"

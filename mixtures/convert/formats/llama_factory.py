@@ -6,12 +6,15 @@ what a stage reads, with `concat`, give the shares exactly; the trainer shuffles
 """
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mixtures.convert.job import Job, Output
-from mixtures.convert.rows import Slices, as_draws, reader_of, row_slices
+from mixtures.convert.rows import Slices, as_draws, files_at, reader_of, row_slices
+from mixtures.convert.sources import text_columns
 from mixtures.convert.table import Format
 from mixtures.errors import UserError
 
@@ -26,8 +29,10 @@ def write(job: Job) -> Output:
     """
     _check_paths(job)
     spans, counted = row_slices(job)
+    columns = text_columns(job)
     entries = [
-        _entries(job, slices, stage=number if len(spans) > 1 else 0) for number, slices in enumerate(spans, start=1)
+        _entries(job, slices, columns, stage=number if len(spans) > 1 else 0)
+        for number, slices in enumerate(spans, start=1)
     ]
     names = ["train.yaml"] if len(spans) == 1 else [f"train_stage_{number}.yaml" for number in range(1, len(spans) + 1)]
     lines = [
@@ -51,12 +56,11 @@ def write(job: Job) -> Output:
     )
 
 
-def _entries(job: Job, slices: Slices, *, stage: int) -> dict[str, Any]:
+def _entries(job: Job, slices: Slices, columns: Mapping[str, str], *, stage: int) -> dict[str, Any]:
     """Return {name of a dataset: its entry}, one entry per pass over a domain.
 
     A colon sets the stage and the pass off from the domain's name, which has no colon.
     """
-    column = job.options.get("column", "text")
     entries = {}
     for name, parts in slices.items():
         for turn, (low, high) in enumerate(parts, start=1):
@@ -66,7 +70,7 @@ def _entries(job: Job, slices: Slices, *, stage: int) -> dict[str, Any]:
             entries[label] = {
                 "file_name": job.paths[name][0],
                 "split": f"train[{low}:{high}]",
-                "columns": {"prompt": column},
+                "columns": {"prompt": columns[name]},
             }
     return entries
 
@@ -93,6 +97,12 @@ def _check_paths(job: Job) -> None:
             + "\ngive the folder, "
             "with nothing else in it"
         )
+    folders = {name: Path(path) for name, (path,) in job.paths.items() if job.local(name) and Path(path).is_dir()}
+    others = {
+        name: sorted({*map(str, folder.iterdir())} - {*files_at(str(folder))}) for name, folder in folders.items()
+    }
+    if listed := "\n".join(f"  - {name}: {', '.join(paths)}" for name, paths in others.items() if paths):
+        raise UserError(f"LLaMA-Factory reads all that is in a folder, also:\n{listed}\nmove these elsewhere")
     for name, (path,) in job.paths.items():
         if "." in path.rpartition("/")[2]:
             reader_of(path, name)

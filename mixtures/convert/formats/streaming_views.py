@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.convert.job import Content
+from mixtures.errors import UserError
 from mixtures.files import read_json
 
 INDEX = "index.json"
@@ -44,8 +45,13 @@ class Shard:
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """Return the shards that the folder's index lists."""
-    return [Shard(entry, folder) for entry in read_json(folder / INDEX)["shards"]]
+    """Return the shards that the folder's index lists. Raises UserError for an index that is none, or lists none."""
+    index = read_json(folder / INDEX)
+    entries = index.get("shards") if isinstance(index, dict) else None
+    entries = entries if isinstance(entries, list) else []
+    if not entries or not all(isinstance(entry, dict) and {"samples", "format"} <= entry.keys() for entry in entries):
+        raise UserError(f"{folder / INDEX} lists no shards as Streaming writes them; write the dataset again")
+    return [Shard(entry, folder) for entry in entries]
 
 
 def border(shards: Sequence[Shard], fraction: float) -> int:

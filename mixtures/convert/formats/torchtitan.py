@@ -12,15 +12,16 @@ from typing import Any
 from mixtures.convert.formats.grain import given_shares, kept_weights
 from mixtures.convert.job import Draw, Job, Output, Span
 from mixtures.convert.rows import selected_rows
+from mixtures.convert.sources import one_text_column
 from mixtures.convert.steps import Slot
 from mixtures.convert.table import Format
 
 TEMPLATES = {"0.3": "torchtitan_loader.py", "head": "torchtitan_grain.py"}
 CONFIGS = {
     "0.3": "from torchtitan_mixture import MixtureDataLoader\nconfig.dataloader = "
-    "MixtureDataLoader.Config(text='text')",
+    "MixtureDataLoader.Config(text=COLUMN)",
     "head": "from torchtitan_mixture import MixtureConfig\nconfig.dataloader = "
-    "GrainDataLoader.Config(dataset=MixtureConfig(text='text'))",
+    "GrainDataLoader.Config(dataset=MixtureConfig(text=COLUMN))",
 }
 IN_ORDER = (
     "the first pass over a domain reads its documents in the order of the files, as torchtitan 0.3.0 does: "
@@ -31,8 +32,10 @@ IN_ORDER = (
 def write(job: Job) -> Output:
     """Return the loader, its numbers, and the rows that sample policies list.
 
-    Raises UserError where the documents of a sample policy are no rows of files.
+    Raises UserError where the documents of a sample policy are no rows of files, and where the text of the domains is
+    in columns of several names.
     """
+    column = one_text_column(job, trainer="torchtitan")
     head = (release := job.options.get("release", "0.3")) == "head"
     slots = job.known_slots()
     places: Sequence[Slot | Span] = slots or job.spans
@@ -57,7 +60,7 @@ def write(job: Job) -> Output:
             Draw(given_shares(shares) if head else shares, place.start, place.tokens, random=not head)
             for shares, place in zip(weights, places, strict=True)
         ],
-        use=_use(job, slots, CONFIGS[release]),
+        use=_use(job, slots, CONFIGS[release].replace("COLUMN", repr(column))),
         notes=[] if head else [IN_ORDER],
     )
 
@@ -104,6 +107,6 @@ FORMAT = Format(
     tested="torchtitan 0.3.0: its text loader and its checkpoints; head: grain 0.2.18 with torchtitan's packing "
     "restated",
     samples=("filter", "multiplicity"),
-    options=("release",),
+    options=("release", "column"),
     reads=("parquet", "jsonl", "csv"),
 )

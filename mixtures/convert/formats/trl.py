@@ -11,14 +11,23 @@ import yaml
 
 from mixtures.convert.job import Job, Output
 from mixtures.convert.rows import Slices, as_draws, reader_of, row_slices
+from mixtures.convert.sources import TEXT, one_text_column
 from mixtures.convert.table import Format
 
 
 def write(job: Job) -> Output:
-    """Return one YAML file per stage; in every domain a stage goes on where the stage before it ended."""
+    """Return one YAML file per stage; in every domain a stage goes on where the stage before it ended.
+
+    Raises UserError where the text of the domains is in columns of several names, as TRL has one for all.
+    """
+    column = _column(job)
+    field = {} if column == TEXT or job.unit == "sequence" else {"dataset_text_field": column}
     spans, counted = row_slices(job)
     names = ["trl.yaml"] if len(spans) == 1 else [f"trl_stage_{number}.yaml" for number in range(1, len(spans) + 1)]
-    configs = [{"datasets": _datasets(job, slices), "streaming": False, "num_train_epochs": 1} for slices in spans]
+    configs = [
+        {"datasets": _datasets(job, slices, column), "streaming": False, "num_train_epochs": 1, **field}
+        for slices in spans
+    ]
     lines = [f"trl sft --config {job.directory / names[0]} --model_name_or_path MODEL --output_dir OUT_1 ..."]
     lines += [
         f"trl sft --config {job.directory / name} --model_name_or_path OUT_{number - 1} --output_dir OUT_{number} ..."
@@ -34,13 +43,20 @@ def write(job: Job) -> Output:
     )
 
 
-def _datasets(job: Job, slices: Slices) -> list[dict[str, Any]]:
+def _column(job: Job) -> str:
+    """Return the column that TRL is given: the text, or with --packed the tokens, in all domains."""
+    if job.unit == "sequence":
+        return str(job.options.get("column", TEXT))
+    return one_text_column(job, trainer="TRL")
+
+
+def _datasets(job: Job, slices: Slices, column: str) -> list[dict[str, Any]]:
     return [
         {
             "path": reader_of(job.paths[name][0], name),
             "data_files": list(job.paths[name]),
             "split": f"train[{low}:{high}]",
-            "columns": [job.options.get("column", "text")],
+            "columns": [column],
         }
         for name, parts in slices.items()
         for low, high in parts

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mixtures.convert import convert
 from mixtures.convert.formats import find_format
 from mixtures.convert.paths import read_paths
-from mixtures.convert.rows import _cut, count_rows, stem
+from mixtures.convert.rows import _cut, count_rows, files_at, stem
 from mixtures.errors import UserError
 from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.records import Source
@@ -64,6 +64,35 @@ def test_files_that_hold_other_domains_as_well_are_not_handed_on(tmp_path):
         else:
             with pytest.raises(UserError, match=f"{domains[0].name}: no data given; it was a part of its files"):
                 read_paths(learned, "", **words)
+
+
+def test_compressed_parquet_is_counted_and_what_is_none_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": ["x"] * 7}), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "b.parquet.xz").write_bytes(b"")
+    assert count_rows([str(tmp_path / "a.parquet.gz")]) == 7
+    assert count_rows([str(tmp_path / "b.parquet.xz")]) is None
+    for name, torn in (("c.parquet", content[:50]), ("c.parquet.gz", b"none"), ("c.jsonl.gz", gzip.compress(b"x")[:9])):
+        (tmp_path / name).write_bytes(torn)
+        with pytest.raises(UserError, match=rf"{name} is not as its name says: .*; replace it"):
+            count_rows([str(tmp_path / name)])
+
+
+def test_folders_and_hidden_files_in_a_folder_are_no_data(tmp_path):
+    folder = tmp_path / "data" / "web"
+    (folder / "old.jsonl").mkdir(parents=True)
+    (folder / "a.jsonl").write_text('{"text": "x"}\n' * 3)
+    (folder / ".a.jsonl.swp").write_text("x")
+    (folder / ".DS_Store").write_bytes(b"\x00")
+    assert files_at(str(folder)) == files_at(f"{folder}/*") == [str(folder / "a.jsonl")]
+    assert count_rows([str(folder)]) == 3
+    for name in ("code", "math"):
+        (tmp_path / "data" / name).mkdir()
+        (tmp_path / "data" / name / "a.jsonl").write_text('{"text": "x"}\n')
+    mixture, data = toy.make_mixture(tmp_path, {"only": toy.WANTED}), f"{tmp_path}/data/{{domain}}"
+    with pytest.raises(UserError, match=r"also:\n  - web: .*\.DS_Store, .*swp, .*old.jsonl\nmove these elsewhere"):
+        convert(mixture, to="llama-factory", output=tmp_path / "out", data=data)
 
 
 def test_a_stem_has_no_ending_that_says_how_to_read():

@@ -385,6 +385,61 @@ def test_caps_hold_or_are_raised(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "--like" in run(capsys, path, "--from", "megatron", "--max-epochs", "4", "-o", out, code=2)
 
 
+def test_a_byte_order_mark_is_no_part_of_any_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source, (suffix, content) in STATIC.items():
+        path = write(tmp_path / f"{source}{suffix}", content)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        out = tmp_path / f"{source}-shares.json"
+        run(capsys, path, "--from", source, "-o", out)
+        assert read_shares(out) == pytest.approx(WANTED)
+
+
+# as in sail-sg/regmix, mixture_config/config_1b; its sum is not 1, and the trainer divides by it
+REGMIX = {
+    "train": {f"train_{name}": 0.8 * share for name, share in WANTED.items()},
+    "valid": {"valid_web": 1.0},
+    "model_name": "tinyllama_1_1b",
+}
+FLAT = {"train_web": 0.7, "train_code": 0.2, "train_math": 0.1, "valid_web": 1.0, "model_name": "tinyllama_1_1b"}
+
+
+@pytest.mark.parametrize("content", [REGMIX, FLAT], ids=["blocks", "flat"])
+def test_the_yaml_that_regmix_trains_with_is_read(
+    content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "regmix.yaml", content)
+    path.write_text("# a comment\n" + path.read_text())
+    said = run(capsys, path, "--from", "regmix", "-o", tmp_path / "shares.json")
+    assert read_shares(tmp_path / "shares.json") == pytest.approx(WANTED)
+    assert "train_ is dropped, with which every name begins" in said
+
+
+def test_the_prefix_of_regmix_stays_where_it_is_part_of_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"train_logs": 0.7, "train_stops": 0.3}
+    like = tmp_path / "like.json"
+    make_mixture(dict.fromkeys(names, 0.5), rows=8000).save(like)
+    path = write(tmp_path / "f.json", names)
+    run(capsys, path, "--from", "regmix", "--like", like, "-o", tmp_path / "mixture.json")
+    assert Mixture.load(tmp_path / "mixture.json").weights_at(0) == names
+    run(capsys, path, "--from", "regmix", "--data", "logs=train_logs", "-o", tmp_path / "shares.json")
+    assert read_shares(tmp_path / "shares.json") == {"logs": 0.7, "train_stops": 0.3}
+    mixed = write(tmp_path / "mixed.json", {"train_logs": 0.7, "code": 0.3})
+    run(capsys, mixed, "--from", "regmix", "-o", tmp_path / "mixed-shares.json")
+    assert read_shares(tmp_path / "mixed-shares.json") == {"train_logs": 0.7, "code": 0.3}
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_prefixes_and_weights_of_megatron_bridge_are_read(
+    split: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blend = [list(PREFIXES.values()), [100 * share for share in WANTED.values()]]
+    path = write(tmp_path / "blend.json", {"train": blend, "valid": None, "test": None} if split else blend)
+    run(capsys, path, "--from", "megatron", "-o", tmp_path / "shares.json")
+    assert read_shares(tmp_path / "shares.json") == pytest.approx(WANTED)
+
+
 REFUSED: dict[str, tuple[str, str, Any, str]] = {
     "no doremi": ("doremi", "f.json", WANTED, "is no domain config of DoReMi"),
     "torn": ("doremi", "f.json", '{"train_domain_weights": {"web": 0.', "is not complete JSON"),
@@ -398,6 +453,42 @@ REFUSED: dict[str, tuple[str, str, Any, str]] = {
     "no stages": ("hf", "f.json", {"row": "document", "stages": []}, "stages start at none"),
     "half a stage": ("json", "f.json", {"unit": "token", "stages": [{"start_tokens": 0}]}, "KeyError: 'weights'"),
     "no unit": ("json", "f.json", {"stages": [{"start_tokens": 0, "weights": WANTED}]}, "KeyError: 'unit'"),
+    "no such row": (
+        "hf",
+        "f.json",
+        {"row": "line", "stages": [{"start_tokens": 0, "probabilities": WANTED}]},
+        "'line'",
+    ),
+    "no start": (
+        "json",
+        "f.json",
+        {"unit": "token", "stages": [{"start_tokens": "now", "weights": WANTED}]},
+        "stage 1, start_tokens is 'now'; give a whole number",
+    ),
+    "no batch": (
+        "levanter",
+        "f.yaml",
+        {"train_weights": WANTED, "trainer": {"train_batch_size": [{"start": 0, "value": "big"}]}},
+        "train_batch_size, value is 'big'; give a whole number, 1 or more",
+    ),
+    "no batch step": (
+        "levanter",
+        "f.yaml",
+        {"train_weights": WANTED, "trainer": {"train_batch_size": [{"start": [], "value": 4}]}},
+        "train_batch_size, start is []; give a whole number",
+    ),
+    "late batch": (
+        "levanter",
+        "f.yaml",
+        {"train_weights": WANTED, "trainer": {"train_batch_size": [{"start": 5, "value": 4}]}},
+        "the first starts at 0",
+    ),
+    "a name that is none": ("levanter", "f.yaml", "train_weights: {no: 0.5, sv: 0.5}", "False: YAML reads a name as"),
+    "no regmix": ("regmix", "f.yaml", {"valid": {"valid_web": 1.0}}, "holds no mixture of RegMix"),
+    "more prefixes than weights": ("megatron", "f.json", [["a", "b"], [0.5]], "holds no blend"),
+    "a comment": ("json", "f.json", '{\n  // the web\n  "web": 1.0}', "has a comment in line 2, and JSON has none"),
+    "a key that is no domain": ("json", "f.json", {**WANTED, "by": "me"}, "by: 'me' is no number"),
+    "no header": ("olmix", "f.csv", "0.7,0.3\n0.6,0.4\n", "line 1: 0.7, 0.3 are no names of domains"),
     "no probabilities": ("hf", "f.json", [0.5, 0.5], "holds no probabilities"),
 }
 

@@ -274,6 +274,15 @@ def test_json_that_holds_no_mixture_is_refused_with_the_formats(tmp_path: Path, 
     assert "train_domain_weights" in message
 
 
+def test_comments_of_a_csv_and_keys_beside_a_weight_are_left_out(tmp_path: Path) -> None:
+    content = "# two mixtures, of today\n#\nname,wiki,web\nfirst,0.5,0.5\n# the better one\n#2,0.25,0.75\n"
+    path = write(tmp_path, content, ".csv")
+    assert read_shares(path, row="first") == {"wiki": 0.5, "web": 0.5}
+    assert read_shares(path, row="#2") == {"wiki": 0.25, "web": 0.75}
+    proposal = [{"domain": "wiki", "weight": 0.25, "tokens": 10}, {"domain": "web", "weight": 0.75, "tokens": 3}]
+    assert read_shares(write(tmp_path, proposal)) == {"wiki": 0.25, "web": 0.75}
+
+
 @pytest.mark.parametrize("content", ["", "\n", "wiki,web\n"])
 def test_a_csv_without_rows_is_refused(tmp_path: Path, content: str) -> None:
     assert "has no row under its header" in refusal(write(tmp_path, content, ".csv"))

@@ -15,6 +15,9 @@ from mixtures.schedule.records import Check, Domain, Horizon, Provenance, Stage,
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 
+# of a mixture as the first version wrote it
+OLDER_ID = "sha256:d66f9ed6e12797c366c00ade2fd2cb51177fd60fe9e7bfbe3f2e66bea6d3592d"
+
 
 def content(**changes: Any) -> dict[str, Any]:
     """A mixture of two domains and two stages, as parsed JSON without an id."""
@@ -103,6 +106,20 @@ def test_a_mixture_cannot_be_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("tokens", "wiki"), [(0, 0.7), (599, 0.7), (600, 0.2), (999, 0.2), (1000, 0.2), (5000, 0.2)])
 def test_weights_hold_from_a_stages_start_to_the_next(tmp_path: Path, tokens: int, wiki: float) -> None:
     assert load(tmp_path, content()).weights_at(tokens)["wiki"] == wiki
+
+
+def test_what_the_first_files_did_not_record_does_not_change_their_id(tmp_path: Path) -> None:
+    older = content()
+    older["domains"][0]["sources"] = [{"format": "jsonl", "uri": "/data/wiki.jsonl"}]
+    newer = json.loads(json.dumps(older))
+    newer["domains"][0] |= {"held_out_documents": 0}
+    newer["domains"][0]["sources"][0] |= {"text": "body"}
+    written = [load(tmp_path, record) for record in (older, newer)]
+    for mixture, keys in zip(written, [set(), {"held_out_documents", "text"}], strict=True):
+        domain = mixture.model_dump(mode="json")["domains"][0]
+        assert {"held_out_documents", "text"} & {*domain, *domain["sources"][0]} == keys
+    assert written[0].id == OLDER_ID != written[1].id
+    assert (written[1].domains[0].held_out_documents, written[1].domains[0].sources[0].text) == (0, "body")
 
 
 @pytest.mark.parametrize("tokens", [99, -1, math.nan])

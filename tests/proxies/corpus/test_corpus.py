@@ -143,7 +143,7 @@ def test_the_record_counts_what_is_there(tmp_path: Path, files: dict) -> None:
         assert entry["rows"] == entry["tokens"] // 16
         assert entry["held_out_rows"] == entry["held_out_tokens"] // 16
         assert entry["complete"] is True
-        assert entry["sources"][0]["uri"] == files[name]
+        assert (entry["sources"][0]["uri"], entry["sources"][0]["text"]) == (files[name], "text")
 
 
 def test_held_out_text_is_chosen_by_content_alone(tmp_path: Path) -> None:

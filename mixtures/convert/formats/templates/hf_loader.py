@@ -5,7 +5,7 @@
     train = load_mixture()                  # a stream in the order of the schedule; its last stage has no end, so give max_steps
     train = load_mixture(streaming=False)   # a Dataset with indices: the rows of the schedule, once
 
-Rows come as they stand in the files. In a stage the domain of every row is drawn as `interleave_datasets(..., probabilities, seed)` draws
+Rows come as they stand in the files, but for the text: where a domain has it in another column, that is called `text`. In a stage the domain of every row is drawn as `interleave_datasets(..., probabilities, seed)` draws
 it; other than there a domain's text goes on from stage to stage, and begins again only once it was read to its end.
 
 The stream is one shard: with several workers in a loader one reads, with several processes each takes its part of the same stream (what
@@ -90,14 +90,14 @@ def _domain(name: str, record: dict[str, Any], folder: Path) -> dict[str, Any]:
             counts = np.ones(listed["rows"][mine].max(initial=-1) + 1, dtype=np.int64)
             counts[listed["rows"][mine]] = listed["times"][mine]
             times[paths[0]] = counts
-    return {"name": name, "files": tuple(files), "times": times}
+    return {"name": name, "files": tuple(files), "times": times, "text": record.get("text", "text")}
 
 
 def _files(path: str) -> list[str]:
     if "://" in path:
         return [path]
     found = [Path(path)] if Path(path).exists() else sorted(map(Path, glob(path, recursive=True)))
-    inside = [sorted(one.iterdir()) if one.is_dir() and not _saved(one) else [one] for one in found]
+    inside = [sorted(one.glob("[!.]*")) if one.is_dir() and not _saved(one) else [one] for one in found]  # none that are hidden
     return [str(one) for one in chain.from_iterable(inside) if one.is_dir() or _ending(str(one)) in READERS]
 
 
@@ -131,6 +131,8 @@ def _open(path: str, *, streaming: bool) -> Dataset | IterableDataset:
 def _common_columns(domains: dict[str, Any]) -> list[str]:
     """Columns of the first row of every domain."""
     firsts = {name: list(next(iter(_endless(domain)))) for name, domain in domains.items()}
+    if 0 < (found := sum("text" in first for first in firsts.values())) < len(firsts):
+        raise ValueError(f"the column text is in {found} of {len(firsts)} domains: {firsts}; rename the others' column of text, or give columns")
     first, *others = firsts.values()
     if common := [column for column in first if all(column in other for other in others)]:
         return common
@@ -151,15 +153,27 @@ def _endless(domain: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 for rows, row in enumerate(_open(path, streaming=True), start=1):
                     if (times[rows - 1] if rows <= len(times) else 1) > turn:
                         read = True
-                        yield row
+                        yield _named(row, domain["text"])
                 _check_rows(domain["name"], path, times, rows)
         if not read:
             raise ValueError(f"{domain['name']}: its files hold no row that is to be read")
 
 
+def _named(row: dict[str, Any], text: str) -> dict[str, Any]:
+    """The row with its column of text called `text`."""
+    return row if text == "text" or text not in row else {key: row[key] for key in row if key not in (text, "text")} | {"text": row[text]}
+
+
+def _renamed(rows: Dataset, text: str) -> Dataset:
+    """The rows with their column of text called `text`."""
+    if text == "text" or text not in rows.column_names:
+        return rows
+    return rows.remove_columns([name for name in rows.column_names if name == "text"]).rename_column(text, "text")
+
+
 def _whole(domain: dict[str, Any]) -> tuple[Dataset, np.ndarray]:
     """A domain's rows, and in which order one pass reads them."""
-    files = [_open(path, streaming=False) for path in domain["files"]]
+    files = [_renamed(_open(path, streaming=False), domain["text"]) for path in domain["files"]]
     counts = [np.ones(len(file), dtype=np.int64) for file in files]
     for path, count in zip(domain["files"], counts, strict=True):
         times = domain["times"].get(path, count[:0])

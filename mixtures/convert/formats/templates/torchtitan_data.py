@@ -53,7 +53,7 @@ def _expand(pattern: str) -> list[str]:
     if "://" in pattern:
         return [pattern]
     pattern = f"{pattern}/*" if Path(pattern).is_dir() else pattern
-    return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+    return sorted(path for path in glob.glob(pattern) if Path(path).is_file()) if glob.has_magic(pattern) else [pattern]
 
 
 def _stem(path: str) -> str:

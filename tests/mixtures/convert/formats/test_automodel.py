@@ -58,6 +58,7 @@ def test_text_read_by_its_size_is_weighed_to_the_mixture(tmp_path: Path, data: P
         (None, "cannot be read"),
         ("a: [", "cannot be read"),
         ("- a", "no mapping"),
+        ("step_scheduler: [1]", r"is no mapping of blocks \(or its step_scheduler is none\)"),
         ("a: 1\nb: 2\na: 3", r"recipe.yaml: a is given twice in the block that starts at line 1 \(lines 1, 3\)"),
     ],
 )

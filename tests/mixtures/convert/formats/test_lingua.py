@@ -298,6 +298,13 @@ def test_what_lingua_cannot_do_is_refused(tmp_path: Path, data: Path, flags: Any
         _convert(tmp_path, data, flags=flags, **mixture)
 
 
+@pytest.mark.parametrize("flags", [{}, {"ranks": 2}])
+def test_data_that_are_no_folders_are_refused(tmp_path: Path, flags: dict[str, int]) -> None:
+    mixture = toy.make_mixture(tmp_path, {"only": toy.WANTED})
+    with pytest.raises(UserError, match=r"folders of a file system, these are none:\n  - web: s3://bucket/web\n"):
+        convert(mixture, to="lingua", output=tmp_path / "out", data="s3://bucket/{domain}", **flags)
+
+
 def test_two_ranks_share_these_chunks_and_the_note_says_so(tmp_path: Path, data: Path) -> None:
     report = _convert(tmp_path, data, flags={"ranks": 2})
     assert any("ranks must be a multiple of 2" in note for note in report.record["notes"])

@@ -159,3 +159,12 @@ def test_samples_that_are_no_documents_are_noticed(tmp_path: Path, data: Path) -
 def test_a_missing_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"math/index.json is not there"):
         _convert(tmp_path, f"{tmp_path}/data")
+
+
+@pytest.mark.parametrize("index", ['{"shards": [', "[]", '{"shards": []}', '{"version": 2}', '{"shards": [{}]}'])
+def test_an_index_that_lists_no_shards_is_refused(index: str, tmp_path: Path) -> None:
+    for name in toy.NAMES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.json").write_text(index)
+    with pytest.raises(UserError, match=r"web/index.json (lists no shards as Streaming|is not complete JSON)"):
+        convert(toy.make_mixture(tmp_path), to="streaming", output=tmp_path / "out", data=f"{tmp_path}/{{domain}}")
