@@ -1,15 +1,51 @@
 """Usage, help and error messages of the commands train, score and compare."""
 
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from pydantic import BaseModel
 
 import doge
 from mixtures.errors import UserError
 from proxies.config import help_text
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that a signal stopped after a whole step, with its checkpoint written; `number` is the signal's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Give a function that returns the number of the SIGTERM or SIGINT that came while the block runs; 0 for none.
+
+    So a run can finish its step first. The same signal a second time does what it does without this block. In a thread
+    that is not the main one, signals are left as they are.
+    """
+    came = [0]
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        came[0] = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: came[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command(
@@ -22,6 +58,7 @@ def command(
 ) -> int:
     """Run a command and return its exit code: 0, or 2 after one message on an error that the user can correct.
 
+    A run that a signal stopped gives 128 and the signal's number (143 for SIGTERM, 130 for SIGINT), after one line.
     arguments: the words after the command's name; --help, -h or no word at all prints the usage and all settings.
     act:       the command itself; called with the words. UserError and NoRuleError become the message.
     kind:      the class of the settings, for the help.
@@ -40,4 +77,8 @@ def command(
             print(f"[process {rank}] ", end="", file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if not int(os.environ.get("RANK", 0)):
+            print(f"\n{stopped}", file=sys.stderr)
+        return 128 + stopped.number
     return 0

@@ -33,6 +33,14 @@ class Place:
     reduce: Callable[[Tensor], Tensor] | None
     autocast: Autocast
 
+    def largest(self, number: int) -> int:
+        """Return the largest of all processes' numbers, in every process."""
+        if self.reduce is None:
+            return number
+        numbers = torch.zeros(self.processes, dtype=torch.int64, device=self.device)
+        numbers[self.rank] = number
+        return int(self.reduce(numbers).max())
+
 
 def make_accelerator(precision: str, **options: Any) -> Accelerator:
     """Return the accelerator of a command, whose processes wait for each other as long as tokenizing may take (WAIT).

@@ -1,6 +1,7 @@
 """One proxy model in training: the loop from the start (or a checkpoint) to the last step, evaluation and records."""
 
 import json
+import signal
 import time
 from dataclasses import asdict
 from typing import Literal
@@ -17,6 +18,7 @@ from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
 from proxies import checkpoints
+from proxies.command import Stopped, stop_signals
 from proxies.config import dump, environment
 from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
@@ -111,29 +113,41 @@ class ProxyRun:
             self.accelerator.init_trackers("doge", config={})
 
     def loop(self) -> None:
-        """Run every remaining step; evaluate, write records and save checkpoints when they are due."""
+        """Run every remaining step; evaluate, write records and save checkpoints when they are due.
+
+        Raises Stopped, after a checkpoint, at the end of the step in which SIGTERM or SIGINT came to any process.
+        """
         train = self.settings.train
         if not self.start:
             self._evaluate(0)
-        with tqdm(
-            desc=self.path.name,
-            total=train.steps,
-            initial=self.start,
-            unit="step",
-            disable=not self.main,
-            dynamic_ncols=True,
-        ) as bar:
+        with (
+            stop_signals() as asked,
+            tqdm(
+                desc=self.path.name,
+                total=train.steps,
+                initial=self.start,
+                unit="step",
+                disable=not self.main,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
             for step in range(self.start, train.steps):
                 began = time.perf_counter()
                 lr = float(self.scheduler.get_last_lr()[0])
                 outcome = self.stepper(step, lr)
                 self.scheduler.step()
                 self._record(step + 1, lr, outcome, time.perf_counter() - began, bar)
-                last = step + 1 == train.steps
+                last, stop = step + 1 == train.steps, self.place.largest(asked())
                 if last or (step + 1) % train.evaluate_every == 0:
                     self._evaluate(step + 1)
-                if last or (step + 1) % train.save_every == 0:
+                if last or stop or (step + 1) % train.save_every == 0:
                     self._save(step + 1)
+                if stop and not last:
+                    raise Stopped(
+                        stop,
+                        f"stopped by {signal.Signals(stop).name} after step {step + 1} of {train.steps}, with its "
+                        "checkpoint; continue with --resume",
+                    )
 
     def _record(self, step: int, lr: float, outcome: StepOutcome, seconds: float, bar: tqdm) -> None:
         if not self.main:

@@ -25,6 +25,7 @@ from tests.proxies.helpers import (
     TWO_WAY,
     alone_and_in_two_processes,
     clean_environment,
+    config_of,
     kill_at,
     launch,
     message,
@@ -105,6 +106,48 @@ def test_resume_gives_the_same_trajectory_bit_for_bit(
     assert Mixture.load(tmp_path / "whole/mixture.json").weights_at(0) == Mixture.load(
         tmp_path / "run/mixture.json"
     ).weights_at(0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_after_its_step_and_it_resumes_bit_for_bit(
+    tmp_path: Path, number: int, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_run(tmp_path, train={"save_every": 6})
+    assert run(path, "--run_dir", tmp_path / "whole") == 0
+    made = Stepper.__call__
+
+    def stepping(self: Stepper, step: int, lr: float) -> object:
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return made(self, step, lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", stepping)
+        assert run(path) == code
+    name = signal.Signals(number).name
+    assert (
+        f"stopped by {name} after step 3 of 6, with its checkpoint; continue with --resume" in capsys.readouterr().err
+    )
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert read_trajectory(tmp_path / "run").steps.tolist() == [1, 2, 3]
+    assert run(path, "--resume") == 0
+    assert same(read_trajectory(tmp_path / "whole"), read_trajectory(tmp_path / "run"))
+
+
+def test_a_preempted_launch_of_two_processes_leaves_a_checkpoint(tmp_path: Path) -> None:
+    path = write_run(tmp_path, train={"steps": 4000, "save_every": 4000, "evaluate_every": 4000})
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config_of(2), "-m", "proxies.train"]
+    variables = {**clean_environment(), "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen([*command, str(path)], cwd=REPOSITORY, env=variables, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (tmp_path / "run/config.yaml").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.terminate()  # as a cluster preempts: the launcher hands it on to both processes
+    said = process.communicate(timeout=120)[1]
+    newest = checkpoints.newest(tmp_path / "run")
+    assert newest is not None, said
+    assert newest.name == f"step-{len(read_trajectory(tmp_path / 'run').steps):08d}"
 
 
 def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
