@@ -1,6 +1,7 @@
 """A whole run, from settings to mixture.json: checks, the corpus, the proxy's training, and the summary at the end."""
 
 from contextlib import ExitStack
+from typing import Literal
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,11 +23,11 @@ from proxies.settings import Settings
 from proxies.simulate import simulate
 
 
-def train(settings: Settings, *, resume: bool = False) -> RunRecord | None:
+def train(settings: Settings, *, resume: bool | Literal["auto"] = False) -> RunRecord | None:
     """Train a proxy and learn domain weights; corpus, records, mixture and plots go into `settings.run_dir`.
 
-    Return the run's record; None in every process but the first. `resume` continues a run that was interrupted. Raises
-    UserError for settings, text and directories that cannot be used.
+    Return the run's record; None in every process but the first. `resume` continues a run that was interrupted; `auto`
+    starts it if there is none. Raises UserError for settings, text and directories that cannot be used.
     """
     require_tracker(settings)
     tracker = settings.train.tracker
@@ -39,12 +40,16 @@ def train(settings: Settings, *, resume: bool = False) -> RunRecord | None:
     return record
 
 
-def learn(settings: Settings, accelerator: Accelerator, *, resume: bool = False) -> RunRecord | None:
+def learn(settings: Settings, accelerator: Accelerator, *, resume: bool | Literal["auto"] = False) -> RunRecord | None:
     """Do what `train` does, and return what it returns, with an accelerator that exists already and stays usable."""
     require_divisible(settings, accelerator.num_processes)
+    if resume != "auto":  # checked again with the lock; this leaves a directory that is refused as it is
+        require_directory(settings, resume=resume)
     with ExitStack() as locks:
         lock = directory_lock(settings.run_path, remedy="wait until it ends, or give another run_dir")
         decide(lambda: locks.enter_context(lock), accelerator)
+        if resume == "auto":
+            resume = bool(agree((settings.run_path / "config.yaml").exists(), accelerator))
         return _learn(settings, accelerator, resume=resume)
 
 

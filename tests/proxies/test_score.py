@@ -419,6 +419,7 @@ def test_a_full_disk_leaves_whole_parts_and_the_next_call_goes_on(
     for part in ("No space left on device", "part-000004", "finished parts are kept", "same command again"):
         assert part in said
     assert sorted(path.name for path in (run / "scores").iterdir()) == [
+        ".lock",
         "meta.json",
         *(f"part-{number:06d}.parquet" for number in range(4)),
     ]

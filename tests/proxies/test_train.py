@@ -134,6 +134,14 @@ def test_a_signal_ends_a_run_after_its_step_and_it_resumes_bit_for_bit(
     assert same(read_trajectory(tmp_path / "whole"), read_trajectory(tmp_path / "run"))
 
 
+def test_resume_auto_starts_a_run_and_continues_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_run(tmp_path)
+    assert run(path, "--run_dir", tmp_path / "whole") == 0
+    kill_at(monkeypatch, Stepper, 5, lambda: run(path, "--resume", "auto"))
+    assert run(path, "--resume", "auto") == 0
+    assert same(read_trajectory(tmp_path / "whole"), read_trajectory(tmp_path / "run"))
+
+
 def test_a_preempted_launch_of_two_processes_leaves_a_checkpoint(tmp_path: Path) -> None:
     path = write_run(tmp_path, train={"steps": 4000, "save_every": 4000, "evaluate_every": 4000})
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config_of(2), "-m", "proxies.train"]
@@ -376,7 +384,8 @@ def test_processes_that_did_not_form_a_group_are_refused(
 ) -> None:
     path = write_run(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("proxies.learn.Accelerator", lambda **names: type("Alone", (), {"num_processes": 1})())
+    alone = type("Alone", (), {"num_processes": 1})()
+    monkeypatch.setattr("proxies.learn.make_accelerator", lambda *_, **options: alone)
     said = message(capsys, path)
     for part in ("started 2 processes, but this one sees 1", "did not form a group", "cpu2.yaml"):
         assert part in said
