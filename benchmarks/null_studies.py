@@ -130,7 +130,7 @@ def comparisons(studies: int = 2000) -> Iterator[Row]:
                 }
 
 
-def rankings(studies: int = 400) -> Iterator[Row]:
+def rankings(studies: int = 200) -> Iterator[Row]:
     """Swarms of mixtures from a flat Dirichlet distribution, with a normal loss.
 
     claimed: `mixtures fit` with model auto claims to rank (few domains only: it takes a second a table). p: the share
@@ -140,11 +140,11 @@ def rankings(studies: int = 400) -> Iterator[Row]:
     for domains in DOMAINS:
         for count in sorted({max(8, domains + 2), max(12, 3 * domains)} if domains < 300 else {domains + 2}):
             rng, claims, below = np.random.default_rng(0), [], []
-            for number in range(studies if domains < 30 else studies // 4 if domains < 300 else 10):
+            for number in range(studies if domains < 30 else studies // 4 if domains < 300 else 5):
                 shares, losses = rng.dirichlet(np.ones(domains), count), rng.normal(size=count)
                 folds = count if count <= 20 else 10
                 below.append(permutation_p(shares, losses, folds=folds, seed=0, permutations=199) <= CHANCE)
-                if domains <= 7 and number < 60 and count > LEAST:
+                if domains <= 7 and number < 40 and count > LEAST:
                     names = [f"d{place}" for place in range(domains)]
                     fit = fit_surrogate(pd.DataFrame(shares, columns=names), pd.DataFrame({"loss": losses}))
                     claims.append((fit.ranks, fit.spearman_ci[0] > 0))
