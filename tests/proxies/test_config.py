@@ -445,6 +445,7 @@ def test_merge_keys_take_the_settings_of_another_block(tmp_path: Path) -> None:
         load_settings(path)
 
 
+@pytest.mark.slow
 def test_settings_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD | {"run_dir": "läufe"})
     path.write_text(path.read_text(encoding="utf-8").replace('"l\\xE4ufe"', "läufe"), encoding="utf-8")

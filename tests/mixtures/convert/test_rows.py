@@ -24,6 +24,7 @@ from mixtures.schedule.records import Source
 from tests.trainers.support import toy
 
 
+@pytest.mark.slow
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 60))
 def test_slices_are_the_rows_of_a_text_that_repeats(begin, more, size):
     slices = _cut(begin, begin + more, size=size)

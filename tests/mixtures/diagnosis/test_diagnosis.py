@@ -366,6 +366,7 @@ def test_weights_that_reach_held_are_told_with_what_they_would_be(tmp_path: Path
     assert look(planted_run(tmp_path / "inside", directions()), "reach").status == "pass"
 
 
+@pytest.mark.slow
 def test_a_domain_of_a_single_row_is_named_and_left_out_of_what_needs_it(tmp_path: Path) -> None:
     planted = directions(4)
     products = np.full((STEPS, 4), 1.0)

@@ -164,6 +164,7 @@ def test_auto_takes_the_best_rank_correlation_and_the_simpler_of_equals(
     assert fitted(shares, law(shares)[:, :1])[0].model == chosen
 
 
+@pytest.mark.slow
 def test_permutation_p_is_that_of_a_loop_over_permuted_tables() -> None:
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(4), 12)
