@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
 from mixtures.errors import UserError
 
@@ -19,43 +18,48 @@ LEFTOVER = re.compile(r"^\..*\.(\d+)-[0-9a-f]+\.tmp$")  # names of `mixtures.fil
 
 
 @contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path` while the block runs, so that no other process holds it; yield True.
+
+    With wait=False, yield False at once if another process holds it. The lock is the kernel's (flock), so it ends with
+    the process. A file that was removed in the meantime is opened again.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    yield True
+                    return
+
+
+@contextmanager
 def directory_lock(directory: str | Path, *, remedy: str) -> Iterator[None]:
     """Hold the lock of a directory, which is made if it is missing, while the block runs.
 
-    The lock is the kernel's (flock) on the file `.lock` in it, so it ends with the process. The file names the host,
-    the process and its command, for whoever finds it held. Temporary files of processes that are gone are removed
-    first. If the block leaves nothing in the directory, the directory is removed. Raises UserError, with `remedy`, if
-    another process holds the lock.
+    The lock file `.lock` in it names the host, the process and its command, for whoever finds it held. Temporary files
+    of processes that are gone are removed first. If the block leaves nothing in the directory, the directory is
+    removed. Raises UserError, with `remedy`, if another process holds the lock.
     """
     directory = Path(directory)
-    with _held(directory, remedy) as file:
-        file.truncate(0)
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "command": " ".join(sys.argv)}, file)
-        file.flush()
+    path = directory / NAME
+    with locked(path, wait=False) as mine:
+        if not mine:
+            raise UserError(f"{directory} is in use by {_holder(path)}; {remedy}")
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "command": " ".join(sys.argv)}
+        path.write_text(json.dumps(holder), encoding="utf-8")
         remove_leftovers(directory)
         try:
             yield
         finally:
             if os.listdir(directory) == [NAME]:
-                (directory / NAME).unlink()
+                path.unlink()
                 directory.rmdir()
-
-
-@contextmanager
-def _held(directory: Path, remedy: str) -> Iterator[TextIO]:
-    """Give the lock file, open and locked; one that was removed in the meantime is opened again."""
-    path = directory / NAME
-    while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{directory} is in use by {_holder(path)}; {remedy}") from error
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    yield file
-                    return
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -13,11 +13,9 @@ costs.json                      seconds and floating-point operations of learnin
 summary.txt, plots/             the results as text and as plots
 """
 
-import fcntl
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from mixtures import Mixture
 from mixtures.compare.directory import Bases, base_path
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from mixtures.locks import locked
 from proxies.comparison.base import BaseRun
 from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, load
@@ -193,22 +192,6 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
 def write_results(run_path: Path, bases: Bases) -> None:
     """Write results.parquet: one row per (mixture, seed, step, domain) of the directory's base runs."""
     _write_table(run_path / "results.parquet", bases.results)
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path` while the block runs, so that no other process holds it; yield True.
-
-    With wait=False, yield False at once if another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _mixture(run_path: Path, name: str) -> Path:

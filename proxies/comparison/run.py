@@ -16,6 +16,7 @@ from mixtures import Mixture
 from mixtures.compare.directory import read_bases
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from mixtures.locks import locked
 from mixtures.run.run import RunRecord
 from mixtures.text import tokens_text
 from proxies.comparison.base import train_base
@@ -23,7 +24,6 @@ from proxies.comparison.contenders import make_mixture, read_learned, require_sc
 from proxies.comparison.costs import NOTE, base_cost, total_cost
 from proxies.comparison.records import (
     is_finished,
-    locked,
     require_kept,
     require_same,
     save_base,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from mixtures import Mixture
+from mixtures.locks import locked
 from proxies.comparison import base
-from proxies.comparison.records import locked, save_base
+from proxies.comparison.records import save_base
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.step import Stepper
