@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from doge.gram import Gram, GramSum, Workspace, block_limit
@@ -95,8 +95,22 @@ class GroupGradients:
     If there are several processes, each sends `halves * G * P` entries per step.
     """
 
-    def __init__(self, model: nn.Module, *, groups: int, halves: int, autocast: Autocast = nullcontext) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        groups: int,
+        halves: int,
+        divided: Bool[Tensor, " G"] | None = None,
+        autocast: Autocast = nullcontext,
+    ) -> None:
+        """Take the number of groups and of halves of their rows.
+
+        `divided` is False for a group whose two halves share rows, which leaves its self product unmeasured; None:
+        there is no such group.
+        """
         self.model = model
+        self.divided = torch.ones(groups, dtype=torch.bool) if divided is None else divided
         self.autocast = autocast
         self.groups = groups
         self.halves = halves
@@ -180,7 +194,9 @@ class GroupGradients:
             finish(parameter, slice(0, parameter.shape[0]), block)
         losses = losses if reduce is None else reduce(losses)
         means = losses.view(self.halves, self.groups).sum(0).cpu()
-        outcome = Step(means, gram.result(), None if samples is None else samples.of_domains)
+        outcome = Step(
+            means, gram.result().only_measured(self.divided), None if samples is None else samples.of_domains
+        )
         coefficients = decide(outcome.losses, outcome.gram)
         for parameter, total in totals.items():
             combine(parameter, slice(0, parameter.shape[0]), total, coefficients)

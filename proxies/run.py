@@ -65,7 +65,11 @@ class ProxyRun:
         if settings.update.preset == "doremi":
             return DoremiStepper(*shared, state=doge.start(prior_of("uniform", self.corpus), 0))
         gradients = doge.GroupGradients(
-            self.model, groups=count, halves=halves_of(settings), autocast=self.place.autocast
+            self.model,
+            groups=count,
+            halves=halves_of(settings),
+            divided=torch.tensor([group.is_divided(self.corpus.row_tokens) for group in self.groups]),
+            autocast=self.place.autocast,
         )
         prior = prior_of(settings.constants.prior, self.corpus)
         return Stepper(*shared, gradients=gradients, prior=prior, state=doge.start(prior, count))

@@ -161,7 +161,6 @@ class Stepper:
             targets=torch.tensor([group.target for group in self.groups]),
             worst=self.settings.update.aggregate == "worst",
         )
-        divided = torch.tensor([group.is_divided(self.settings.corpus.row_tokens) for group in self.groups])
         decisions: list[doge.Decision] = []
 
         def decide(losses: Tensor, gram: doge.Gram) -> Tensor:
@@ -170,7 +169,7 @@ class Stepper:
             require_finite("squared gradient norm", gram.products.diagonal(), names, step)
             require_finite("gram", gram.products.sum(1), names, step)
             self.state, decision = doge.update(
-                gram.only_measured(divided),
+                gram,
                 losses,
                 self.state,
                 constants=constants,
@@ -192,8 +191,7 @@ class Stepper:
             presence=self._presence(step),
         )
         norm = descend(self.model, self.optimizer, max_grad_norm=train.max_grad_norm, step=step)
-        gram = computed.gram.only_measured(divided)
-        return StepOutcome(computed.losses, decisions[0], norm, gram, computed.sample_weights)
+        return StepOutcome(computed.losses, decisions[0], norm, computed.gram, computed.sample_weights)
 
     def _presence(self, step: int) -> doge.Presence | None:
         """Return how this step weighs the samples inside domains; None if they are not weighted."""
