@@ -38,8 +38,7 @@ def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:
     part by part, so that only one part of it is in memory.
     """
     trajectory, importance = run.trajectory, torch.from_numpy(importance_of(run))
-    known = {domain.name for domain in run.corpus.domains if domain.role == "target"}
-    targets = torch.tensor([group in known for group in trajectory.groups])
+    targets = torch.tensor([group in run.corpus.targets for group in trajectory.groups])
     losses, diagonals = torch.tensor(trajectory.losses), torch.tensor(trajectory.self_products)
     parts: list[Tensor] = []
     for grams in trajectory.gram_parts():

@@ -129,6 +129,5 @@ def _importance(objective: str | Mapping[str, float], corpus: CorpusRecord) -> d
     """Return {name: importance}: as given, or equal for all targets, or equal for all domains."""
     if not isinstance(objective, str):
         return {name: value for name, value in objective.items() if value > 0}
-    targets = [domain.name for domain in corpus.domains if domain.role == "target"]
     domains = [domain.name for domain in corpus.domains if domain.role == "domain"]
-    return dict.fromkeys(targets if objective == "auto" and targets else domains, 1.0)
+    return dict.fromkeys(corpus.targets if objective == "auto" and corpus.targets else domains, 1.0)

@@ -144,6 +144,11 @@ class CorpusRecord(BaseModel):
     domains: tuple[CorpusDomain, ...]
     reused: Reused | None = None
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the names of the targets."""
+        return tuple(domain.name for domain in self.domains if domain.role == "target")
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -239,7 +244,7 @@ class RunRecord:
     def objective(self) -> str | dict[str, float]:
         """Return the objective of the run: `universal`, or {name: importance} of the domains and targets that count."""
         objective = self.config.update.get("objective", "auto")
-        targets = [domain.name for domain in self.corpus.domains if domain.role == "target"]
+        targets = self.corpus.targets
         if (
             objective == "auto" and targets and self.config.update.get("preset") != "doremi"
         ):  # DoReMi only evaluates targets
@@ -249,10 +254,8 @@ class RunRecord:
     @property
     def has_targets(self) -> bool:
         """Return whether a target counts in the objective."""
-        known = {domain.name for domain in self.corpus.domains if domain.role == "target"}
-        return not isinstance(self.objective, str) and any(
-            value > 0 for name, value in self.objective.items() if name in known
-        )
+        objective = self.objective
+        return not isinstance(objective, str) and any(objective.get(name, 0) > 0 for name in self.corpus.targets)
 
 
 def natural_shares(tokens: list[int]) -> np.ndarray:
