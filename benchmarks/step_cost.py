@@ -35,7 +35,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def build(
 
     from doge import GroupGradients, MicroBatch
     from doge.presence import Presence
-    from proxies.step import adam_metric
+    from proxies.step import adam_geometry
 
     length = tokens // (2 * domains)
     torch.manual_seed(0)
@@ -190,7 +189,7 @@ def build(
     steps = {
         "plain": plain,
         "lagged": lambda: ours(True),
-        "adam": lambda: ours(True, metric=partial(adam_metric, optimizer)),
+        "adam": lambda: ours(True, metric=adam_geometry(optimizer)),
         "exact": lambda: ours(False),
         "loop": loop,
         "presence": lambda: ours(True, "first_block"),

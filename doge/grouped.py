@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from doge.rules import Rule, Sum, embedding, find_rule, lookup
+from doge.rules import BROKEN, Rule, Sum, embedding, find_rule, lookup
 
 
 class NoRuleError(ValueError):
@@ -243,7 +243,7 @@ def _input(
     else:
         try:
             x, factor = lookup(module, args, kwargs)
-        except (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError)):
+        except BROKEN:
             raise
         except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
             raise NoRuleError(

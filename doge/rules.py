@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# errors of a device that is out of memory or broken: they say nothing about a layer
+BROKEN = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+
 
 class Sum:
     """Sum of the groups' gradients (G, *shape) of a parameter or a part of it, in the tensor `value`.
@@ -172,7 +175,7 @@ def _output(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> T
     """
     try:
         output = call_with(module, parameters, x)
-    except (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError)):
+    except BROKEN:
         raise
     except (TypeError, AttributeError, ValueError, IndexError, RuntimeError):
         return None

@@ -24,6 +24,9 @@ def _seeds(value: Any) -> Any:
     return [value] if isinstance(value, int | str) else value
 
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)]
+
+
 class BaseTrain(Loop):
     """The training loop of the base models."""
 
@@ -36,7 +39,7 @@ class Proxy(Frozen):
     """The settings that the proxy runs of all learned mixtures share."""
 
     seed: int = Field(0, ge=0, description="seed of the proxies' initial weights and data order")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = Field(
+    seeds: Seeds = Field(
         (),
         description="several seeds in place of `seed`: each learned mixture is the mean of one proxy run per seed",
     )
@@ -105,7 +108,7 @@ class CompareSettings(Frozen):
     """All settings of a comparison. `proxies.compare COMPARE.yaml --section.key value` overrides single ones."""
 
     run_dir: str = Field(description="directory of the comparison's records; in the YAML file, relative to that file")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = Field(
+    seeds: Seeds = Field(
         (0, 1),
         min_length=1,
         description="seeds of initial weights and row order; one base model is trained per mixture and seed",
@@ -221,10 +224,9 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
         yield f"mixtures holds {len(names)}: a comparison needs the baseline and at least one other mixture; add one"
     if settings.baseline not in names:
         yield f"baseline is {settings.baseline!r}, which is not in mixtures; allowed: {', '.join(names)}"
-    if twice := sorted({seed for seed in settings.seeds if settings.seeds.count(seed) > 1}):
-        yield f"seeds gives {', '.join(map(str, twice))} twice; give each once"
-    if twice := sorted({seed for seed in settings.proxy.seeds if settings.proxy.seeds.count(seed) > 1}):
-        yield f"proxy.seeds gives {', '.join(map(str, twice))} twice; give each once"
+    for setting, seeds in (("seeds", settings.seeds), ("proxy.seeds", settings.proxy.seeds)):
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            yield f"{setting} gives {', '.join(map(str, twice))} twice; give each once"
     if settings.proxy.seeds and settings.proxy.seed:
         yield f"proxy.seed ({settings.proxy.seed}) has no effect beside proxy.seeds; give one of the two"
     if len({name.lower() for name in names}) < len(names):
