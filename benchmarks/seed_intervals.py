@@ -1,6 +1,6 @@
 """Intervals of earlier comparisons by today's rule: their summary.txt was made with the rule before.
 
-    python benchmarks/seed_intervals.py benchmarks/results/compare benchmarks/results/compare_target
+    python benchmarks/seed_intervals.py benchmarks/results/compare_samples_*
 
 before: the variance between seeds pooled over mixtures, with all its degrees of freedom. now: the pair's own variance
 where that is larger, with at most twice the pairs' degrees (mixtures/compare/statistics.py). Reads results.parquet and
