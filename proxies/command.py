@@ -14,6 +14,7 @@ from pydantic import BaseModel
 import doge
 from mixtures.errors import UserError
 from proxies.config import help_text
+from proxies.place import follow_launcher
 
 
 class Stopped(KeyboardInterrupt):
@@ -68,6 +69,7 @@ def command(
     if not words or "--help" in words or "-h" in words:
         print(f"{usage}\n\nsettings, {given}:\n{help_text(kind)}")
         return 0 if words else 2
+    follow_launcher()
     try:
         act(words)
     except (UserError, doge.NoRuleError) as error:

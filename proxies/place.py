@@ -1,6 +1,12 @@
-"""This process: its rank and device, sums over all processes, and what the main process decides for all."""
+"""This process and the others: rank, device, sums, what the main process decides for all, and who is still there."""
 
-from collections.abc import Callable
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +21,7 @@ from mixtures.errors import UserError
 
 Value = TypeVar("Value")
 WAIT = timedelta(days=7)  # how long processes wait for each other, for example while the first one tokenizes all text
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")  # torchrun and accelerate launch set them for us
 
 
 @dataclass(frozen=True)
@@ -96,3 +103,57 @@ def decide(choose: Callable[[], Value], accelerator: Accelerator) -> Value:
     if isinstance(choice, UserError):
         raise choice
     return choice
+
+
+def follow_launcher() -> None:
+    """Send this process a SIGTERM as soon as the launcher that started it is gone. Without a launcher, do nothing.
+
+    A launcher that is killed (by a scheduler, or for memory) cannot stop its processes, which would train on, unseen.
+    """
+    if not any(name in os.environ for name in LAUNCHED):
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
+
+
+@contextmanager
+def ending_alone(place: Place, *, seconds: int) -> Iterator[Callable[[], None]]:
+    """Give a function to call after every step; without a call for `seconds`, this process ends with a message.
+
+    A process that is stopped or hangs leaves the others waiting for it. Only time in which this process itself runs
+    counts. With one process, or 0 seconds, nothing is watched. The exit code is 1.
+    """
+    if place.processes == 1 or not seconds:
+        yield lambda: None
+        return
+    steps, over = [0], threading.Event()
+
+    def watch() -> None:
+        waited, seen = 0, 0
+        while not over.wait(1):
+            waited = waited + 1 if steps[0] == seen else 0
+            seen = steps[0]
+            if waited >= seconds:
+                print(
+                    f"\nerror: process {place.rank} of {place.processes} waited {seconds} s (train.timeout) for a step "
+                    "to end: another process is stopped, hangs or is gone. Finished checkpoints are kept; continue "
+                    "with --resume",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)  # the main thread waits for the others, which nothing else ends
+
+    def count() -> None:
+        steps[0] += 1
+
+    threading.Thread(target=watch, name="timeout", daemon=True).start()
+    try:
+        yield count
+    finally:
+        over.set()

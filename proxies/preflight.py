@@ -16,6 +16,8 @@ from proxies.config import differences
 from proxies.model_faults import ERRORS, cause, faults, raise_if_memory
 from proxies.settings import Settings, load_settings
 
+MAY_CHANGE = ("train.timeout",)  # settings that change no result, and may differ when a run is resumed
+
 
 def require_tracker(settings: Settings) -> None:
     """Check that the tracker named in the settings is installed."""
@@ -54,7 +56,7 @@ def require_directory(settings: Settings, *, resume: bool) -> None:
         raise UserError(
             f"{path} holds no run to resume (no config.yaml); start it without --resume, or correct run_dir"
         )
-    if changed := differences(load_settings(config), settings):
+    if changed := [line for line in differences(load_settings(config), settings) if not line.startswith(MAY_CHANGE)]:
         lines = "\n".join(f"  {line}" for line in changed)
         raise UserError(
             f"{path} was started with other settings (then -> now):\n{lines}\nSet them back to resume, or give a new "

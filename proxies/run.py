@@ -24,7 +24,7 @@ from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, optimization, parameter_count
-from proxies.place import agree, place_of
+from proxies.place import agree, ending_alone, place_of
 from proxies.preflight import require_causal
 from proxies.reuse import describe_reuse
 from proxies.settings import Settings
@@ -122,9 +122,8 @@ class ProxyRun:
         Raises Stopped, after a checkpoint, at the end of the step in which SIGTERM or SIGINT came to any process.
         """
         train = self.settings.train
-        if not self.start:
-            self._evaluate(0)
         with (
+            ending_alone(self.place, seconds=train.timeout) as alive,
             stop_signals() as asked,
             tqdm(
                 desc=self.path.name,
@@ -135,15 +134,20 @@ class ProxyRun:
                 dynamic_ncols=True,
             ) as bar,
         ):
+            if not self.start:
+                self._evaluate(0)
+                alive()
             for step in range(self.start, train.steps):
                 began = time.perf_counter()
                 lr = float(self.scheduler.get_last_lr()[0])
                 outcome = self.stepper(step, lr)
                 self.scheduler.step()
                 self._record(step + 1, lr, outcome, time.perf_counter() - began, bar)
+                alive()
                 last, stop = step + 1 == train.steps, self.place.largest(asked())
                 if last or (step + 1) % train.evaluate_every == 0:
                     self._evaluate(step + 1)
+                    alive()
                 if last or stop or (step + 1) % train.save_every == 0:
                     self._save(step + 1)
                 if stop and not last:

@@ -71,6 +71,13 @@ class Loop(Frozen):
         description="held-out rows per domain that are evaluated, spread over the first half of its held-out text",
     )
 
+    timeout: int = Field(
+        1800,
+        ge=0,
+        description="with several processes: end them all if none of them finishes a step or an evaluation in this "
+        "time, because one is stopped or hangs; 0: never (seconds)",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_lr > self.lr:

@@ -29,6 +29,7 @@ from mixtures.locks import locked
 from proxies.comparison.base import BaseRun
 from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, load
+from proxies.preflight import MAY_CHANGE
 
 SHARED = ("corpus.", "model.", "train.")  # prefixes of settings that must be the same for all results of a directory
 REMEDY = "Set them back, or give a new run_dir"
@@ -55,7 +56,7 @@ def require_same(settings: CompareSettings) -> None:
     changed = [
         line
         for line in differences(before, settings)
-        if line.startswith(SHARED) and not line.startswith("corpus.cache_dir")
+        if line.startswith(SHARED) and not line.startswith(("corpus.cache_dir", *MAY_CHANGE))
     ]
     for name in before.mixtures.keys() & settings.mixtures.keys():
         changed += _mixture_changes(before, settings, name)

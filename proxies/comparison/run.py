@@ -1,7 +1,7 @@
 """A whole comparison: learn the mixtures that are to be learned, train base models, write tables and plots."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
-from proxies.place import agree, make_accelerator, place_of
+from proxies.place import agree, ending_alone, make_accelerator, place_of
 from proxies.preflight import require_causal, require_divisible, require_group, require_same_corpus
 
 
@@ -98,9 +98,12 @@ def train_missing(
     path, main = settings.run_path, accelerator.is_main_process
     place = place_of(accelerator)
     missing = agree(_missing(settings), accelerator)
-    with tqdm(total=len(missing) * settings.train.steps, unit="step", disable=not main, dynamic_ncols=True) as bar:
+    with (
+        ending_alone(place, seconds=settings.train.timeout) as alive,
+        tqdm(total=len(missing) * settings.train.steps, unit="step", disable=not main, dynamic_ncols=True) as bar,
+    ):
         for name, seed in missing:
-            show = partial(_show, bar, f"{name} seed {seed}")
+            show = partial(_show, bar, alive, f"{name} seed {seed}")
             run = train_base(settings, corpus, mixtures[name], seed=seed, place=place, on_step=show)
             if main:
                 if run.facts["diverged"] is not None:
@@ -169,7 +172,8 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
     return environment(world_size=accelerator.num_processes, device=str(accelerator.device))
 
 
-def _show(bar: tqdm, label: str, step: int, loss: float, speed: float) -> None:
+def _show(bar: tqdm, alive: Callable[[], None], label: str, step: int, loss: float, speed: float) -> None:
+    alive()
     bar.set_postfix_str(f"{label}, step {step}, loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
     bar.update()
 

@@ -221,9 +221,10 @@ def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path, capsys: py
 def test_resume_with_changed_settings_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_run(tmp_path, train={"steps": 2})
     assert run(path) == 0
-    said = message(capsys, path, "--resume", "--train.lr", "0.02", "--update.tau", "3")
+    said = message(capsys, path, "--resume", "--train.lr", "0.02", "--update.tau", "3", "--train.timeout", "60")
     assert "train.lr: 0.01 -> 0.02" in said
     assert "update.tau: None -> 3.0" in said
+    assert "timeout" not in said  # it changes no result
 
 
 def test_resume_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
