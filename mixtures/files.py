@@ -53,15 +53,15 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
+def atomic_dir(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary directory beside `path` that becomes `path` when the block ends without an error.
 
     Everything in it is on the disk before it is renamed. If the block raises (or the disk is full), the temporary
-    directory is removed and `path` is untouched. Raises FileExistsError where `path` exists already, at the start or,
-    if another process was faster, at the end.
+    directory is removed and `path` is untouched. replace: a directory `path` is removed just before the renaming; else
+    FileExistsError is raised where it exists already, at the start or, if another process was faster, at the end.
     """
     path = Path(path)
-    if path.exists():
+    if path.exists() and not replace:
         raise FileExistsError(errno.EEXIST, "already exists", str(path))
     temporary = _temporary(path)
     temporary.mkdir(parents=True)
@@ -72,6 +72,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
                 with open(Path(directory, name), "rb") as file:
                     os.fsync(file.fileno())
             _sync_directory(Path(directory))
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
         os.rename(temporary, path)
         _sync_directory(path.parent)
     finally:

@@ -56,8 +56,14 @@ def learn(settings: Settings, accelerator: Accelerator, *, resume: bool | Litera
 def _learn(settings: Settings, accelerator: Accelerator, *, resume: bool) -> RunRecord | None:
     """Do what `learn` does, with the lock of the run directory held by the main process."""
     require_directory(settings, resume=resume)
-    with accelerator.main_process_first():
-        prepared = prepare(settings.corpus, settings.cache_path, settings.draws, progress=accelerator.is_main_process)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        prepared = prepare(
+            settings.corpus,
+            settings.cache_path,
+            settings.draws,
+            progress=accelerator.is_main_process,
+            check=accelerator.is_local_main_process,
+        )
         corpus = reuse(simulate(prepared, settings), settings)
     if resume:
         require_same_corpus(settings.run_path, corpus.record)

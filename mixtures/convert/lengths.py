@@ -158,11 +158,14 @@ def _cached(mixture: Mixture, cache: str | Path) -> dict[str, tuple[np.ndarray, 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from mixtures.stream.cached import DOCUMENTS, REMEDY, SUMS, changed
     from mixtures.stream.tokens import find_sources
 
     tables = {}
     for name, path in find_sources(mixture.domains, mixture.tokenizer, Path(cache)).items():
-        table = pq.read_table(path / "documents.parquet", columns=["split", "start", "tokens"])
+        if fault := changed(path / SUMS, [DOCUMENTS]):
+            raise UserError(f"{path} is damaged ({fault}); {REMEDY}")
+        table = pq.read_table(path / DOCUMENTS, columns=["split", "start", "tokens"])
         table = table.filter(pc.equal(table["split"], "train"))
         tables[name] = (table["start"].to_numpy(), table["tokens"].to_numpy())
     return tables

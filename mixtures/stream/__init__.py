@@ -5,6 +5,7 @@ plan.py       which domain each row comes from, and what happens when a domain i
 apportion.py  the order of the domains that keeps every domain within one row of its share
 shuffle.py    a shuffled order of any size, computed from a key and never stored
 policy.py     the text of every epoch of a domain with a sample policy
+cached.py     a directory of the token cache, and whether its files changed
 tokens.py     the tokens of a domain on disk or in memory, and whether they are the mixture's text
 """
 

@@ -33,7 +33,8 @@ class MixtureStream:
     rank, world: global row n goes to rank n modulo `world`. Ranks take equally many rows, so a step that takes as many
         rows on every rank sees the same global batch in every world size.
     seed: of the order inside domains; None: the mixture's sampling.seed.
-    check_text: False: the sources may be another text than the mixture names.
+    check_text: False: the sources may be another text than the mixture names. True: rank 0 also compares the tokens in
+        a token cache with their hashes, at 1 to 2 GB per second.
     new_weights: True: a state of another mixture over this text is accepted. Its rows count as read, and this mixture's
         weights hold from there on. If a domain's sample policy changed too, its epochs go on after as many rows of the
         new text.
@@ -62,7 +63,9 @@ class MixtureStream:
         self.seed = mixture.sampling.seed if seed is None else seed
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} of a world of {world}: ranks count from 0 to world - 1")
-        self._tokens = open_sources(mixture.domains, mixture.tokenizer, sources, check_text=check_text)
+        self._tokens = open_sources(
+            mixture.domains, mixture.tokenizer, sources, check_text=check_text, check_files=rank == 0
+        )
         self._rows = {name: as_rows(tokens.ids, self.row_tokens) for name, tokens in self._tokens.items()}
         if short := [
             f"{name} ({len(self._tokens[name].ids)} tokens)" for name, rows in self._rows.items() if not len(rows)

@@ -11,6 +11,7 @@ import numpy as np
 from mixtures.errors import UserError
 from mixtures.files import read_json
 from mixtures.schedule.records import Domain, Tokenizer
+from mixtures.stream.cached import META, REMEDY, SUMS, TOKENS, changed
 
 Source = np.ndarray | str | Path
 
@@ -70,13 +71,19 @@ def id_fault(name: str, ids: np.ndarray, where: str, tokenizer: Tokenizer) -> st
 
 
 def open_sources(
-    domains: Sequence[Domain], tokenizer: Tokenizer, sources: Mapping[str, Source] | str | Path, *, check_text: bool
+    domains: Sequence[Domain],
+    tokenizer: Tokenizer,
+    sources: Mapping[str, Source] | str | Path,
+    *,
+    check_text: bool,
+    check_files: bool = True,
 ) -> dict[str, Tokens]:
     """Return {name: tokens} of every domain of the mixture, in its order.
 
     A source is an array of token ids (N,) or a directory of the token cache that `proxies.train` keeps; `sources`
-    itself may be that cache. check_text: the tokens must be the text that the mixture names. Of the ids only the first
-    SCANNED of each source are compared with the vocabulary. Raises UserError listing every fault.
+    itself may be that cache. check_text: the tokens must be the text that the mixture names. check_files: with
+    check_text, the tokens in a token cache are compared with their hashes. Of the ids only the first SCANNED of each
+    source are compared with the vocabulary. Raises UserError listing every fault.
     """
     names = [domain.name for domain in domains]
     if not isinstance(sources, Mapping):
@@ -91,6 +98,13 @@ def open_sources(
     faults = [fault for domain in domains for fault in _faults(tokenizer, domain, opened[domain.name], check_text)]
     first = {name: id_fault(name, tokens.ids[:SCANNED], tokens.where, tokenizer) for name, tokens in opened.items()}
     faults += [fault for fault in first.values() if fault]
+    if check_text and check_files and not faults:
+        directories = {name: Path(source) for name, source in sources.items() if isinstance(source, str | Path)}
+        faults = [
+            f"{name}: {path} is damaged ({fault}); {REMEDY}"
+            for name, path in directories.items()
+            if (fault := changed(path / SUMS, [META, TOKENS]))
+        ]
     if faults:
         raise UserError("these sources cannot be streamed:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return opened
@@ -107,16 +121,16 @@ def _open(name: str, source: Source) -> Tokens:
             )
         return Tokens(ids, where=str(getattr(ids, "filename", None) or "an array in memory"))
     path = Path(source)
-    if not (path / "meta.json").is_file():
+    if not (path / META).is_file():
         raise UserError(
             f"the source of {name}, {path}, is no directory of the token cache (it has no meta.json); give one, or "
             f"an array of "
             'token ids such as np.memmap("tokens.bin", dtype="uint16", mode="r")'
         )
-    meta = read_json(path / "meta.json")
+    meta = read_json(path / META)
     try:
         tokenizer = meta["tokenizer"]
-        ids = np.memmap(path / "train.bin", dtype=token_dtype(tokenizer["vocab_size"]), mode="r")
+        ids = np.memmap(path / TOKENS, dtype=token_dtype(tokenizer["vocab_size"]), mode="r")
         if len(ids) != meta["train"]["tokens"]:
             raise UserError(
                 f"{path} holds {len(ids):,} tokens, its meta.json says {meta['train']['tokens']:,}: it is damaged; "

@@ -139,8 +139,14 @@ def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, Seq
 
 def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData:
     text = settings.text
-    with accelerator.main_process_first():
-        corpus = prepare(text, Path(text.cache_dir), settings.draws, progress=accelerator.is_main_process)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        corpus = prepare(
+            text,
+            Path(text.cache_dir),
+            settings.draws,
+            progress=accelerator.is_main_process,
+            check=accelerator.is_local_main_process,
+        )
     if (settings.run_path / "corpus.json").exists():
         require_same_corpus(settings.run_path, corpus.record)
     return corpus

@@ -1,9 +1,10 @@
 """The token cache of one domain: a directory on disk that appears complete or not at all.
 
 `train.bin` and `held_out.bin` are flat arrays of token ids, every document followed by the end-of-text token;
-`documents.parquet` lists which tokens belong to which document; `meta.json` holds counts, hashes and sizes. The
-directory is written under another name beside its place and then renamed. If several processes build the same one, the
-first to finish wins and the others open its directory.
+`documents.parquet` lists which tokens belong to which document; `meta.json` holds counts, fingerprints and sizes;
+`_SHA256SUMS` holds the hashes of these files (mixtures/stream/cached.py). The directory is written under another name
+beside its place and then renamed, with a lock held: other commands wait and open it. Only who holds the lock replaces a
+damaged directory, after another look.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from mixtures.errors import UserError
-from mixtures.files import atomic_dir
+from mixtures.files import atomic_dir, read_json
+from mixtures.locks import locked
+from mixtures.stream.cached import DOCUMENTS, META, SUMS, TOKENS, changed, write_sums
 from mixtures.stream.tokens import token_dtype
 from proxies.corpus.only import Selection
 from proxies.corpus.settings import SourceSettings
@@ -31,7 +34,7 @@ from proxies.corpus.tokenizer import TextEncoder, head
 
 FORMAT = 1  # changes with the layout of the files; caches with another number are built again
 SPLITS = ("train", "held_out")
-FILES = ("train.bin", "held_out.bin", "documents.parquet")
+FILES = (TOKENS, "held_out.bin", DOCUMENTS)
 BATCH_CHARACTERS = 1_000_000  # about how many characters are tokenized at a time
 TABLE_ROWS = 8_192  # number of documents that are written to documents.parquet at a time
 TABLE = pa.schema([("id", "string"), ("split", "string"), ("start", "int64"), ("tokens", "int64"), ("bytes", "int64")])
@@ -65,31 +68,43 @@ def content_hash(content: Any) -> str:
 
 
 def open_domain(
-    cache: Path, name: str, source: SourceSettings, tokenizer: TextEncoder, inputs: dict[str, Any], bar: tqdm
+    cache: Path,
+    name: str,
+    source: SourceSettings,
+    tokenizer: TextEncoder,
+    inputs: dict[str, Any],
+    bar: tqdm,
+    *,
+    check: bool,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the cache directory of a domain and its meta.json; build the cache if it is missing or damaged.
 
-    `inputs` is what `reading` returned; `bar` shows the progress. Raises UserError for a source that cannot be read and
-    for a cache that cannot be written.
+    `inputs` is what `reading` returned; `bar` shows the progress; `check` compares the files with their hashes. Raises
+    UserError for a source that cannot be read and for a cache that cannot be written.
     """
     # caches of older versions lack the count of what is lost: another name builds them again
     counted = [] if tokenizer.spells_all else ["spelling"]
     path = cache / f"{name}-{content_hash([FORMAT, inputs, tokenizer.fingerprint, *counted])}"
-    meta = _read_meta(path)
-    if meta is None:
-        bar.set_description_str(name)
-        try:
-            if path.exists():
-                bar.write(f"the token cache {path} is damaged; it is built again")
-                shutil.rmtree(path, ignore_errors=True)
+    bar.set_description_str(f"checking {name}" if check else name)
+    with suppress(UserError):
+        return path, _read_meta(path, inputs, tokenizer, check=check)
+    try:
+        with _turn(path, bar):
+            try:  # another command may have built it by now
+                return path, _read_meta(path, inputs, tokenizer, check=check)
+            except UserError as fault:
+                if path.exists():
+                    bar.write(f"the token cache {path} is damaged ({fault}); it is built again")
+            bar.set_description_str(name)
             _build(path, source, tokenizer, inputs, bar)
-        except OSError as error:
-            if not path.exists():  # else another process was faster, and its directory is opened
-                raise unwritable(cache, error) from error
-        meta = _read_meta(path)
-        if meta is None:
-            raise RuntimeError(f"the token cache {path} was damaged right after it was written; check the disk")
-    return path, meta
+            return path, _read_meta(path, inputs, tokenizer, check=False)
+    except OSError as error:
+        raise unwritable(cache, error) from error
+
+
+def is_hashed(path: Path) -> bool:
+    """Say whether a cache directory has hashes to compare its files with; those of earlier versions have none."""
+    return (path / SUMS).exists()
 
 
 def open_tokens(path: Path, split: str, tokenizer: TextEncoder) -> np.ndarray:
@@ -105,6 +120,20 @@ def unwritable(cache: Path, error: OSError) -> UserError:
     )
 
 
+@contextmanager
+def _turn(path: Path, bar: tqdm) -> Iterator[None]:
+    """Hold the lock of the cache directory `path` while the block runs, without what killed processes left of it."""
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as locks:
+        if not locks.enter_context(locked(lock, wait=False)):
+            bar.write(f"another command builds the token cache {path}; waiting for it")
+            locks.enter_context(locked(lock))
+        locks.callback(lock.unlink, missing_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
 class _Writer:
     """Writer of the files of a cache directory, with counts and a hash of what they hold so far."""
 
@@ -115,7 +144,7 @@ class _Writer:
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._rows: list[dict[str, Any]] = []
         stack = self._stack = ExitStack()
-        self._table = stack.enter_context(pq.ParquetWriter(directory / "documents.parquet", TABLE))
+        self._table = stack.enter_context(pq.ParquetWriter(directory / DOCUMENTS, TABLE))
         paths = {split: directory / f"{split}.bin" for split in SPLITS}
         self._files = {split: stack.enter_context(open(path, "wb")) for split, path in paths.items()}  # noqa: SIM115
 
@@ -153,7 +182,7 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
     complete = True
     selection = Selection(source.only)
     lost: Counter[str] | None = None if tokenizer.spells_all else Counter()
-    with atomic_dir(path) as directory:
+    with atomic_dir(path, replace=True) as directory:
         with _Writer(directory, tokenizer) as writer:
             for document, ids in _tokenized(documents(source, selection=selection), tokenizer, lost):
                 if limit is not None and writer.counts["train"]["tokens"] >= limit:
@@ -175,7 +204,8 @@ def _build(path: Path, source: SourceSettings, tokenizer: TextEncoder, inputs: d
             **({} if lost is None else {"spelling": dict(lost)}),
             "sizes": {name: (directory / name).stat().st_size for name in FILES},
         }
-        (directory / "meta.json").write_text(json.dumps(meta, indent=1))
+        (directory / META).write_text(json.dumps(meta, indent=1))
+        write_sums(directory / SUMS, [META, *FILES])
 
 
 def _tokenized(
@@ -204,13 +234,25 @@ def _tokenized(
     yield from encoded(batch)
 
 
-def _read_meta(path: Path) -> dict[str, Any] | None:
-    """Read the meta.json of a cache directory; None if it is missing or the files have other sizes than it names."""
+def _read_meta(path: Path, inputs: dict[str, Any], tokenizer: TextEncoder, *, check: bool) -> dict[str, Any]:
+    """Read the meta.json of a cache directory. Raises UserError where the directory is missing, damaged or another one.
+
+    The sizes of the files are compared with those in meta.json, and with `check` also their hashes.
+    """
     try:
-        meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
-        return meta if meta["sizes"] == {name: (path / name).stat().st_size for name in FILES} else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        meta: dict[str, Any] = read_json(path / META)
+        found = content_hash([meta["inputs"], meta["tokenizer"]["fingerprint"]])
+        same_sizes = meta["sizes"] == {name: (path / name).stat().st_size for name in FILES}
+        fault = changed(path / SUMS, [META, *FILES]) if check and same_sizes else None
+    except (OSError, TypeError, KeyError) as error:
+        raise UserError(f"{type(error).__name__}: {error}") from error
+    if found != content_hash([inputs, tokenizer.fingerprint]):
+        raise UserError("it holds another text, or tokens of another tokenizer")
+    if not same_sizes:
+        raise UserError(f"files have other sizes than {META} names")
+    if fault:
+        raise UserError(fault)
+    return meta
 
 
 def _digest(text: str) -> bytes:

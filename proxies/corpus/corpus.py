@@ -1,6 +1,7 @@
 """The corpus of a run: every domain is tokenized once, kept on disk (cache.py), and memory-mapped by every process."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -10,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mixtures.errors import UserError
+from mixtures.stream.cached import DOCUMENTS, changed, write_sums
 from mixtures.text import WIDTH
 from proxies.corpus import cache
 from proxies.corpus import tokenizer as tokenizers
@@ -65,20 +67,25 @@ class CorpusData:
         return next(entry for entry in [*self.record["domains"], *members] if entry["name"] == name)
 
 
-def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *, progress: bool = False) -> CorpusData:
+def prepare(
+    corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *, progress: bool = False, check: bool = True
+) -> CorpusData:
     """Build or open the token cache of every domain and target; the result is the same in every process and every run.
 
-    Call it in the main process first (`accelerator.main_process_first()`); the other processes then open what that one
-    built. `cache_dir` is the directory of the caches. `draws` is how many tokens of each domain and target the run
-    reads, by name; a streamed source without `max_tokens` stops there. `progress` shows a bar. Raises UserError listing
-    all domains that cannot be read, are shorter than a row, or of which the tokenizer loses a large part.
+    Call it in the main process first, then in the first one of every other machine (`main_process_first()` and
+    `local_main_process_first()` of the accelerator); the others then open what that one built. `cache_dir` is the
+    directory of the caches. `draws` is how many tokens of each domain and target the run reads, by name; a streamed
+    source without `max_tokens` stops there. `progress` shows a bar. `check` compares the caches with their hashes,
+    unless corpus.check_tokens is off. Raises UserError listing all domains that cannot be read, are shorter than a row,
+    or of which the tokenizer loses a large part.
     """
+    check = check and corpus.check_tokens
     inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=draws[name]))
     with tqdm(unit="B", unit_scale=True, delay=0.5, disable=not progress) as bar:
         tokenizer, tokenizer_path = _tokenizer(corpus, inputs, cache_dir, bar)
 
         def opened(name: str, source: SourceSettings) -> tuple[Path, dict[str, Any]]:
-            path, meta = cache.open_domain(cache_dir, name, source, tokenizer, inputs[name], bar)
+            path, meta = cache.open_domain(cache_dir, name, source, tokenizer, inputs[name], bar, check=check)
             if "spelling" in meta:
                 counts = [meta[split] for split in cache.SPLITS]
                 if warning := spelling_warning(meta["spelling"], counts, tokenizer.name):
@@ -92,6 +99,11 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
         warnings: list[str] = []
         caches = _each(corpus, opened)
         bar.set_description_str("corpus")
+        if check and (unhashed := [name for name, (path, _) in caches.items() if not cache.is_hashed(path)]):
+            warnings.append(
+                f"note: the token caches of {', '.join(unhashed)} are of an earlier version, without hashes: only the "
+                f"sizes of their files are checked; remove them from {cache_dir} to have them built again"
+            )
         if progress:
             for warning in warnings:
                 bar.write(fill(warning, WIDTH, subsequent_indent=" " * 4))
@@ -100,7 +112,7 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
         domains=tuple(corpus.domains),
         tokens={name: cache.open_tokens(path, "train", tokenizer) for name, (path, _) in caches.items()},
         held_out={name: cache.open_tokens(path, "held_out", tokenizer) for name, (path, _) in caches.items()},
-        documents={name: path / "documents.parquet" for name, (path, _) in caches.items()},
+        documents={name: path / DOCUMENTS for name, (path, _) in caches.items()},
         record={
             "tokenizer": tokenizer.record(),
             "row_tokens": corpus.row_tokens,
@@ -116,23 +128,19 @@ def prepare(corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *
 def _tokenizer(corpus: CorpusSettings, inputs: dict[str, Any], directory: Path, bar: tqdm) -> tuple[TextEncoder, Path]:
     """Return the tokenizer of the settings and the path of its tokenizer.json in the cache; train a BPE if needed."""
     size = corpus.tokenizer.train_bpe
-    if size:
-        path = (
-            directory
-            / f"tokenizer-{cache.content_hash([cache.FORMAT, size, [inputs[name] for name in corpus.domains]])}.json"
-        )
-        try:
-            return tokenizers.from_file(path, f"bpe-{size}", end=END_OF_TEXT), path
-        except UserError:  # the file is missing or damaged
-            bar.set_description_str("training the tokenizer")
+    tokenizer = None if size else tokenizers.load(corpus.tokenizer)
+    made_from = tokenizer.fingerprint if tokenizer else [cache.FORMAT, size, [inputs[name] for name in corpus.domains]]
+    path = directory / f"tokenizer-{cache.content_hash(made_from)}.json"
+    sums = path.with_suffix(".sha256")
+    if path.exists() and not changed(sums, [path.name]):
+        with suppress(UserError):  # damaged, and of an earlier version, which wrote no hash
+            return tokenizer or tokenizers.from_file(path, f"bpe-{size}", end=END_OF_TEXT), path
+    if tokenizer is None:
+        bar.set_description_str("training the tokenizer")
         tokenizer = _train_bpe(corpus, inputs, size, progress=not bar.disable)
-    else:
-        tokenizer = tokenizers.load(corpus.tokenizer)
-        path = directory / f"tokenizer-{cache.content_hash(tokenizer.fingerprint)}.json"
-        if path.exists():
-            return tokenizer, path
     try:
         tokenizer.save(path)
+        write_sums(sums, [path.name])
     except OSError as error:
         raise cache.unwritable(directory, error) from error
     return tokenizer, path

@@ -133,6 +133,12 @@ class CorpusSettings(Frozen):
         description="share of documents that are held out by hash, in domains without validation files",
     )
     cache_dir: str = Field("", description="directory of the token cache; empty: `cache` beside the run directory")
+    check_tokens: bool = Field(
+        True,
+        description="compare the token caches with the hashes that they were written with, once at the start of every "
+        "command, and build damaged ones again (1 to 2 GB per second, by one process per machine); false: compare the "
+        "sizes of their files alone",
+    )
     simulate_budget: SimulateBudget = Field(
         SimulateBudget(), description="repeat domains as often as a large run would"
     )

@@ -71,8 +71,14 @@ def score(settings: ScoreSettings) -> None:
 def _score(settings: ScoreSettings, run: Settings, accelerator: Accelerator) -> None:
     """Do what `score` does, with the lock of the scores' directory held by the main process."""
     checkpoints = decide(lambda: choose_checkpoints(run.run_path, settings.checkpoints), accelerator)
-    with accelerator.main_process_first():
-        corpus = prepare(run.corpus, run.cache_path, run.draws, progress=accelerator.is_main_process)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        corpus = prepare(
+            run.corpus,
+            run.cache_path,
+            run.draws,
+            progress=accelerator.is_main_process,
+            check=accelerator.is_local_main_process,
+        )
     require_same_corpus(
         run.run_path, corpus.record, remedy="to score it with this run, or learn a new run from the new text"
     )
