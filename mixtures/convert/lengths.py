@@ -158,12 +158,12 @@ def _cached(mixture: Mixture, cache: str | Path) -> dict[str, tuple[np.ndarray, 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from mixtures.stream.cached import DOCUMENTS, REMEDY, SUMS, changed
+    from mixtures.stream.cached import DOCUMENTS, META, REMEDY, SUMS, changed
     from mixtures.stream.tokens import find_sources
 
     tables = {}
     for name, path in find_sources(mixture.domains, mixture.tokenizer, Path(cache)).items():
-        if fault := changed(path / SUMS, [DOCUMENTS]):
+        if fault := changed(path / SUMS, [META, DOCUMENTS]):
             raise UserError(f"{path} is damaged ({fault}); {REMEDY}")
         table = pq.read_table(path / DOCUMENTS, columns=["split", "start", "tokens"])
         table = table.filter(pc.equal(table["split"], "train"))

@@ -24,7 +24,7 @@ def write_sums(sums: Path, names: Iterable[str]) -> None:
 def changed(sums: Path, names: Iterable[str]) -> str | None:
     """Return in words which of the files beside `sums` have other hashes than it names; None where none has.
 
-    A missing file counts as changed. Reads the files whole, 1 to 2 GB per second; nothing where `sums` is missing
+    A missing file counts as changed. Reads the files whole, about 1 GB per second; nothing where `sums` is missing
     (earlier versions). Raises OSError.
     """
     if not sums.exists():

@@ -34,7 +34,7 @@ class MixtureStream:
         rows on every rank sees the same global batch in every world size.
     seed: of the order inside domains; None: the mixture's sampling.seed.
     check_text: False: the sources may be another text than the mixture names. True: rank 0 also compares the tokens in
-        a token cache with their hashes, at 1 to 2 GB per second.
+        a token cache with their hashes, at about 1 GB per second.
     new_weights: True: a state of another mixture over this text is accepted. Its rows count as read, and this mixture's
         weights hold from there on. If a domain's sample policy changed too, its epochs go on after as many rows of the
         new text.

@@ -136,7 +136,7 @@ class CorpusSettings(Frozen):
     check_tokens: bool = Field(
         True,
         description="compare the token caches with the hashes that they were written with, once at the start of every "
-        "command, and build damaged ones again (1 to 2 GB per second, by one process per machine); false: compare the "
+        "command, and build damaged ones again (about 1 GB per second, by one process per machine); false: compare the "
         "sizes of their files alone",
     )
     simulate_budget: SimulateBudget = Field(

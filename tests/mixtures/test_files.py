@@ -1,5 +1,6 @@
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_an_existing_directory_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="already exists"), atomic_dir(tmp_path / "checkpoint"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint"]
+
+
+def test_a_directory_is_replaced_where_asked_once_the_new_one_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "old").touch()
+    with suppress(RuntimeError), atomic_dir(tmp_path / "cache", replace=True):
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["cache", "old"]
+    with atomic_dir(tmp_path / "cache", replace=True) as directory:
+        (directory / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["cache", "new"]
 
 
 @pytest.mark.parametrize("text", ["a:\n  x: 1\n  y: 2\n  x: 3\n", "a: {x: 1,\n y: 2,\n 'x': 3}\n"])

@@ -8,6 +8,7 @@ import pytest
 
 from mixtures import Mixture, MixtureStream
 from mixtures.errors import UserError
+from mixtures.stream import cached
 from tests.mixtures.stream.helpers import ROW, make_mixture, make_sources
 
 SIZES = {"web": 40, "code": 20}
@@ -121,3 +122,35 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
     (directory / "meta.json").write_text('{"tokenizer": {')
     with pytest.raises(UserError, match=r"meta.json is not complete JSON"):
         rows_of(sources)
+
+
+def hashed(cache: Path) -> dict[str, Path]:
+    """The directories of a cache, with the hashes that earlier versions did not write."""
+    directories = {name: cache / f"{name}-0123456789abcdef" for name in SIZES}
+    for directory in directories.values():
+        cached.write_sums(directory / "_SHA256SUMS", ["meta.json", "train.bin"])
+    return directories
+
+
+@pytest.mark.parametrize("name", ["train.bin", "meta.json"])
+def test_an_overwritten_file_is_refused_unless_told_not_to_look(tmp_path: Path, name: str) -> None:
+    sources = hashed(write_cache(tmp_path))
+    assert (rows_of(sources) == rows_of(make_sources(SIZES))).all()
+    content = bytearray((sources["code"] / name).read_bytes())
+    content[content.index(b"test") if name == "meta.json" else 40] ^= 1
+    (sources["code"] / name).write_bytes(content)
+    for given in (tmp_path, sources):
+        with pytest.raises(UserError, match=rf"code: .*code-0123456789abcdef is damaged \({name} changed") as caught:
+            rows_of(given)
+        assert "web" not in str(caught.value)
+    assert len(rows_of(sources, check_text=False)) == 60
+
+
+def test_only_rank_0_reads_all_tokens_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed(write_cache(tmp_path))
+    read: list[Path] = []
+    real = cached.sha256_file
+    monkeypatch.setattr(cached, "sha256_file", lambda path: [read.append(path), real(path)][1])
+    for rank in (1, 0):
+        MixtureStream(mixture_of(), tmp_path, row_tokens=ROW, rank=rank, world=2)
+        assert len(read) == (0 if rank else 4)

@@ -53,10 +53,6 @@ def miscount(meta: Path) -> None:
     meta.write_text(json.dumps(record))
 
 
-def reported(*_: Any) -> None:
-    raise UserError("the source is gone")
-
-
 DAMAGES: dict[str, Callable[[Path, Path], object]] = {
     "one bit": lambda cats, dogs: flip(cats / "train.bin"),
     "one bit in each of 64 tokens": lambda cats, dogs: flip(cats / "train.bin", times=64),
@@ -128,7 +124,7 @@ def test_an_older_cache_is_opened_and_said_to_be_unchecked(given: Settings, monk
     assert not (place_of(first) / "_SHA256SUMS").exists()  # hashes of what may be damaged would say that it is not
 
 
-def test_another_domains_directory_in_the_place_of_an_older_cache_is_noticed(given: Settings) -> None:
+def test_another_domains_directory_of_an_earlier_version_is_noticed(given: Settings) -> None:
     first = prepare(given)
     for name in ("cats", "dogs"):
         (place_of(first, name) / "_SHA256SUMS").unlink()
@@ -167,10 +163,12 @@ def test_a_damaged_cache_stays_while_another_command_holds_its_lock(
     damaged = (place / "train.bin").read_bytes()
 
     def no_wait(path: Path, *, wait: bool = True) -> Any:
-        return pytest.raises(SystemExit) if wait is None else locked(path, wait=False) if not wait else reported()
+        if wait:
+            raise UserError("it would wait from here on")
+        return locked(path, wait=False)
 
     monkeypatch.setattr(cache, "locked", no_wait)
-    with locked(place.with_name(f".{place.name}.lock")), pytest.raises(UserError):
+    with locked(place.with_name(f".{place.name}.lock")), pytest.raises(UserError, match="it would wait"):
         prepare(given)
     assert (place / "train.bin").read_bytes() == damaged
 
@@ -181,7 +179,11 @@ def test_a_damaged_cache_stays_where_its_source_cannot_be_read(
     place = place_of(prepare(given))
     flip(place / "train.bin")
     damaged = (place / "train.bin").read_bytes()
-    monkeypatch.setattr(cache, "_tokenized", reported)
+
+    def gone(*_: Any) -> None:
+        raise UserError("the source is gone")
+
+    monkeypatch.setattr(cache, "_tokenized", gone)
     with pytest.raises(UserError, match="the source is gone"):
         prepare(given)
     assert (place / "train.bin").read_bytes() == damaged
