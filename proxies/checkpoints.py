@@ -3,8 +3,13 @@
 Rows and dropout's random numbers are functions of (seed, step). A checkpoint therefore needs the number of the step,
 but no position in the data and no random state. With P parameters it takes 12 P bytes (weights and Adam's two moments
 in float32).
+
+Every checkpoint has `_SHA256SUMS` (`mixtures.sums`): the id of its run, and the hashes of its files, which are checked
+before it is loaded. Where several processes write a checkpoint together, each hashes the files that it wrote
+(`append_sum`), and the first one unites the sums (`merge_sums`) before the directory gets its name.
 """
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +21,10 @@ from transformers import PreTrainedModel
 import doge
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
+from mixtures.sums import NAME, fault_of, read_sums, sums_of, write_sums
 
 STATE = "state.pt"
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, SafetensorError, pickle.UnpicklingError)
 
 
 class HasState(Protocol):
@@ -37,10 +44,56 @@ def newest(run_dir: Path) -> Path | None:
     return max(checkpoints(run_dir), default=None)
 
 
+def fault(path: Path, *, run_id: str | None) -> str | None:
+    """Return what keeps a checkpoint from being one of this run, whole and unchanged; None if nothing does.
+
+    Every file is read. Checkpoints of earlier versions, whose run has no id (None), cannot be checked.
+    """
+    if run_id is None:
+        return None
+    try:
+        sums = read_sums(path, run_id=run_id)
+    except UserError as error:
+        return str(error)
+    if not sums:
+        return f"{path} has no {NAME}: it is damaged, or comes from another run"
+    faults = ((name, fault_of(path / name, digest)) for name, digest in sums.items())
+    return next((f"{path / name} {found}" for name, found in faults if found), None)
+
+
+def choose(run_dir: Path, *, run_id: str | None) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that is whole, and what is wrong with the newer ones; None if there is none at all.
+
+    Raises UserError if there are checkpoints, but none of them is whole.
+    """
+    faults: list[str] = []
+    for path in reversed(checkpoints(run_dir)):
+        if (found := fault(path, run_id=run_id)) is None:
+            return path, faults
+        faults.append(found)
+    if faults:
+        raise UserError(
+            "no checkpoint can be used:\n"
+            + "\n".join(f"  - {found}" for found in faults)
+            + f"\nrestore one from a copy, or remove {run_dir / 'checkpoints'}: --resume then starts from step 0"
+        )
+    return None, faults
+
+
+def set_aside(run_dir: Path, *, after: Path) -> None:
+    """Rename the checkpoints that are newer than `after` to `damaged-step-*`, which no command reads or removes."""
+    for path in checkpoints(run_dir):
+        if path > after:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
 def save(
     run_dir: Path,
     step: int,
     *,
+    run_id: str | None,
     model: PreTrainedModel,
     optimizer: HasState,
     scheduler: HasState,
@@ -65,6 +118,8 @@ def save(
                 "rule": {name: getattr(rule, name) for name in rule.__dataclass_fields__},
             }
             torch.save(state, directory / STATE)
+            if run_id is not None:
+                write_sums(directory, sums_of(directory), run_id=run_id)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         raise UserError(
             f"{path} could not be written ({error}); the last good checkpoint is {newest(run_dir) or 'none'}. "
@@ -84,18 +139,31 @@ def load(
     """
     try:
         state = torch.load(path / STATE, map_location=device, weights_only=True)
-        saved, loaded = type(model).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-        if lost := sorted(loaded["missing_keys"]):  # transformers drew them at random
-            raise ValueError(f"its weights lack {', '.join(lost)}")
-        model.load_state_dict(saved.state_dict())
+        model.load_state_dict(read_model(path, like=model).state_dict())
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         rule: dict[str, Any] = {
             name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state["rule"].items()
         }
         step, rule_state = int(state["step"]), doge.State(**rule)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, SafetensorError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove that directory and --resume from the checkpoint before it"
         ) from error
     return step, rule_state
+
+
+def read_model(path: Path, *, like: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with the config of `like` and the weights of a checkpoint, in float32 on the CPU.
+
+    The config does not come from the checkpoint: without a config.json, transformers would build a model of its default
+    size. Raises one of DAMAGED for a checkpoint that is not whole.
+    """
+    if not (path / "config.json").is_file():
+        raise OSError("it has no config.json")
+    model, loaded = type(like).from_pretrained(
+        path, config=like.config, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+    )
+    if lost := sorted(loaded["missing_keys"]):  # transformers drew them at random
+        raise ValueError(f"its weights lack {', '.join(lost)}")
+    return model

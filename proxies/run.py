@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from doge.updates import without_effect
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from mixtures.sums import new_run_id, read_run_id
 from proxies import checkpoints
 from proxies.command import Stopped, stop_signals
 from proxies.config import dump, environment
@@ -24,7 +26,7 @@ from proxies.corpus.corpus import CorpusData
 from proxies.doremi import DoremiStepper
 from proxies.evaluate import held_out_losses
 from proxies.models import build_model, optimization, parameter_count
-from proxies.place import agree, ending_alone, place_of
+from proxies.place import agree, decide, ending_alone, place_of
 from proxies.preflight import require_causal
 from proxies.reuse import describe_reuse
 from proxies.settings import Settings
@@ -53,9 +55,6 @@ class ProxyRun:
         self.place = place_of(accelerator)
         self._require_scope()
         self.stepper = self._stepper()
-        names = [group.name for group in self.groups]
-        self.trajectory = TrajectoryWriter(self.path / "trajectory", domains=self.domains, groups=names)
-        self.evaluation = EvaluationWriter(self.path / "evaluation")
         self.step_tokens = len(self.domains) * train.rows_per_domain * corpus.row_tokens
         self.start = 0
 
@@ -86,14 +85,18 @@ class ProxyRun:
     def open(self, *, resume: bool) -> None:
         """Check that this model is causal, and the layer rules on it, then set up the run directory.
 
-        A new run writes its corpus.json, tokenizer.json and config.yaml. A resumed run loads its newest checkpoint and
-        cuts its records back to that step.
+        A new run gets an id and writes its corpus.json, tokenizer.json and config.yaml. A resumed run loads its newest
+        whole checkpoint and cuts its records back to that step.
         """
         rows = read_rows(self.groups[:2], seed=self.settings.seed, step=0, rows=1, row_tokens=self.corpus.row_tokens)
         require_causal(self.model, row_tokens=self.corpus.row_tokens, source=self.settings.model.source)
         doge.verify(self.model, rows.flatten(0, 1).to(self.accelerator.device), groups=2)
         self.accelerator.wait_for_everyone()
-        if resume and (checkpoint := agree(checkpoints.newest(self.path), self.accelerator)):
+        self.run_id = agree(read_run_id(self.path) if resume else new_run_id(), self.accelerator)
+        self._open_records()
+        choose = partial(checkpoints.choose, self.path, run_id=self.run_id)
+        checkpoint, damaged = decide(choose, self.accelerator) if resume else (None, [])
+        if checkpoint:
             self.start, self.stepper.state = checkpoints.load(
                 checkpoint,
                 model=self.model,
@@ -101,12 +104,15 @@ class ProxyRun:
                 scheduler=self.scheduler,
                 device=self.accelerator.device,
             )
+        if resume:
+            decide(self._cut_back, self.accelerator)
         if self.main:
-            if resume:
-                self.trajectory.truncate(self.start)
-                self.evaluation.truncate(self.start if self.start else -1)
-            else:
+            if checkpoint and damaged:
+                checkpoints.set_aside(self.path, after=checkpoint)
+                print("".join(f"damaged: {fault}\n" for fault in damaged) + f"instead: {checkpoint}", flush=True)
+            if not resume:
                 facts = environment(world_size=self.accelerator.num_processes, device=str(self.accelerator.device))
+                facts["run_id"] = self.run_id
                 facts["parameters"] = parameter_count(self.model)
                 facts["rule"] = asdict(self.settings.constants)
                 write_atomic(self.path / "corpus.json", json.dumps(self.corpus.record, indent=1))
@@ -115,6 +121,18 @@ class ProxyRun:
             self._say_hello()
         if self.settings.train.tracker != "none":
             self.accelerator.init_trackers("doge", config={})
+
+    def _cut_back(self) -> None:
+        """Remove what the records hold after the step that the run resumes from."""
+        self.trajectory.truncate(self.start)
+        self.evaluation.truncate(self.start if self.start else -1)
+
+    def _open_records(self) -> None:
+        names = [group.name for group in self.groups]
+        self.trajectory = TrajectoryWriter(
+            self.path / "trajectory", domains=self.domains, groups=names, run_id=self.run_id
+        )
+        self.evaluation = EvaluationWriter(self.path / "evaluation", run_id=self.run_id)
 
     def loop(self) -> None:
         """Run every remaining step; evaluate, write records and save checkpoints when they are due.
@@ -212,6 +230,7 @@ class ProxyRun:
             checkpoints.save(
                 self.path,
                 step,
+                run_id=self.run_id,
                 model=self.model,
                 optimizer=self.optimizer,
                 scheduler=self.scheduler,

@@ -1,7 +1,8 @@
 """Tables kept as part files `part-FIRST-LAST.parquet`, named by the steps they contain; each is written atomically.
 
 They keep a record that grows with a run: every flush adds one part, a kill loses at most what was not flushed, and a
-resume cuts the record back to its checkpoint.
+resume cuts the record back to its checkpoint. In a run with an id, `_SHA256SUMS` beside the parts names the finished
+ones, and every part is checked when it is read (`mixtures.sums`).
 """
 
 import io
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from mixtures.sums import fault_of, read_sums, sum_of, write_sums
 
 REMEDY = (
     "restore it from a copy, or remove the parts from here on and continue the run with "
@@ -24,43 +26,63 @@ REMEDY = (
 
 
 class Part(NamedTuple):
-    """A part file and the first and last step that it contains."""
+    """A part file, the first and last step that it contains, and its sha256; None where it is not recorded."""
 
     first: int
     last: int
     path: Path
+    digest: str | None = None
 
 
-def list_parts(directory: Path) -> list[Part]:
+def list_parts(directory: Path, *, run_id: str | None = None) -> list[Part]:
     """Return the parts in `directory`, sorted by first step; empty where there is no directory.
 
-    Raises UserError for a file whose name is not that of a part.
+    run_id: only the finished parts of this run, those that its `_SHA256SUMS` names. None: every part that is there.
+
+    Raises UserError for a file whose name is not that of a part, and for parts of another run.
     """
     names = re.compile(r"part-(\d{8,})-(\d{8,})\.parquet")
-    matches = [(names.fullmatch(path.name), path) for path in directory.glob("part-*.parquet")]
+    sums = {} if run_id is None else read_sums(directory, run_id=run_id)
+    paths = directory.glob("part-*.parquet") if run_id is None else [directory / name for name in sums]
+    matches = [(names.fullmatch(path.name), path) for path in paths]
     if strange := sorted(path.name for match, path in matches if not match):
         raise UserError(
             f"{directory} holds {', '.join(strange)}; parts are named part-FIRST-LAST.parquet, with steps of 8 digits; "
             "move other files elsewhere"
         )
-    return sorted(Part(int(match[1]), int(match[2]), path) for match, path in matches if match)
+    return sorted(Part(int(match[1]), int(match[2]), path, sums.get(path.name)) for match, path in matches if match)
 
 
-def write_part(directory: Path, table: pa.Table) -> Part:
-    """Write `table` (column `step`, ascending) as one part. Raises OSError on a full disk, leaving nothing behind."""
+def write_part(directory: Path, table: pa.Table, *, run_id: str | None = None) -> Part:
+    """Write `table` (column `step`, ascending) as one part, and then its name into the run's `_SHA256SUMS`.
+
+    Raises OSError on a full disk; the part then does not count as written.
+    """
+    part = _write_file(directory, table)
+    if run_id is not None:
+        assert part.digest is not None
+        write_sums(directory, read_sums(directory, run_id=run_id) | {part.path.name: part.digest}, run_id=run_id)
+    return part
+
+
+def _write_file(directory: Path, table: pa.Table) -> Part:
+    """Write `table` as the file of a part, in one step."""
     first, last = table["step"][0].as_py(), table["step"][-1].as_py()
-    part = Part(first, last, directory / f"part-{first:08d}-{last:08d}.parquet")
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(part.path, buffer.getvalue())
+    data = buffer.getvalue()
+    part = Part(first, last, directory / f"part-{first:08d}-{last:08d}.parquet", sum_of(data))
+    write_atomic(part.path, data)
     return part
 
 
 def read_part(part: Part, columns: Callable[[str], bool] = lambda name: True) -> pa.Table:
     """Read the part's columns whose name `columns` accepts, and `step`; schema metadata included.
 
-    Raises UserError for a torn or damaged file, and for one whose steps are not those in its name.
+    Raises UserError for a file that is not the one in `_SHA256SUMS`, for a torn or damaged file, and for one whose
+    steps are not those in its name.
     """
+    _require_whole(part)
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
             table = file.read([name for name in file.schema_arrow.names if name == "step" or columns(name)])
@@ -78,15 +100,28 @@ def read_part(part: Part, columns: Callable[[str], bool] = lambda name: True) ->
     return table
 
 
-def truncate_parts(directory: Path, step: int) -> None:
-    """Remove every row after `step`.
+def truncate_parts(directory: Path, step: int, *, run_id: str | None = None) -> None:
+    """Remove every row after `step`, and the parts that a kill left unfinished.
 
-    A part that contains `step` is first written again without the later rows, so that a kill loses nothing.
+    A part that contains `step` is first written again without the later rows, so that a kill loses nothing. Raises
+    UserError for a part that stays and is damaged.
     """
-    for part in reversed(list_parts(directory)):
-        if part.last <= step:
-            continue
-        if part.first <= step:
+    kept: dict[Path, Part] = {}
+    for part in list_parts(directory, run_id=run_id):
+        if part.last > step >= part.first:
             table = read_part(part)
-            write_part(directory, table.filter(pc.less_equal(table["step"], step)))
-        part.path.unlink()
+            part = _write_file(directory, table.filter(pc.less_equal(table["step"], step)))
+        if part.last <= step:
+            _require_whole(part)
+            kept[part.path] = part
+    if run_id is not None and directory.is_dir():
+        write_sums(directory, {path.name: part.digest or "" for path, part in kept.items()}, run_id=run_id)
+    for part in list_parts(directory):
+        if part.path not in kept:
+            part.path.unlink()
+
+
+def _require_whole(part: Part) -> None:
+    """Check that a part with a recorded sha256 is the file that was written."""
+    if part.digest is not None and (fault := fault_of(part.path, part.digest)):
+        raise UserError(f"{part.path} {fault}; {REMEDY}")

@@ -15,6 +15,7 @@ from mixtures.files import list_faults, read_json, read_yaml
 from mixtures.run.replicates import read_replicates
 from mixtures.run.trajectory import Trajectory, read_evaluation, read_trajectory
 from mixtures.schedule.records import Domain, Source, Tokenizer
+from mixtures.sums import run_id_in
 
 REUSED = "reused"  # in a run with --reuse: name of the domain that stands for all reused domains
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -159,10 +160,15 @@ class RunRecord:
     corpus: CorpusRecord
     trajectory: Trajectory
 
+    @property
+    def run_id(self) -> str | None:
+        """Return the id that the run got when it started; None for runs of earlier versions."""
+        return run_id_in(self.config.environment)
+
     @cached_property
     def evaluation(self) -> pd.DataFrame:
         """Return the held-out losses in long form (`read_evaluation`); read at the first use."""
-        return read_evaluation(self.path)
+        return read_evaluation(self.path, run_id=self.run_id)
 
     @cached_property
     def replicates(self) -> np.ndarray | None:
@@ -229,7 +235,7 @@ class RunRecord:
         """
         if (recorded := self.config.environment.get("parameters")) is not None:
             return int(recorded)
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         path = max((self.path / "checkpoints").glob("step-*/model.safetensors"), default=None)
         if path is None:
@@ -237,8 +243,11 @@ class RunRecord:
                 f"{self.path} does not say how large its proxy was: config.yaml has no environment.parameters, and "
                 "there is no checkpoint to count; write `parameters: NUMBER` into the environment block of config.yaml"
             )
-        with safe_open(path, framework="numpy") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read ({error}); restore it from a copy") from error
 
     @property
     def objective(self) -> str | dict[str, float]:
@@ -280,7 +289,8 @@ def read_run(run: str | Path | RunRecord) -> RunRecord:
             f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote"
         )
     config = _validated(Config, read_yaml(path / "config.yaml"), path / "config.yaml")
-    record = RunRecord(path, config, read_corpus(path / "corpus.json"), read_trajectory(path))
+    trajectory = read_trajectory(path, run_id=run_id_in(config.environment))
+    record = RunRecord(path, config, read_corpus(path / "corpus.json"), trajectory)
     names = tuple(domain.name for domain in record.domains)
     if names != record.trajectory.domains:
         raise UserError(

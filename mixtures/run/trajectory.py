@@ -38,6 +38,7 @@ from mixtures.errors import UserError
 from mixtures.run.average import span_average
 from mixtures.run.grams import GramBlocks
 from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
+from mixtures.sums import NAME, read_run_id
 
 FORMAT = 1
 SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
@@ -73,13 +74,15 @@ class TrajectoryWriter:
     the record goes on after their last step (call `truncate` first when resuming from a checkpoint).
     """
 
-    def __init__(self, directory: str | Path, *, domains: Sequence[str], groups: Sequence[str]) -> None:
+    def __init__(
+        self, directory: str | Path, *, domains: Sequence[str], groups: Sequence[str], run_id: str | None = None
+    ) -> None:
         assert list(groups[: len(domains)]) == list(domains), "the first groups are the training domains"
-        self.directory = Path(directory)
+        self.directory, self.run_id = Path(directory), run_id
         self.groups = list(groups)
         self.schema = _trajectory_schema(list(domains), self.groups)
         self._rows: list[dict[str, Any]] = []
-        self._last = max((part.last for part in list_parts(self.directory)), default=0)
+        self._last = max((part.last for part in list_parts(self.directory, run_id=run_id)), default=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Buffer one step: keys are column names, `gram` is (G, G) or its G * G numbers. Missing keys become null."""
@@ -99,7 +102,7 @@ class TrajectoryWriter:
         """Write the buffered rows, if there are any, as one part. On an OSError the rows stay buffered."""
         if self._rows:
             columns = {name: [row.get(name) for row in self._rows] for name in self.schema.names}
-            write_part(self.directory, pa.table(columns, schema=self.schema))
+            write_part(self.directory, pa.table(columns, schema=self.schema), run_id=self.run_id)
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
@@ -108,8 +111,9 @@ class TrajectoryWriter:
         Raises UserError when the record ends before `step`: parts that the checkpoint needs are missing.
         """
         self._rows = [row for row in self._rows if row["step"] <= step]
-        truncate_parts(self.directory, step)
-        kept = [row["step"] for row in self._rows] + [part.last for part in list_parts(self.directory)]
+        truncate_parts(self.directory, step, run_id=self.run_id)
+        parts = list_parts(self.directory, run_id=self.run_id)
+        kept = [row["step"] for row in self._rows] + [part.last for part in parts]
         self._last = max(kept, default=0)
         if self._last < step:
             raise UserError(
@@ -221,16 +225,18 @@ class Trajectory:
         return self._blocks[0]
 
 
-def read_trajectory(run_dir: str | Path) -> Trajectory:
-    """Read the whole trajectory of a run.
+def read_trajectory(run_dir: str | Path, *, run_id: str | None = None) -> Trajectory:
+    """Read the whole trajectory of a run; `run_id` is the run's id, which config.yaml gives if it is left out.
 
-    Raises UserError, naming the file and what to do, for a run without trajectory, a torn part, a gap or an overlap
-    between parts, and parts of different runs.
+    Raises UserError, naming the file and what to do, for a run without trajectory, a torn or damaged part, a gap or an
+    overlap between parts, and parts of different runs.
     """
     directory = Path(run_dir) / "trajectory"
-    parts = list_parts(directory)
+    parts = list_parts(directory, run_id=run_id or read_run_id(run_dir))
     if not parts:
         state = "is empty" if directory.is_dir() else "is not there"
+        if any(directory.glob("part-*.parquet")):
+            state = f"has parts, but none that its {NAME} names: they are unfinished, or of another run"
         raise UserError(
             f"{run_dir} has no trajectory: {directory} {state}; give a run directory that `proxies.train` wrote "
             "(it writes a part at every checkpoint and at the end)"
@@ -260,8 +266,8 @@ def read_trajectory(run_dir: str | Path) -> Trajectory:
 class EvaluationWriter:
     """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part per flush."""
 
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | Path, *, run_id: str | None = None) -> None:
+        self.directory, self.run_id = Path(directory), run_id
         self._rows: list[dict[str, Any]] = []
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -273,21 +279,23 @@ class EvaluationWriter:
     def flush(self) -> None:
         """Write the buffered rows, if there are any, as one part, atomically."""
         if self._rows:
-            write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION))
+            write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION), run_id=self.run_id)
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
         """Remove every row after `step`, on disk and buffered."""
         self._rows = [row for row in self._rows if row["step"] <= step]
-        truncate_parts(self.directory, step)
+        truncate_parts(self.directory, step, run_id=self.run_id)
 
 
-def read_evaluation(run_dir: str | Path) -> pd.DataFrame:
+def read_evaluation(run_dir: str | Path, *, run_id: str | None = None) -> pd.DataFrame:
     """Read held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
 
-    The table is empty, with these columns, for a run without evaluation. Raises UserError for a torn part.
+    The table is empty, with these columns, for a run without evaluation. `run_id` is the run's id, which config.yaml
+    gives if it is left out. Raises UserError for a torn or damaged part, and for parts of another run.
     """
-    tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation")]
+    run_id = run_id or read_run_id(run_dir)
+    tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation", run_id=run_id)]
     return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
 
 

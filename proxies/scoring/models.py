@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mixtures.errors import UserError
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import Checkpoint
+from mixtures.sums import read_run_id
 from proxies import checkpoints
 from proxies.corpus.corpus import CorpusData
 from proxies.models import build_model
@@ -31,7 +31,8 @@ class ScoredCheckpoint:
 def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheckpoint]:
     """Return the checkpoints that `wanted` names (last, all, steps), oldest first, with their steps' learning rates.
 
-    Raises UserError for a run without checkpoints, and for steps without one, listing the steps that have one.
+    Raises UserError for a run without checkpoints, for steps without one, listing the steps that have one, and for
+    checkpoints that are damaged or of another run.
     """
     paths = {int(path.name.removeprefix("step-")): path for path in checkpoints.checkpoints(run_dir)}
     if not paths:
@@ -47,7 +48,10 @@ def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheck
             f"{run_dir} has no checkpoint of step {', '.join(map(str, unknown))}; allowed: "
             f"{', '.join(map(str, paths))}, last, all (train.keep_checkpoints says how many are kept)"
         )
-    frame = read_trajectory(run_dir).frame
+    run_id = read_run_id(run_dir)
+    if faults := [fault for step in sorted(steps) if (fault := checkpoints.fault(paths[step], run_id=run_id))]:
+        raise UserError("\n".join(faults) + "\nrestore the checkpoint, or score with another one (--checkpoints)")
+    frame = read_trajectory(run_dir, run_id=run_id).frame
     lrs = dict(zip(frame["step"], frame["lr"], strict=True))
     if lost := [step for step in sorted(steps) if step not in lrs]:
         raise UserError(
@@ -81,20 +85,16 @@ def _load(expected: PreTrainedModel, path: Path) -> PreTrainedModel:
             raise OSError("it has no config.json")
         changed = _differences(expected.config, config)
         if not changed:
-            model, loaded = type(expected).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            return checkpoints.read_model(path, like=expected)
+    except checkpoints.DAMAGED as error:
         raise UserError(
             f"{path} cannot be read ({error}); restore it, or score with another checkpoint (--checkpoints)"
         ) from error
-    if changed:
-        raise UserError(
-            f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"
-            + "\n".join(f"  {line}" for line in changed)
-            + "\nrestore it, or score with another checkpoint (--checkpoints)"
-        )
-    if lost := sorted(loaded["missing_keys"]):
-        raise UserError(f"{path} lacks {', '.join(lost)}; restore it, or score with another checkpoint (--checkpoints)")
-    return model
+    raise UserError(
+        f"{path} is not a checkpoint of this run's model (the run's -> the checkpoint's):\n"
+        + "\n".join(f"  {line}" for line in changed)
+        + "\nrestore it, or score with another checkpoint (--checkpoints)"
+    )
 
 
 def _differences(run: PretrainedConfig, checkpoint: dict[str, Any]) -> list[str]:

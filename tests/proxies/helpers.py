@@ -15,6 +15,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from mixtures.run.trajectory import Trajectory, read_trajectory
+from mixtures.sums import NAME, sums_of, write_sums
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.settings import Settings
 from proxies.train import main
@@ -92,6 +93,19 @@ def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return said
+
+
+def forget_id(run_dir: Path) -> None:
+    """Make the run one of an earlier version, without an id: nothing of it is checked."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    del config["environment"]["run_id"]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def seal(directory: Path) -> None:
+    """Write the sums of a directory again, so that its files count as unchanged."""
+    run_id = (directory / NAME).read_text().split()[2]
+    write_sums(directory, sums_of(directory), run_id=run_id)
 
 
 def same(one: Trajectory, other: Trajectory) -> bool:

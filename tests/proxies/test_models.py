@@ -106,7 +106,7 @@ def test_a_checkpoint_that_lacks_weights_does_not_resume(tmp_path: Path) -> None
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     rule = doge.start(torch.full((2,), 0.5), 2)
-    path = checkpoints.save(tmp_path, 3, **parts, rule=rule, keep=1)
+    path = checkpoints.save(tmp_path, 3, run_id=None, **parts, rule=rule, keep=1)
     assert checkpoints.load(path, **parts, device=torch.device("cpu"))[0] == 3
     rewrite(path, lambda weights: {k: v for k, v in weights.items() if k != "lm_head.weight"})
     with pytest.raises(UserError, match=r"its weights lack lm_head\.weight.*--resume from the checkpoint before it"):

@@ -44,8 +44,8 @@ def test_the_end_of_a_run_reads_each_of_its_records_once(tmp_path: Path, reads: 
     assert run(path) == 0
     reads.clear()
     finish(load_settings(path))
-    parts = sorted(part.name for part in (tmp_path / "run" / "trajectory").iterdir())
-    held_out = sorted(part.name for part in (tmp_path / "run" / "evaluation").iterdir())
+    parts = sorted(part.name for part in (tmp_path / "run" / "trajectory").glob("part-*"))
+    held_out = sorted(part.name for part in (tmp_path / "run" / "evaluation").glob("part-*"))
     assert len(parts) == 3
     wanted = [*(f"trajectory/{name}" for name in parts), *(f"grams trajectory/{name}" for name in parts)]
     assert reads == Counter([*wanted, *(f"evaluation/{name}" for name in held_out)])

@@ -26,6 +26,7 @@ from tests.proxies.helpers import (
     alone_and_in_two_processes,
     clean_environment,
     config_of,
+    forget_id,
     kill_at,
     launch,
     message,
@@ -239,11 +240,12 @@ def test_resume_on_changed_text_says_which_domain(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.pt"])
-def test_resume_from_a_torn_checkpoint_says_which_and_what_to_do(
+def test_resume_without_an_id_names_a_torn_checkpoint_and_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
     path = write_run(tmp_path, train={"steps": 2})
     assert run(path) == 0
+    forget_id(tmp_path / "run")
     torn = tmp_path / "run" / "checkpoints" / "step-00000002" / file
     torn.write_bytes(torn.read_bytes()[:100])
     said = message(capsys, path, "--resume")
