@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from mixtures.compare.comparison import Comparison, summarize
 from mixtures.errors import UserError
 from mixtures.files import read_json, read_yaml
 from mixtures.run.run import CorpusRecord, natural_shares, read_corpus
 from mixtures.schedule.mixture import Mixture
+from mixtures.sums import fault_of, read_run_id, read_sums
 
 KEYS = ("mixtures", "seeds", "baseline", "objective")  # keys of config.yaml that are read
 UNKNOWN = {"seconds": np.nan, "flops": np.nan}
@@ -69,15 +71,57 @@ class ComparisonRecord:
     missing: tuple[tuple[str, int], ...]
 
 
+def base_files(run_path: Path, name: str, seed: int) -> tuple[Path, Path, Path]:
+    """Return the paths of a base run's files: held-out losses over its steps, by row, and the facts about it."""
+    path = base_path(run_path, name, seed)
+    return path.with_suffix(".parquet"), path.with_name(f"{path.name}-rows.parquet"), path.with_suffix(".json")
+
+
+def finished_bases(run_path: Path) -> list[tuple[str, int]]:
+    """Return (mixture, seed) of the finished base runs of a comparison, after a check that their files are whole.
+
+    The files of a comparison without an id (earlier versions) are not checked. Raises UserError that lists the files
+    that are damaged, or of another comparison.
+    """
+    paths = sorted((run_path / "bases").glob("*/seed-*.json"))
+    found = [(path.parent.name, int(path.stem.removeprefix("seed-"))) for path in paths]
+    if (run_id := read_run_id(run_path)) is None:
+        return found
+    finished, faults = [], []
+    sums = {name: read_sums(run_path / "bases" / name, run_id=run_id) for name, _ in found}
+    for name, seed in found:
+        files = base_files(run_path, name, seed)
+        if any(path.name in sums[name] for path in files):
+            finished.append((name, seed))
+            faults += [f"  - {path} {fault}" for path in files if (fault := fault_of(path, sums[name].get(path.name)))]
+    if faults:
+        raise UserError(
+            "\n".join([f"base runs of {run_path} are not as they were written:", *faults])
+            + "\nrestore them from a copy, or remove the seed-S.json of each and give the command that started the "
+            "comparison again: it trains these base models again"
+        )
+    return finished
+
+
 def read_bases(run_path: Path) -> Bases:
-    """Read all finished base runs of a comparison's directory, ordered by mixture and seed."""
-    facts = [read_json(path) for path in sorted((run_path / "bases").glob("*/seed-*.json"))]
-    places = [base_path(run_path, fact["mixture"], fact["seed"]) for fact in facts]
-    results, rows = (
-        tuple(pd.read_parquet(place.with_name(place.name + suffix)) for place in places)
-        for suffix in (".parquet", "-rows.parquet")
-    )
-    return Bases(tuple(facts), results, rows).of(list(dict.fromkeys(fact["mixture"] for fact in facts)))
+    """Read all finished base runs of a comparison's directory, ordered by mixture and seed.
+
+    Raises UserError for a file that is damaged, or of another comparison.
+    """
+    files = [base_files(run_path, name, seed) for name, seed in finished_bases(run_path)]
+    facts = tuple(read_json(path) for _, _, path in files)
+    results, rows = (tuple(_read_table(three[number]) for three in files) for number in (0, 1))
+    return Bases(facts, results, rows).of(list(dict.fromkeys(fact["mixture"] for fact in facts)))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); restore it from a copy, or "
+            "remove the base run's seed-S.json: the command that started the comparison then trains it again"
+        ) from error
 
 
 def read_comparison(
@@ -100,14 +144,16 @@ def read_comparison(
     if absent := [key for key in KEYS if not isinstance(config, dict) or key not in config]:
         raise UserError(f"{path / 'config.yaml'} is damaged: it has no {', '.join(absent)}; restore it from a copy")
     asked = [(name, seed) for name in names or config["mixtures"] for seed in config["seeds"]]
-    missing = tuple(run for run in asked if not base_path(path, *run).with_suffix(".json").is_file())
+    bases = read_bases(path) if bases is None else bases
+    finished = {(fact["mixture"], fact["seed"]) for fact in bases.facts}
+    missing = tuple(run for run in asked if run not in finished)
     started = list(dict.fromkeys(name for name, seed in asked if (name, seed) not in missing))
     if not started:
         raise UserError(
             f"{path} has no finished base run; give the command that started the comparison again: it does what is "
             f"missing"
         )
-    bases = (read_bases(path) if bases is None else bases).of(started)
+    bases = bases.of(started)
     costs = read_json(path / "costs.json") if (path / "costs.json").is_file() else {}
     mixtures = {name: Mixture.load(path / "mixtures" / f"{name}.json") for name in started}
     domains = [domain for domain in corpus.domains if domain.role == "domain"]

@@ -7,7 +7,8 @@ mixtures/NAME.json              the mixture that the base models trained on
 mixtures/NAME.samples/          for a mixture with sample weights: one manifest per domain
 bases/NAME/seed-S.parquet       held-out losses over the steps of a finished base run
 bases/NAME/seed-S-rows.parquet  the loss of every held-out row at the last step
-bases/NAME/seed-S.json          facts about the base run; written last, so a base run with this file is finished
+bases/NAME/seed-S.json          facts about the base run
+bases/NAME/_SHA256SUMS          hashes of the mixture's finished base runs, and the comparison's id (`mixtures.sums`)
 results.parquet                 held-out losses of all base runs
 costs.json                      seconds and floating-point operations of learning and of a base run
 summary.txt, plots/             the results as text and as plots
@@ -22,10 +23,11 @@ from typing import Any
 import pandas as pd
 
 from mixtures import Mixture
-from mixtures.compare.directory import Bases, base_path
+from mixtures.compare.directory import Bases, base_files
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.locks import locked
+from mixtures.sums import new_run_id, read_run_id, read_sums, sum_of, write_sums
 from proxies.comparison.base import BaseRun
 from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, load
@@ -104,7 +106,9 @@ def take_directory(
     path, settings = settings.run_path, settings.resolved
     with locked(path / ".lock"):
         require_same(settings)
+        environment = {**environment, "run_id": new_run_id()}
         if (path / "config.yaml").exists():
+            environment["run_id"] = read_run_id(path)  # None: base runs of earlier versions are there, without sums
             before = load(CompareSettings, path / "config.yaml").resolved
             union = {
                 "mixtures": {**before.mixtures, **settings.mixtures},
@@ -171,18 +175,19 @@ def _sample_changes(before: Mixture, now: Mixture) -> Iterator[str]:
             yield f"samples of {domain}: {was} -> {is_now}"
 
 
-def is_finished(run_path: Path, name: str, seed: int) -> bool:
-    """Say whether the base run of a mixture and seed is finished."""
-    return base_path(run_path, name, seed).with_suffix(".json").exists()
-
-
 def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[str, Any]) -> None:
     """Write the files of a finished base run. Raises UserError if they cannot be written."""
-    path, labels = base_path(run_path, name, seed), {"mixture": name, "seed": seed}
+    labels, files = {"mixture": name, "seed": seed}, base_files(run_path, name, seed)
+    results, rows = (_table(pd.DataFrame([{**labels, **row} for row in each])) for each in (run.evaluation, run.rows))
+    contents = (results, rows, json.dumps({**labels, **run.facts, **facts}, indent=1).encode())
     try:
-        for suffix, table in ((".parquet", run.evaluation), ("-rows.parquet", run.rows)):
-            _write_table(path.with_name(path.name + suffix), pd.DataFrame([{**labels, **row} for row in table]))
-        write_atomic(path.with_suffix(".json"), json.dumps({**labels, **run.facts, **facts}, indent=1))
+        with locked(run_path / ".lock"):
+            for path, content in zip(files, contents, strict=True):
+                write_atomic(path, content)
+            if (run_id := read_run_id(run_path)) is not None:
+                sums = {path.name: sum_of(content) for path, content in zip(files, contents, strict=True)}
+                folder = files[0].parent
+                write_sums(folder, read_sums(folder, run_id=run_id) | sums, run_id=run_id)
     except OSError as error:
         raise UserError(
             f"the base run of {name}, seed {seed}, could not be written ({error}); free some disk space and give the "
@@ -192,14 +197,14 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
 
 def write_results(run_path: Path, bases: Bases) -> None:
     """Write results.parquet: one row per (mixture, seed, step, domain) of the directory's base runs."""
-    _write_table(run_path / "results.parquet", bases.results)
+    write_atomic(run_path / "results.parquet", _table(bases.results))
 
 
 def _mixture(run_path: Path, name: str) -> Path:
     return run_path / "mixtures" / f"{name}.json"
 
 
-def _write_table(path: Path, table: pd.DataFrame) -> None:
+def _table(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomic(path, buffer.getvalue())
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()

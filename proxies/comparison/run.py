@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mixtures import Mixture
-from mixtures.compare.directory import read_bases
+from mixtures.compare.directory import finished_bases, read_bases
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.locks import locked
@@ -23,7 +23,6 @@ from proxies.comparison.base import train_base
 from proxies.comparison.contenders import make_mixture, read_learned, require_scores, sample_notes
 from proxies.comparison.costs import NOTE, base_cost, total_cost
 from proxies.comparison.records import (
-    is_finished,
     require_kept,
     require_same,
     save_base,
@@ -35,7 +34,7 @@ from proxies.config import environment
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
-from proxies.place import agree, ending_alone, make_accelerator, place_of
+from proxies.place import agree, decide, ending_alone, make_accelerator, place_of
 from proxies.preflight import require_causal, require_divisible, require_group, require_same_corpus
 
 
@@ -51,6 +50,7 @@ def _compare(settings: CompareSettings, folder: Path) -> None:
     require_group(accelerator)
     _require_divisible(settings, accelerator.num_processes)
     require_same(settings)
+    finished_bases(settings.run_path)  # damaged ones are refused before anything is trained
     corpus = _prepared(settings, accelerator)
     if accelerator.is_main_process:
         _say_hello(settings, corpus, accelerator)
@@ -97,7 +97,7 @@ def train_missing(
     """Train the base models that are missing, seed by seed, so that every finished seed is a whole comparison."""
     path, main = settings.run_path, accelerator.is_main_process
     place = place_of(accelerator)
-    missing = agree(_missing(settings), accelerator)
+    missing = decide(lambda: _missing(settings), accelerator)
     with (
         ending_alone(place, seconds=settings.train.timeout) as alive,
         tqdm(total=len(missing) * settings.train.steps, unit="step", disable=not main, dynamic_ncols=True) as bar,
@@ -191,8 +191,9 @@ def _unread(corpus: CorpusData) -> list[str]:
 
 
 def _missing(settings: CompareSettings) -> list[tuple[str, int]]:
+    finished = finished_bases(settings.run_path)
     runs = [(name, seed) for seed in settings.seeds for name in settings.mixtures]
-    return [run for run in runs if not is_finished(settings.run_path, *run)]
+    return [run for run in runs if run not in finished]
 
 
 def _require_divisible(settings: CompareSettings, processes: int) -> None:

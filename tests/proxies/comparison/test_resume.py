@@ -3,6 +3,7 @@ together.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from mixtures import Mixture
+from mixtures.compare.directory import read_comparison
+from mixtures.errors import UserError
+from mixtures.files import write_atomic
 from mixtures.locks import locked
 from proxies.comparison import base
 from proxies.comparison.records import save_base
@@ -18,7 +22,7 @@ from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.step import Stepper
 from tests.proxies.comparison.helpers import FIXED, compare, message, results, stamps, write_comparison
-from tests.proxies.helpers import REPOSITORY, clean_environment, kill_at, write_domain
+from tests.proxies.helpers import REPOSITORY, clean_environment, forget_id, kill_at, write_domain
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -153,13 +157,63 @@ def test_changed_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_full_disk_says_that_finished_bases_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(path: Path, data: bytes | str) -> None:
+        if "bases" in path.parts:
+            raise OSError(28, "No space left on device")
+        write_atomic(path, data)
 
-    monkeypatch.setattr("proxies.comparison.records._write_table", full)
+    monkeypatch.setattr("proxies.comparison.records.write_atomic", full)
     said = message(capsys, write_comparison(tmp_path))
     for part in ("base run of uniform, seed 0", "No space left", "the same command again"):
         assert part in said
+
+
+@pytest.mark.parametrize("name", ["seed-0.json", "seed-0.parquet", "seed-0-rows.parquet", "_SHA256SUMS"])
+def test_base_runs_of_another_comparison_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = write_comparison(tmp_path, mixtures=FIXED)
+    assert compare(path) == 0
+    whole = results(tmp_path)
+    assert compare(path, "--run_dir", tmp_path / "other", "--train.lr", 0.02) == 0
+    place = tmp_path / "comparison" / "bases" / "natural" / name
+    shutil.copyfile(tmp_path / "other" / "bases" / "natural" / name, place)
+    with pytest.raises(UserError, match=r"comes from another run|belongs to run"):
+        read_comparison(tmp_path / "comparison")
+    assert "from a copy" in message(capsys, path)
+    if name != "_SHA256SUMS":
+        (place.parent / "seed-0.json").unlink()  # what the message says
+        assert compare(path) == 0
+        assert results(tmp_path).equals(whole)
+
+
+def test_a_kill_before_the_sums_of_a_base_run_trains_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_comparison(tmp_path, mixtures=FIXED)
+    assert compare(path, "--run_dir", tmp_path / "whole") == 0
+
+    def killed(*arguments: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("proxies.comparison.records.write_sums", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compare(path)
+    assert (tmp_path / "comparison" / "bases" / "uniform" / "seed-0.json").is_file()
+    assert compare(path) == 0
+    assert results(tmp_path).equals(results(tmp_path, "whole"))
+
+
+def test_base_runs_of_an_earlier_version_are_read_unchecked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_comparison(tmp_path, mixtures=FIXED)
+    assert compare(path) == 0
+    forget_id(tmp_path / "comparison")
+    for sums in (tmp_path / "comparison").rglob("_SHA256SUMS"):
+        sums.unlink()
+    assert compare(path, "--seeds", "[0, 1]") == 0
+    assert not list((tmp_path / "comparison" / "bases").rglob("_SHA256SUMS"))
+    torn = tmp_path / "comparison" / "bases" / "natural" / "seed-0.parquet"
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert "seed-0.parquet cannot be read: it is torn or damaged" in message(capsys, path)
 
 
 def test_two_commands_at_once_with_different_seeds_share_what_is_learned(tmp_path: Path) -> None:
