@@ -1,7 +1,8 @@
 """Sample scores of a run, in RUN_DIR/scores/: `meta.json` (what was scored, and how) and `part-NNNNNN.parquet`.
 
 The parts of a domain follow each other in the order of the run's domains, their samples by start. Every part is either
-complete or absent; `meta.complete` says that all of them are there. Columns:
+complete or absent; `meta.complete` says that all of them are there. In a run with an id, `_SHA256SUMS` names the
+finished parts and, last of all, meta.json (`mixtures.sums`); parts are checked when they are read. Columns:
 
 domain, document    names; a document's id leads to its source (proxies/corpus/sources.py: file:line, file:row, ...)
 row                 number of a row in its document, from 0; null where whole documents were scored
@@ -10,8 +11,8 @@ SCORE               float64, one column per score, named in meta.scores
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,10 @@ from pydantic import Field, JsonValue, ValidationError
 from mixtures.errors import UserError
 from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.schedule.records import Count, Name, Positive, Record
+from mixtures.sums import append_sum, fault_of, merge_sums, read_run_id, read_sums, sum_of, write_sums
 
 FORMAT = 1
+META = "meta.json"
 KEYS = {"domain": pa.string(), "document": pa.string(), "row": pa.int64(), "start": pa.int64(), "tokens": pa.int64()}
 
 
@@ -50,9 +53,13 @@ class ScoredDomain(Record):
 
 
 class ScoresMeta(Record):
-    """Content of meta.json. Calls with the same meta, except `complete` and `environment`, give the same scores."""
+    """Content of meta.json. Calls with the same meta, except `complete` and `environment`, give the same scores.
+
+    run_id: the id of the run whose checkpoints scored; None for runs of earlier versions.
+    """
 
     format: Literal[1] = 1
+    run_id: str | None = None
     unit: Literal["document", "row"]
     scores: tuple[str, ...]
     checkpoints: tuple[Checkpoint, ...]
@@ -75,6 +82,7 @@ class Scores:
 
     run_dir: Path
     meta: ScoresMeta
+    sums: dict[str, str] = field(default_factory=dict)  # {part: sha256}; empty where they are not recorded
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -98,9 +106,11 @@ class Scores:
         first, entry = sum(scored.parts for scored in before), self.meta.domains[domain]
         read = list(dict.fromkeys(["domain", "start", *names]))
         empty = table_schema(self.columns).empty_table().select(read)
-        table = pa.concat_tables(
-            [empty, *(_read_part(self.run_dir, first + number, read) for number in range(entry.parts))]
-        )
+        numbers = range(first, first + entry.parts)
+        for path in [part_path(self.run_dir, number) for number in numbers] if self.sums else []:
+            if fault := fault_of(path, self.sums.get(path.name)):
+                raise UserError(f"{path} {fault}; score it again with {_command(self.run_dir)}")
+        table = pa.concat_tables([empty, *(_read_part(self.run_dir, number, read) for number in numbers)])
         start = table["start"].to_numpy()
         if (
             len(table) != entry.samples
@@ -130,16 +140,36 @@ def table_schema(scores: Sequence[str]) -> pa.Schema:
     return pa.schema([*KEYS.items(), *((name, pa.float64()) for name in scores)])
 
 
-def write_part(run_dir: str | Path, number: int, table: pa.Table) -> None:
-    """Write a part in one step. Raises OSError on a full disk, leaving nothing behind."""
-    buffer = io.BytesIO()
+def write_part(
+    run_dir: str | Path, number: int, table: pa.Table, *, run_id: str | None = None, process: int = 0
+) -> None:
+    """Write a part in one step, and then its sha256 into this process's sums, if the run has an id.
+
+    Raises OSError on a full disk; the part then does not count as written.
+    """
+    buffer, path = io.BytesIO(), part_path(run_dir, number)
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(part_path(run_dir, number), buffer.getvalue())
+    data = buffer.getvalue()
+    write_atomic(path, data)
+    if run_id is not None:
+        append_sum(path.parent, path.name, sum_of(data), run_id=run_id, process=process)
 
 
 def write_meta(run_dir: str | Path, meta: ScoresMeta) -> None:
     """Write meta.json in one step. Raises OSError."""
-    write_atomic(scores_path(run_dir) / "meta.json", meta.model_dump_json(indent=1))
+    write_atomic(scores_path(run_dir) / META, meta.model_dump_json(indent=1))
+
+
+def write_complete(run_dir: str | Path, meta: ScoresMeta) -> None:
+    """Say that all parts are there: in meta.json, and at last in `_SHA256SUMS`, which then names meta.json as well.
+
+    Raises OSError.
+    """
+    meta, directory = meta.model_copy(update={"complete": True}), scores_path(run_dir)
+    write_meta(run_dir, meta)
+    if meta.run_id is not None:
+        sums = merge_sums(directory, run_id=meta.run_id)
+        write_sums(directory, sums | {META: sum_of((directory / META).read_bytes())}, run_id=meta.run_id)
 
 
 def read_meta(run_dir: str | Path) -> ScoresMeta | None:
@@ -147,7 +177,7 @@ def read_meta(run_dir: str | Path) -> ScoresMeta | None:
 
     Raises UserError where it is damaged or has another format.
     """
-    path = scores_path(run_dir) / "meta.json"
+    path = scores_path(run_dir) / META
     if not path.is_file():
         return None
     content = read_json(path)
@@ -173,19 +203,54 @@ def read_scores(run_dir: str | Path) -> Scores:
         raise UserError(
             f"{run_dir} has no sample scores ({scores_path(run_dir)} is not there); make them: {_command(run_dir)}"
         )
-    missing = missing_parts(run_dir, meta)
-    if missing or not meta.complete:
+    run_id = read_run_id(run_dir)
+    if run_id != meta.run_id:
+        raise UserError(
+            f"{scores_path(run_dir)} are scores of run {meta.run_id or 'without an id'}, {run_dir} is run "
+            f"{run_id or 'without an id'} (environment.run_id in config.yaml); {_again(run_dir)}"
+        )
+    sums = {} if run_id is None else read_sums(scores_path(run_dir), run_id=run_id)
+    missing = missing_parts(run_dir, meta, sums)
+    unsealed = run_id is not None and fault_of(scores_path(run_dir) / META, sums.get(META)) is not None
+    if missing or not meta.complete or unsealed:
         done = meta.parts - len(missing)
         raise UserError(
             f"the sample scores of {run_dir} are not complete ({done} of {meta.parts} parts); go on with "
             f"{_command(run_dir)}"
         )
-    return Scores(Path(run_dir), meta)
+    return Scores(Path(run_dir), meta, sums)
 
 
-def missing_parts(run_dir: str | Path, meta: ScoresMeta) -> list[int]:
-    """Return the numbers of the missing parts."""
-    return [number for number in range(meta.parts) if not part_path(run_dir, number).is_file()]
+def missing_parts(run_dir: str | Path, meta: ScoresMeta, sums: Mapping[str, str]) -> list[int]:
+    """Return the numbers of the parts that are not there; in a run with an id, also of those that `sums` lacks.
+
+    The content of the parts is not read.
+    """
+    paths = [part_path(run_dir, number) for number in range(meta.parts)]
+    return [
+        number
+        for number, path in enumerate(paths)
+        if not path.is_file() or (meta.run_id is not None and path.name not in sums)
+    ]
+
+
+def keep_whole_parts(run_dir: str | Path, meta: ScoresMeta) -> tuple[list[int], list[int]]:
+    """Return the numbers of the parts that are still to be scored, and of those of them that are there but damaged.
+
+    In a run with an id every part is read, and the ones that are not whole, or come from another run, lose their entry
+    in `_SHA256SUMS`. Raises OSError.
+    """
+    if meta.run_id is None:
+        return missing_parts(run_dir, meta, {}), []
+    sums = merge_sums(scores_path(run_dir), run_id=meta.run_id)
+    missing = missing_parts(run_dir, meta, sums)
+    paths = {number: part_path(run_dir, number) for number in range(meta.parts) if number not in set(missing)}
+    damaged = [number for number, path in paths.items() if fault_of(path, sums[path.name])]
+    for number in damaged:
+        del sums[paths[number].name]
+    if damaged:
+        write_sums(scores_path(run_dir), sums, run_id=meta.run_id)
+    return sorted([*missing, *damaged]), damaged
 
 
 def _read_part(run_dir: Path, number: int, columns: list[str]) -> pa.Table:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,15 +21,17 @@ from mixtures.samples.scores import (
     Checkpoint,
     ScoredDomain,
     ScoresMeta,
-    missing_parts,
+    keep_whole_parts,
     read_meta,
     read_scores,
     scores_path,
     table_schema,
+    write_complete,
     write_meta,
     write_part,
 )
 from mixtures.samples.text import scores_text
+from mixtures.sums import read_run_id
 from mixtures.text import tokens_text
 from proxies.config import differences, environment
 from proxies.corpus.corpus import CorpusData, prepare
@@ -40,6 +43,8 @@ from proxies.scoring.plan import DomainPlan, Totals, count, make_plan, rows_of, 
 from proxies.scoring.rows import Scorer, combine, score_rows, unigram_surprisal
 from proxies.scoring.settings import ScoreSettings
 from proxies.settings import Settings, load_settings
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def _score(settings: ScoreSettings, run: Settings, accelerator: Accelerator) -> 
     _score_missing(work, scorer, missing, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _write(lambda: write_meta(work.run_dir, work.meta.model_copy(update={"complete": True})))
+        _write(lambda: write_complete(work.run_dir, work.meta))
         print(f"\n{scores_text(read_scores(work.run_dir))}\n\nscores: {scores_path(work.run_dir)}", flush=True)
 
 
@@ -161,6 +166,7 @@ def _plan(
         )
     totals = {name: count(plan) for name, plan in plans.items()}
     meta = ScoresMeta(
+        run_id=read_run_id(run_dir),
         unit=settings.unit,
         scores=settings.columns,
         checkpoints=tuple(checkpoints),
@@ -189,7 +195,8 @@ def _scored(corpus: CorpusData, name: str, total: Totals) -> ScoredDomain:
 def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
     """Return the numbers of the shards that are still to be scored; write meta.json if the directory is new.
 
-    Raises UserError if RUN_DIR/scores was begun with other settings, or has parts but no meta.json.
+    Damaged parts are scored again. Raises UserError if RUN_DIR/scores was begun with other settings, or has parts but
+    no meta.json.
     """
     before = decide(lambda: read_meta(work.run_dir), accelerator)
     if before is not None:
@@ -200,12 +207,14 @@ def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
                 + "\n".join(f"  {line}" for line in changed)
                 + f"\nset them back to continue, or remove {scores_path(work.run_dir)} to score again"
             )
-    missing = decide(lambda: missing_parts(work.run_dir, work.meta), accelerator)
+    missing, damaged = decide(lambda: _write(lambda: keep_whole_parts(work.run_dir, work.meta)), accelerator)
     if before is None and len(missing) < work.meta.parts:
         raise UserError(
             f"{scores_path(work.run_dir)} has parts but no meta.json, which says what they are; remove the directory "
             "to score again"
         )
+    if accelerator.is_main_process and damaged:
+        print(f"scored again, because they were damaged: parts {', '.join(map(str, damaged))}", flush=True)
     if accelerator.is_main_process and before is None:
         _write(lambda: write_meta(work.run_dir, work.meta))
     accelerator.wait_for_everyone()  # so that no part is written before meta.json
@@ -232,7 +241,8 @@ def _score_missing(work: Work, scorer: Scorer, missing: list[int], accelerator: 
             for number, shard in zip(numbers, shards_of(plan), strict=True):
                 if number in assigned:
                     table = _score_shard(work, scorer, name, shard, bar)
-                    _write(partial(write_part, work.run_dir, number, table))
+                    own = {"run_id": work.meta.run_id, "process": accelerator.process_index}
+                    _write(partial(write_part, work.run_dir, number, table, **own))
 
 
 def _score_shard(work: Work, scorer: Scorer, name: str, shard: pd.DataFrame, bar: tqdm) -> pa.Table:
@@ -278,9 +288,9 @@ def _require_finite(frame: pd.DataFrame, meta: ScoresMeta) -> None:
             )
 
 
-def _write(write: Callable[[], None]) -> None:
+def _write(write: Callable[[], Result]) -> Result:
     try:
-        write()
+        return write()
     except OSError as error:
         raise UserError(
             f"the scores could not be written ({error}); finished parts are kept: free some disk space and give the "

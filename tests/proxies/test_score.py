@@ -24,7 +24,17 @@ from proxies.scoring import run as score_run
 from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
 from proxies.settings import load_settings
 from tests.proxies import helpers
-from tests.proxies.helpers import MODEL, TWO_WAY, config_of, launch, prepare_corpus, write_domain, write_run
+from tests.proxies.helpers import (
+    MODEL,
+    TWO_WAY,
+    config_of,
+    forget_id,
+    launch,
+    prepare_corpus,
+    seal,
+    write_domain,
+    write_run,
+)
 
 COLUMNS = ("self_influence_all", "self_influence_first_block", *INFORMATION, "word_embedding")
 DOMAINS = ("vowels", "consonants", "digits")
@@ -212,10 +222,10 @@ def test_a_killed_call_goes_on_where_it_was(run: Path, tmp_path: Path, monkeypat
     assert score(tmp_path / "whole") == 0
     written = score_run.write_part
 
-    def killed(run_dir: Path, number: int, table: object) -> None:
+    def killed(run_dir: Path, number: int, table: object, **keywords: Any) -> None:
         if number == 5:
             raise KeyboardInterrupt
-        written(run_dir, number, table)
+        written(run_dir, number, table, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(score_run, "write_part", killed)
@@ -357,6 +367,7 @@ def test_a_run_without_checkpoints_is_refused(run: Path, capsys: pytest.CaptureF
 def test_a_checkpoint_of_another_model_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints" / "step-00000006" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 4, "hidden_size": 32}))
+    seal(path.parent)
     said = message(capsys, run)
     for part in (
         "step-00000006 is not a checkpoint of this run's model",
@@ -368,6 +379,16 @@ def test_a_checkpoint_of_another_model_is_refused(run: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_damaged_checkpoint_is_refused(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = run / "checkpoints" / "step-00000006" / name
+    path.write_bytes(path.read_bytes()[:50])
+    assert f"step-00000006/{name} is not the file in _SHA256SUMS" in message(capsys, run)
+    path.unlink()
+    assert f"step-00000006/{name} is missing" in message(capsys, run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_checkpoint_without_sums_is_refused(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    forget_id(run)
     path = run / "checkpoints" / "step-00000006" / name
     path.write_bytes(path.read_bytes()[:50])
     assert "step-00000006 cannot be read" in message(capsys, run)
@@ -394,6 +415,7 @@ def test_a_score_that_is_not_finite_names_domain_and_document(run: Path, capsys:
     with torch.no_grad():
         model.get_input_embeddings().weight[ord("3")] = float("nan")
     model.save_pretrained(path)
+    seal(path)
     said = message(capsys, run)
     for part in ("self_influence_all of document ", "in domain ", " is nan", "step 6", "--checkpoints"):
         assert part in said
@@ -420,6 +442,7 @@ def test_a_full_disk_leaves_whole_parts_and_the_next_call_goes_on(
         assert part in said
     assert sorted(path.name for path in (run / "scores").iterdir()) == [
         ".lock",
+        "_SHA256SUMS-0",
         "meta.json",
         *(f"part-{number:06d}.parquet" for number in range(4)),
     ]
