@@ -6,15 +6,14 @@ the id in the run's config.yaml (environment.run_id); every other line is a hash
 A file is written first and named last, so a file without a name here is unfinished: readers leave it out, and whoever
 goes on writes it again. Programs that read a directory of Parquet files skip names that begin with an underscore.
 
-Several processes that write into one directory each append to a file of their own (`append_sum`), and the first one
-unites these files when all are done (`merge_sums`). Runs of earlier versions have no id, and none of this is done or
-checked for them.
+Several processes that write into one directory each append to a file of their own, and the first one unites these files
+when all are done (`merge_sums`). Runs of earlier versions have no id (None), and none of this is done or checked for
+them.
 """
 
-import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mixtures.errors import UserError
@@ -43,26 +42,33 @@ def run_id_in(environment: object) -> str | None:
     return None if found is None else str(found)
 
 
-def sum_of(data: bytes) -> str:
-    """Return the sha256 of the bytes, as hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sums_of(directory: Path) -> dict[str, str]:
-    """Return {name: sha256} of all files in a directory. Raises OSError."""
-    return {path.name: _file_sum(path) for path in sorted(directory.iterdir()) if path.name != NAME}
-
-
 def write_sums(directory: Path, sums: Mapping[str, str], *, run_id: str) -> None:
     """Write {name: sha256} as the directory's `_SHA256SUMS`, in one step. Raises OSError."""
-    lines = [f"# run {run_id}", *(f"{digest}  {name}" for name, digest in sorted(sums.items()))]
+    lines = [_header(run_id), *(f"{digest}  {name}" for name, digest in sorted(sums.items()))]
     write_atomic(directory / NAME, "\n".join(lines) + "\n")
 
 
-def append_sum(directory: Path, name: str, digest: str, *, run_id: str, process: int) -> None:
-    """Append the sha256 of a file to this process's own file of sums, until `merge_sums`. Raises OSError."""
+def add_sums(
+    directory: Path, names: Iterable[str], *, run_id: str | None, new: bool = False, process: int | None = None
+) -> None:
+    """Name finished files of a directory in its `_SHA256SUMS`; nothing is done for a run without an id.
+
+    new:      the run starts: a `_SHA256SUMS` that is there, of a start that was killed, does not count.
+    process:  number of this process where several write into the directory at once; its lines go into a file of its
+              own until `merge_sums`.
+
+    Raises OSError, and UserError as `read_sums`.
+    """
+    if run_id is None:
+        return
+    sums = {name: file_sum(directory / name) for name in names}
+    if process is None:
+        before = {} if new else read_sums(directory, run_id=run_id)
+        write_sums(directory, before | sums, run_id=run_id)
+        return
+    lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     with open(directory / f"{NAME}-{process}", "a", encoding="utf-8") as file:
-        file.write(f"{digest}  {name}\n" if file.tell() else f"# run {run_id}\n{digest}  {name}\n")
+        file.writelines(lines if file.tell() else [f"{_header(run_id)}\n", *lines])
 
 
 def merge_sums(directory: Path, *, run_id: str) -> dict[str, str]:
@@ -103,7 +109,7 @@ def fault_of(path: Path, digest: str | None) -> str | None:
     if digest is None:
         return f"is not in {NAME}: it is unfinished, or comes from another run"
     try:
-        found = _file_sum(path)
+        found = file_sum(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -111,8 +117,22 @@ def fault_of(path: Path, digest: str | None) -> str | None:
     return None if found == digest else f"is not the file in {NAME}: it was damaged, or comes from another run"
 
 
-def _file_sum(path: Path) -> str:
+def require_whole(path: Path, *, run_id: str | None, remedy: str = "restore it from a copy") -> None:
+    """Check that a file is the one that the `_SHA256SUMS` beside it names; in a run without an id nothing is checked.
+
+    Raises UserError, which ends with `remedy`.
+    """
+    if run_id is not None and (fault := fault_of(path, read_sums(path.parent, run_id=run_id).get(path.name))):
+        raise UserError(f"{path} {fault}; {remedy}")
+
+
+def file_sum(path: Path) -> str:
+    """Return the sha256 of a file, as hexadecimal digits; the file is read piece by piece. Raises OSError."""
     return sha256_file(path).removeprefix("sha256:")
+
+
+def _header(run_id: str) -> str:
+    return f"# run {run_id}"
 
 
 def _parse(text: str, path: Path, run_id: str) -> dict[str, str]:

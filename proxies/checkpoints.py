@@ -5,8 +5,7 @@ but no position in the data and no random state. With P parameters it takes 12 P
 in float32).
 
 Every checkpoint has `_SHA256SUMS` (`mixtures.sums`): the id of its run, and the hashes of its files, which are checked
-before it is loaded. Where several processes write a checkpoint together, each hashes the files that it wrote
-(`append_sum`), and the first one unites the sums (`merge_sums`) before the directory gets its name.
+before it is loaded.
 """
 
 import pickle
@@ -15,16 +14,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 import doge
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
-from mixtures.sums import NAME, fault_of, read_sums, sums_of, write_sums
+from mixtures.sums import NAME, add_sums, fault_of, read_sums
 
 STATE = "state.pt"
-DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, SafetensorError, pickle.UnpicklingError)
+DAMAGED = (  # what torch, safetensors and transformers raise for files whose bytes were changed
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    StrictDataclassError,
+)
 
 
 class HasState(Protocol):
@@ -118,8 +129,7 @@ def save(
                 "rule": {name: getattr(rule, name) for name in rule.__dataclass_fields__},
             }
             torch.save(state, directory / STATE)
-            if run_id is not None:
-                write_sums(directory, sums_of(directory), run_id=run_id)
+            add_sums(directory, [file.name for file in directory.iterdir()], run_id=run_id)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         raise UserError(
             f"{path} could not be written ({error}); the last good checkpoint is {newest(run_dir) or 'none'}. "

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from mixtures.errors import UserError
+from mixtures.sums import read_run_id, require_whole
 from proxies.config import differences
 from proxies.model_faults import ERRORS, cause, faults, raise_if_memory
 from proxies.settings import Settings, load_settings
@@ -72,6 +73,7 @@ def require_same_corpus(
     `remedy` ends the message: it follows "restore the text".
     """
     path = run_path / "corpus.json"
+    require_whole(path, run_id=read_run_id(run_path))
     before = json.loads(path.read_text())
     was = {
         domain["name"]: domain["fingerprint"]

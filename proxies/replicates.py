@@ -27,7 +27,7 @@ def write_run_replicates(run: RunRecord, settings: Settings) -> None:
         averaging=constants.averaging,
         floor=constants.floor,
     )
-    write_replicates(run.path / NAME, run.trajectory.domains, weights.numpy())
+    write_replicates(run.path / NAME, run.trajectory.domains, weights.numpy(), run_id=run.run_id)
 
 
 def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:

@@ -18,7 +18,7 @@ from doge.updates import without_effect
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
-from mixtures.sums import new_run_id, read_run_id
+from mixtures.sums import add_sums, new_run_id, read_run_id
 from proxies import checkpoints
 from proxies.command import Stopped, stop_signals
 from proxies.config import dump, environment
@@ -117,6 +117,7 @@ class ProxyRun:
                 facts["rule"] = asdict(self.settings.constants)
                 write_atomic(self.path / "corpus.json", json.dumps(self.corpus.record, indent=1))
                 write_atomic(self.path / "tokenizer.json", self.corpus.tokenizer_path.read_bytes())
+                add_sums(self.path, ["corpus.json", "tokenizer.json"], run_id=self.run_id, new=True)
                 write_atomic(self.path / "config.yaml", dump(self.settings, facts))
             self._say_hello()
         if self.settings.train.tracker != "none":
@@ -220,8 +221,8 @@ class ProxyRun:
         """Write the records, then a checkpoint, so that no checkpoint is ahead of the records on disk."""
         if self.main:
             try:
-                self.trajectory.flush()
                 self.evaluation.flush()
+                self.trajectory.flush()  # last: where there is a trajectory, there are held-out losses
             except OSError as error:
                 raise UserError(
                     f"the records of {self.path} could not be written ({error}); the last good checkpoint is "

@@ -14,7 +14,7 @@ from mixtures.errors import UserError
 from mixtures.files import read_json, read_yaml
 from mixtures.run.run import CorpusRecord, natural_shares, read_corpus
 from mixtures.schedule.mixture import Mixture
-from mixtures.sums import fault_of, read_run_id, read_sums
+from mixtures.sums import fault_of, read_run_id, read_sums, require_whole
 
 KEYS = ("mixtures", "seeds", "baseline", "objective")  # keys of config.yaml that are read
 UNKNOWN = {"seconds": np.nan, "flops": np.nan}
@@ -117,7 +117,7 @@ def read_bases(run_path: Path) -> Bases:
 def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); restore it from a copy, or "
             "remove the base run's seed-S.json: the command that started the comparison then trains it again"
@@ -140,6 +140,7 @@ def read_comparison(
         raise UserError(
             f"{path} holds no comparison (config.yaml and bases/); give a directory that `proxies.compare` wrote"
         )
+    require_whole(path / "corpus.json", run_id=read_run_id(path))
     config, corpus = read_yaml(path / "config.yaml"), read_corpus(path / "corpus.json")
     if absent := [key for key in KEYS if not isinstance(config, dict) or key not in config]:
         raise UserError(f"{path / 'config.yaml'} is damaged: it has no {', '.join(absent)}; restore it from a copy")

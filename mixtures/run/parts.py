@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.sums import fault_of, read_sums, sum_of, write_sums
+from mixtures.sums import NAME, add_sums, fault_of, file_sum, read_sums, write_sums
 
 REMEDY = (
     "restore it from a copy, or remove the parts from here on and continue the run with "
@@ -53,26 +53,29 @@ def list_parts(directory: Path, *, run_id: str | None = None) -> list[Part]:
     return sorted(Part(int(match[1]), int(match[2]), path, sums.get(path.name)) for match, path in matches if match)
 
 
-def write_part(directory: Path, table: pa.Table, *, run_id: str | None = None) -> Part:
+def absence(directory: Path) -> str:
+    """Return in words why `list_parts` found nothing in a directory, for messages."""
+    if any(directory.glob("part-*.parquet")):
+        return f"{directory} has parts, but none that its {NAME} names: they are unfinished, or of another run"
+    return f"{directory} {'is empty' if directory.is_dir() else 'is not there'}"
+
+
+def write_part(directory: Path, table: pa.Table, *, run_id: str | None = None) -> None:
     """Write `table` (column `step`, ascending) as one part, and then its name into the run's `_SHA256SUMS`.
 
     Raises OSError on a full disk; the part then does not count as written.
     """
     part = _write_file(directory, table)
-    if run_id is not None:
-        assert part.digest is not None
-        write_sums(directory, read_sums(directory, run_id=run_id) | {part.path.name: part.digest}, run_id=run_id)
-    return part
+    add_sums(directory, [part.path.name], run_id=run_id)
 
 
 def _write_file(directory: Path, table: pa.Table) -> Part:
     """Write `table` as the file of a part, in one step."""
     first, last = table["step"][0].as_py(), table["step"][-1].as_py()
+    part = Part(first, last, directory / f"part-{first:08d}-{last:08d}.parquet")
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    data = buffer.getvalue()
-    part = Part(first, last, directory / f"part-{first:08d}-{last:08d}.parquet", sum_of(data))
-    write_atomic(part.path, data)
+    write_atomic(part.path, buffer.getvalue())
     return part
 
 
@@ -86,7 +89,7 @@ def read_part(part: Part, columns: Callable[[str], bool] = lambda name: True) ->
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
             table = file.read([name for name in file.schema_arrow.names if name == "step" or columns(name)])
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{part.path} cannot be read: it is torn or damaged ({reason}); {REMEDY}") from error
     if "step" not in table.column_names or table.num_rows == 0:
@@ -106,18 +109,19 @@ def truncate_parts(directory: Path, step: int, *, run_id: str | None = None) -> 
     A part that contains `step` is first written again without the later rows, so that a kill loses nothing. Raises
     UserError for a part that stays and is damaged.
     """
-    kept: dict[Path, Part] = {}
+    kept: dict[str, str | None] = {}
     for part in list_parts(directory, run_id=run_id):
         if part.last > step >= part.first:
             table = read_part(part)
             part = _write_file(directory, table.filter(pc.less_equal(table["step"], step)))
         if part.last <= step:
             _require_whole(part)
-            kept[part.path] = part
-    if run_id is not None and directory.is_dir():
-        write_sums(directory, {path.name: part.digest or "" for path, part in kept.items()}, run_id=run_id)
+            kept[part.path.name] = part.digest
+    if run_id is not None:
+        sums = {name: digest or file_sum(directory / name) for name, digest in kept.items()}
+        write_sums(directory, sums, run_id=run_id)
     for part in list_parts(directory):
-        if part.path not in kept:
+        if part.path.name not in kept:
             part.path.unlink()
 
 

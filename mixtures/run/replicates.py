@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
+from mixtures.sums import add_sums, require_whole
 
 NAME = "replicates.parquet"
 PREFIX = "weight."
@@ -22,8 +23,11 @@ TOLERANCE = 1e-6  # how far a row may sum from 1
 REMEDY = "restore it from a copy, or remove it to go on without the intervals that it gives"
 
 
-def write_replicates(path: str | Path, names: Sequence[str], weights: np.ndarray) -> None:
-    """Write replicates (R, D) of the average weights of the domains `names` (D,) as the file `path`, in one step."""
+def write_replicates(path: str | Path, names: Sequence[str], weights: np.ndarray, *, run_id: str | None = None) -> None:
+    """Write replicates (R, D) of the average weights of the domains `names` (D,) as the file `path`, in one step.
+
+    run_id: id of the run in whose directory they are (`mixtures.sums`); None: they are not checked when they are read.
+    """
     weights = np.asarray(weights, dtype=np.float64)
     assert weights.ndim == 2, f"replicates are (R, D), found shape {weights.shape}"
     assert weights.shape[1] == len(names), f"{weights.shape[1]} columns, {len(names)} domains"
@@ -32,21 +36,26 @@ def write_replicates(path: str | Path, names: Sequence[str], weights: np.ndarray
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd", write_page_checksum=True)
     write_atomic(path, buffer.getvalue())
+    add_sums(Path(path).parent, [Path(path).name], run_id=run_id)
 
 
-def read_replicates(run_dir: str | Path, names: Sequence[str] | None = None) -> np.ndarray | None:
+def read_replicates(
+    run_dir: str | Path, names: Sequence[str] | None = None, *, run_id: str | None = None
+) -> np.ndarray | None:
     """Read a run's replicates (R, D) of its average weights; None where it has none.
 
     Domains are in the run's order, or in the order of `names`. Raises UserError, naming the file and what to do, for a
-    file that is torn, is about other domains than `names`, or has rows that are no mixtures.
+    file that is torn, is about other domains than `names`, has rows that are no mixtures, or, in a run with an id,
+    is not the one that was written.
     """
     path = Path(run_dir) / NAME
     if not path.is_file():
         return None
+    require_whole(path, run_id=run_id, remedy=REMEDY)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read: it is torn or damaged ({str(error).splitlines()[0]}); {REMEDY}"
         ) from error

@@ -15,7 +15,7 @@ from mixtures.files import list_faults, read_json, read_yaml
 from mixtures.run.replicates import read_replicates
 from mixtures.run.trajectory import Trajectory, read_evaluation, read_trajectory
 from mixtures.schedule.records import Domain, Source, Tokenizer
-from mixtures.sums import run_id_in
+from mixtures.sums import require_whole, run_id_in
 
 REUSED = "reused"  # in a run with --reuse: name of the domain that stands for all reused domains
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -176,7 +176,7 @@ class RunRecord:
 
         `read_replicates` reads them at the first use.
         """
-        return read_replicates(self.path, self.trajectory.domains)
+        return read_replicates(self.path, self.trajectory.domains, run_id=self.run_id)
 
     @property
     def domains(self) -> tuple[CorpusDomain, ...]:
@@ -289,7 +289,9 @@ def read_run(run: str | Path | RunRecord) -> RunRecord:
             f"{path} is not a run directory: it has no {' and no '.join(missing)}; give one that `proxies.train` wrote"
         )
     config = _validated(Config, read_yaml(path / "config.yaml"), path / "config.yaml")
-    trajectory = read_trajectory(path, run_id=run_id_in(config.environment))
+    run_id = run_id_in(config.environment)
+    require_whole(path / "corpus.json", run_id=run_id)
+    trajectory = read_trajectory(path, run_id=run_id)
     record = RunRecord(path, config, read_corpus(path / "corpus.json"), trajectory)
     names = tuple(domain.name for domain in record.domains)
     if names != record.trajectory.domains:

@@ -37,8 +37,8 @@ import pyarrow as pa
 from mixtures.errors import UserError
 from mixtures.run.average import span_average
 from mixtures.run.grams import GramBlocks
-from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
-from mixtures.sums import NAME, read_run_id
+from mixtures.run.parts import REMEDY, Part, absence, list_parts, read_part, truncate_parts, write_part
+from mixtures.sums import read_run_id
 
 FORMAT = 1
 SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
@@ -234,11 +234,8 @@ def read_trajectory(run_dir: str | Path, *, run_id: str | None = None) -> Trajec
     directory = Path(run_dir) / "trajectory"
     parts = list_parts(directory, run_id=run_id or read_run_id(run_dir))
     if not parts:
-        state = "is empty" if directory.is_dir() else "is not there"
-        if any(directory.glob("part-*.parquet")):
-            state = f"has parts, but none that its {NAME} names: they are unfinished, or of another run"
         raise UserError(
-            f"{run_dir} has no trajectory: {directory} {state}; give a run directory that `proxies.train` wrote "
+            f"{run_dir} has no trajectory: {absence(directory)}; give a run directory that `proxies.train` wrote "
             "(it writes a part at every checkpoint and at the end)"
         )
     tables, names, expected = [], None, 1
@@ -283,19 +280,27 @@ class EvaluationWriter:
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
-        """Remove every row after `step`, on disk and buffered."""
+        """Remove every row after `step`, on disk and buffered; a negative step removes all.
+
+        Raises UserError where the record of a run with an id is lost: it then holds losses from step 0 on.
+        """
         self._rows = [row for row in self._rows if row["step"] <= step]
         truncate_parts(self.directory, step, run_id=self.run_id)
+        if step >= 0 and self.run_id is not None and not list_parts(self.directory, run_id=self.run_id):
+            raise UserError(f"the held-out losses are lost: {absence(self.directory)}; restore them from a copy")
 
 
 def read_evaluation(run_dir: str | Path, *, run_id: str | None = None) -> pd.DataFrame:
     """Read held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
 
-    The table is empty, with these columns, for a run without evaluation. `run_id` is the run's id, which config.yaml
-    gives if it is left out. Raises UserError for a torn or damaged part, and for parts of another run.
+    The table is empty, with these columns, for a run of an earlier version without evaluation. `run_id` is the run's
+    id, which config.yaml gives if it is left out. Raises UserError for a torn or damaged part, for parts of another
+    run, and where the record of a run with an id is lost.
     """
-    run_id = run_id or read_run_id(run_dir)
-    tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation", run_id=run_id)]
+    directory, run_id = Path(run_dir) / "evaluation", run_id or read_run_id(run_dir)
+    tables = [read_part(part) for part in list_parts(directory, run_id=run_id)]
+    if run_id is not None and not tables:
+        raise UserError(f"the held-out losses are lost: {absence(directory)}; restore them from a copy")
     return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
 
 

@@ -11,6 +11,7 @@ from mixtures.files import write_atomic
 from mixtures.run.run import RunRecord
 from mixtures.samples.summary import ENDS, DomainScores, Summary
 from mixtures.stream.tokens import open_sources
+from mixtures.sums import require_whole
 
 CHARACTERS = 100  # of a document's text
 TOKENS_READ = 4 * CHARACTERS  # a character may be four tokens of one byte each
@@ -43,6 +44,7 @@ def open_text(run: RunRecord) -> Reader:
     domains = [domain.as_domain() for domain in run.mixed]
     sources = open_sources(domains, run.corpus.tokenizer, cache, check_text=True)
     path = run.path / "tokenizer.json"
+    require_whole(path, run_id=run.run_id)
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -12,7 +12,7 @@ SCORE               float64, one column per score, named in meta.scores
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ from pydantic import Field, JsonValue, ValidationError
 from mixtures.errors import UserError
 from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.schedule.records import Count, Name, Positive, Record
-from mixtures.sums import append_sum, fault_of, merge_sums, read_run_id, read_sums, sum_of, write_sums
+from mixtures.sums import add_sums, fault_of, merge_sums, read_run_id, read_sums, write_sums
 
 FORMAT = 1
 META = "meta.json"
@@ -53,13 +53,9 @@ class ScoredDomain(Record):
 
 
 class ScoresMeta(Record):
-    """Content of meta.json. Calls with the same meta, except `complete` and `environment`, give the same scores.
-
-    run_id: the id of the run whose checkpoints scored; None for runs of earlier versions.
-    """
+    """Content of meta.json. Calls with the same meta, except `complete` and `environment`, give the same scores."""
 
     format: Literal[1] = 1
-    run_id: str | None = None
     unit: Literal["document", "row"]
     scores: tuple[str, ...]
     checkpoints: tuple[Checkpoint, ...]
@@ -82,7 +78,7 @@ class Scores:
 
     run_dir: Path
     meta: ScoresMeta
-    sums: dict[str, str] = field(default_factory=dict)  # {part: sha256}; empty where they are not recorded
+    sums: Mapping[str, str] | None = None  # {part: sha256}; None where they are not recorded
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -107,9 +103,10 @@ class Scores:
         read = list(dict.fromkeys(["domain", "start", *names]))
         empty = table_schema(self.columns).empty_table().select(read)
         numbers = range(first, first + entry.parts)
-        for path in [part_path(self.run_dir, number) for number in numbers] if self.sums else []:
-            if fault := fault_of(path, self.sums.get(path.name)):
-                raise UserError(f"{path} {fault}; score it again with {_command(self.run_dir)}")
+        if self.sums is not None:
+            for path in (part_path(self.run_dir, number) for number in numbers):
+                if fault := fault_of(path, self.sums.get(path.name)):
+                    raise UserError(f"{path} {fault}; score it again with {_command(self.run_dir)}")
         table = pa.concat_tables([empty, *(_read_part(self.run_dir, number, read) for number in numbers)])
         start = table["start"].to_numpy()
         if (
@@ -149,10 +146,8 @@ def write_part(
     """
     buffer, path = io.BytesIO(), part_path(run_dir, number)
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    data = buffer.getvalue()
-    write_atomic(path, data)
-    if run_id is not None:
-        append_sum(path.parent, path.name, sum_of(data), run_id=run_id, process=process)
+    write_atomic(path, buffer.getvalue())
+    add_sums(path.parent, [path.name], run_id=run_id, process=process)
 
 
 def write_meta(run_dir: str | Path, meta: ScoresMeta) -> None:
@@ -160,16 +155,15 @@ def write_meta(run_dir: str | Path, meta: ScoresMeta) -> None:
     write_atomic(scores_path(run_dir) / META, meta.model_dump_json(indent=1))
 
 
-def write_complete(run_dir: str | Path, meta: ScoresMeta) -> None:
+def write_complete(run_dir: str | Path, meta: ScoresMeta, *, run_id: str | None) -> None:
     """Say that all parts are there: in meta.json, and at last in `_SHA256SUMS`, which then names meta.json as well.
 
     Raises OSError.
     """
-    meta, directory = meta.model_copy(update={"complete": True}), scores_path(run_dir)
-    write_meta(run_dir, meta)
-    if meta.run_id is not None:
-        sums = merge_sums(directory, run_id=meta.run_id)
-        write_sums(directory, sums | {META: sum_of((directory / META).read_bytes())}, run_id=meta.run_id)
+    write_meta(run_dir, meta.model_copy(update={"complete": True}))
+    if run_id is not None:
+        merge_sums(scores_path(run_dir), run_id=run_id)
+    add_sums(scores_path(run_dir), [META], run_id=run_id)
 
 
 def read_meta(run_dir: str | Path) -> ScoresMeta | None:
@@ -180,7 +174,10 @@ def read_meta(run_dir: str | Path) -> ScoresMeta | None:
     path = scores_path(run_dir) / META
     if not path.is_file():
         return None
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path} is damaged:\n  - {error}\n{_again(run_dir)}") from error
     version = content.get("format") if isinstance(content, dict) else None
     if version is not None and version != FORMAT:
         raise UserError(
@@ -203,16 +200,12 @@ def read_scores(run_dir: str | Path) -> Scores:
         raise UserError(
             f"{run_dir} has no sample scores ({scores_path(run_dir)} is not there); make them: {_command(run_dir)}"
         )
-    run_id = read_run_id(run_dir)
-    if run_id != meta.run_id:
-        raise UserError(
-            f"{scores_path(run_dir)} are scores of run {meta.run_id or 'without an id'}, {run_dir} is run "
-            f"{run_id or 'without an id'} (environment.run_id in config.yaml); {_again(run_dir)}"
-        )
-    sums = {} if run_id is None else read_sums(scores_path(run_dir), run_id=run_id)
+    run_id, path = read_run_id(run_dir), scores_path(run_dir) / META
+    sums = None if run_id is None else read_sums(path.parent, run_id=run_id)
+    if sums and META in sums and (fault := fault_of(path, sums[META])):
+        raise UserError(f"{path} {fault}; write it again with {_command(run_dir)}")
     missing = missing_parts(run_dir, meta, sums)
-    unsealed = run_id is not None and fault_of(scores_path(run_dir) / META, sums.get(META)) is not None
-    if missing or not meta.complete or unsealed:
+    if missing or not meta.complete or (sums is not None and META not in sums):
         done = meta.parts - len(missing)
         raise UserError(
             f"the sample scores of {run_dir} are not complete ({done} of {meta.parts} parts); go on with "
@@ -221,8 +214,8 @@ def read_scores(run_dir: str | Path) -> Scores:
     return Scores(Path(run_dir), meta, sums)
 
 
-def missing_parts(run_dir: str | Path, meta: ScoresMeta, sums: Mapping[str, str]) -> list[int]:
-    """Return the numbers of the parts that are not there; in a run with an id, also of those that `sums` lacks.
+def missing_parts(run_dir: str | Path, meta: ScoresMeta, sums: Mapping[str, str] | None) -> list[int]:
+    """Return the numbers of the parts that are not there, or that `sums` lacks (None: they are not recorded).
 
     The content of the parts is not read.
     """
@@ -230,26 +223,26 @@ def missing_parts(run_dir: str | Path, meta: ScoresMeta, sums: Mapping[str, str]
     return [
         number
         for number, path in enumerate(paths)
-        if not path.is_file() or (meta.run_id is not None and path.name not in sums)
+        if not path.is_file() or (sums is not None and path.name not in sums)
     ]
 
 
-def keep_whole_parts(run_dir: str | Path, meta: ScoresMeta) -> tuple[list[int], list[int]]:
+def keep_whole_parts(run_dir: str | Path, meta: ScoresMeta, *, run_id: str | None) -> tuple[list[int], list[int]]:
     """Return the numbers of the parts that are still to be scored, and of those of them that are there but damaged.
 
     In a run with an id every part is read, and the ones that are not whole, or come from another run, lose their entry
-    in `_SHA256SUMS`. Raises OSError.
+    in `_SHA256SUMS`. Raises OSError, and UserError as `read_sums`.
     """
-    if meta.run_id is None:
-        return missing_parts(run_dir, meta, {}), []
-    sums = merge_sums(scores_path(run_dir), run_id=meta.run_id)
+    if run_id is None:
+        return missing_parts(run_dir, meta, None), []
+    sums = merge_sums(scores_path(run_dir), run_id=run_id)
     missing = missing_parts(run_dir, meta, sums)
     paths = {number: part_path(run_dir, number) for number in range(meta.parts) if number not in set(missing)}
     damaged = [number for number, path in paths.items() if fault_of(path, sums[path.name])]
     for number in damaged:
         del sums[paths[number].name]
     if damaged:
-        write_sums(scores_path(run_dir), sums, run_id=meta.run_id)
+        write_sums(scores_path(run_dir), sums, run_id=run_id)
     return sorted([*missing, *damaged]), damaged
 
 
@@ -258,7 +251,7 @@ def _read_part(run_dir: Path, number: int, columns: list[str]) -> pa.Table:
     path = part_path(run_dir, number)
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} cannot be read: it is torn or damaged ({reason}); remove this file and score it again with "

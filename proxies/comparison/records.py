@@ -1,7 +1,7 @@
 """A comparison's directory: its files, and checks that results of different settings do not mix.
 
 config.yaml                     settings of all commands that ran here (mixtures and seeds united), and the environment
-corpus.json, tokenizer.json     as in a proxy run
+corpus.json, tokenizer.json     as in a proxy run; named in _SHA256SUMS (`mixtures.sums`)
 learned/NAME/                   the proxy run that learns the mixture NAME; with proxy.seeds, one in seed-S/ per seed
 mixtures/NAME.json              the mixture that the base models trained on
 mixtures/NAME.samples/          for a mixture with sample weights: one manifest per domain
@@ -27,7 +27,7 @@ from mixtures.compare.directory import Bases, base_files
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.locks import locked
-from mixtures.sums import new_run_id, read_run_id, read_sums, sum_of, write_sums
+from mixtures.sums import add_sums, new_run_id, read_run_id
 from proxies.comparison.base import BaseRun
 from proxies.comparison.settings import CompareSettings
 from proxies.config import differences, dump, load
@@ -107,7 +107,8 @@ def take_directory(
     with locked(path / ".lock"):
         require_same(settings)
         environment = {**environment, "run_id": new_run_id()}
-        if (path / "config.yaml").exists():
+        new = not (path / "config.yaml").exists()
+        if not new:
             environment["run_id"] = read_run_id(path)  # None: base runs of earlier versions are there, without sums
             before = load(CompareSettings, path / "config.yaml").resolved
             union = {
@@ -117,6 +118,7 @@ def take_directory(
             settings = settings.model_copy(update=union)
         for name, content in files.items():
             write_atomic(path / name, content)
+        add_sums(path, files, run_id=environment["run_id"], new=new)
         for name, mixture in mixtures.items():
             if not _mixture(path, name).exists():
                 _keep(mixture, _mixture(path, name))
@@ -184,10 +186,7 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
         with locked(run_path / ".lock"):
             for path, content in zip(files, contents, strict=True):
                 write_atomic(path, content)
-            if (run_id := read_run_id(run_path)) is not None:
-                sums = {path.name: sum_of(content) for path, content in zip(files, contents, strict=True)}
-                folder = files[0].parent
-                write_sums(folder, read_sums(folder, run_id=run_id) | sums, run_id=run_id)
+            add_sums(files[0].parent, [path.name for path in files], run_id=read_run_id(run_path))
     except OSError as error:
         raise UserError(
             f"the base run of {name}, seed {seed}, could not be written ({error}); free some disk space and give the "

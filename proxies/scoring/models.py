@@ -50,7 +50,10 @@ def choose_checkpoints(run_dir: Path, wanted: Sequence[str]) -> list[ScoredCheck
         )
     run_id = read_run_id(run_dir)
     if faults := [fault for step in sorted(steps) if (fault := checkpoints.fault(paths[step], run_id=run_id))]:
-        raise UserError("\n".join(faults) + "\nrestore the checkpoint, or score with another one (--checkpoints)")
+        raise UserError(
+            "\n".join(faults) + "\nrestore the checkpoint, make it again with `proxies.train --resume`, or score with "
+            "another one (--checkpoints)"
+        )
     frame = read_trajectory(run_dir, run_id=run_id).frame
     lrs = dict(zip(frame["step"], frame["lr"], strict=True))
     if lost := [step for step in sorted(steps) if step not in lrs]:

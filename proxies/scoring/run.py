@@ -52,6 +52,7 @@ class Work:
     """Description of everything that is to be scored, the same in every process."""
 
     run_dir: Path
+    run_id: str | None
     corpus: CorpusData
     plans: dict[str, DomainPlan]
     totals: dict[str, Totals]
@@ -106,7 +107,7 @@ def _score(settings: ScoreSettings, run: Settings, accelerator: Accelerator) -> 
     _score_missing(work, scorer, missing, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _write(lambda: write_complete(work.run_dir, work.meta))
+        _write(lambda: write_complete(work.run_dir, work.meta, run_id=work.run_id))
         print(f"\n{scores_text(read_scores(work.run_dir))}\n\nscores: {scores_path(work.run_dir)}", flush=True)
 
 
@@ -166,7 +167,6 @@ def _plan(
         )
     totals = {name: count(plan) for name, plan in plans.items()}
     meta = ScoresMeta(
-        run_id=read_run_id(run_dir),
         unit=settings.unit,
         scores=settings.columns,
         checkpoints=tuple(checkpoints),
@@ -176,7 +176,7 @@ def _plan(
         domains={name: _scored(corpus, name, total) for name, total in totals.items()},
         environment=environment(world_size=accelerator.num_processes, device=str(accelerator.device)),
     )
-    return Work(run_dir, corpus, plans, totals, meta)
+    return Work(run_dir, read_run_id(run_dir), corpus, plans, totals, meta)
 
 
 def _scored(corpus: CorpusData, name: str, total: Totals) -> ScoredDomain:
@@ -207,7 +207,8 @@ def _take_directory(work: Work, accelerator: Accelerator) -> list[int]:
                 + "\n".join(f"  {line}" for line in changed)
                 + f"\nset them back to continue, or remove {scores_path(work.run_dir)} to score again"
             )
-    missing, damaged = decide(lambda: _write(lambda: keep_whole_parts(work.run_dir, work.meta)), accelerator)
+    keep = partial(keep_whole_parts, work.run_dir, work.meta, run_id=work.run_id)
+    missing, damaged = decide(lambda: _write(keep), accelerator)
     if before is None and len(missing) < work.meta.parts:
         raise UserError(
             f"{scores_path(work.run_dir)} has parts but no meta.json, which says what they are; remove the directory "
@@ -241,7 +242,7 @@ def _score_missing(work: Work, scorer: Scorer, missing: list[int], accelerator: 
             for number, shard in zip(numbers, shards_of(plan), strict=True):
                 if number in assigned:
                     table = _score_shard(work, scorer, name, shard, bar)
-                    own = {"run_id": work.meta.run_id, "process": accelerator.process_index}
+                    own = {"run_id": work.run_id, "process": accelerator.process_index}
                     _write(partial(write_part, work.run_dir, number, table, **own))
 
 

@@ -1,5 +1,6 @@
 """`_SHA256SUMS`: what is named there is finished, unchanged and of one run."""
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,34 +10,47 @@ import pytest
 from mixtures.errors import UserError
 from mixtures.sums import (
     NAME,
-    append_sum,
+    add_sums,
     fault_of,
     merge_sums,
     new_run_id,
     read_run_id,
     read_sums,
-    sum_of,
-    sums_of,
+    require_whole,
     write_sums,
 )
+
+
+def sum_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_sums_are_read_back_by_the_run_that_wrote_them(tmp_path: Path) -> None:
     (tmp_path / "a b.parquet").write_bytes(b"one")
     (tmp_path / "c").write_bytes(b"two")
-    sums = sums_of(tmp_path)
-    assert sums == {"a b.parquet": sum_of(b"one"), "c": sum_of(b"two")}
-    write_sums(tmp_path, sums, run_id="1234")
-    assert read_sums(tmp_path, run_id="1234") == sums == sums_of(tmp_path)
+    add_sums(tmp_path, ["a b.parquet"], run_id="1234")
+    add_sums(tmp_path, ["c"], run_id="1234")
+    assert read_sums(tmp_path, run_id="1234") == {"a b.parquet": sum_of(b"one"), "c": sum_of(b"two")}
     with pytest.raises(UserError, match=r"belongs to run 1234, this is run 5678.*restore them from a copy"):
-        read_sums(tmp_path, run_id="5678")
+        add_sums(tmp_path, ["c"], run_id="5678")
+    add_sums(tmp_path, ["c"], run_id="5678", new=True)
+    assert list(read_sums(tmp_path, run_id="5678")) == ["c"]
+
+
+def test_a_run_without_an_id_writes_and_checks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(b"one")
+    add_sums(tmp_path, ["part"], run_id=None)
+    assert not (tmp_path / NAME).exists()
+    require_whole(tmp_path / "part", run_id=None)
+    with pytest.raises(UserError, match=r"part is not in _SHA256SUMS.*; make it again"):
+        require_whole(tmp_path / "part", run_id="1234", remedy="make it again")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no coreutils")
 def test_sha256sum_checks_them(tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(b"one")
-    write_sums(tmp_path, sums_of(tmp_path), run_id=new_run_id())
+    add_sums(tmp_path, ["part"], run_id=new_run_id())
     command = ["sha256sum", "--check", "--strict", NAME]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "part: OK\n"
     (tmp_path / "part").write_bytes(b"two")
@@ -67,15 +81,17 @@ def test_processes_unite_their_sums_without_a_torn_line(tmp_path: Path) -> None:
     write_sums(tmp_path, {"old": sum_of(b"0"), "again": sum_of(b"0")}, run_id="1234")
     for process in range(2):
         for name in (f"first-{process}", f"second-{process}"):
-            append_sum(tmp_path, name, sum_of(name.encode()), run_id="1234", process=process)
-    append_sum(tmp_path, "again", sum_of(b"1"), run_id="1234", process=1)
+            (tmp_path / name).write_text(name)
+            add_sums(tmp_path, [name], run_id="1234", process=process)
+    (tmp_path / "again").write_bytes(b"1")
+    add_sums(tmp_path, ["again"], run_id="1234", process=1)
     torn = tmp_path / f"{NAME}-0"
     torn.write_text(torn.read_text()[:-20])  # killed while it wrote second-0
     sums = merge_sums(tmp_path, run_id="1234")
     assert sorted(sums) == ["again", "first-0", "first-1", "old", "second-1"]
     assert sums["again"] == sum_of(b"1")
     assert read_sums(tmp_path, run_id="1234") == sums
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert [path.name for path in tmp_path.glob("_*")] == [NAME]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from mixtures.run.trajectory import Trajectory, read_trajectory
-from mixtures.sums import NAME, sums_of, write_sums
+from mixtures.sums import NAME, add_sums
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.settings import Settings
 from proxies.train import main
@@ -105,7 +105,9 @@ def forget_id(run_dir: Path) -> None:
 def seal(directory: Path) -> None:
     """Write the sums of a directory again, so that its files count as unchanged."""
     run_id = (directory / NAME).read_text().split()[2]
-    write_sums(directory, sums_of(directory), run_id=run_id)
+    add_sums(
+        directory, [path.name for path in directory.iterdir() if path.is_file() and path.name != NAME], run_id=run_id
+    )
 
 
 def same(one: Trajectory, other: Trajectory) -> bool:

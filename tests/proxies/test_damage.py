@@ -4,24 +4,25 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mixtures import Mixture
+from mixtures import Mixture, sums
 from mixtures.errors import UserError
-from mixtures.run import parts as run_parts
 from mixtures.run.run import read_run
-from mixtures.run.trajectory import read_trajectory
+from mixtures.run.trajectory import read_evaluation, read_trajectory
+from mixtures.samples.documents import open_text
 from mixtures.samples.scores import read_scores
-from mixtures.sums import NAME, read_run_id
+from mixtures.sums import NAME, read_run_id, write_sums
 from proxies import checkpoints
 from tests.proxies import helpers
 from tests.proxies.helpers import forget_id, message, same, write_run
 from tests.proxies.test_score import score
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 STEPS = ("step-00000004", "step-00000006")
 
 
@@ -48,9 +49,9 @@ def copy(two: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def resume(copy: Path, two: Path) -> int:
+def resume(copy: Path, two: Path, *auto: str) -> int:
     """Resume the copied run, whose settings name the files of the original."""
-    return helpers.run(two / "run.yaml", "--run_dir", copy / "run", "--resume")
+    return helpers.run(two / "run.yaml", "--run_dir", copy / "run", "--resume", *auto)
 
 
 def take(copy: Path, name: str) -> Path:
@@ -68,6 +69,13 @@ def flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position % len(content)] ^= 1 << position % 8
     path.write_bytes(content)
+
+
+def read_all(run_dir: Path) -> None:
+    """Read the files of a run directory that are no parts."""
+    run = read_run(run_dir)
+    _ = run.replicates
+    open_text(run)
 
 
 def require_healed(copy: Path, two: Path) -> None:
@@ -117,25 +125,44 @@ def test_scores_of_another_run_are_refused(copy: Path, capsys: pytest.CaptureFix
     with pytest.raises(UserError, match=r"part-000001.*comes from another run; score it again"):
         read_scores(copy / "run").frame("consonants")
     take(copy, "scores")
-    with pytest.raises(UserError, match=f"are scores of run {read_run_id(copy / 'other')}"):
+    with pytest.raises(UserError, match=f"scores belongs to run {read_run_id(copy / 'other')}"):
         read_scores(copy / "run")
     assert score(copy / "run", "--scores", "information") == 2
-    assert "run_id" in capsys.readouterr().err
+    assert "scores belongs to run" in capsys.readouterr().err
 
 
-def test_damaged_scores_are_scored_again(copy: Path, two: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flip(copy / "run" / "scores" / "part-000001.parquet", 20)
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda scores: flip(scores / "part-000001.parquet", 20), "because they were damaged: parts 1"),
+        (lambda scores: (scores / "part-000001.parquet").unlink(), ""),
+        (lambda scores: (scores / NAME).unlink(), ""),
+        (shutil.rmtree, ""),
+    ],
+)
+def test_damaged_and_lost_scores_are_scored_again(
+    copy: Path, two: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], said: str
+) -> None:
+    damage(copy / "run" / "scores")
+    with pytest.raises(UserError, match=r"proxies\.score"):
+        read_scores(copy / "run").frame("consonants")
     assert score(copy / "run", "--scores", "information") == 0
-    assert "scored again, because they were damaged: parts 1" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     one, other = (read_scores(folder / "run").frame("consonants") for folder in (two, copy))
     assert one.equals(other)
 
 
-def test_a_changed_meta_of_the_scores_is_refused(copy: Path) -> None:
+def test_a_changed_meta_of_the_scores_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy / "run" / "scores" / "meta.json"
     path.write_text(path.read_text().replace('"scored_documents": ', '"scored_documents": 1', 1))
-    with pytest.raises(UserError, match="not complete"):
+    with pytest.raises(UserError, match=r"meta\.json is not the file in _SHA256SUMS.*proxies\.score"):
         read_scores(copy / "run")
+    for content in (path.read_bytes()[:100], b"\x80" + path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"(?s)meta\.json is damaged:.*remove .*scores and score again"):
+            read_scores(copy / "run")
+        assert score(copy / "run", "--scores", "information") == 2
+        assert "meta.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "config.json", NAME])
@@ -164,45 +191,65 @@ def test_without_a_whole_checkpoint_a_resume_names_every_fault(
     assert [path.name for path in checkpoints.checkpoints(copy / "run")] == list(STEPS)
 
 
-def test_a_flipped_bit_anywhere_in_a_part_is_refused(copy: Path) -> None:
-    path = copy / "run" / "trajectory" / "part-00000003-00000004.parquet"
+@pytest.mark.parametrize(
+    "part", ["trajectory/part-00000003-00000004.parquet", "evaluation/part-00000003-00000003.parquet"]
+)
+def test_a_flipped_bit_anywhere_in_a_part_is_refused(copy: Path, part: str) -> None:
+    path, read = copy / "run" / part, read_trajectory if "trajectory" in part else read_evaluation
     whole = path.read_bytes()
     draw = random.Random(0)
     for position in [*range(40), *(draw.randrange(len(whole)) for _ in range(20))]:  # 4: the first page header
         flip(path, position)
-        with pytest.raises(UserError, match=r"part-00000003-00000004.*damaged"):
-            read_trajectory(copy / "run")
+        with pytest.raises(UserError, match=r"part-00000003-0000000\d.*damaged"):
+            read(copy / "run")
         path.write_bytes(whole)
 
 
-def test_a_lost_last_part_is_refused(copy: Path) -> None:
-    (copy / "run" / "trajectory" / "part-00000005-00000006.parquet").unlink()
-    with pytest.raises(UserError, match=r"part-00000005-00000006\.parquet is missing"):
-        read_run(copy / "run")
+@pytest.mark.parametrize("record", ["trajectory", "evaluation"])
+@pytest.mark.parametrize("name", ["", NAME, "part-00000005-00000006.parquet"])
+def test_a_lost_record_is_refused(
+    copy: Path, two: Path, capsys: pytest.CaptureFixture[str], record: str, name: str
+) -> None:
+    path = copy / "run" / record / name.replace("00000005", "00000005" if record == "trajectory" else "00000006")
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=f"{record}.* (is missing|is not there|names: they are unfinished)"):
+        _ = read_run(copy / "run").evaluation
+    said = message(capsys, two / "run.yaml", "--run_dir", copy / "run", "--resume")
+    assert record in said or "the trajectory ends" in said
 
 
-@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize("name", ["corpus.json", "tokenizer.json", "replicates.parquet"])
+def test_a_changed_file_of_the_run_directory_is_refused(
+    copy: Path, two: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = copy / "run" / name
+    flip(path, random.Random(name).randrange(path.stat().st_size))
+    refused = rf"{name} is not the file in {NAME}"
+    with pytest.raises(UserError, match=refused):
+        read_all(copy / "run")
+    if name == "corpus.json":
+        assert refused in message(capsys, two / "run.yaml", "--run_dir", copy / "run", "--resume")
+        assert score(copy / "run", "--scores", "information") == 2
+
+
+@pytest.mark.parametrize("at", range(1, 12))
 def test_a_kill_before_any_file_of_sums_resumes_bit_equal(
-    copy: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    copy: Path, two: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     shutil.rmtree(copy / "run")
-    calls, write = [], run_parts.write_sums
+    calls = []
 
-    def killed(write: Callable[..., None]) -> Callable[..., None]:
-        def act(*arguments: object, **keywords: object) -> None:
-            calls.append(1)
-            if len(calls) == at:
-                raise KeyboardInterrupt
-            write(*arguments, **keywords)
-
-        return act
+    def killed(*arguments: Any, **keywords: Any) -> None:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        write_sums(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        for module in (run_parts, checkpoints):
-            patch.setattr(module, "write_sums", killed(write))
+        patch.setattr(sums, "write_sums", killed)
         with pytest.raises(KeyboardInterrupt):
             helpers.run(two / "run.yaml", "--run_dir", copy / "run")
-    assert resume(copy, two) == 0
+    assert resume(copy, two, "auto") == 0
     require_healed(copy, two)
 
 

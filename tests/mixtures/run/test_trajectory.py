@@ -1,5 +1,6 @@
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,17 @@ def test_a_flipped_byte_in_the_data_is_found(tmp_path: Path) -> None:
     part.write_bytes(content)
     with pytest.raises(UserError, match="torn or damaged"):
         read_trajectory(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_a_part_without_a_sum_is_never_a_traceback(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 5))
+    part = tmp_path / "trajectory" / "part-00000001-00000004.parquet"
+    whole = part.read_bytes()
+    for position in range(0, len(whole), 7):
+        part.write_bytes(whole[:position] + bytes([whole[position] ^ 0x80]) + whole[position + 1 :])
+        with suppress(UserError):
+            read_trajectory(tmp_path)
 
 
 def test_a_missing_part_is_a_gap(tmp_path: Path) -> None:
