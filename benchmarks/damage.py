@@ -47,6 +47,14 @@ SWAPS = (
     "evaluation",
     "scores",
 )
+FLIPS = tuple(f"checkpoints/{STEPS[1]}/{name}" for name in ("model.safetensors", "state.pt", "config.json"))
+LOST = (
+    f"checkpoints/{STEPS[1]}/config.json",
+    "trajectory/part-00000005-00000006.parquet",
+    "trajectory",
+    "evaluation",
+    "scores",
+)
 
 
 def quiet(command: Callable[[list[str]], int], *words: object) -> int:
@@ -108,6 +116,11 @@ def flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << position % 8
     path.write_bytes(content)
+
+
+def lose(path: Path) -> None:
+    """Remove a file or a directory."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def swap(whole: Path, name: str, run: Path) -> None:
@@ -224,18 +237,15 @@ def main() -> None:
         make_two(whole)
         for name in SWAPS:
             print(f"swap  {name}: {outcome(whole, spare, lambda run, name=name: swap(whole, name, run))}", flush=True)
-        for name in ("model.safetensors", "state.pt", "config.json"):
-            path = f"checkpoints/{STEPS[1]}/{name}"
+        for path in (*FLIPS, "corpus.json"):
             size = (whole / "run" / path).stat().st_size
             found = Counter(
                 outcome(whole, spare, lambda run, at=at, path=path: flip(run / path, at))
                 for at in np.linspace(0, size - 1, 12).astype(int).tolist()
             )
             print(f"flip  {path}, 12 positions: {dict(found)}", flush=True)
-        config = f"checkpoints/{STEPS[1]}/config.json"
-        print(f"lost  {config}: {outcome(whole, spare, lambda run: (run / config).unlink())}", flush=True)
-        part = "trajectory/part-00000005-00000006.parquet"
-        print(f"lost  {part}: {outcome(whole, spare, lambda run: (run / part).unlink())}", flush=True)
+        for name in LOST:
+            print(f"lost  {name}: {outcome(whole, spare, lambda run, name=name: lose(run / name))}", flush=True)
         found = flips_of_a_part(whole, arguments.positions)
         print(f"flip  a trajectory part, {arguments.positions} positions: {dict(found)}", flush=True)
         print(f"kill  {dict(kills(Path(place, 'kills'), arguments.kills))}", flush=True)
