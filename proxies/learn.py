@@ -12,7 +12,7 @@ from mixtures.locks import directory_lock
 from mixtures.plots.run import plot_run
 from mixtures.run.run import RunRecord, read_run
 from mixtures.run.summary import summary
-from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare_everywhere
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.place import agree, decide, make_accelerator
 from proxies.preflight import require_directory, require_divisible, require_group, require_same_corpus, require_tracker
@@ -56,15 +56,8 @@ def learn(settings: Settings, accelerator: Accelerator, *, resume: bool | Litera
 def _learn(settings: Settings, accelerator: Accelerator, *, resume: bool) -> RunRecord | None:
     """Do what `learn` does, with the lock of the run directory held by the main process."""
     require_directory(settings, resume=resume)
-    with accelerator.main_process_first(), accelerator.local_main_process_first():
-        prepared = prepare(
-            settings.corpus,
-            settings.cache_path,
-            settings.draws,
-            progress=accelerator.is_main_process,
-            check=accelerator.is_local_main_process,
-        )
-        corpus = reuse(simulate(prepared, settings), settings)
+    prepared = prepare_everywhere(settings.corpus, settings.cache_path, settings.draws, accelerator)
+    corpus = reuse(simulate(prepared, settings), settings)
     if resume:
         require_same_corpus(settings.run_path, corpus.record)
     run = ProxyRun(settings, corpus, accelerator)

@@ -17,7 +17,7 @@ from proxies.config import differences
 from proxies.model_faults import ERRORS, cause, faults, raise_if_memory
 from proxies.settings import Settings, load_settings
 
-MAY_CHANGE = ("train.timeout",)  # settings that change no result, and may differ when a run is resumed
+MAY_CHANGE = ("corpus.check_tokens", "train.timeout")  # they change no result, so a resumed run may have others
 
 
 def require_tracker(settings: Settings) -> None:

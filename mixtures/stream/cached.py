@@ -7,12 +7,15 @@ this package. Directories of earlier versions have no such file, so no change of
 from collections.abc import Iterable
 from pathlib import Path
 
-from mixtures.files import sha256_file, write_atomic
+from mixtures.files import write_atomic
+from mixtures.sums import NAME as SUMS
+from mixtures.sums import file_sum
+
+__all__ = ["DOCUMENTS", "META", "REMEDY", "SUMS", "TOKENS", "changed", "write_sums"]
 
 META = "meta.json"  # counts, fingerprints of the text and the tokenizer, and where the text came from
 TOKENS = "train.bin"  # the training tokens
 DOCUMENTS = "documents.parquet"  # which tokens belong to which document
-SUMS = "_SHA256SUMS"
 REMEDY = "build it again with `proxies.train`, or restore it from a copy"
 
 
@@ -36,4 +39,4 @@ def changed(sums: Path, names: Iterable[str]) -> str | None:
 
 
 def _line(path: Path) -> str:
-    return f"{sha256_file(path).removeprefix('sha256:')}  {path.name}"
+    return f"{file_sum(path)}  {path.name}"

@@ -31,7 +31,7 @@ from proxies.comparison.records import (
 )
 from proxies.comparison.settings import CompareSettings
 from proxies.config import environment
-from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare_everywhere
 from proxies.learn import learn
 from proxies.models import build_model, parameter_count
 from proxies.place import agree, decide, ending_alone, make_accelerator, place_of
@@ -139,14 +139,7 @@ def finish(settings: CompareSettings, corpus: CorpusData, runs: Mapping[str, Seq
 
 def _prepared(settings: CompareSettings, accelerator: Accelerator) -> CorpusData:
     text = settings.text
-    with accelerator.main_process_first(), accelerator.local_main_process_first():
-        corpus = prepare(
-            text,
-            Path(text.cache_dir),
-            settings.draws,
-            progress=accelerator.is_main_process,
-            check=accelerator.is_local_main_process,
-        )
+    corpus = prepare_everywhere(text, Path(text.cache_dir), settings.draws, accelerator)
     if (settings.run_path / "corpus.json").exists():
         require_same_corpus(settings.run_path, corpus.record)
     return corpus

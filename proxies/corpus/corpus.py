@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any, TypeVar
 
 import numpy as np
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from mixtures.errors import UserError
@@ -67,17 +68,27 @@ class CorpusData:
         return next(entry for entry in [*self.record["domains"], *members] if entry["name"] == name)
 
 
+def prepare_everywhere(
+    corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], accelerator: Accelerator
+) -> CorpusData:
+    """Do what `prepare` does: first in the main process, then in the first one of every other machine, then elsewhere.
+
+    So one process builds the caches, or compares them with their hashes, and the others open them.
+    """
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        main, check = accelerator.is_main_process, accelerator.is_local_main_process
+        return prepare(corpus, cache_dir, draws, progress=main, check=check)
+
+
 def prepare(
     corpus: CorpusSettings, cache_dir: Path, draws: Mapping[str, int], *, progress: bool = False, check: bool = True
 ) -> CorpusData:
     """Build or open the token cache of every domain and target; the result is the same in every process and every run.
 
-    Call it in the main process first, then in the first one of every other machine (`main_process_first()` and
-    `local_main_process_first()` of the accelerator); the others then open what that one built. `cache_dir` is the
-    directory of the caches. `draws` is how many tokens of each domain and target the run reads, by name; a streamed
-    source without `max_tokens` stops there. `progress` shows a bar. `check` compares the caches with their hashes,
-    unless corpus.check_tokens is off. Raises UserError listing all domains that cannot be read, are shorter than a row,
-    or of which the tokenizer loses a large part.
+    `cache_dir` is the directory of the caches. `draws` is how many tokens of each domain and target the run reads, by
+    name; a streamed source without `max_tokens` stops there. `progress` shows a bar. `check` compares the caches with
+    their hashes, unless corpus.check_tokens is off. Raises UserError listing all domains that cannot be read, are
+    shorter than a row, or of which the tokenizer loses a large part.
     """
     check = check and corpus.check_tokens
     inputs = _each(corpus, lambda name, source: cache.reading(source, held_out=corpus.held_out, draws=draws[name]))

@@ -34,7 +34,7 @@ from mixtures.samples.text import scores_text
 from mixtures.sums import read_run_id
 from mixtures.text import tokens_text
 from proxies.config import differences, environment
-from proxies.corpus.corpus import CorpusData, prepare
+from proxies.corpus.corpus import CorpusData, prepare_everywhere
 from proxies.models import parameter_count
 from proxies.place import decide, make_accelerator
 from proxies.preflight import require_causal, require_group, require_same_corpus
@@ -77,14 +77,7 @@ def score(settings: ScoreSettings) -> None:
 def _score(settings: ScoreSettings, run: Settings, accelerator: Accelerator) -> None:
     """Do what `score` does, with the lock of the scores' directory held by the main process."""
     checkpoints = decide(lambda: choose_checkpoints(run.run_path, settings.checkpoints), accelerator)
-    with accelerator.main_process_first(), accelerator.local_main_process_first():
-        corpus = prepare(
-            run.corpus,
-            run.cache_path,
-            run.draws,
-            progress=accelerator.is_main_process,
-            check=accelerator.is_local_main_process,
-        )
+    corpus = prepare_everywhere(run.corpus, run.cache_path, run.draws, accelerator)
     require_same_corpus(
         run.run_path, corpus.record, remedy="to score it with this run, or learn a new run from the new text"
     )

@@ -149,8 +149,8 @@ def test_an_overwritten_file_is_refused_unless_told_not_to_look(tmp_path: Path, 
 def test_only_rank_0_reads_all_tokens_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed(write_cache(tmp_path))
     read: list[Path] = []
-    real = cached.sha256_file
-    monkeypatch.setattr(cached, "sha256_file", lambda path: [read.append(path), real(path)][1])
+    real = cached.file_sum
+    monkeypatch.setattr(cached, "file_sum", lambda path: [read.append(path), real(path)][1])
     for rank in (1, 0):
         MixtureStream(mixture_of(), tmp_path, row_tokens=ROW, rank=rank, world=2)
         assert len(read) == (0 if rank else 4)

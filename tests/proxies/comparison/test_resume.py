@@ -16,6 +16,7 @@ from mixtures.compare.directory import read_comparison
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.locks import locked
+from mixtures.sums import add_sums
 from proxies.comparison import base
 from proxies.comparison.records import save_base
 from proxies.comparison.settings import CompareSettings
@@ -191,11 +192,13 @@ def test_a_kill_before_the_sums_of_a_base_run_trains_it_again(tmp_path: Path, mo
     path = write_comparison(tmp_path, mixtures=FIXED)
     assert compare(path, "--run_dir", tmp_path / "whole") == 0
 
-    def killed(*arguments: object, **keywords: object) -> None:
-        raise KeyboardInterrupt
+    def killed(directory: Path, *arguments: Any, **keywords: Any) -> None:
+        if "bases" in directory.parts:
+            raise KeyboardInterrupt
+        add_sums(directory, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr("proxies.comparison.records.write_sums", killed)
+        patch.setattr("proxies.comparison.records.add_sums", killed)
         with pytest.raises(KeyboardInterrupt):
             compare(path)
     assert (tmp_path / "comparison" / "bases" / "uniform" / "seed-0.json").is_file()

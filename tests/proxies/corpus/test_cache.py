@@ -98,8 +98,8 @@ def test_the_hashes_are_those_that_sha256sum_checks(given: Settings) -> None:
 def test_tokens_are_hashed_once_and_only_where_asked(given: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(given)
     read: list[Path] = []
-    real = cached.sha256_file
-    monkeypatch.setattr(cached, "sha256_file", lambda path: [read.append(path), real(path)][1])
+    real = cached.file_sum
+    monkeypatch.setattr(cached, "file_sum", lambda path: [read.append(path), real(path)][1])
     unchecked = given.corpus.model_copy(update={"check_tokens": False})
     assert same(first, prepare_all(given.corpus, given.cache_path, given.draws, check=False))
     assert same(first, prepare_all(unchecked, given.cache_path, given.draws))
