@@ -196,6 +196,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "a: give exactly one of data_files, dataset, builtin; found none of them",
         ),
         ({"tokenizer": {"train_bpe": 20}}, {}, "train_bpe is 20; a byte-level vocabulary needs at least 300"),
+        (
+            {"tokenizer": {"train_bpe": 10**12}},
+            {},
+            "train_bpe is 1000000000000; a vocabulary of at most 1,000,000 tokens",
+        ),
         ({"tokenizer": {"bytes": True, "end": "</s>"}}, {}, "end ('</s>'): only with `file` or `pretrained`"),
     ],
 )
