@@ -41,10 +41,8 @@ def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:
     targets = torch.tensor([group in run.corpus.targets for group in trajectory.groups])
     losses, diagonals = torch.tensor(trajectory.losses), torch.tensor(trajectory.self_products)
     parts: list[Tensor] = []
-    for grams in trajectory.gram_parts():
-        for gram in torch.tensor(grams):
-            step = len(parts)
-            counted = lean_to_worst(importance, losses[step] / losses[0], sharpness) if worst else importance
-            unbiased = gram.diagonal_scatter(diagonals[step])
-            parts.append(alignment_parts(unbiased, counted, targets, len(trajectory.domains)))
+    for step, gram in trajectory.measured_grams():
+        counted = lean_to_worst(importance, losses[step] / losses[0], sharpness) if worst else importance
+        unbiased = torch.tensor(gram).diagonal_scatter(diagonals[step])
+        parts.append(alignment_parts(unbiased, counted, targets, len(trajectory.domains)))
     return torch.stack(parts)

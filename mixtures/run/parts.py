@@ -4,7 +4,6 @@ They keep a record that grows with a run: every flush adds one part, a kill lose
 resume cuts the record back to its checkpoint.
 """
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
+from mixtures.files import atomic_file
 
 REMEDY = (
     "restore it from a copy, or remove the parts from here on and continue the run with "
@@ -50,9 +49,8 @@ def write_part(directory: Path, table: pa.Table) -> Part:
     """Write `table` (column `step`, ascending) as one part. Raises OSError on a full disk, leaving nothing behind."""
     first, last = table["step"][0].as_py(), table["step"][-1].as_py()
     part = Part(first, last, directory / f"part-{first:08d}-{last:08d}.parquet")
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(part.path, buffer.getvalue())
+    with atomic_file(part.path) as file:  # without dictionaries, which hold a column back until it is complete
+        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return part
 
 

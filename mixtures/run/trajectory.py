@@ -13,14 +13,15 @@ norm.NAME           per group: norm of its gradient
 self_product.NAME   per group: unbiased estimate of the gram's diagonal; NaN if the group has too few rows for it
 sample_spread.NAME  per training domain: standard deviation of its online sample weights
 sample_ess.NAME     per training domain: their effective sample size, as a fraction of the rows
-gram                G * G numbers, row major
+gram                lower triangle, G * (G + 1) / 2 numbers in float32, row by row
 
 What a rule does not measure is null: DoReMi has no gram, norm and self_product, and a run without online sample weights
-has neither of the two sample columns. Records of earlier versions lack the sample columns and reach_factor.
+has neither of the two sample columns. Records of earlier versions lack the sample columns and reach_factor. Format 1
+has the whole gram, G * G numbers in float64; a record may have parts of both formats.
 
-Size: the gram is kept at every step in float64, 8 * G * G bytes per step. 11 groups and 600 steps are 0.6 MB; 300
-groups and 10,000 steps are 7 GB. It is therefore read only when asked for: `Trajectory.grams`, or part by part by
-`gram_parts`.
+Size: 2 * G * (G + 1) bytes per gram, and 8 bytes for each other number. 11 groups and 600 steps are 0.3 MB;
+1,000 groups and 10,000 steps are 21 GB. Grams are therefore read only when asked for: `Trajectory.grams`, or one by one
+by `measured_grams`.
 """
 
 import json
@@ -28,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,10 +37,11 @@ import pyarrow as pa
 
 from mixtures.errors import UserError
 from mixtures.run.average import span_average
-from mixtures.run.grams import GramBlocks
+from mixtures.run.grams import GramBlocks, packed, unpacked
 from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_parts, write_part
 
-FORMAT = 1
+FORMAT = 2
+FULL_GRAMS = 1  # the format before it, with whole grams in float64
 SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
 EVALUATION = pa.schema(
     {name: pa.int64() for name in ("step", "tokens", "held_out_tokens")}
@@ -59,11 +61,21 @@ def step_row(
     row: dict[str, Any] = dict(scalars)
     for kind, values in arrays.items():
         if kind == "gram":
-            row["gram"] = np.asarray(values, dtype=np.float64)
+            row["gram"] = values
             continue
         assert len(values) in (len(domains), len(groups)), f"{kind} has {len(values)} values, groups are {groups}"
         row |= {f"{kind}.{name}": float(value) for name, value in zip(groups, values, strict=False)}
     return row
+
+
+class _Row(NamedTuple):
+    """A buffered step: its numbers in the order of the columns, NaN where `missing`, and its gram as it is written."""
+
+    step: int
+    tokens: int
+    values: np.ndarray
+    missing: np.ndarray
+    gram: np.ndarray | None
 
 
 class TrajectoryWriter:
@@ -78,28 +90,34 @@ class TrajectoryWriter:
         self.directory = Path(directory)
         self.groups = list(groups)
         self.schema = _trajectory_schema(list(domains), self.groups)
-        self._rows: list[dict[str, Any]] = []
+        self._numbers = [name for name in self.schema.names if name not in ("step", "tokens", "gram")]
+        self._rows: list[_Row] = []
         self._last = max((part.last for part in list_parts(self.directory)), default=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Buffer one step: keys are column names, `gram` is (G, G) or its G * G numbers. Missing keys become null."""
+        """Buffer one step: keys are column names, `gram` is (G, G). Missing keys become null."""
         assert row["step"] == self._last + 1, f"step {row['step']} after step {self._last}"
         if unknown := sorted(set(row) - set(self.schema.names)):
             raise AssertionError(f"{', '.join(unknown)}: no such column; columns are {', '.join(self.schema.names)}")
         required = [name for name in self.schema.names if name == "tokens" or name.startswith(("weight.", "loss."))]
-        if missing := [name for name in required if name not in row]:
-            raise AssertionError(f"step {row['step']} has no {', '.join(missing)}")
-        row = dict(row)
-        if row.get("gram") is not None:
-            row["gram"] = np.array(row["gram"], dtype=np.float64).reshape(len(self.groups) ** 2)
-        self._rows.append(row)
+        if absent := [name for name in required if name not in row]:
+            raise AssertionError(f"step {row['step']} has no {', '.join(absent)}")
+        values = [row.get(name) for name in self._numbers]
+        missing = np.array([value is None for value in values])
+        gram = None if row.get("gram") is None else packed(np.reshape(row["gram"], (len(self.groups), -1)))
+        self._rows.append(_Row(row["step"], row["tokens"], np.array(values, dtype=np.float64), missing, gram))
         self._last += 1
 
     def flush(self) -> None:
         """Write the buffered rows, if there are any, as one part. On an OSError the rows stay buffered."""
         if self._rows:
-            columns = {name: [row.get(name) for row in self._rows] for name in self.schema.names}
-            write_part(self.directory, pa.table(columns, schema=self.schema))
+            values = np.stack([row.values for row in self._rows], axis=1)
+            missing = np.stack([row.missing for row in self._rows], axis=1)
+            columns = [[row.step for row in self._rows], [row.tokens for row in self._rows]]
+            columns += [pa.array(each, mask=mask) for each, mask in zip(values, missing, strict=True)]
+            kind = self.schema.field("gram").type
+            grams = pa.chunked_array([_gram_array(row.gram, kind) for row in self._rows], kind)  # shares their memory
+            write_part(self.directory, pa.table([*columns, grams], schema=self.schema))
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
@@ -107,9 +125,9 @@ class TrajectoryWriter:
 
         Raises UserError when the record ends before `step`: parts that the checkpoint needs are missing.
         """
-        self._rows = [row for row in self._rows if row["step"] <= step]
+        self._rows = [row for row in self._rows if row.step <= step]
         truncate_parts(self.directory, step)
-        kept = [row["step"] for row in self._rows] + [part.last for part in list_parts(self.directory)]
+        kept = [row.step for row in self._rows] + [part.last for part in list_parts(self.directory)]
         self._last = max(kept, default=0)
         if self._last < step:
             raise UserError(
@@ -193,30 +211,30 @@ class Trajectory:
 
     @cached_property
     def grams(self) -> np.ndarray:
-        """Return the grams (S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
-        grams = np.empty((len(self.frame), len(self.groups), len(self.groups)))
-        for part, measured in zip(self.parts, self.gram_parts(), strict=True):
-            grams[part.first - 1 : part.last] = measured
+        """Return the grams (S, G, G), NaN where none is kept; takes 8 * S * G * G bytes at the first use."""
+        grams = np.full((len(self.frame), len(self.groups), len(self.groups)), np.nan)
+        for place, gram in self.measured_grams():
+            grams[place] = gram
         return grams
 
-    def gram_parts(self) -> Iterator[np.ndarray]:
-        """Yield the grams part by part: (rows, G, G), NaN where the gram was not measured.
+    def measured_grams(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the step, from 0, and the gram (G, G) of every step whose gram was measured and kept.
 
         Only one part is in memory at a time. A pass to the end also keeps `gram_blocks`, so that a run's grams, which
         can be gigabytes, are not read twice.
         """
         blocks = GramBlocks(self.self_products)
         for part in self.parts:
-            grams = _part_grams(part, len(self.groups))
-            blocks.add(grams)
-            yield grams
+            for place, gram in _part_grams(part, len(self.groups)):
+                blocks.add(place, gram)
+                yield place, gram
         self._blocks[:] = [blocks.means()]
 
     @property
     def gram_blocks(self) -> np.ndarray:
         """Return means (B, G, G) of the gram over blocks of steps (`mixtures.run.grams`); reads the grams once."""
         if not self._blocks:
-            for _ in self.gram_parts():
+            for _ in self.measured_grams():
                 pass
         return self._blocks[0]
 
@@ -298,7 +316,7 @@ def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
     fields = [("step", pa.int64()), ("tokens", pa.int64())]
     fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group]]
     fields += [(f"{kind}.{name}", pa.float64()) for kind in ("sample_spread", "sample_ess") for name in domains]
-    fields += [("gram", pa.list_(pa.float64()))]
+    fields += [("gram", pa.list_(pa.float32()))]
     return pa.schema(fields, metadata={"doge": json.dumps({"groups": groups, "domains": domains, "format": FORMAT})})
 
 
@@ -309,15 +327,24 @@ def _described(part: Part, table: pa.Table) -> tuple[list[str], list[str]]:
         domains, groups, version = record["domains"], record["groups"], record["format"]
     except (KeyError, ValueError) as error:
         raise UserError(f"{part.path} does not name its groups: it was not written by a run; {REMEDY}") from error
-    if version != FORMAT:
-        raise UserError(f"{part.path} has format {version}; known: {FORMAT}; read it with the version that wrote it")
+    if version not in (FULL_GRAMS, FORMAT):
+        raise UserError(
+            f"{part.path} has format {version}; known: {FULL_GRAMS}, {FORMAT}; read it with the version that wrote it"
+        )
     return domains, groups
 
 
-def _part_grams(part: Part, groups: int) -> np.ndarray:
-    """Return the grams (rows, G, G) of one part; NaN where the gram was not measured."""
-    column = read_part(part, lambda name: name == "gram")["gram"].combine_chunks()
-    grams = np.full((len(column), groups * groups), np.nan)
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    grams[np.asarray(column.is_valid())] = values.reshape(-1, groups * groups)
-    return grams.reshape(-1, groups, groups)
+def _gram_array(gram: np.ndarray | None, kind: pa.ListType) -> pa.Array:
+    """Return a column of one row that holds a gram as it is written, in the same memory."""
+    if gram is None:
+        return pa.nulls(1, kind)
+    return pa.ListArray.from_arrays(pa.array([0, len(gram)], pa.int32()), pa.array(gram))
+
+
+def _part_grams(part: Part, groups: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the step, from 0, and the gram (G, G) of every row of a part that has one."""
+    for row, gram in enumerate(read_part(part, lambda name: name == "gram")["gram"]):
+        if gram.is_valid:
+            values = gram.values.to_numpy(zero_copy_only=False)
+            whole = len(values) == groups**2  # FULL_GRAMS
+            yield part.first - 1 + row, values.reshape(groups, groups) if whole else unpacked(values, groups)
