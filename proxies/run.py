@@ -16,7 +16,8 @@ from doge.scopes import scope_parameters
 from doge.updates import without_effect
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from mixtures.run.evaluation import EvaluationWriter
+from mixtures.run.trajectory import TrajectoryWriter, step_row
 from proxies import checkpoints
 from proxies.command import Stopped, stop_signals
 from proxies.config import dump, environment

@@ -1,6 +1,6 @@
-"""A run's record of its steps: the trajectory (one row per step) and the evaluation (long form).
+"""A run's record of its steps, the trajectory: one row per step.
 
-Columns of the trajectory, for D training domains and G groups, the first D of which are the training domains:
+Columns, for D training domains and G groups, the first D of which are the training domains:
 
 step                updates done, from 1
 tokens              tokens trained so far
@@ -43,10 +43,6 @@ from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_par
 FORMAT = 2
 FULL_GRAMS = 1  # the format before it, with whole grams in float64
 SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
-EVALUATION = pa.schema(
-    {name: pa.int64() for name in ("step", "tokens", "held_out_tokens")}
-    | {"domain": pa.string(), "loss": pa.float64(), "bits_per_byte": pa.float64()}
-)
 
 
 def step_row(
@@ -273,40 +269,6 @@ def read_trajectory(run_dir: str | Path) -> Trajectory:
     return Trajectory(
         tuple(names[0]), tuple(names[1]), pa.concat_tables(tables, promote_options="default").to_pandas(), tuple(parts)
     )
-
-
-class EvaluationWriter:
-    """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part per flush."""
-
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
-        self._rows: list[dict[str, Any]] = []
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Buffer the rows of one evaluation, one per domain, each with every column of EVALUATION."""
-        new = [dict(row) for row in rows]
-        assert all(set(row) == set(EVALUATION.names) for row in new), f"every row has {', '.join(EVALUATION.names)}"
-        self._rows += new
-
-    def flush(self) -> None:
-        """Write the buffered rows, if there are any, as one part, atomically."""
-        if self._rows:
-            write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION))
-            self._rows.clear()
-
-    def truncate(self, step: int) -> None:
-        """Remove every row after `step`, on disk and buffered."""
-        self._rows = [row for row in self._rows if row["step"] <= step]
-        truncate_parts(self.directory, step)
-
-
-def read_evaluation(run_dir: str | Path) -> pd.DataFrame:
-    """Read held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
-
-    The table is empty, with these columns, for a run without evaluation. Raises UserError for a torn part.
-    """
-    tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation")]
-    return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
 
 
 def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:

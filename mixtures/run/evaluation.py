@@ -1,0 +1,49 @@
+"""A run's record of its held-out losses, in long form: one row per domain and evaluation."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from mixtures.run.parts import list_parts, read_part, truncate_parts, write_part
+
+EVALUATION = pa.schema(
+    {name: pa.int64() for name in ("step", "tokens", "held_out_tokens")}
+    | {"domain": pa.string(), "loss": pa.float64(), "bits_per_byte": pa.float64()}
+)
+
+
+class EvaluationWriter:
+    """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part per flush."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._rows: list[dict[str, Any]] = []
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Buffer the rows of one evaluation, one per domain, each with every column of EVALUATION."""
+        new = [dict(row) for row in rows]
+        assert all(set(row) == set(EVALUATION.names) for row in new), f"every row has {', '.join(EVALUATION.names)}"
+        self._rows += new
+
+    def flush(self) -> None:
+        """Write the buffered rows, if there are any, as one part, atomically."""
+        if self._rows:
+            write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION))
+            self._rows.clear()
+
+    def truncate(self, step: int) -> None:
+        """Remove every row after `step`, on disk and buffered."""
+        self._rows = [row for row in self._rows if row["step"] <= step]
+        truncate_parts(self.directory, step)
+
+
+def read_evaluation(run_dir: str | Path) -> pd.DataFrame:
+    """Read held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
+
+    The table is empty, with these columns, for a run without evaluation. Raises UserError for a torn part.
+    """
+    tables = [read_part(part) for part in list_parts(Path(run_dir) / "evaluation")]
+    return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
