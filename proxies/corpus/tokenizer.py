@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
@@ -37,17 +39,18 @@ class TextEncoder:
         """Return the token ids (uint32) of each text, without an end-of-text token.
 
         Text that spells the end-of-text token is encoded as ordinary text. Texts of more than `pieces.PIECE` characters
-        are encoded in pieces, which bounds the memory. Raises UserError for text that the tokenizer has no tokens for,
-        and as `pieces.cut`.
+        are encoded in pieces, which bounds the memory. Raises UserError for text that the tokenizer has no tokens for.
         """
         if max(map(len, texts), default=0) <= pieces.PIECE:
             return self._encode_whole(texts)
         return [self._encode_long(text) for text in texts]
 
     def _encode_long(self, text: str) -> np.ndarray:
-        """Encode a text piece by piece."""
+        """Encode a text piece by piece; say the memory that a piece of many characters needs."""
         ids = bytearray()
-        for piece in pieces.cut(text, self.backend, self._cutting_places, tokenizer=self.name):
+        for piece in pieces.cut(text, self.backend, self._cutting_places):
+            if len(piece) >= pieces.LONG:
+                tqdm.write(pieces.warning(piece, self.name), file=sys.stderr)
             ids += self._encode_whole([piece])[0].tobytes()
         return np.frombuffer(ids, dtype=np.uint32)
 

@@ -10,7 +10,6 @@ import pytest
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from mixtures.errors import UserError
 from proxies.corpus import pieces
 from proxies.corpus import tokenizer as tokenizers
 from proxies.corpus.tokenizer import TextEncoder
@@ -57,6 +56,11 @@ def mixed_text(seed: int, parts: int = 400) -> str:
     return "".join(draw.choice(PARTS) + draw.choice(["", " ", " ", " ", "\n"]) for _ in range(parts))
 
 
+def random_text(seed: int) -> str:
+    """Characters in random order: letters with accents apart, digits, signs, bars as in vocabularies, white space."""
+    return "".join(random.Random(seed).choices("aaabethE中é\u0301дß0123,;.:='\"(){}_-▁Ġ😀\t\r\n\n    ", k=2000))
+
+
 def trained(backend: Backend, trainer: object) -> TextEncoder:
     """The tokenizer, trained on mixed text, with a special end-of-text token."""
     backend.train_from_iterator([mixed_text(seed) for seed in range(5)], trainer)
@@ -72,9 +76,10 @@ def bpe(size: int = 600) -> trainers.BpeTrainer:
     )
 
 
-def split_and_bytes() -> TextEncoder:
+def split_and_bytes(pattern: str = WORDS) -> TextEncoder:
+    """A BPE as Llama 3's: a regular expression, then bytes."""
     backend = Backend(models.BPE())
-    split = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     backend.normalizer = normalizers.NFC()
     return trained(backend, bpe())
@@ -110,6 +115,13 @@ def prefixed_words(*, over_spaces: bool = False) -> TextEncoder:
     return encoder
 
 
+def prefixed_space() -> TextEncoder:
+    """A byte-level BPE that puts a space before every text, as RoBERTa's can."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return trained(backend, bpe())
+
+
 KINDS: dict[str, Callable[[], TextEncoder]] = {
     "byte-level BPE": lambda: tokenizers.train_bpe([mixed_text(seed) for seed in range(5)], 600),
     "bytes": tokenizers.raw_bytes,
@@ -117,6 +129,7 @@ KINDS: dict[str, Callable[[], TextEncoder]] = {
     "metaspace unigram": metaspace,
     "word piece": word_piece,
     "spaces as bars": prefixed_words,
+    "a space before the text": prefixed_space,
 }
 
 
@@ -126,12 +139,13 @@ def test_pieces_give_the_tokens_of_the_whole(kind: str, monkeypatch: pytest.Monk
     encoder = KINDS[kind]()
     assert pieces.cutting_places(encoder.backend)
     monkeypatch.setattr(pieces, "PIECE", 100)
-    for seed in range(100, 140):
-        text = mixed_text(seed)
-        parts = list(pieces.cut(text, encoder.backend, encoder._cutting_places, tokenizer="mine"))
+    texts, cuts = [*map(mixed_text, range(100, 110)), *map(random_text, range(10))], 0
+    for text in texts:
+        parts = list(pieces.cut(text, encoder.backend, encoder._cutting_places))
         assert "".join(parts) == text
-        assert max(map(len, parts)) < 400
         np.testing.assert_array_equal(encoder.encode([text])[0], encoder._encode_whole([text])[0])
+        cuts += len(parts) - 1
+    assert cuts > 4 * len(texts)
 
 
 @pytest.mark.slow
@@ -154,19 +168,46 @@ def test_a_vocabulary_with_tokens_over_spaces_is_not_cut() -> None:
     assert pieces.BETWEEN_WORDS not in places
 
 
+def test_a_tokenizer_that_puts_a_bar_before_every_text_is_not_cut() -> None:
+    backend = prefixed_words().backend
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    assert pieces.cutting_places(backend) == []
+
+
 def test_a_tokenizer_that_counts_characters_is_not_cut() -> None:
     backend = tokenizers.raw_bytes().backend
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.FixedLength(7), backend.pre_tokenizer])
     assert pieces.cutting_places(backend) == []
 
 
-def test_a_text_without_a_place_to_cut_is_whole_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pattern", [r".{1,512}", r"(?=.*;)\w+|.", r"\G\w\w"])
+def test_an_expression_that_looks_far_is_not_cut(pattern: str) -> None:
+    backend = split_and_bytes(pattern).backend
+    assert pieces.cutting_places(backend) == []
+
+
+def test_a_unigram_that_does_not_split_words_is_not_cut() -> None:
+    backend = metaspace().backend
+    assert pieces.cutting_places(backend) == [pieces.BETWEEN_WORDS]
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    assert pieces.cutting_places(backend) == []
+
+
+def test_a_text_without_a_place_to_cut_is_whole_and_its_memory_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     encoder = tokenizers.train_bpe(["the cat sat on the mat"] * 9, 300)
     monkeypatch.setattr(pieces, "PIECE", 100)
-    monkeypatch.setattr(pieces, "LONGEST", 1000)
+    monkeypatch.setattr(pieces, "LONG", 1000)
+    monkeypatch.setattr(pieces, "CHARACTER_BYTES", 2e6)
+    assert len(encoder.encode(["x" * 999])[0]) == 999
+    assert not capsys.readouterr().err
     assert len(encoder.encode(["x" * 1000])[0]) == 1000
-    with pytest.raises(UserError, match=r"no place in its next 1,000 characters where tokenizer bpe-300 lets"):
-        encoder.encode(["the cat sat " * 20 + "x" * 1001])
+    assert capsys.readouterr().err == (
+        f"warning: a document has 1,000 characters (from {'x' * 40!r} on) in which tokenizer bpe-300 allows no exact "
+        "cut; to tokenize them in one go takes up to 2.0 GB of memory. Split the document where that is too much, or "
+        "use `bytes`\n"
+    )
 
 
 def test_text_that_spells_the_end_is_encoded_in_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
