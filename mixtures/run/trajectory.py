@@ -13,15 +13,18 @@ norm.NAME           per group: norm of its gradient
 self_product.NAME   per group: unbiased estimate of the gram's diagonal; NaN if the group has too few rows for it
 sample_spread.NAME  per training domain: standard deviation of its online sample weights
 sample_ess.NAME     per training domain: their effective sample size, as a fraction of the rows
+step_alignment.NAME, step_target_alignment.NAME
+                    stable, per training domain: alignment by this step's gram alone, with the groups that are no
+                    targets and with the targets (parts 0 and 1 of `alignment_parts` in doge/stable.py)
 gram                lower triangle, G * (G + 1) / 2 numbers in float32, row by row
 
 What a rule does not measure is null: DoReMi has no gram, norm and self_product, and a run without online sample weights
-has neither of the two sample columns. Records of earlier versions lack the sample columns and reach_factor. Format 1
-has the whole gram, G * G numbers in float64; a record may have parts of both formats.
+has neither of the two sample columns. Records of earlier versions lack the sample columns, reach_factor and the two
+step columns. Format 1 has the whole gram, G * G numbers in float64; a record may have parts of both formats.
 
-Size: 2 * G * (G + 1) bytes per gram, and 8 bytes for each other number. 11 groups and 600 steps are 0.3 MB;
-1,000 groups and 10,000 steps are 21 GB. Grams are therefore read only when asked for: `Trajectory.grams`, or one by one
-by `measured_grams`.
+Size: `record_bytes`. 11 groups and 600 steps are 0.6 MB; 1,000 groups and 10,000 steps are 21 GB with every gram, and
+0.9 GB with every hundredth (`train.gram_every`). Grams are therefore read only when asked for: `Trajectory.grams`, or
+one by one by `measured_grams`.
 """
 
 import json
@@ -42,7 +45,14 @@ from mixtures.run.parts import REMEDY, Part, list_parts, read_part, truncate_par
 
 FORMAT = 2
 FULL_GRAMS = 1  # the format before it, with whole grams in float64
+STEP_ALIGNMENTS = ("step_alignment", "step_target_alignment")
 SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
+
+
+def record_bytes(*, domains: int, groups: int, steps: int, grams: int) -> int:
+    """Return the size of a trajectory before compression (bytes), with a gram at `grams` of its steps."""
+    columns = len(_trajectory_schema([*map(str, range(domains))], [*map(str, range(groups))])) - 1
+    return 8 * columns * steps + 2 * groups * (groups + 1) * grams
 
 
 def step_row(
@@ -51,7 +61,8 @@ def step_row(
     """Return one row for `TrajectoryWriter.append` from the arrays of a step.
 
     arrays: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,), sample_ess
-    (D,), gram (G, G); a name that is left out is recorded as not measured.
+    (D,), step_alignment (D,), step_target_alignment (D,), gram (G, G); a name that is left out is recorded as not
+    measured.
     scalars: step, tokens, lr, tokens_per_second, gradient_norm, reach_factor.
     """
     row: dict[str, Any] = dict(scalars)
@@ -194,16 +205,21 @@ class Trajectory:
     @property
     def sample_spreads(self) -> np.ndarray:
         """Return the standard deviations (S, D) of the domains' online sample weights, whose mean is 1."""
-        return self._samples("sample_spread")
+        return self._of_domains("sample_spread")
 
     @property
     def sample_ess(self) -> np.ndarray:
         """Return the effective sample sizes (S, D) of the domains' online sample weights, as fractions of the rows."""
-        return self._samples("sample_ess")
+        return self._of_domains("sample_ess")
 
-    def _samples(self, kind: str) -> np.ndarray:
+    def _of_domains(self, kind: str) -> np.ndarray:
         """Return the columns `kind`.NAME of the domains as an array (S, D); NaN where the record lacks them."""
         return self.frame.reindex(columns=[f"{kind}.{name}" for name in self.domains]).to_numpy(dtype=np.float64)
+
+    @property
+    def step_alignments(self) -> np.ndarray:
+        """Return the alignments (S, 2, D) by the grams of single steps, with non-targets (0) and with targets (1)."""
+        return np.stack([self._of_domains(kind) for kind in STEP_ALIGNMENTS], axis=1)
 
     @cached_property
     def grams(self) -> np.ndarray:
@@ -274,10 +290,10 @@ def read_trajectory(run_dir: str | Path) -> Trajectory:
 def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
     """Return the columns of a trajectory's part; the metadata names groups, domains and format."""
     per_domain = [f"{kind}.{name}" for kind in ("weight", "alignment") for name in domains]
+    later = [f"{kind}.{name}" for kind in ("sample_spread", "sample_ess", *STEP_ALIGNMENTS) for name in domains]
     per_group = [f"{kind}.{name}" for kind in ("loss", "norm", "self_product") for name in groups]
     fields = [("step", pa.int64()), ("tokens", pa.int64())]
-    fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group]]
-    fields += [(f"{kind}.{name}", pa.float64()) for kind in ("sample_spread", "sample_ess") for name in domains]
+    fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group, *later]]
     fields += [("gram", pa.list_(pa.float32()))]
     return pa.schema(fields, metadata={"doge": json.dumps({"groups": groups, "domains": domains, "format": FORMAT})})
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixtures.errors import UserError
-from mixtures.run.trajectory import TrajectoryWriter, read_trajectory, step_row
+from mixtures.run.trajectory import STEP_ALIGNMENTS, TrajectoryWriter, read_trajectory, record_bytes, step_row
 
 DOMAINS, GROUPS = ("wiki", "for.um"), ("wiki", "for.um", "target", "wiki@held_out")
 
@@ -69,6 +69,20 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.self_products[:, :2], [arrays["self_product"] for arrays in expected])
     assert read.frame["lr"].tolist() == [0.1] * 10
     assert "gram" not in read.frame
+
+
+def test_the_size_that_is_told_is_what_a_record_takes_before_compression(tmp_path: Path) -> None:
+    names, rng = [f"d{number}" for number in range(40)], np.random.default_rng(0)
+    writer = TrajectoryWriter(tmp_path / "trajectory", domains=names, groups=names)
+    kinds = ("weight", "alignment", "loss", "norm", "self_product", "sample_spread", "sample_ess", *STEP_ALIGNMENTS)
+    for step in range(1, 201):
+        arrays = {kind: rng.random(40) for kind in kinds} | ({"gram": rng.random((40, 40))} if step % 4 == 1 else {})
+        writer.append(step_row(domains=names, groups=names, arrays=arrays, step=step, tokens=step, lr=rng.random()))
+    writer.flush()
+    told = record_bytes(domains=40, groups=40, steps=200, grams=50)
+    assert told == 200 * 8 * (2 + 4 + 9 * 40) + 50 * 4 * 820
+    size = next((tmp_path / "trajectory").iterdir()).stat().st_size
+    assert 0.9 * told < size < 1.2 * told
 
 
 def test_what_was_not_measured_is_nan(tmp_path: Path) -> None:
