@@ -67,7 +67,9 @@ def in_process(case: str, limit: int) -> dict[str, Any]:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit * 1024, limit * 1024)),
     )
     if done.returncode:
-        return {"failed": f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"}
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        reason = next((line for line in lines if "memory" in line.lower()), lines[-1])
+        return {"failed": f"exit {done.returncode}: {reason[:200]}"}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
