@@ -46,6 +46,9 @@ class Use:
 
 REMEDY = "freeze the layer (parameter.requires_grad_(False)), or use another model"
 
+LARGE_LOGITS = 2**28  # entries of logits from which on the loss is computed in chunks: 1 GiB in float32
+CHUNK = 2**24  # entries of a chunk of logits, of which three copies exist at a time
+
 Autocast = Callable[[], AbstractContextManager[None]]
 OnParameter = Callable[[nn.Parameter, list[Use]], None]
 Rules = Mapping[nn.Module, tuple[Rule, dict[str, nn.Parameter]]]
@@ -118,7 +121,8 @@ def token_losses(
     """Return the loss (R, T-1) of every token but a row's first, given the tokens before it, nats, float32 or better.
 
     `lengths`: number of real tokens of every row; None: all are real. Padding follows on the right; its loss is zero,
-    and no real token sees it. The forward pass runs inside `autocast`.
+    and no real token sees it. The forward pass runs inside `autocast`. The loss of more than LARGE_LOGITS logits is
+    computed in chunks, to the same numbers in less memory.
     """
     inputs: dict[str, Any] = {"input_ids": rows}
     accepted = inspect.signature(model.forward).parameters
@@ -128,15 +132,49 @@ def token_losses(
         inputs["use_cache"] = False
     with autocast():
         logits = model(**inputs).logits
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     # The last position predicts nothing. To mask its label is cheaper than to copy the logits of all other positions.
     labels = F.pad(rows[:, 1:], (0, 1), value=-100)
     if lengths is not None:
         labels = labels.masked_fill(
             torch.arange(1, rows.shape[1] + 1, device=rows.device) >= lengths.to(rows.device)[:, None], -100
         )
-    nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    large = logits.numel() > LARGE_LOGITS
+    nll = (_ChunkedLoss.apply if large else _label_losses)(logits.flatten(0, 1), labels.flatten())
     return nll.view(rows.shape)[:, :-1]
+
+
+def _label_losses(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Return the loss (N,) of every label, in float32 or better; zero where the label is -100."""
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return F.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """`_label_losses` chunk by chunk, computed again for the gradient: beyond logits and gradient it needs a chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss (N,) of every label."""
+        ctx.save_for_backward(logits, labels)
+        return torch.cat([_label_losses(logits[part], labels[part]) for part in _chunks(logits)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient (N, V) of the logits, in their precision."""
+        logits, labels = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for part in _chunks(logits):
+            with torch.enable_grad():
+                chunk = logits[part].detach().requires_grad_()
+                losses = _label_losses(chunk, labels[part])
+            (gradient[part],) = torch.autograd.grad(losses, chunk, gradients[0][part])
+        return gradient, None
+
+
+def _chunks(logits: Float[Tensor, "N V"]) -> Iterator[slice]:
+    """Yield slices of the rows of logits, each with CHUNK entries or a single row."""
+    rows = max(1, CHUNK // logits.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
 @contextmanager

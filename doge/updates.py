@@ -118,12 +118,14 @@ class Decision:
     coefficients:  factors (D,) that the domains' gradients are combined with.
     alignment:     alignments (D,) that the weights follow from; for DoReMi the excess losses.
     reach_factor:  stable: factor by which `reach` scaled the log-ratios to the prior down; 1 if it did not.
+    parts:         stable: `alignment_parts` (3, D) of this step's gram alone.
     """
 
     weights: Float[Tensor, " D"]
     coefficients: Float[Tensor, " D"]
     alignment: Float[Tensor, " D"]
     reach_factor: float | None = None
+    parts: Float[Tensor, "3 D"] | None = None
 
 
 def start(prior: Float[Tensor, " D"], groups: int) -> State:
@@ -151,7 +153,7 @@ def update(
     importance = objective.importance
     if objective.worst:
         importance = lean_to_worst(importance, losses / first, constants.sharpness)
-    clip, factor = torch.ones_like(state.weights), None
+    clip, factor, parts = torch.ones_like(state.weights), None, None
     if constants.preset == "paper":
         alignment = alignment_of(gram.products, importance, len(prior))
         weights = mirror_step(state.weights, lr * alignment / constants.mu)
@@ -160,6 +162,7 @@ def update(
             gram, state.weights, importance, constants, lr=lr, max_grad_norm=max_grad_norm
         )
     elif constants.preset == "stable":
+        parts = alignment_parts(gram.unbiased, importance, objective.targets, len(prior))
         state = averaged(state, gram.unbiased, lr=lr, keep=constants.averaging)
         grams = state.gram_sums / state.lr_sums.clamp(min=1e-300)[:, None, None]
         shares = state.lr_sums / state.lr_sums.sum().clamp(min=1e-300)
@@ -173,7 +176,7 @@ def update(
         weights = prior
     weights = (1 - constants.floor) * weights + constants.floor * prior
     return replace(state, weights=weights, steps=state.steps + 1, first_losses=first), Decision(
-        weights, weights * clip, alignment, factor
+        weights, weights * clip, alignment, factor, parts
     )
 
 

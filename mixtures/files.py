@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from pydantic import ValidationError
@@ -25,9 +25,16 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) into the file `path` in one step; missing parent directories are made.
+    """Write `data` (text as UTF-8) into the file `path` in one step, as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
-    Readers see the old file or the new one, never a mixture, and the new one has reached the disk on return. On an
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Give a file to write that becomes `path` when the block ends without an error; missing parents are made.
+
+    Readers see the old file or the new one, never a mixture, and the new one has reached the disk at the end. On an
     error (a full disk, no permission) the temporary file is removed, the old file stays, and an OSError with the same
     errno that names `path` is raised. So it is for a `path` that is something else than a file: renaming a file over a
     device (/dev/null) would replace it.
@@ -40,7 +47,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from doge.stable import alignment_parts, replicates
 from doge.updates import lean_to_worst
+from mixtures.errors import UserError
 from mixtures.run.replicates import NAME, write_replicates
 from mixtures.run.run import RunRecord, importance_of
 from proxies.settings import Settings
@@ -31,20 +32,31 @@ def write_run_replicates(run: RunRecord, settings: Settings) -> None:
 
 
 def step_parts(run: RunRecord, *, worst: bool, sharpness: float) -> Tensor:
-    """Return the `alignment_parts` (S, 3, D) of every single step, from its gram with the unbiased diagonal.
+    """Return the `alignment_parts` (S, 3, D) of every single step, with the unbiased diagonal.
+
+    They were recorded at every step; for steps of earlier versions, which recorded every gram, they come from it.
 
     `worst`: the importance of each step leans to the domains that are worst at that step (`lean_to_worst` with
-    `sharpness`). The run itself leans the importance that it applies to the mean over all steps. The trajectory is read
-    part by part, so that only one part of it is in memory.
+    `sharpness`). The run itself leans the importance that it applies to the mean over all steps. Raises UserError for a
+    step that has neither.
     """
     trajectory, importance = run.trajectory, torch.from_numpy(importance_of(run))
-    targets = torch.tensor([group in run.corpus.targets for group in trajectory.groups])
     losses, diagonals = torch.tensor(trajectory.losses), torch.tensor(trajectory.self_products)
-    parts: list[Tensor] = []
-    for grams in trajectory.gram_parts():
-        for gram in torch.tensor(grams):
-            step = len(parts)
+    domains = len(trajectory.domains)
+    parts = torch.cat([torch.tensor(trajectory.step_alignments), diagonals[:, None, :domains]], dim=1)
+    absent = parts[:, :2].isnan().all(dim=(1, 2))
+    if not absent.any():
+        return parts
+    targets = torch.tensor([group in run.corpus.targets for group in trajectory.groups])
+    for step, gram in trajectory.measured_grams():
+        if absent[step]:
             counted = lean_to_worst(importance, losses[step] / losses[0], sharpness) if worst else importance
-            unbiased = gram.diagonal_scatter(diagonals[step])
-            parts.append(alignment_parts(unbiased, counted, targets, len(trajectory.domains)))
-    return torch.stack(parts)
+            unbiased = torch.tensor(gram).diagonal_scatter(diagonals[step])
+            parts[step] = alignment_parts(unbiased, counted, targets, domains)
+            absent[step] = False
+    if absent.any():
+        raise UserError(
+            f"{run.path} has neither alignments nor a gram of step {int(absent.nonzero()[0]) + 1}, which the intervals "
+            "of its weights need; repeat the run in a new run directory"
+        )
+    return parts

@@ -1,6 +1,7 @@
 """One proxy model in training: the loop from the start (or a checkpoint) to the last step, evaluation and records."""
 
 import json
+import math
 import signal
 import time
 from dataclasses import asdict
@@ -17,7 +18,8 @@ from doge.scopes import scope_parameters
 from doge.updates import without_effect
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from mixtures.run.evaluation import EvaluationWriter
+from mixtures.run.trajectory import TrajectoryWriter, record_bytes, step_row
 from mixtures.sums import add_sums, new_run_id, read_run_id
 from proxies import checkpoints
 from proxies.command import Stopped, stop_signals
@@ -32,6 +34,8 @@ from proxies.reuse import describe_reuse
 from proxies.settings import Settings
 from proxies.simulate import describe_cut
 from proxies.step import StepOutcome, Stepper, groups_of, halves_of, read_rows
+
+LARGE_RECORD = 10e9  # bytes of a trajectory from which on a run warns
 
 
 class ProxyRun:
@@ -179,11 +183,14 @@ class ProxyRun:
     def _record(self, step: int, lr: float, outcome: StepOutcome, seconds: float, bar: tqdm) -> None:
         if not self.main:
             return
+        arrays = outcome.arrays
+        if (step - 1) % self.settings.train.gram_every:
+            arrays.pop("gram", None)
         self.trajectory.append(
             step_row(
                 domains=self.domains,
                 groups=[group.name for group in self.groups],
-                arrays=outcome.arrays,
+                arrays=arrays,
                 step=step,
                 tokens=step * self.step_tokens,
                 lr=lr,
@@ -253,6 +260,7 @@ class ProxyRun:
             + (f"\nsamples: presence, {presence.scope}, units of {presence.unit_rows} row(s)" if presence else "")
             + (f"\n{describe_cut(self.corpus, self.settings)}" if self.settings.corpus.simulate_budget.tokens else "")
             + (f"\n{describe_reuse(self.corpus)}" if self.settings.reuse else "")
+            + f"\n{self._describe_record()}"
             + f"\nrule:  {update.preset}; {'resumes after step ' + str(self.start) if self.start else 'starts'}, "
             f"{train.steps} steps",
             flush=True,
@@ -270,6 +278,27 @@ class ProxyRun:
                 f"note:  {', '.join('update.' + name for name in unused)} has no effect with preset {update.preset}",
                 flush=True,
             )
+
+    def _describe_record(self) -> str:
+        """Return the line that says how large the trajectory may become, with a warning above LARGE_RECORD."""
+        train, grams = self.settings.train, self.settings.update.preset != "doremi"
+        size = record_bytes(
+            domains=len(self.domains),
+            groups=len(self.groups),
+            steps=train.steps,
+            grams=len(range(0, train.steps, train.gram_every)) if grams else 0,
+        )
+        text = f"record: {size / 1e6:,.1f} MB at most in {self.path / 'trajectory'}"
+        if grams:
+            text += f", with the gram of {len(self.groups)} groups at "
+            text += "every step" if train.gram_every == 1 else f"one of {train.gram_every} steps"
+        if size > LARGE_RECORD:
+            text += (
+                f"\nwarning: these are more than {LARGE_RECORD / 1e9:.0f} GB; train.gram_every: "
+                f"{math.ceil(train.gram_every * size / LARGE_RECORD)} keeps fewer grams, which only makes the "
+                "diagnosis less precise"
+            )
+        return text
 
 
 def prior_of(kind: Literal["uniform", "natural"], corpus: CorpusData) -> Tensor:

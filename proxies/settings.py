@@ -90,6 +90,11 @@ class Train(Loop):
 
     rows_per_domain: int = Field(4, ge=1, description="rows of every domain in each update, over all processes (rows)")
     save_every: int = Field(100, ge=1, description="steps between checkpoints; the records are written then too")
+    gram_every: int = Field(
+        1,
+        ge=1,
+        description="steps between recorded grams; more make trajectory/ smaller and the diagnosis noisier (steps)",
+    )
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
     tracker: Literal["none", "tensorboard", "wandb"] = Field(
         "none", description="log to this as well; the run's files are complete without it"

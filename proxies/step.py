@@ -129,6 +129,8 @@ class StepOutcome:
             arrays |= {"norm": self.gram.norms, "gram": self.gram.products}
             if self.gram.self_products is not None:
                 arrays["self_product"] = self.gram.self_products
+        if self.decision.parts is not None:  # the third part, the self products, is recorded already
+            arrays |= {"step_alignment": self.decision.parts[0], "step_target_alignment": self.decision.parts[1]}
         columns = {kind: values.numpy() for kind, values in arrays.items()}
         if self.sample_weights is not None:
             weights = self.sample_weights.numpy()

@@ -1,9 +1,10 @@
 """Records that a proxy run leaves in its directory, and what several runs learned together.
 
 run.py         a run directory read as a whole: config.yaml, corpus.json, trajectory, evaluation
-trajectory.py  weights, alignments, losses, norms and the gram of every step; held-out losses: written and read
+trajectory.py  weights, alignments, losses, norms and the gram of every step: written and read
+evaluation.py  held-out losses: written and read
 parts.py       tables in part files, the storage of trajectory and evaluation
-grams.py       means of the gram over blocks of steps, small enough to keep in memory
+grams.py       the gram as it is stored, and its means over blocks of steps, small enough to keep in memory
 replicates.py  a run's average weights if its steps had been drawn again (bootstrap)
 average.py     from weights over steps to average weights over spans of tokens
 learned.py     the mean over runs, its intervals, and its shrinkage to the prior

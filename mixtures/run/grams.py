@@ -1,4 +1,4 @@
-"""Means of a run's gram over blocks of steps, small enough to keep in memory; means and their noise come from them."""
+"""The gram as it is kept on disk, and its means over blocks of steps, from which diagnosis and matrix are computed."""
 
 import numpy as np
 
@@ -19,22 +19,33 @@ class GramBlocks:
         count = steps // self._length
         self._sums, self._measured = np.zeros((count, groups, groups)), np.zeros(count)
         self._unbiased = None if np.isnan(self_products).all() else self_products
-        self._step = 0
 
-    def add(self, grams: np.ndarray) -> None:
-        """Add the grams (n, G, G) of the next n steps, NaN where a gram was not measured; the array is not changed."""
-        diagonal = np.arange(grams.shape[1])
-        for gram in grams:
-            if not np.isnan(gram).any():
-                block = min(self._step // self._length, len(self._sums) - 1)
-                if self._unbiased is not None:
-                    gram = gram.copy()
-                    gram[diagonal, diagonal] = self._unbiased[self._step]
-                self._sums[block] += gram
-                self._measured[block] += 1
-            self._step += 1
+    def add(self, place: int, gram: np.ndarray) -> None:
+        """Add the gram (G, G) of step number `place` (from 0), which is not changed; one with NaN does not count."""
+        if np.isnan(gram).any():
+            return
+        block = min(place // self._length, len(self._sums) - 1)
+        if self._unbiased is not None:
+            gram = gram.copy()
+            np.fill_diagonal(gram, self._unbiased[place])
+        self._sums[block] += gram
+        self._measured[block] += 1
 
     def means(self) -> np.ndarray:
         """Return the means (B, G, G) of the blocks that have a gram; B is 0 where no step has one."""
         kept = self._measured > 0
         return self._sums[kept] / self._measured[kept, None, None]
+
+
+def packed(gram: np.ndarray) -> np.ndarray:
+    """Return the lower triangle of a gram (G, G), row by row, as G * (G + 1) / 2 numbers in float32."""
+    return np.asarray(gram[np.tri(len(gram), dtype=bool)], dtype=np.float32)
+
+
+def unpacked(triangle: np.ndarray, groups: int) -> np.ndarray:
+    """Return the gram (G, G), float64, of a triangle as `packed` returns it."""
+    gram = np.empty((groups, groups))
+    lower = np.tri(groups, dtype=bool)
+    gram[lower] = triangle
+    gram.T[lower] = triangle
+    return gram

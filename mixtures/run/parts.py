@@ -5,7 +5,6 @@ resume cuts the record back to its checkpoint. In a run with an id, `_SHA256SUMS
 ones, and every part is checked when it is read (`mixtures.sums`).
 """
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
+from mixtures.files import atomic_file
 from mixtures.sums import NAME, add_sums, fault_of, file_sum, read_sums, write_sums
 
 REMEDY = (
@@ -73,9 +72,8 @@ def _write_file(directory: Path, table: pa.Table) -> Part:
     """Write `table` as the file of a part, in one step."""
     first, last = table["step"][0].as_py(), table["step"][-1].as_py()
     part = Part(first, last, directory / f"part-{first:08d}-{last:08d}.parquet")
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(part.path, buffer.getvalue())
+    with atomic_file(part.path) as file:  # without dictionaries, which hold a column back until it is complete
+        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return part
 
 

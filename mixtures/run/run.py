@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixtures.errors import UserError
 from mixtures.files import list_faults, read_json, read_yaml
+from mixtures.run.evaluation import read_evaluation
 from mixtures.run.replicates import read_replicates
-from mixtures.run.trajectory import Trajectory, read_evaluation, read_trajectory
+from mixtures.run.trajectory import Trajectory, read_trajectory
 from mixtures.schedule.records import Domain, Source, Tokenizer
 from mixtures.sums import require_whole, run_id_in
 

@@ -1,6 +1,6 @@
-"""A run's record of its steps: the trajectory (one row per step) and the evaluation (long form).
+"""A run's record of its steps, the trajectory: one row per step.
 
-Columns of the trajectory, for D training domains and G groups, the first D of which are the training domains:
+Columns, for D training domains and G groups, the first D of which are the training domains:
 
 step                updates done, from 1
 tokens              tokens trained so far
@@ -13,14 +13,18 @@ norm.NAME           per group: norm of its gradient
 self_product.NAME   per group: unbiased estimate of the gram's diagonal; NaN if the group has too few rows for it
 sample_spread.NAME  per training domain: standard deviation of its online sample weights
 sample_ess.NAME     per training domain: their effective sample size, as a fraction of the rows
-gram                G * G numbers, row major
+step_alignment.NAME, step_target_alignment.NAME
+                    stable, per training domain: alignment by this step's gram alone, with the groups that are no
+                    targets and with the targets (parts 0 and 1 of `alignment_parts` in doge/stable.py)
+gram                lower triangle, G * (G + 1) / 2 numbers in float32, row by row
 
 What a rule does not measure is null: DoReMi has no gram, norm and self_product, and a run without online sample weights
-has neither of the two sample columns. Records of earlier versions lack the sample columns and reach_factor.
+has neither of the two sample columns. Records of earlier versions lack the sample columns, reach_factor and the two
+step columns. Format 1 has the whole gram, G * G numbers in float64; a record may have parts of both formats.
 
-Size: the gram is kept at every step in float64, 8 * G * G bytes per step. 11 groups and 600 steps are 0.6 MB; 300
-groups and 10,000 steps are 7 GB. It is therefore read only when asked for: `Trajectory.grams`, or part by part by
-`gram_parts`.
+Size: `record_bytes`. 11 groups and 600 steps are 0.6 MB; 1,000 groups and 10,000 steps are 21 GB with every gram, and
+0.9 GB with every hundredth (`train.gram_every`). Grams are therefore read only when asked for: `Trajectory.grams`, or
+one by one by `measured_grams`.
 """
 
 import json
@@ -28,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,16 +40,20 @@ import pyarrow as pa
 
 from mixtures.errors import UserError
 from mixtures.run.average import span_average
-from mixtures.run.grams import GramBlocks
+from mixtures.run.grams import GramBlocks, packed, unpacked
 from mixtures.run.parts import REMEDY, Part, absence, list_parts, read_part, truncate_parts, write_part
 from mixtures.sums import read_run_id
 
-FORMAT = 1
+FORMAT = 2
+FULL_GRAMS = 1  # the format before it, with whole grams in float64
+STEP_ALIGNMENTS = ("step_alignment", "step_target_alignment")
 SCALARS = ("lr", "tokens_per_second", "gradient_norm", "reach_factor")
-EVALUATION = pa.schema(
-    {name: pa.int64() for name in ("step", "tokens", "held_out_tokens")}
-    | {"domain": pa.string(), "loss": pa.float64(), "bits_per_byte": pa.float64()}
-)
+
+
+def record_bytes(*, domains: int, groups: int, steps: int, grams: int) -> int:
+    """Return the size of a trajectory before compression (bytes), with a gram at `grams` of its steps."""
+    columns = len(_trajectory_schema([*map(str, range(domains))], [*map(str, range(groups))])) - 1
+    return 8 * columns * steps + 2 * groups * (groups + 1) * grams
 
 
 def step_row(
@@ -54,17 +62,28 @@ def step_row(
     """Return one row for `TrajectoryWriter.append` from the arrays of a step.
 
     arrays: weight (D,), alignment (D,), loss (G,), norm (G,), self_product (D,) or (G,), sample_spread (D,), sample_ess
-    (D,), gram (G, G); a name that is left out is recorded as not measured.
+    (D,), step_alignment (D,), step_target_alignment (D,), gram (G, G); a name that is left out is recorded as not
+    measured.
     scalars: step, tokens, lr, tokens_per_second, gradient_norm, reach_factor.
     """
     row: dict[str, Any] = dict(scalars)
     for kind, values in arrays.items():
         if kind == "gram":
-            row["gram"] = np.asarray(values, dtype=np.float64)
+            row["gram"] = values
             continue
         assert len(values) in (len(domains), len(groups)), f"{kind} has {len(values)} values, groups are {groups}"
         row |= {f"{kind}.{name}": float(value) for name, value in zip(groups, values, strict=False)}
     return row
+
+
+class _Row(NamedTuple):
+    """A buffered step: its numbers in the order of the columns, NaN where `missing`, and its gram as it is written."""
+
+    step: int
+    tokens: int
+    values: np.ndarray
+    missing: np.ndarray
+    gram: np.ndarray | None
 
 
 class TrajectoryWriter:
@@ -81,28 +100,34 @@ class TrajectoryWriter:
         self.directory, self.run_id = Path(directory), run_id
         self.groups = list(groups)
         self.schema = _trajectory_schema(list(domains), self.groups)
-        self._rows: list[dict[str, Any]] = []
+        self._numbers = [name for name in self.schema.names if name not in ("step", "tokens", "gram")]
+        self._rows: list[_Row] = []
         self._last = max((part.last for part in list_parts(self.directory, run_id=run_id)), default=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Buffer one step: keys are column names, `gram` is (G, G) or its G * G numbers. Missing keys become null."""
+        """Buffer one step: keys are column names, `gram` is (G, G). Missing keys become null."""
         assert row["step"] == self._last + 1, f"step {row['step']} after step {self._last}"
         if unknown := sorted(set(row) - set(self.schema.names)):
             raise AssertionError(f"{', '.join(unknown)}: no such column; columns are {', '.join(self.schema.names)}")
         required = [name for name in self.schema.names if name == "tokens" or name.startswith(("weight.", "loss."))]
-        if missing := [name for name in required if name not in row]:
-            raise AssertionError(f"step {row['step']} has no {', '.join(missing)}")
-        row = dict(row)
-        if row.get("gram") is not None:
-            row["gram"] = np.array(row["gram"], dtype=np.float64).reshape(len(self.groups) ** 2)
-        self._rows.append(row)
+        if absent := [name for name in required if name not in row]:
+            raise AssertionError(f"step {row['step']} has no {', '.join(absent)}")
+        values = [row.get(name) for name in self._numbers]
+        missing = np.array([value is None for value in values])
+        gram = None if row.get("gram") is None else packed(np.reshape(row["gram"], (len(self.groups), -1)))
+        self._rows.append(_Row(row["step"], row["tokens"], np.array(values, dtype=np.float64), missing, gram))
         self._last += 1
 
     def flush(self) -> None:
         """Write the buffered rows, if there are any, as one part. On an OSError the rows stay buffered."""
         if self._rows:
-            columns = {name: [row.get(name) for row in self._rows] for name in self.schema.names}
-            write_part(self.directory, pa.table(columns, schema=self.schema), run_id=self.run_id)
+            values = np.stack([row.values for row in self._rows], axis=1)
+            missing = np.stack([row.missing for row in self._rows], axis=1)
+            columns = [[row.step for row in self._rows], [row.tokens for row in self._rows]]
+            columns += [pa.array(each, mask=mask) for each, mask in zip(values, missing, strict=True)]
+            kind = self.schema.field("gram").type
+            grams = pa.chunked_array([_gram_array(row.gram, kind) for row in self._rows], kind)  # shares their memory
+            write_part(self.directory, pa.table([*columns, grams], schema=self.schema), run_id=self.run_id)
             self._rows.clear()
 
     def truncate(self, step: int) -> None:
@@ -110,10 +135,10 @@ class TrajectoryWriter:
 
         Raises UserError when the record ends before `step`: parts that the checkpoint needs are missing.
         """
-        self._rows = [row for row in self._rows if row["step"] <= step]
+        self._rows = [row for row in self._rows if row.step <= step]
         truncate_parts(self.directory, step, run_id=self.run_id)
         parts = list_parts(self.directory, run_id=self.run_id)
-        kept = [row["step"] for row in self._rows] + [part.last for part in parts]
+        kept = [row.step for row in self._rows] + [part.last for part in parts]
         self._last = max(kept, default=0)
         if self._last < step:
             raise UserError(
@@ -184,43 +209,48 @@ class Trajectory:
     @property
     def sample_spreads(self) -> np.ndarray:
         """Return the standard deviations (S, D) of the domains' online sample weights, whose mean is 1."""
-        return self._samples("sample_spread")
+        return self._of_domains("sample_spread")
 
     @property
     def sample_ess(self) -> np.ndarray:
         """Return the effective sample sizes (S, D) of the domains' online sample weights, as fractions of the rows."""
-        return self._samples("sample_ess")
+        return self._of_domains("sample_ess")
 
-    def _samples(self, kind: str) -> np.ndarray:
+    def _of_domains(self, kind: str) -> np.ndarray:
         """Return the columns `kind`.NAME of the domains as an array (S, D); NaN where the record lacks them."""
         return self.frame.reindex(columns=[f"{kind}.{name}" for name in self.domains]).to_numpy(dtype=np.float64)
 
+    @property
+    def step_alignments(self) -> np.ndarray:
+        """Return the alignments (S, 2, D) by the grams of single steps, with non-targets (0) and with targets (1)."""
+        return np.stack([self._of_domains(kind) for kind in STEP_ALIGNMENTS], axis=1)
+
     @cached_property
     def grams(self) -> np.ndarray:
-        """Return the grams (S, G, G); reads 8 * S * G * G bytes at the first use and keeps them."""
-        grams = np.empty((len(self.frame), len(self.groups), len(self.groups)))
-        for part, measured in zip(self.parts, self.gram_parts(), strict=True):
-            grams[part.first - 1 : part.last] = measured
+        """Return the grams (S, G, G), NaN where none is kept; takes 8 * S * G * G bytes at the first use."""
+        grams = np.full((len(self.frame), len(self.groups), len(self.groups)), np.nan)
+        for place, gram in self.measured_grams():
+            grams[place] = gram
         return grams
 
-    def gram_parts(self) -> Iterator[np.ndarray]:
-        """Yield the grams part by part: (rows, G, G), NaN where the gram was not measured.
+    def measured_grams(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the step, from 0, and the gram (G, G) of every step whose gram was measured and kept.
 
         Only one part is in memory at a time. A pass to the end also keeps `gram_blocks`, so that a run's grams, which
         can be gigabytes, are not read twice.
         """
         blocks = GramBlocks(self.self_products)
         for part in self.parts:
-            grams = _part_grams(part, len(self.groups))
-            blocks.add(grams)
-            yield grams
+            for place, gram in _part_grams(part, len(self.groups)):
+                blocks.add(place, gram)
+                yield place, gram
         self._blocks[:] = [blocks.means()]
 
     @property
     def gram_blocks(self) -> np.ndarray:
         """Return means (B, G, G) of the gram over blocks of steps (`mixtures.run.grams`); reads the grams once."""
         if not self._blocks:
-            for _ in self.gram_parts():
+            for _ in self.measured_grams():
                 pass
         return self._blocks[0]
 
@@ -260,58 +290,14 @@ def read_trajectory(run_dir: str | Path, *, run_id: str | None = None) -> Trajec
     )
 
 
-class EvaluationWriter:
-    """Appends held-out losses to the parts in `directory` (a run's `evaluation/`), one part per flush."""
-
-    def __init__(self, directory: str | Path, *, run_id: str | None = None) -> None:
-        self.directory, self.run_id = Path(directory), run_id
-        self._rows: list[dict[str, Any]] = []
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Buffer the rows of one evaluation, one per domain, each with every column of EVALUATION."""
-        new = [dict(row) for row in rows]
-        assert all(set(row) == set(EVALUATION.names) for row in new), f"every row has {', '.join(EVALUATION.names)}"
-        self._rows += new
-
-    def flush(self) -> None:
-        """Write the buffered rows, if there are any, as one part, atomically."""
-        if self._rows:
-            write_part(self.directory, pa.Table.from_pylist(self._rows, schema=EVALUATION), run_id=self.run_id)
-            self._rows.clear()
-
-    def truncate(self, step: int) -> None:
-        """Remove every row after `step`, on disk and buffered; a negative step removes all.
-
-        Raises UserError where the record of a run with an id is lost: it then holds losses from step 0 on.
-        """
-        self._rows = [row for row in self._rows if row["step"] <= step]
-        truncate_parts(self.directory, step, run_id=self.run_id)
-        if step >= 0 and self.run_id is not None and not list_parts(self.directory, run_id=self.run_id):
-            raise UserError(f"the held-out losses are lost: {absence(self.directory)}; restore them from a copy")
-
-
-def read_evaluation(run_dir: str | Path, *, run_id: str | None = None) -> pd.DataFrame:
-    """Read held-out losses in long form: step, tokens, domain, loss (nats per token), bits_per_byte, held_out_tokens.
-
-    The table is empty, with these columns, for a run of an earlier version without evaluation. `run_id` is the run's
-    id, which config.yaml gives if it is left out. Raises UserError for a torn or damaged part, for parts of another
-    run, and where the record of a run with an id is lost.
-    """
-    directory, run_id = Path(run_dir) / "evaluation", run_id or read_run_id(run_dir)
-    tables = [read_part(part) for part in list_parts(directory, run_id=run_id)]
-    if run_id is not None and not tables:
-        raise UserError(f"the held-out losses are lost: {absence(directory)}; restore them from a copy")
-    return pa.concat_tables(tables).to_pandas() if tables else EVALUATION.empty_table().to_pandas()
-
-
 def _trajectory_schema(domains: list[str], groups: list[str]) -> pa.Schema:
     """Return the columns of a trajectory's part; the metadata names groups, domains and format."""
     per_domain = [f"{kind}.{name}" for kind in ("weight", "alignment") for name in domains]
+    later = [f"{kind}.{name}" for kind in ("sample_spread", "sample_ess", *STEP_ALIGNMENTS) for name in domains]
     per_group = [f"{kind}.{name}" for kind in ("loss", "norm", "self_product") for name in groups]
     fields = [("step", pa.int64()), ("tokens", pa.int64())]
-    fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group]]
-    fields += [(f"{kind}.{name}", pa.float64()) for kind in ("sample_spread", "sample_ess") for name in domains]
-    fields += [("gram", pa.list_(pa.float64()))]
+    fields += [(name, pa.float64()) for name in [*SCALARS, *per_domain, *per_group, *later]]
+    fields += [("gram", pa.list_(pa.float32()))]
     return pa.schema(fields, metadata={"doge": json.dumps({"groups": groups, "domains": domains, "format": FORMAT})})
 
 
@@ -322,15 +308,24 @@ def _described(part: Part, table: pa.Table) -> tuple[list[str], list[str]]:
         domains, groups, version = record["domains"], record["groups"], record["format"]
     except (KeyError, ValueError) as error:
         raise UserError(f"{part.path} does not name its groups: it was not written by a run; {REMEDY}") from error
-    if version != FORMAT:
-        raise UserError(f"{part.path} has format {version}; known: {FORMAT}; read it with the version that wrote it")
+    if version not in (FULL_GRAMS, FORMAT):
+        raise UserError(
+            f"{part.path} has format {version}; known: {FULL_GRAMS}, {FORMAT}; read it with the version that wrote it"
+        )
     return domains, groups
 
 
-def _part_grams(part: Part, groups: int) -> np.ndarray:
-    """Return the grams (rows, G, G) of one part; NaN where the gram was not measured."""
-    column = read_part(part, lambda name: name == "gram")["gram"].combine_chunks()
-    grams = np.full((len(column), groups * groups), np.nan)
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    grams[np.asarray(column.is_valid())] = values.reshape(-1, groups * groups)
-    return grams.reshape(-1, groups, groups)
+def _gram_array(gram: np.ndarray | None, kind: pa.ListType) -> pa.Array:
+    """Return a column of one row that holds a gram as it is written, in the same memory."""
+    if gram is None:
+        return pa.nulls(1, kind)
+    return pa.ListArray.from_arrays(pa.array([0, len(gram)], pa.int32()), pa.array(gram))
+
+
+def _part_grams(part: Part, groups: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the step, from 0, and the gram (G, G) of every row of a part that has one."""
+    for row, gram in enumerate(read_part(part, lambda name: name == "gram")["gram"]):
+        if gram.is_valid:
+            values = gram.values.to_numpy(zero_copy_only=False)
+            whole = len(values) == groups**2  # FULL_GRAMS
+            yield part.first - 1 + row, values.reshape(groups, groups) if whole else unpacked(values, groups)

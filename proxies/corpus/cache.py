@@ -156,7 +156,8 @@ class _Writer:
         )
         if len(self._rows) >= TABLE_ROWS:
             self._flush()
-        self._files[split].write(np.concatenate([ids, self._end]).astype(self._dtype).tobytes())
+        for each in (ids, self._end):
+            self._files[split].write(each.astype(self._dtype).data)
         self.content.update(split.encode() + _digest(document.text))
         count["documents"] += 1
         count["tokens"] += len(ids) + 1

@@ -18,6 +18,11 @@ TokenCount = Annotated[
 ]
 
 
+MOST_BPE_TOKENS = (
+    1_000_000  # four times the largest vocabularies in use; a BPE's trainer reserves memory for all of them
+)
+
+
 class SourceSettings(Frozen):
     """Source of one domain's text: files, a dataset, or text that is on this machine anyway."""
 
@@ -80,6 +85,11 @@ class TokenizerSettings(Frozen):
         exactly_one(self, ("train_bpe", "file", "pretrained", "bytes"))
         if self.train_bpe and self.train_bpe < 300:
             raise ValueError(f"train_bpe is {self.train_bpe}; a byte-level vocabulary needs at least 300 tokens")
+        if self.train_bpe > MOST_BPE_TOKENS:
+            raise ValueError(
+                f"train_bpe is {self.train_bpe}; a vocabulary of at most {MOST_BPE_TOKENS:,} tokens can be trained; "
+                "lower it (32,000 to 256,000 are usual)"
+            )
         if self.end and not (self.file or self.pretrained):
             raise ValueError(
                 f"end ({self.end!r}): only with `file` or `pretrained`; other tokenizers have an end-of-text token of "

@@ -1,6 +1,8 @@
 """Tokenizers in the form of a tokenizer.json: trained on the corpus, read from a file, pretrained, or raw bytes."""
 
 import itertools
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
 
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from proxies.corpus import spelling
+from proxies.corpus import pieces, spelling
 from proxies.corpus.ends import END_OF_TEXT, choose_end, fingerprint
 from proxies.corpus.settings import TokenizerSettings
 
@@ -35,9 +38,23 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids (uint32) of each text, without an end-of-text token.
 
-        Text that spells the end-of-text token is encoded as ordinary text. Raises UserError for text that the
-        tokenizer has no tokens for.
+        Text that spells the end-of-text token is encoded as ordinary text. Texts of more than `pieces.PIECE` characters
+        are encoded in pieces, which bounds the memory. Raises UserError for text that the tokenizer has no tokens for.
         """
+        if max(map(len, texts), default=0) <= pieces.PIECE:
+            return self._encode_whole(texts)
+        return [self._encode_long(text) for text in texts]
+
+    def _encode_long(self, text: str) -> np.ndarray:
+        """Encode a text piece by piece; say the memory that a piece of many characters needs."""
+        ids = bytearray()
+        for piece in pieces.cut(text, self.backend, self._cutting_places):
+            if len(piece) >= pieces.LONG:
+                tqdm.write(pieces.warning(piece, self.name), file=sys.stderr)
+            ids += self._encode_whole([piece])[0].tobytes()
+        return np.frombuffer(ids, dtype=np.uint32)
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
             encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # the library raises no other type
@@ -53,8 +70,8 @@ class TextEncoder:
         encoding = self.backend.encode(text, add_special_tokens=False)
         ends = [span for place, span in zip(encoding.ids, encoding.offsets, strict=True) if place == self.eos_id]
         cuts = [0, *(start + 1 for start, _ in ends), len(text)]
-        pieces = [text[start:stop] for start, stop in itertools.pairwise(cuts)]
-        ids = [place for piece in pieces for place in self.backend.encode(piece, add_special_tokens=False).ids]
+        parts = [text[start:stop] for start, stop in itertools.pairwise(cuts)]
+        ids = [place for part in parts for place in self.backend.encode(part, add_special_tokens=False).ids]
         if self.eos_id in ids:
             start, stop = ends[0]
             raise UserError(
@@ -104,6 +121,10 @@ class TextEncoder:
     def count_lost(self, texts: Iterable[str]) -> Counter[str]:
         """Count characters and tokens of texts, and how many are lost (`spelling.count_lost`)."""
         return spelling.count_lost(self.backend, self._model, texts)
+
+    @cached_property
+    def _cutting_places(self) -> list[re.Pattern[str]]:
+        return pieces.cutting_places(self.backend)
 
     @cached_property
     def _model(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
+from mixtures.run.evaluation import EvaluationWriter
+from mixtures.run.trajectory import TrajectoryWriter, step_row
 
 NAMES = ("wiki_en", "wiki_de", "forum", "python", "legal", "manual.prose", "noise", "news", "maths", "chat", "ops")
 

@@ -196,6 +196,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "a: give exactly one of data_files, dataset, builtin; found none of them",
         ),
         ({"tokenizer": {"train_bpe": 20}}, {}, "train_bpe is 20; a byte-level vocabulary needs at least 300"),
+        (
+            {"tokenizer": {"train_bpe": 10**12}},
+            {},
+            "train_bpe is 1000000000000; a vocabulary of at most 1,000,000 tokens",
+        ),
         ({"tokenizer": {"bytes": True, "end": "</s>"}}, {}, "end ('</s>'): only with `file` or `pretrained`"),
     ],
 )
@@ -253,6 +258,7 @@ def test_the_set_of_flags_is_the_one_people_rely_on() -> None:
         "train.timeout",
         "train.rows_per_domain",
         "train.save_every",
+        "train.gram_every",
         "train.keep_checkpoints",
         "train.tracker",
         "update.preset",
@@ -330,6 +336,7 @@ def test_the_set_of_flags_of_a_comparison_is_the_one_people_rely_on() -> None:
         "proxy.train.timeout",
         "proxy.train.rows_per_domain",
         "proxy.train.save_every",
+        "proxy.train.gram_every",
         "proxy.train.keep_checkpoints",
         "proxy.train.tracker",
         "mixtures",

@@ -17,7 +17,8 @@ from doge.doremi import excess_losses, reweight
 from mixtures import Mixture
 from mixtures.__main__ import main as mixtures_main
 from mixtures.errors import UserError
-from mixtures.run.trajectory import read_evaluation, read_trajectory
+from mixtures.run.evaluation import read_evaluation
+from mixtures.run.trajectory import read_trajectory
 from proxies.corpus.batches import step_rows
 from proxies.doremi import DoremiStepper, reference_settings
 from proxies.models import build_model, optimization

@@ -10,7 +10,7 @@ import pytest
 
 import proxies
 from mixtures.__main__ import main as mixtures_main
-from mixtures.run import trajectory
+from mixtures.run import evaluation, trajectory
 from mixtures.run.parts import Part
 from mixtures.run.run import RunRecord, read_run
 from mixtures.samples import scores
@@ -35,7 +35,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         count[f"{grams}{part.path.parent.name}/{part.path.name}"] += 1
         return read(part, *columns)
 
-    monkeypatch.setattr(trajectory, "read_part", counted)
+    for module in (trajectory, evaluation):
+        monkeypatch.setattr(module, "read_part", counted)
     return count
 
 

@@ -19,11 +19,12 @@ from tokenizers import models
 from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.export import export_mixture
+from mixtures.run.evaluation import read_evaluation
 from mixtures.run.learned import Learned
 from mixtures.run.reused import unfolded
 from mixtures.run.run import read_run
 from mixtures.run.summary import summary
-from mixtures.run.trajectory import read_evaluation, read_trajectory
+from mixtures.run.trajectory import read_trajectory
 from mixtures.schedule.check import check
 from mixtures.schedule.records import Uncertainty
 from mixtures.schedule.show import mixture_text

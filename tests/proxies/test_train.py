@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from mixtures import Mixture
-from mixtures.run.trajectory import read_evaluation, read_trajectory
+from mixtures.run.evaluation import read_evaluation
+from mixtures.run.trajectory import read_trajectory
 from proxies import checkpoints
 from proxies.step import Stepper
 from tests.proxies.helpers import (

@@ -12,9 +12,9 @@ from mixtures.diagnosis.diagnosis import diagnose, diagnosis_text, read_diagnosi
 from mixtures.diagnosis.finding import Finding
 from mixtures.diagnosis.gradients import split_half
 from mixtures.errors import UserError
+from mixtures.run.evaluation import EvaluationWriter
 from mixtures.run.parts import list_parts
 from mixtures.run.run import read_run
-from mixtures.run.trajectory import EvaluationWriter
 from proxies.learn import write_results
 from tests.mixtures.diagnosis.helpers import domain_names, planted_run
 

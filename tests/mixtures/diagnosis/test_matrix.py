@@ -28,8 +28,8 @@ def matrix_of(path: Path, directions: np.ndarray, **keywords: object) -> HelpMat
 
 def blocks_of(trajectory: Trajectory, blocks: int) -> np.ndarray:
     found = GramBlocks(trajectory.self_products, blocks=blocks)
-    for grams in trajectory.gram_parts():
-        found.add(grams)
+    for place, gram in trajectory.measured_grams():
+        found.add(place, gram)
     return found.means()
 
 
@@ -58,7 +58,7 @@ def test_steps_without_a_gram_are_left_out(tmp_path: Path) -> None:
     trajectory = read_trajectory(planted_run(tmp_path / "run", np.eye(2, 4), steps=4, columns={"gram": grams}))
     found = blocks_of(trajectory, 2)
     assert found.shape == (1, 2, 2)
-    assert found[0, 0, 1] == grams[3, 0, 1]
+    assert found[0, 0, 1] == np.float32(grams[3, 0, 1])
 
 
 def test_mean_noise_is_its_spread_over_runs_even_as_mean_and_noise_fall() -> None:
