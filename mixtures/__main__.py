@@ -1,13 +1,12 @@
 """The command line of `mixtures`: flags and their help; commands.py does what they say."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from mixtures import commands
-from mixtures.errors import UserError
+from mixtures.boundary import guard
 from mixtures.version import VERSION
 
 MAX_EPOCHS = "most epochs over all stages: a number for all domains, NAME=N for one (inf: no cap), or both"
@@ -21,22 +20,15 @@ Parser = argparse.ArgumentParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 on success, 2 after one message on stderr for what the user gave wrong."""
+    """Run one command; return 0 on success, 2 after one message for what the user gave wrong, 1 after our own fault."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
-    try:
+
+    def act() -> int:
+        arguments = _parser(words).parse_args(words)
         print(arguments.command(arguments), flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `mixtures show ... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # the environment: a full disk, no permission; nothing is half-written
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}; nothing was changed there", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guard(act)
 
 
 def _parser(words: Sequence[str]) -> Parser:
