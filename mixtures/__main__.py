@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from mixtures import commands
 from mixtures.boundary import guard
+from mixtures.errors import clipped, printable, quoted
 from mixtures.version import VERSION
 
 MAX_EPOCHS = "most epochs over all stages: a number for all domains, NAME=N for one (inf: no cap), or both"
@@ -16,7 +17,13 @@ UNIQUE_TOKENS = (
 )
 BUDGET = "tokens of the large run, as 300e9 or 300B"
 
-Parser = argparse.ArgumentParser
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages show the beginning of a long word."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with 2."""
+        super().error(clipped(printable(message), 500))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,7 +230,7 @@ def _bound(word: str) -> str:
     try:
         float(word if "=" not in word else 0)
     except ValueError:
-        reason = f"{word!r} is neither a number nor NAME=NUMBER; give run directories before the options"
+        reason = f"{quoted(word)} is neither a number nor NAME=NUMBER; give run directories before the options"
         raise argparse.ArgumentTypeError(reason) from None
     return word
 

@@ -68,7 +68,7 @@ def guard(act: Callable[[], int], *, known: tuple[type[Exception], ...] = (), ra
     one prints the message, and the others only if the launcher leaves them the time.
     """
     try:
-        with redirect_stdout(Output(sys.stdout)):  # type: ignore[type-var]
+        with redirect_stdout(Output(sys.stdout)):
             try:
                 return act()
             finally:

@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Sequence
 
 NAMED = 3  # names that a sentence lists of many
+NOTHING = object()
 # Characters that move the cursor, change colours or reorder text in a terminal, and halves of characters, which no
 # output can encode; line breaks and tabs stay.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -47,12 +48,23 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def grouped(faults: Sequence[tuple[str, str]]) -> list[str]:
-    """Return one sentence per fault, given as (place, sentence); one sentence for all places with an equal fault."""
-    places: dict[str, list[str]] = {}
-    for place, sentence in faults:
-        places.setdefault(sentence, []).append(place)
-    return [f"{some(names)}: {sentence}" if names != [""] else sentence for sentence, names in places.items()]
+def grouped(faults: Sequence[tuple[str, str, object]]) -> list[str]:
+    """Return one sentence per fault, or one for many places with an equal fault, with the value found at the first.
+
+    faults: (place, or "" for none; what is wrong there; the value found there, or NOTHING to show none).
+    """
+    alike: dict[str, list[tuple[str, object]]] = {}
+    for place, sentence, found in faults:
+        alike.setdefault(sentence, []).append((place, found))
+    lines = []
+    for sentence, places in alike.items():
+        groups = [places] if len(places) > NAMED + 1 else [[one] for one in places]
+        for group in groups:
+            place, found = some([place for place, _ in group]), group[0][1]
+            first = " at the first" if len(group) > 1 else ""
+            shown = "" if found is NOTHING else f" (found {quoted(found)}{first})"
+            lines.append(f"{place}: {sentence}{shown}" if place else f"{sentence}{shown}")
+    return lines
 
 
 def some(names: Sequence[str], most: int = NAMED) -> str:

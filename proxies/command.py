@@ -55,7 +55,7 @@ def command(
     act: Callable[[list[str]], None],
     given: str = "in the YAML file or as flags",
 ) -> int:
-    """Run a command and return its exit code: 0; 2 after one message on an error that the user can correct; 1 after ours.
+    """Run a command and return its exit code: 0; 2 after one message on what the user can correct; 1 after our fault.
 
     A run that a signal stopped gives 128 and the signal's number (143 for SIGTERM, 130 for SIGINT), after one line.
     arguments: the words after the command's name; --help, -h or no word at all prints the usage and all settings.

@@ -12,7 +12,7 @@ from mixtures.convert.report import FILE, Report, build, file_text
 from mixtures.convert.sources import held_out_notes
 from mixtures.convert.steps import Batches, BatchSize, batches_of, made_batches
 from mixtures.convert.table import Format
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import atomic_dir
 from mixtures.schedule.mixture import Mixture
 
@@ -158,7 +158,7 @@ def _check_domains(mixture: Mixture, form: Format) -> None:
 def _check_names(means: Mapping[str, float], mixture: Mixture) -> None:
     """Refuse means of --document-tokens that are no positive number, or for no domain. Raises UserError."""
     known = [domain.name for domain in mixture.domains]
-    faults = [f"{name!r} is no domain; domains: {', '.join(known)}" for name in means if name not in known]
+    faults = [f"{quoted(name)} is no domain; domains: {', '.join(known)}" for name in means if name not in known]
     faults += [
         f"{name}={mean:g} is no number of tokens; give one above 0"
         for name, mean in means.items()

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from mixtures.errors import quoted
 from mixtures.samples.rule import SampleRule
 from proxies.config import DomainName, Frozen, exactly_one
 from proxies.corpus.settings import CorpusSettings, SourceSettings
@@ -223,7 +224,7 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
     if len(names) < 2:
         yield f"mixtures holds {len(names)}: a comparison needs the baseline and at least one other mixture; add one"
     if settings.baseline not in names:
-        yield f"baseline is {settings.baseline!r}, which is not in mixtures; allowed: {', '.join(names)}"
+        yield f"baseline is {quoted(settings.baseline)}, which is not in mixtures; allowed: {', '.join(names)}"
     for setting, seeds in (("seeds", settings.seeds), ("proxy.seeds", settings.proxy.seeds)):
         if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             yield f"{setting} gives {', '.join(map(str, twice))} twice; give each once"
@@ -250,7 +251,7 @@ def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
     except ValidationError as error:
         for fault in error.errors():
             place = ".".join(["train", *map(str, fault["loc"])])
-            yield f"{place}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
+            yield f"{place}: {fault['msg'].removeprefix('Value error, ')} (found {quoted(fault['input'])})"
         return
     if run.train.precision != settings.train.precision:
         yield (

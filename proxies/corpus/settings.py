@@ -8,6 +8,7 @@ from pydantic import (
     model_validator,
 )
 
+from mixtures.errors import quoted
 from mixtures.files import is_url
 from mixtures.text import parse_tokens
 from proxies.config import DomainName, Frozen, exactly_one
@@ -82,7 +83,8 @@ class TokenizerSettings(Frozen):
             raise ValueError(f"train_bpe is {self.train_bpe}; a byte-level vocabulary needs at least 300 tokens")
         if self.end and not (self.file or self.pretrained):
             raise ValueError(
-                f"end ({self.end!r}): only with `file` or `pretrained`; other tokenizers have an end-of-text token of "
+                f"end ({quoted(self.end)}): only with `file` or `pretrained`; other tokenizers have an "
+                f"end-of-text token of "
                 "their own; leave it out"
             )
         return self
