@@ -47,7 +47,7 @@ KINDS = {
     "yaml.YAMLError": "a file is no valid YAML: correct it",
     "json.JSONDecodeError": "a file is no complete JSON: restore it from a copy",
     "pyarrow.ArrowException": "a table cannot be read or written: restore it from a copy",
-    "safetensors_rust.SafetensorError": "weights cannot be read or written: check the disk space and the file",
+    "safetensors.SafetensorError": "weights cannot be read or written: check the disk space and the file",
     "torch.OutOfMemoryError": "this needs more memory than the device has: take smaller batches, rows or models",
 }
 WORDS = {  # in messages of errors that many causes share

@@ -48,6 +48,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """Return the text in one printable line, as for a name that may hold any text."""
+    return printable(" ".join(text.split()))
+
+
 def grouped(faults: Sequence[tuple[str, str, object]]) -> list[str]:
     """Return one sentence per fault, or one for many places with an equal fault, with the value found at the first.
 

@@ -86,11 +86,18 @@ def is_url(path: str) -> bool:
     return URL.match(path) is not None
 
 
+def without_home(text: str) -> str:
+    """Return the text with the user's home directory written as `~`, also inside quotes: it names the user."""
+    home = os.path.expanduser("~").rstrip("/")
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if home.count("/") else text
+
+
 def check_path(path: str, where: str) -> None:
     r"""Refuse what no file system takes: a `\0`, or names that are too long. Raises UserError naming `where`."""
     if "\0" in path:
         raise UserError(f"{where}: {quoted(path)} has the character \\0, which no path has; remove it")
-    if len(os.fsencode(path)) > MOST_PATH or any(len(os.fsencode(part)) > MOST_NAME for part in Path(path).parts):
+    sizes = [len(part.encode(errors="replace")) for part in (path, *Path(path).parts)]
+    if sizes[0] > MOST_PATH or max(sizes[1:], default=0) > MOST_NAME:
         raise UserError(
             f"{where}: {quoted(path)} is too long for a path: a name may have {MOST_NAME} bytes, all of it "
             f"{MOST_PATH}; "

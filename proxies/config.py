@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -16,17 +16,21 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mixtures.errors import NOTHING, UserError, grouped, quoted
+from mixtures.errors import NOTHING, UserError, grouped, quoted, some
 from mixtures.files import check_path, is_url, parse_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 DomainName = Annotated[str, Field(pattern=NAME)]
+
+# Names that Windows keeps for devices, whatever follows a dot
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -58,10 +62,10 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
     """
     path = Path(path)
     raw = _read(path)
-    raw.pop("environment", None)
+    context = {"recorded": raw.pop("environment", None) is not None}
     _override(raw, overrides, kind)
     try:
-        settings = kind.model_validate(raw)
+        settings = kind.model_validate(raw, context=context)
     except ValidationError as error:
         faults = [line for fault in _faults(error, kind) for line in fault.splitlines()]
         raise UserError(
@@ -71,7 +75,7 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
         resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent, kind)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return kind.model_validate(resolved)
+    return kind.model_validate(resolved, context=context)
 
 
 def help_text(kind: type[BaseModel]) -> str:
@@ -347,6 +351,24 @@ class Frozen(BaseModel):
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError("is a number beyond 64 bits; give one below 9.2e18")
         return value
+
+
+def require_file_names(names: Iterable[str], info: ValidationInfo) -> None:
+    """Check that names can be names of files everywhere: plots, scores and manifests are called after domains.
+
+    For validators. Raises ValueError for names that differ only by case, end in a dot or are devices on Windows. What a
+    run recorded in its config.yaml is not checked: its files are there.
+    """
+    if (info.context or {}).get("recorded"):
+        return
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    faults = [f"{' and '.join(same)} differ only by case" for same in alike.values() if len(same) > 1]
+    faults += [f"{quoted(name)} ends in a dot" for same in alike.values() for name in same if name.endswith(".")]
+    faults += [f"{quoted(same[0])} is a device" for key, same in alike.items() if key.partition(".")[0] in DEVICES]
+    if faults:
+        raise ValueError(f"{some(faults)}; files are called after these names, also on macOS and Windows: rename them")
 
 
 def exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from mixtures.errors import quoted
 from mixtures.samples.rule import SampleRule
-from proxies.config import DomainName, Frozen, exactly_one
+from proxies.config import DomainName, Frozen, exactly_one, require_file_names
 from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.settings import Loop, Model, ObjectiveSetting, Settings, Train, Update
 
@@ -129,7 +129,8 @@ class CompareSettings(Frozen):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "CompareSettings":
+    def _consistent(self, info: ValidationInfo) -> "CompareSettings":
+        require_file_names(self.mixtures, info)
         if faults := list(_faults(self)):
             raise ValueError("\n".join(faults))
         return self

@@ -135,6 +135,8 @@ def config_refusal(folder: Path, values: object) -> str:
         ({"model_type": "gpt2", "num_attention_heads": 3}, "num_attention_heads is 3; it must divide hidden_size"),
         ({"num_hidden_layers": "2"}, "'num_hidden_layers' expected int, got str (value: '2')"),
         ({"vocab_size": "257"}, "'vocab_size' expected int, got str"),
+        ({"attention_dropout": 1e300}, "attention_dropout is 1e+300; allowed: 0 to 1"),
+        ({"vocab_size": "9" * 10**6}, "'vocab_size' expected int, got str"),
         ({"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; allowed: gelu, "),
         ({"pad_token_id": 151643}, "pad_token_id is 151643, beyond the vocabulary; allowed: 0 to 256, or null"),
         ({"rope_parameters": {"rope_type": "none", "rope_theta": 1.0}}, "rope_parameters.rope_type is 'none', which"),
