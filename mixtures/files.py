@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ MERGE = "tag:yaml.org,2002:merge"  # `<<: *block` takes the keys of another bloc
 TOO_DEEP = "its brackets are nested too deeply to be read"  # Python's parsers stop at about 1,000 levels
 MOST_NAME, MOST_PATH = 255, 4096  # bytes, on Linux and macOS
 MOST_EXPANDED = 100_000  # values that a YAML file may stand for by its aliases
+# names that Windows keeps for devices, whatever follows a dot
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -103,6 +105,16 @@ def check_path(path: str, where: str) -> None:
             f"{MOST_PATH}; "
             "give a shorter one"
         )
+
+
+def file_name_faults(names: Iterable[str]) -> list[str]:
+    """Return what keeps names from being file names everywhere: they differ only by case, or Windows changes them."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    faults = [f"{' and '.join(same)} differ only by case" for same in alike.values() if len(same) > 1]
+    faults += [f"{quoted(name)} ends in a dot" for same in alike.values() for name in same if name.endswith(".")]
+    return faults + [f"{quoted(same[0])} is a device" for key, same in alike.items() if key.split(".")[0] in DEVICES]
 
 
 def glob_paths(pattern: str) -> list[str]:

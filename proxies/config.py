@@ -23,14 +23,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mixtures.errors import NOTHING, UserError, grouped, quoted, some
-from mixtures.files import check_path, is_url, parse_yaml
+from mixtures.files import check_path, file_name_faults, is_url, parse_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 DomainName = Annotated[str, Field(pattern=NAME)]
-
-# Names that Windows keeps for devices, whatever follows a dot
-DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -356,18 +353,9 @@ class Frozen(BaseModel):
 def require_file_names(names: Iterable[str], info: ValidationInfo) -> None:
     """Check that names can be names of files everywhere: plots, scores and manifests are called after domains.
 
-    For validators. Raises ValueError for names that differ only by case, end in a dot or are devices on Windows. What a
-    run recorded in its config.yaml is not checked: its files are there.
+    For validators. Raises ValueError. What a run recorded in its config.yaml is not checked: its files are there.
     """
-    if (info.context or {}).get("recorded"):
-        return
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(name.casefold(), []).append(name)
-    faults = [f"{' and '.join(same)} differ only by case" for same in alike.values() if len(same) > 1]
-    faults += [f"{quoted(name)} ends in a dot" for same in alike.values() for name in same if name.endswith(".")]
-    faults += [f"{quoted(same[0])} is a device" for key, same in alike.items() if key.partition(".")[0] in DEVICES]
-    if faults:
+    if faults := [] if (info.context or {}).get("recorded") else file_name_faults(names):
         raise ValueError(f"{some(faults)}; files are called after these names, also on macOS and Windows: rename them")
 
 
