@@ -180,7 +180,7 @@ def _check(config: PretrainedConfig, values: dict[str, Any], where: str, *, voca
             f"{where} has model_type {config.model_type}, for which transformers has {what}; use a decoder that "
             "predicts the next token, e.g. of model_type llama or gpt2"
         )
-    if blamed := explicit_faults(values):
+    if blamed := explicit_faults(values, type(config)):
         raise UserError(f"{where} cannot be built:{blamed}\ncorrect it")
     tokens = getattr(config, "vocab_size", None)
     if not isinstance(tokens, int):

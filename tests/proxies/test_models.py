@@ -136,6 +136,7 @@ def config_refusal(folder: Path, values: object) -> str:
         ({"num_hidden_layers": "2"}, "'num_hidden_layers' expected int, got str (value: '2')"),
         ({"vocab_size": "257"}, "'vocab_size' expected int, got str"),
         ({"attention_dropout": 1e300}, "attention_dropout is 1e+300; allowed: 0 to 1"),
+        ({"attention_dropout": None}, "attention_dropout is None; allowed: 0 to 1"),
         ({"vocab_size": "9" * 10**6}, "'vocab_size' expected int, got str"),
         ({"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; allowed: gelu, "),
         ({"pad_token_id": 151643}, "pad_token_id is 151643, beyond the vocabulary; allowed: 0 to 256, or null"),
