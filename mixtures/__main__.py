@@ -1,13 +1,13 @@
 """The command line of `mixtures`: flags and their help; commands.py does what they say."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from mixtures import commands
-from mixtures.errors import UserError
+from mixtures.boundary import guard
+from mixtures.errors import clipped, printable, quoted
 from mixtures.version import VERSION
 
 MAX_EPOCHS = "most epochs over all stages: a number for all domains, NAME=N for one (inf: no cap), or both"
@@ -17,26 +17,25 @@ UNIQUE_TOKENS = (
 )
 BUDGET = "tokens of the large run, as 300e9 or 300B"
 
-Parser = argparse.ArgumentParser
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages show the beginning of a long word."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with 2."""
+        super().error(clipped(printable(message), 500))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 on success, 2 after one message on stderr for what the user gave wrong."""
+    """Run one command; return 0 on success, 2 after one message for what the user gave wrong, 1 after our own fault."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
-    try:
+
+    def act() -> int:
+        arguments = _parser(words).parse_args(words)
         print(arguments.command(arguments), flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `mixtures show ... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # the environment: a full disk, no permission; nothing is half-written
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}; nothing was changed there", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guard(act)
 
 
 def _parser(words: Sequence[str]) -> Parser:
@@ -65,6 +64,8 @@ def _export(parser: Parser) -> None:
     shrink = "auto (default): draw the weights to the prior by the strength of their evidence; none: leave them"
     parser.add_argument("--shrink", choices=get_args(Shrink), default="auto", help=shrink)
     parser.add_argument("--token-budget", help=f"{BUDGET} (default: the proxy run's)")
+    bare = "for sharing: leave only the names of the text's files, not where they are (convert then needs --data)"
+    parser.add_argument("--no-paths", action="store_true", help=bare)
     _add_bounds(parser)
     _add_samples(parser)
 
@@ -98,6 +99,8 @@ def _report(parser: Parser) -> None:
     parser.add_argument("what", metavar="RUN_DIR | COMPARE_DIR", help=what)
     output = "file to write (default: report.html in that directory)"
     parser.add_argument("-o", "--output", metavar="report.html", help=output)
+    full = "write paths in the home directory with the user's name, not as ~"
+    parser.add_argument("--full-paths", action="store_true", help=full)
 
 
 def _fit(parser: Parser) -> None:
@@ -231,7 +234,7 @@ def _bound(word: str) -> str:
     try:
         float(word if "=" not in word else 0)
     except ValueError:
-        reason = f"{word!r} is neither a number nor NAME=NUMBER; give run directories before the options"
+        reason = f"{quoted(word)} is neither a number nor NAME=NUMBER; give run directories before the options"
         raise argparse.ArgumentTypeError(reason) from None
     return word
 

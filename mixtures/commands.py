@@ -37,6 +37,7 @@ def export(arguments: argparse.Namespace) -> str:
             shrink=arguments.shrink,
             samples=None if arguments.samples is None else make_rule(rule=arguments.samples, **rule),
             samples_dir=directory,
+            paths=not arguments.no_paths,
             **_bounds(arguments),
         )
         mixture.save(output)
@@ -164,7 +165,8 @@ def report(arguments: argparse.Namespace) -> str:
     """
     from mixtures.report.report import write_report
 
-    return f"wrote {write_report(arguments.what, arguments.output or Path(arguments.what) / 'report.html')}"
+    output = arguments.output or Path(arguments.what) / "report.html"
+    return f"wrote {write_report(arguments.what, output, full_paths=arguments.full_paths)}"
 
 
 def fit(arguments: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def export_mixture(
     unique_tokens: Bound = None,
     samples: SampleRule | None = None,
     samples_dir: str | Path = "mixture.samples",
+    paths: bool = True,
 ) -> Mixture:
     """Return the mixture that the runs learned: the plain mean over the runs, with 95 % intervals where possible.
 
@@ -59,12 +61,17 @@ def export_mixture(
     unique_tokens: tokens of the large run's text, where it is not the text that the proxy run read; caps count them.
     samples: rule for weights inside the domains, from the scores of the first run that has some. Epochs then count
         passes over what the rule keeps.
+    paths: keep where the text and the tokenizer are, so that others can read them there; else only their names stay.
     samples_dir: directory for the manifests of `samples`; the mixture's file belongs beside it.
 
     max_epochs, min_share and unique_tokens are one number for all domains, or {name: number} with `*` for every domain
     that is not named. Raises UserError for damaged runs, runs that do not belong together (all differences listed),
     impossible stages, wrong bounds, and bounds that cannot be kept (with the arithmetic).
     """
+    if samples is not None and not paths:
+        raise UserError(
+            "--no-paths with --samples: the manifests name documents by the paths of their files; leave one out"
+        )
     records = read_runs(runs)
     names = records[0].trajectory.domains
     names, learned = unfolded(
@@ -82,13 +89,19 @@ def export_mixture(
     domains = tuple(
         _domain(records, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names
     )
+    tokenizer = records[0].corpus.tokenizer
+    if not paths:
+        domains, tokenizer = (
+            tuple(map(_placeless, domains)),
+            tokenizer.model_copy(update={"name": _name(tokenizer.name)}),
+        )
     if samples is not None:
         scores = _scores(records)
         domains = sample_domains(domains, scores, samples, samples_dir)
     weights, constraints = hold(learned.weights, spans, domains=domains, max_epochs=max_epochs, min_share=min_share)
     titles = ["average"] if stages == 1 else [f"stage-{number + 1}" for number in range(stages)]
     content: dict[str, Any] = {
-        "tokenizer": records[0].corpus.tokenizer,
+        "tokenizer": tokenizer,
         "horizon": Horizon(total_tokens=total),
         "domains": domains,
         "stages": tuple(
@@ -246,7 +259,7 @@ def _proxy(run: RunRecord) -> dict[str, Any]:
     environment = run.config.environment
     return {
         "run": run.path.resolve().name,
-        "model": run.config.model,
+        "model": {key: _name(value) for key, value in run.config.model.items()},
         "steps": len(run.trajectory.steps),
         "trained_tokens": int(run.trajectory.tokens[-1]),
         "row_tokens": run.corpus.row_tokens,
@@ -254,6 +267,17 @@ def _proxy(run: RunRecord) -> dict[str, Any]:
         "git_commit": environment.get("git_commit"),
         "world_size": environment.get("world_size"),
     }
+
+
+def _placeless(domain: Domain) -> Domain:
+    """Return the domain with the names of its files in place of their paths."""
+    sources = tuple(source.model_copy(update={"uri": _name(source.uri)}) for source in domain.sources)
+    return domain.model_copy(update={"sources": sources})
+
+
+def _name(value: Any) -> Any:
+    """Return the last name of an absolute path, which may hold the name of a user; any other value as it is."""
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _checks(runs: list[RunRecord], mixture: Mixture, expected: tuple[Expected, ...]) -> Iterator[Check]:

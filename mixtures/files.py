@@ -4,23 +4,28 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from mixtures.errors import UserError
+from mixtures.errors import NOTHING, UserError, grouped, quoted
 
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *block` takes the keys of another block
 TOO_DEEP = "its brackets are nested too deeply to be read"  # Python's parsers stop at about 1,000 levels
+MOST_NAME, MOST_PATH = 255, 4096  # bytes, on Linux and macOS
+MOST_EXPANDED = 100_000  # values that a YAML file may stand for by its aliases
+# names that Windows keeps for devices, whatever follows a dot
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -92,6 +97,35 @@ def is_url(path: str) -> bool:
     return URL.match(path) is not None
 
 
+def without_home(text: str) -> str:
+    """Return the text with the user's home directory written as `~`, also inside quotes: it names the user."""
+    home = os.path.expanduser("~").rstrip("/")
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if home.count("/") else text
+
+
+def check_path(path: str, where: str) -> None:
+    r"""Refuse what no file system takes: a `\0`, or names that are too long. Raises UserError naming `where`."""
+    if "\0" in path:
+        raise UserError(f"{where}: {quoted(path)} has the character \\0, which no path has; remove it")
+    sizes = [len(part.encode(errors="replace")) for part in (path, *Path(path).parts)]
+    if sizes[0] > MOST_PATH or max(sizes[1:], default=0) > MOST_NAME:
+        raise UserError(
+            f"{where}: {quoted(path)} is too long for a path: a name may have {MOST_NAME} bytes, all of it "
+            f"{MOST_PATH}; "
+            "give a shorter one"
+        )
+
+
+def file_name_faults(names: Iterable[str]) -> list[str]:
+    """Return what keeps names from being file names everywhere: they differ only by case, or Windows changes them."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    faults = [f"{' and '.join(same)} differ only by case" for same in alike.values() if len(same) > 1]
+    faults += [f"{quoted(name)} ends in a dot" for same in alike.values() for name in same if name.endswith(".")]
+    return faults + [f"{quoted(same[0])} is a device" for key, same in alike.items() if key.split(".")[0] in DEVICES]
+
+
 def glob_paths(pattern: str) -> list[str]:
     """Return the files and directories that a glob pattern names, sorted; `**` stands for any number of directories.
 
@@ -145,7 +179,8 @@ def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: 
                     line, name = key.start_mark.line + 1, self.construct_object(key)
                     if text_keys and not isinstance(name, str):
                         raise UserError(
-                            f"{where}, line {line}: YAML reads the name {key.value} as {name!r}; write it in quotes: "
+                            f"{where}, line {line}: YAML reads the name {key.value} as {quoted(name)}; write "
+                            f"it in quotes: "
                             f"'{key.value}'"
                         )
                     lines.setdefault(name, []).append(line)
@@ -157,8 +192,13 @@ def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: 
                 )
             return node
 
+    loader = Loader(text)
     try:
-        return yaml.load(text, Loader)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_aliases(node, where)
+        return loader.construct_document(node)
     except (yaml.YAMLError, UserError):
         raise
     except RecursionError as error:
@@ -167,6 +207,27 @@ def parse_yaml(text: str, where: str | Path, *, words: bool = False, text_keys: 
         raise UserError(
             f"{where}: YAML takes a value for a number or a date, and it is none: {error}; write text in quotes"
         ) from error
+    finally:
+        loader.dispose()
+
+
+def _check_aliases(root: yaml.Node, where: str | Path) -> None:
+    """Refuse aliases that make a short file stand for very much, or a block for itself. Raises UserError."""
+    sizes: dict[int, float] = {}  # of each block with its aliases expanded; infinite while it is being counted
+
+    def size(node: yaml.Node) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            pairs = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+            sizes[id(node)] = 1 + sum(map(size, pairs))
+        return sizes[id(node)]
+
+    if size(root) > max(MOST_EXPANDED, 10 * len(sizes)):
+        raise UserError(
+            f"{where}: its aliases (*name) repeat blocks until they are more than {MOST_EXPANDED:,} values, or a block "
+            "holds itself; write out what is meant"
+        )
 
 
 def read_yaml(path: Path) -> Any:
@@ -178,17 +239,14 @@ def read_yaml(path: Path) -> Any:
 
 
 def list_faults(error: ValidationError) -> list[str]:
-    """Return one line per fault that pydantic found, with its place and the value that it found."""
-    lines = []
-    for fault in error.errors():
-        message = fault["msg"].removeprefix("Value error, ")
+    """Return a line for each kind of fault that pydantic found, with its places and the value that it found."""
+    faults = []
+    for fault in error.errors(include_url=False, include_context=False):
         place = ".".join(str(step) for step in fault["loc"])
-        if place:
-            value = repr(fault["input"])
-            shown = f" (found {value})" if fault["type"] != "missing" and len(value) <= 80 else ""
-            message = f"{place}: {message}{shown}"
-        lines += [f"  - {line}" for line in message.split("\n")]
-    return lines
+        hidden = not place or fault["type"] == "missing" or isinstance(fault["input"], dict | BaseModel)
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append((place, message, NOTHING if hidden else fault["input"]))
+    return [f"  - {line}" for sentence in grouped(faults) for line in sentence.split("\n")]
 
 
 def unique_keys(where: str | Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
@@ -218,8 +276,12 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except RecursionError as error:
         raise UserError(f"{path}: {TOO_DEEP}; give the file that was meant") from error
+    except MemoryError as error:
+        raise UserError(f"{path} is larger than the memory; give the path of a JSON file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): give a JSON file") from error
+    except (ValueError, OverflowError) as error:  # a number of more than 4,300 digits, or \0 in the path
+        raise UserError(f"{path} cannot be read: {error}; give the path of a JSON file") from error
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; give the path of a JSON file") from error
     except IsADirectoryError as error:

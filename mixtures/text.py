@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 
 Number = TypeVar("Number", int, float)
 
+MOST_TOKENS = 2**63  # numbers from here on fit into no table
 EVERY = "*"  # name in bounds that stands for every domain that is not named
 
 WIDTH = 100
@@ -81,10 +82,10 @@ def parse_tokens(text: str) -> int:
         number = (
             float(re.sub("[_,]", "", match[1])) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[match[2].lower()]
         )
-        if number >= 1 and abs(number - round(number)) < 1e-6 * number:
+        if 1 <= number < MOST_TOKENS and abs(number - round(number)) < 1e-6 * number:
             return round(number)
     raise UserError(
-        f"{text!r} is no number of tokens; give a positive whole number such as 300e9, 300B, 1.5T, 20M or 64k"
+        f"{quoted(text)} is no number of tokens; give a positive whole number such as 300e9, 300B, 1.5T, 20M or 64k"
     )
 
 
@@ -99,7 +100,7 @@ def read_words(words: Sequence[str] | None, *, flag: str, read: Callable[[str], 
         try:
             values[name or EVERY] = read(text)
         except ValueError as error:
-            reason = str(error) if isinstance(error, UserError) else f"{text!r} is no number"
+            reason = str(error) if isinstance(error, UserError) else f"{quoted(text)} is no number"
             faults.append(
                 f"{name}: {reason}" if name else f"{reason}; give NUMBER for all domains or NAME=NUMBER for one"
             )

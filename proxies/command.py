@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -12,7 +11,7 @@ from types import FrameType
 from pydantic import BaseModel
 
 import doge
-from mixtures.errors import UserError
+from mixtures.boundary import guard
 from proxies.config import help_text
 from proxies.place import follow_launcher
 
@@ -57,7 +56,7 @@ def command(
     act: Callable[[list[str]], None],
     given: str = "in the YAML file or as flags",
 ) -> int:
-    """Run a command and return its exit code: 0, or 2 after one message on an error that the user can correct.
+    """Run a command and return its exit code: 0; 2 after one message on what the user can correct; 1 after our fault.
 
     A run that a signal stopped gives 128 and the signal's number (143 for SIGTERM, 130 for SIGINT), after one line.
     arguments: the words after the command's name; --help, -h or no word at all prints the usage and all settings.
@@ -66,21 +65,19 @@ def command(
     given:     how the settings are given, for the help.
     """
     words = list(arguments)
-    if not words or "--help" in words or "-h" in words:
-        print(f"{usage}\n\nsettings, {given}:\n{help_text(kind)}")
-        return 0 if words else 2
-    follow_launcher()
-    try:
-        act(words)
-    except (UserError, doge.NoRuleError) as error:
-        if rank := int(os.environ.get("RANK", 0)):
-            # the first process prints the message; meanwhile the launcher stops this one, unless only this one fails
-            time.sleep(10)
-            print(f"[process {rank}] ", end="", file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        if not int(os.environ.get("RANK", 0)):
-            print(f"\n{stopped}", file=sys.stderr)
-        return 128 + stopped.number
-    return 0
+    rank = int(os.environ.get("RANK", 0))
+
+    def run() -> int:
+        if not words or "--help" in words or "-h" in words:
+            print(f"{usage}\n\nsettings, {given}:\n{help_text(kind)}")
+            return 0 if words else 2
+        follow_launcher()
+        try:
+            act(words)
+        except Stopped as stopped:
+            if not rank:
+                print(f"\n{stopped}", file=sys.stderr)
+            return 128 + stopped.number
+        return 0
+
+    return guard(run, known=(doge.NoRuleError,), rank=rank)

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -16,11 +16,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from mixtures.errors import UserError
-from mixtures.files import is_url, parse_yaml
+from mixtures.errors import NOTHING, UserError, grouped, quoted, some
+from mixtures.files import check_path, file_name_faults, is_url, parse_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -56,10 +59,10 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
     """
     path = Path(path)
     raw = _read(path)
-    raw.pop("environment", None)
+    context = {"recorded": raw.pop("environment", None) is not None}
     _override(raw, overrides, kind)
     try:
-        settings = kind.model_validate(raw)
+        settings = kind.model_validate(raw, context=context)
     except ValidationError as error:
         faults = [line for fault in _faults(error, kind) for line in fault.splitlines()]
         raise UserError(
@@ -69,7 +72,7 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
         resolved = _absolute(settings.model_dump(exclude_unset=True), path.resolve().parent, kind)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return kind.model_validate(resolved)
+    return kind.model_validate(resolved, context=context)
 
 
 def help_text(kind: type[BaseModel]) -> str:
@@ -165,7 +168,7 @@ def differences(old: BaseModel, new: BaseModel) -> list[str]:
     """Return one line per setting that differs, such as `train.lr: 0.001 -> 0.002`."""
     before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        f"{key}: {quoted(before.get(key))} -> {quoted(after.get(key))}"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
@@ -192,7 +195,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseMode
     while words:
         flag, joined, word = words.pop(0).partition("=")
         if not flag.startswith("--"):
-            raise UserError(f"{flag!r} is not an override; write --section.key value, e.g. --train.steps 100")
+            raise UserError(f"{quoted(flag)} is not an override; write --section.key value, e.g. --train.steps 100")
         if not joined and not words:
             raise UserError(f"{flag} has no value; write {flag} VALUE")
         word = word if joined else words.pop(0)
@@ -204,7 +207,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], kind: type[BaseMode
             block, annotation = block.setdefault(name, {}), _within(annotation, name)
             if not isinstance(block, dict):
                 raise UserError(
-                    f"{flag} sets a key of {name}, but {name} holds {block!r} in the YAML file; change it there"
+                    f"{flag} sets a key of {name}, but {name} holds {quoted(block)} in the YAML file; change it there"
                 )
         read = _paths if key in PATHS and not _named(annotation) else _value
         block[key] = read(word, _within(annotation, key), flag)
@@ -233,7 +236,10 @@ def _paths(word: str, annotation: Any, flag: str) -> Any:
     """
 
     def here(path: Any) -> Any:
-        return path if not isinstance(path, str) or is_url(path) else str(Path(path).expanduser().resolve())
+        if not isinstance(path, str) or is_url(path):
+            return path
+        check_path(path, flag)
+        return str(Path(path).expanduser().resolve())
 
     if word[:1] == "[" and (word[-1:] != "]" or list[str] not in get_args(annotation)):
         return here(word)  # a directory may be called [2026]
@@ -261,22 +267,26 @@ def _value(word: str, annotation: Any, flag: str) -> Any:
         raise UserError(f"{flag} {word}: is not valid YAML; {' '.join(str(error).split())}") from error
 
 
-def _faults(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
-    for fault in error.errors():
-        place = [
-            str(part) for part in fault["loc"] if not str(part).startswith(("function-", "dict[", "literal[", "list["))
-        ]
-        where = ".".join(part for part in place if part not in ("str", "[key]")) or "settings"
-        if fault["type"] == "extra_forbidden":
-            block: Any = kind
-            for part in place[:-1]:
-                block = _within(block, part)
-            yield f"{where}: unknown setting{_nearest(place[-1], list(getattr(_unwrap(block), 'model_fields', {})))}"
-        elif fault["type"] == "missing":
-            yield f"{where}: is missing; it is required"
-        else:
-            value = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
-            yield f"{where}: {fault['msg'].removeprefix('Value error, ')}{value}"
+def _faults(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    return grouped([_fault(fault, kind) for fault in error.errors(include_url=False, include_context=False)])
+
+
+def _fault(fault: ErrorDetails, kind: type[BaseModel]) -> tuple[str, str, object]:
+    """Return the place of what pydantic refused, what is wrong there, and the value found there."""
+    place = [
+        str(part) for part in fault["loc"] if not str(part).startswith(("function-", "dict[", "literal[", "list["))
+    ]
+    where = ".".join(part for part in place if part not in ("str", "[key]")) or "settings"
+    if fault["type"] == "extra_forbidden":
+        block: Any = kind
+        for part in place[:-1]:
+            block = _within(block, part)
+        known = list(getattr(_unwrap(block), "model_fields", {}))
+        return where, f"unknown setting{_nearest(place[-1], known)}", NOTHING
+    if fault["type"] == "missing":
+        return where, "is missing; it is required", NOTHING
+    found = NOTHING if isinstance(fault["input"], dict) else fault["input"]
+    return where, fault["msg"].removeprefix("Value error, "), found
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -310,6 +320,8 @@ def _absolute(value: Any, base: Path, annotation: Any, key: str = "") -> Any:
                     "stores; give a path on this machine"
                 )
             return value
+        if key in (*PATHS, "pretrained", "dataset"):
+            check_path(value, key)
         if key in PATHS:
             return os.path.normpath(base / Path(value).expanduser())
         if key in ("pretrained", "dataset") and (base / value).exists():  # otherwise a name on the hub
@@ -329,6 +341,22 @@ class Frozen(BaseModel):
     """A block of settings: it cannot be changed once it is made, and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _fits_into_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("is a number beyond 64 bits; give one below 9.2e18")
+        return value
+
+
+def require_file_names(names: Iterable[str], info: ValidationInfo) -> None:
+    """Check that names can be names of files everywhere: plots, scores and manifests are called after domains.
+
+    For validators. Raises ValueError. What a run recorded in its config.yaml is not checked: its files are there.
+    """
+    if faults := [] if (info.context or {}).get("recorded") else file_name_faults(names):
+        raise ValueError(f"{some(faults)}; files are called after these names, also on macOS and Windows: rename them")
 
 
 def exactly_one(block: BaseModel, names: tuple[str, ...]) -> None:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
+from mixtures.errors import quoted
+
 # All that transformers and torch raise for a config or for weights that they cannot use. Put only their own calls into
 # the `try`: the same exceptions of our code are bugs.
 ERRORS = (
@@ -55,9 +57,10 @@ def faults(values: dict[str, Any], error: Exception, kind: type[PretrainedConfig
     return "".join(f"\n  {line}" for line in (*_sizes(values, kind), *_names(values, error)))
 
 
-def explicit_faults(values: dict[str, Any]) -> str:
-    """Return what `faults` says about key-value heads that the file gives itself: torch notices in the first step."""
-    return "".join(f"\n  {line}" for line in _divides(values, "num_attention_heads", "num_key_value_heads", None))
+def explicit_faults(values: dict[str, Any], kind: type[PretrainedConfig]) -> str:
+    """Return what is wrong with key-value heads and dropout that the file gives: torch notices in the first step."""
+    lines = [*_divides(values, "num_attention_heads", "num_key_value_heads", None), *_dropout(values, kind)]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _sizes(values: dict[str, Any], kind: type[PretrainedConfig] | None) -> Iterator[str]:
@@ -74,15 +77,22 @@ def _divides(values: dict[str, Any], whole: str, part: str, kind: type[Pretraine
         yield f"{part_name} is {count}; it must divide {whole_name}, which is {size}"
 
 
+def _dropout(values: dict[str, Any], kind: type[PretrainedConfig]) -> Iterator[str]:
+    for name, value in values.items():
+        known = str(name).endswith(("dropout", "pdrop")) and isinstance(getattr(kind, str(name), None), int | float)
+        if known and not (isinstance(value, int | float) and 0 <= value <= 1):
+            yield f"{name} is {quoted(value)}; allowed: 0 to 1"
+
+
 def _names(values: dict[str, Any], error: Exception) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield from (f"{name}.{line}" for line in _names(value, error))
         if isinstance(value, str) and isinstance(error, KeyError) and error.args == (value,):
             allowed = f"; allowed: {', '.join(ACT2FN)}" if "act" in str(name) else ", which is unknown"
-            yield f"{name} is {value!r}{allowed}"
+            yield f"{name} is {quoted(value)}{allowed}"
         if str(name).removeprefix("_") == "attn_implementation" and value not in ATTENTION:
-            yield f"{name} is {value!r}; without further packages and in float32, {' and '.join(ATTENTION)} work"
+            yield f"{name} is {quoted(value)}; without further packages and in float32, {' and '.join(ATTENTION)} work"
 
 
 def _get(values: dict[str, Any], name: str, kind: type[PretrainedConfig] | None) -> tuple[str, Any]:

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import TOO_DEEP, unique_keys
 from proxies.model_faults import ERRORS, cause, explicit_faults, faults
 from proxies.settings import Loop, Model
@@ -108,7 +108,8 @@ def _pretrained(directory: str, where: str, values: dict[str, Any]) -> PreTraine
     lines += [f"  {line}" for line in (_some("in the file but not in the model", unexpected),) if line]
     prefixes = {name.removesuffix(lost) for lost in missing[:1] for name in unexpected if name.endswith("." + lost)}
     lines.append(
-        f"the names begin with {min(prefixes)!r}, as a wrapper (torch.compile, DistributedDataParallel) names them: "
+        f"the names begin with {quoted(min(prefixes))}, as a wrapper (torch.compile, DistributedDataParallel) "
+        f"names them: "
         "save the model inside the wrapper with save_pretrained"
         if prefixes
         else "save the whole model, with its head, with save_pretrained (AutoModelForCausalLM), or draw new weights: "
@@ -125,7 +126,7 @@ def _some(what: str, names: list[str], *, most: int = 5) -> str:
 
 def _preset(name: str, *, vocab_size: int, eos_id: int, row_tokens: int) -> PretrainedConfig:
     if name not in PRESETS:
-        raise UserError(f"model.preset is {name!r}; allowed: {', '.join(PRESETS)}")
+        raise UserError(f"model.preset is {quoted(name)}; allowed: {', '.join(PRESETS)}")
     kind, values = PRESETS[name]
     return kind(
         **values,
@@ -150,7 +151,8 @@ def _config(path: Path) -> tuple[PretrainedConfig, dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"model.config {path} is not a Hugging Face config: it is not JSON ({error})") from error
     if not isinstance(values, dict) or str(values.get("model_type")) not in CONFIG_MAPPING:
-        found = f"model_type is {values.get('model_type')!r}" if isinstance(values, dict) else "it is not an object"
+        kind = quoted(values.get("model_type")) if isinstance(values, dict) else ""
+        found = f"model_type is {kind}" if kind else "it is not an object"
         raise UserError(
             f"model.config {path} is not a Hugging Face config: {found}; give JSON with a model_type that transformers "
             "knows, e.g. llama or gpt2"
@@ -178,11 +180,13 @@ def _check(config: PretrainedConfig, values: dict[str, Any], where: str, *, voca
             f"{where} has model_type {config.model_type}, for which transformers has {what}; use a decoder that "
             "predicts the next token, e.g. of model_type llama or gpt2"
         )
-    if blamed := explicit_faults(values):
+    if blamed := explicit_faults(values, type(config)):
         raise UserError(f"{where} cannot be built:{blamed}\ncorrect it")
     tokens = getattr(config, "vocab_size", None)
     if not isinstance(tokens, int):
-        raise UserError(f"{where} has vocab_size {tokens!r}; allowed: a number, at least the tokenizer's {vocab_size}")
+        raise UserError(
+            f"{where} has vocab_size {quoted(tokens)}; allowed: a number, at least the tokenizer's {vocab_size}"
+        )
     if tokens < vocab_size:
         raise UserError(
             f"{where} has a vocabulary of {tokens}, the tokenizer has {vocab_size} tokens; "

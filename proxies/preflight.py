@@ -2,7 +2,6 @@
 
 import importlib.util
 import inspect
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from mixtures.errors import UserError
+from mixtures.files import read_json
 from mixtures.sums import read_run_id, require_whole
 from proxies.config import differences
 from proxies.model_faults import ERRORS, cause, faults, raise_if_memory
@@ -74,13 +74,15 @@ def require_same_corpus(
     """
     path = run_path / "corpus.json"
     require_whole(path, run_id=read_run_id(run_path))
-    before = json.loads(path.read_text())
-    was = {
-        domain["name"]: domain["fingerprint"]
-        for domain in [*before["domains"], *before.get("reused", {}).get("domains", [])]
-    }
+    before = read_json(path)
+    try:
+        domains = [*before["domains"], *before.get("reused", {}).get("domains", [])]
+        was = {domain["name"]: domain["fingerprint"] for domain in domains}
+        tokenizer = dict(before["tokenizer"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: it is no record of a corpus; restore it from a copy") from error
     changed = [domain["name"] for domain in record["domains"] if was.get(domain["name"]) != domain["fingerprint"]]
-    if any(record["tokenizer"].get(key) != value for key, value in before["tokenizer"].items()):
+    if any(record["tokenizer"].get(key) != value for key, value in tokenizer.items()):
         changed.append("the tokenizer")
     if changed:
         raise UserError(f"{', '.join(changed)} changed since the run started ({path}); restore the text {remedy}")

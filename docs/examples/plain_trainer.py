@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     parts = {"model": model, "optimizer": optimizer, "rates": rates, "rows": rows}
     done, losses = 0, []
     if arguments.resume:
-        state = torch.load(checkpoint, map_location=device)
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
         done = state["step"]
         for name, part in parts.items():
             part.load_state_dict(state[name])

@@ -1,6 +1,7 @@
 """The whole way of a conversion: from a mixture to a directory with the trainer's files and their report."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from mixtures.convert.report import FILE, Report, build, file_text
 from mixtures.convert.sources import held_out_notes
 from mixtures.convert.steps import Batches, BatchSize, batches_of, made_batches
 from mixtures.convert.table import Format
-from mixtures.errors import UserError
+from mixtures.errors import UserError, printable, quoted
 from mixtures.files import atomic_dir
 from mixtures.schedule.mixture import Mixture
 
@@ -52,6 +53,10 @@ def convert(
 
     form, output = find_format(to), Path(output)
     form.check_options(list(options))
+    if re.search(r"[\n\t]", str(output.absolute())) or printable(str(output.absolute())) != str(output.absolute()):
+        raise UserError(
+            f"-o {quoted(str(output))}: has control characters, which would end a command; give another name"
+        )
     if output.exists():
         raise UserError(f"{output} is there already; give a directory that is not")
     plan = mixture if isinstance(mixture, Mixture) else Mixture.load(mixture)
@@ -158,7 +163,7 @@ def _check_domains(mixture: Mixture, form: Format) -> None:
 def _check_names(means: Mapping[str, float], mixture: Mixture) -> None:
     """Refuse means of --document-tokens that are no positive number, or for no domain. Raises UserError."""
     known = [domain.name for domain in mixture.domains]
-    faults = [f"{name!r} is no domain; domains: {', '.join(known)}" for name in means if name not in known]
+    faults = [f"{quoted(name)} is no domain; domains: {', '.join(known)}" for name in means if name not in known]
     faults += [
         f"{name}={mean:g} is no number of tokens; give one above 0"
         for name, mean in means.items()
@@ -175,7 +180,7 @@ def _notes(job: Job, form: Format, *, stages: str, samples: str) -> Iterator[str
     if form.zero_weights == "dropped":
         for span in job.spans:
             if zero := [name for name, weight in span.weights.items() if weight == 0]:
-                yield f"stage {span.name}: {', '.join(zero)} left out, with a weight of 0"
+                yield f"stage {span.title}: {', '.join(zero)} left out, with a weight of 0"
     policies = {domain.name: domain.sample_policy for domain in job.mixture.domains if domain.sample_policy is not None}
     sampled = {name: policy.mode for name, policy in policies.items() if policy.mode != "none"}
     if sampled and samples == "drop":

@@ -1,6 +1,7 @@
 """What a format's writer gets, the mixture as the trainer is to follow it (Job), and what it returns (Output)."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal
 
 from mixtures.convert.lengths import DocumentLengths, Selection
 from mixtures.convert.steps import Batches, Slot, slots
-from mixtures.errors import UserError
+from mixtures.errors import UserError, one_line
 from mixtures.schedule.mixture import Mixture
 
 Content = str | bytes | Callable[[Path], None]  # text, bytes, or a function that writes the file
@@ -33,6 +34,11 @@ class Span:
     start: int
     tokens: int
     weights: Mapping[str, float]
+
+    @property
+    def title(self) -> str:
+        """Return the name in one line, for a comment between commands: a name may hold any text."""
+        return one_line(self.name)
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -65,6 +71,10 @@ class Job:
     here: bool
     directory: Path
     selections: Mapping[str, Selection]
+
+    def word(self, name: str = "") -> str:
+        """Return the path of a file in the directory, or of the directory, as a word for a shell."""
+        return shlex.quote(str(self.directory / name))
 
     def require_sequence_length(self) -> int:
         """Return the tokens per row. Raises UserError naming the flag to give where they are not known."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.text import EVERY, parse_tokens
 
 STAGES = ("keep", "average")  # values of --stages: what becomes of the stages
@@ -50,7 +50,7 @@ def read_option(read: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             return read(word)
         except ValueError as error:
-            raise ArgumentTypeError(f"{word!r}: {error}") from None
+            raise ArgumentTypeError(f"{quoted(word)}: {error}") from None
 
     return convert
 
@@ -72,7 +72,7 @@ def parse_places(words: Sequence[str], *, flag: str = "--data") -> dict[str, lis
         if equals and path:
             places.setdefault(name, []).append(path)
         else:
-            faults.append(f"{flag}: {word!r} is neither a pattern with {DOMAIN} nor NAME=PATH")
+            faults.append(f"{flag}: {quoted(word)} is neither a pattern with {DOMAIN} nor NAME=PATH")
     if faults:
         raise UserError("\n".join(faults))
     return places

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mixtures.convert.options import DOMAIN
 from mixtures.convert.table import Format
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import glob_paths
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import EVERY
@@ -60,9 +60,11 @@ def as_places(data: Places) -> dict[str, list[str]]:
 def _pattern(places: Mapping[str, Sequence[str]], known: set[str]) -> str | None:
     """Return the pattern for all domains, if any. Raises UserError for several patterns, and for names of no domain."""
     patterns = places.get(EVERY, [])
-    faults = [f"{word!r} is neither a pattern with {DOMAIN} nor NAME=PATH" for word in patterns if DOMAIN not in word]
+    faults = [
+        f"{quoted(word)} is neither a pattern with {DOMAIN} nor NAME=PATH" for word in patterns if DOMAIN not in word
+    ]
     faults += [
-        f"{name!r} is no domain of the mixture; domains: {', '.join(sorted(known))}"
+        f"{quoted(name)} is no domain of the mixture; domains: {', '.join(sorted(known))}"
         for name in places
         if name not in known and name != EVERY
     ]

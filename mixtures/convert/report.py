@@ -9,7 +9,7 @@ from typing import Any
 from mixtures.convert import simulate
 from mixtures.convert.job import Job, Output
 from mixtures.convert.table import Format
-from mixtures.errors import UserError
+from mixtures.errors import UserError, one_line
 from mixtures.files import sha256_file
 from mixtures.schedule.records import MANY_EPOCHS
 from mixtures.text import table, tokens_text
@@ -40,7 +40,11 @@ class Report:
             ]
             rows = [_row(name, stage) for name in stage["asked"]]
             at = f"from {tokens_text(stage['start_tokens'])}" if stage["start_tokens"] else "from the start"
-            lines += [f"stage {stage['name']}: {tokens_text(stage['tokens'])} tokens {at}", table(header, rows), ""]
+            lines += [
+                f"stage {one_line(stage['name'])}: {tokens_text(stage['tokens'])} tokens {at}",
+                table(header, rows),
+                "",
+            ]
         lines += [f"note: {note}" for note in self.record["notes"]]
         lines += [*([""] if self.record["notes"] else []), self.record["use"], "", f"wrote {self.directory}"]
         return "\n".join(lines)
@@ -116,7 +120,7 @@ def file_text(record: Mapping[str, Any], directory: Path) -> str:
 def _check_shares(job: Job, shares: list[dict[str, float]], remedy: str) -> None:
     """Refuse shares that are too far from those asked for. Raises UserError listing them by stage."""
     faults = [
-        f"  - {name} in stage {span.name}: {span.weights[name]:.6g} asked, {share:.6g} "
+        f"  - {name} in stage {span.title}: {span.weights[name]:.6g} asked, {share:.6g} "
         f"given{' (rounds to zero)' if share == 0 else ''}"
         for span, achieved in zip(job.spans, shares, strict=True)
         for name, share in achieved.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from mixtures.convert.job import Job
 from mixtures.convert.rows import COMPRESSED, ending_of, files_at
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.text import counted
 
 TEXT = "text"  # column that trainers read where nothing else is said
@@ -76,7 +76,9 @@ def text_columns(job: Job, *, required: bool = True) -> dict[str, str]:
         elif TEXT in there:
             chosen[name] = TEXT
         else:
-            faults.append(f"  - {name}: {file} has no column {column!r}; its columns: {', '.join(there) or 'none'}")
+            faults.append(
+                f"  - {name}: {file} has no column {quoted(column)}; its columns: {', '.join(there) or 'none'}"
+            )
     if faults and required:
         raise UserError(
             "the column of the text is not known:\n" + "\n".join(faults) + "\ngive its name with --column, or rename it"

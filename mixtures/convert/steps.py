@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 
 BatchSize = int | Mapping[int, int]  # sequences per step; or {first token: sequences per step}
 MOST_MOVED = 0.005  # of the shorter stage beside a boundary: how far a multiple of sequences may move the boundary
@@ -117,14 +117,16 @@ def slots(
         step_tokens = batches.sequences_at(steps[number]) * batches.sequence_length
         if multiple > 1 and moved > max(MOST_MOVED * shorter, step_tokens / 2):
             faults.append(
-                f"stage {names[number]!r} starts at {start:,} tokens; the nearest that the trainer can take, a step "
+                f"stage {quoted(names[number])} starts at {start:,} tokens; the nearest that the trainer can "
+                f"take, a step "
                 f"after a multiple of "
                 f"{multiple:,} sequences, is {batches.tokens_at(steps[number]):,} tokens (step {steps[number]:,})"
             )
     for name, (first, last) in zip(names, itertools.pairwise(steps), strict=True):
         if last <= first:
             faults.append(
-                f"stage {name!r} has no whole step ({batches.sequences_at(first) * batches.sequence_length:,} tokens "
+                f"stage {quoted(name)} has no whole step "
+                f"({batches.sequences_at(first) * batches.sequence_length:,} tokens "
                 f"a step)"
             )
     if faults:

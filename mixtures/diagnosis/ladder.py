@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.export import read_runs
 from mixtures.run.run import RunRecord
 from mixtures.text import parse_tokens
@@ -270,7 +270,7 @@ def parse_size(text: str) -> int:
         return parse_tokens(text)
     except UserError:
         raise UserError(
-            f"{text!r} is not a number of parameters; give a positive whole number such as 1B, 125M or 1e9"
+            f"{quoted(text)} is not a number of parameters; give a positive whole number such as 1B, 125M or 1e9"
         ) from None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.fit.hull import INSIDE, lowest, violation
 from mixtures.fit.regressions import MODELS, STEPWISE, SURROGATES, Predictor
 from mixtures.fit.validation import Score, cross_validate, permutation_p
@@ -98,7 +98,7 @@ def fit_surrogate(
     mixtures.
     """
     if model not in MODELS:
-        raise UserError(f"model {model!r}; allowed: {', '.join(MODELS)}")
+        raise UserError(f"model {quoted(model)}; allowed: {', '.join(MODELS)}")
     _check_tables(ratios, metrics)
     objective = normalized_importance(importance, list(metrics.columns))
     shares, values = (frame.to_numpy(dtype=np.float64) for frame in distinct(ratios, metrics))

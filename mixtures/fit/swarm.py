@@ -14,7 +14,7 @@ import pandas as pd
 
 from mixtures.compare.directory import ComparisonRecord, read_comparison
 from mixtures.compare.tables import Runs, read_results
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.export import export_mixture
 from mixtures.imports.tables import Row, csv_rows, read_rows, some
 from mixtures.schedule.mixture import Mixture
@@ -127,7 +127,7 @@ def _shares(rows: Sequence[Row]) -> pd.DataFrame:
 
 def _measurements(rows: Sequence[Row]) -> pd.DataFrame:
     faults = [
-        f"{row.where}: {name} is {value!r}; give a finite number, or take the line out"
+        f"{row.where}: {name} is {quoted(value)}; give a finite number, or take the line out"
         for row in rows
         for name, value in row.values.items()
         if isinstance(value, str) or not np.isfinite(value)

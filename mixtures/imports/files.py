@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mixtures.convert.job import Unit
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import read_json, read_yaml
 from mixtures.imports.tables import DOREMI, read_shares
 from mixtures.schedule.shares import PREFIX, ROUNDING, checked_shares
@@ -192,7 +192,7 @@ def _ours(record: Mapping[str, Any], path: Path, *, unit: str, shares: str) -> T
             stages.append((start, checked_shares(stage[shares], where=where, tolerance=ROUNDING)))
         _check_starts([start for start, _ in stages], where=str(path))
         if record[unit] not in get_args(Unit):
-            raise UserError(f"{path}: {unit} is {record[unit]!r}; allowed: {', '.join(get_args(Unit))}")
+            raise UserError(f"{path}: {unit} is {quoted(record[unit])}; allowed: {', '.join(get_args(Unit))}")
         return TrainerFile(str(path), tuple(stages), by_tokens=True, unit=record[unit])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -230,7 +230,9 @@ def _normalised(amounts: Amounts, *, where: str) -> dict[str, float]:
     if odd := [name for name, _ in amounts if not isinstance(name, str)]:
         raise UserError(f"{where}: {_some(odd)}: YAML reads a name as another thing than text; write it in quotes")
     bad = [
-        f"{name}: {amount!r}" for name, amount in amounts if not _is_number(amount) or not 0 <= float(amount) < math.inf
+        f"{name}: {quoted(amount)}"
+        for name, amount in amounts
+        if not _is_number(amount) or not 0 <= float(amount) < math.inf
     ]
     if bad or not (total := math.fsum(float(amount) for _, amount in amounts)) > 0:
         raise UserError(
@@ -260,7 +262,7 @@ def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
     if not isinstance(steps, list) or not all(
         isinstance(step, Mapping) and {"start", "value"} <= step.keys() for step in steps
     ):
-        raise UserError(f"{where}: {value!r}; give a number, or a list of {{start: step, value: sequences}}")
+        raise UserError(f"{where}: {quoted(value)}; give a number, or a list of {{start: step, value: sequences}}")
     pieces = tuple(
         (_whole(step["start"], where=f"{where}, start"), _whole(step["value"], where=f"{where}, value", least=1))
         for step in steps
@@ -272,7 +274,7 @@ def _schedule(value: Any, *, where: str) -> tuple[tuple[int, int], ...]:
 def _whole(value: Any, *, where: str, least: int = 0) -> int:
     """Return a whole number, which may be written as 1e9. Raises UserError for anything else, or below `least`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
-        raise UserError(f"{where} is {value!r}; give a whole number, {least} or more")
+        raise UserError(f"{where} is {quoted(value)}; give a whole number, {least} or more")
     return int(value)
 
 

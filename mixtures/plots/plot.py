@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from mixtures.compare.comparison import Comparison
 from mixtures.compare.directory import ComparisonRecord
 from mixtures.diagnosis.ladder import Ladder
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.plots.comparison import comparison_figures
 from mixtures.plots.ladder import ladder_figure
 from mixtures.plots.mixture import mixture_figures
@@ -42,5 +42,5 @@ def plot(record: object, name: str | None = None) -> Figure:
     if name is None:
         return next(iter(drawn.values()))
     if name not in drawn:
-        raise UserError(f"there is no figure {name!r}; allowed: {', '.join(drawn)}")
+        raise UserError(f"there is no figure {quoted(name)}; allowed: {', '.join(drawn)}")
     return drawn[name]

@@ -1,5 +1,6 @@
 """Facts about a run or a comparison: its cost, where it comes from, and the command to run it again."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mixtures.run.run import CorpusRecord, RunRecord
 from mixtures.schedule.mixture import Mixture
 from mixtures.text import tokens_text
 
+COMMAND = re.compile(r"^  command:.*\n(?:    .*\n)*", re.MULTILINE)  # in the environment of a config.yaml
 VERSIONS = ("python", "torch", "accelerate", "transformers", "numpy", "doge-mixtures")
 
 
@@ -77,20 +79,19 @@ def provenance_section(run: RunRecord, mixture: Mixture) -> Section:
 
 
 def fold_settings(path: Path) -> Html:
-    """Return the config.yaml in a directory, folded under a title."""
-    text = (path / "config.yaml").read_text(encoding="utf-8")
+    """Return the config.yaml in a directory, folded under a title, without the command line, which names places."""
+    text = COMMAND.sub("", (path / "config.yaml").read_text(encoding="utf-8"))
     return folded("Every setting (config.yaml)", element("pre", text, tabindex="0"))
 
 
 def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
-    """Return start, code, versions, device and command from the `environment` block of a config.yaml, as text."""
+    """Return start, code, versions and device from the `environment` block of a config.yaml, as text."""
     versions = ", ".join(f"{name} {environment[name]}" for name in VERSIONS if name in environment)
     facts = {
         "started": str(environment.get("started_utc", "?")),
         "code": f"commit {environment.get('git_commit') or '?'}",
         "versions": versions or "?",
         "machine": f"{environment.get('world_size', '?')} process(es) on {environment.get('device', '?')}",
-        "command": str(environment.get("command", "?")),
     }
     return facts
 

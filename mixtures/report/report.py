@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mixtures.compare.directory import ComparisonRecord, is_comparison, read_comparison
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
+from mixtures.files import without_home, write_atomic
 from mixtures.report.comparison import comparison_sections, learned_runs, told_by, verdict_on
 from mixtures.report.page import page
 from mixtures.report.run import run_sections
@@ -29,25 +29,30 @@ class ReportPage:
         return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="800"></iframe>'
 
 
-def make_report(source: str | Path | RunRecord | ComparisonRecord) -> ReportPage:
+def make_report(source: str | Path | RunRecord | ComparisonRecord, *, full_paths: bool = False) -> ReportPage:
     """Make the page about a run or a comparison, from its directory or its record.
 
+    full_paths: write paths in the home directory with its name, which is the user's, instead of `~`.
     The same records give the same bytes. Raises UserError for a directory that is neither, and for damaged records.
     """
     if isinstance(source, RunRecord):
-        return ReportPage(_run(source))
+        html = _run(source)
+        return ReportPage(html if full_paths else without_home(html))
     if isinstance(source, ComparisonRecord):
-        return ReportPage(_comparison(source))
+        html = _comparison(source)
+        return ReportPage(html if full_paths else without_home(html))
     path = Path(source)
     if not path.is_dir():
         state = "a file" if path.exists() else "not there"
         raise UserError(f"{path} is {state}; give a directory that `proxies.train` or `proxies.compare` wrote")
-    return make_report(read_comparison(path) if is_comparison(path) else read_run(path))
+    return make_report(read_comparison(path) if is_comparison(path) else read_run(path), full_paths=full_paths)
 
 
-def write_report(source: str | Path | RunRecord | ComparisonRecord, output: str | Path) -> Path:
+def write_report(
+    source: str | Path | RunRecord | ComparisonRecord, output: str | Path, *, full_paths: bool = False
+) -> Path:
     """Write the page of `make_report` into the file `output`, and return its path."""
-    make_report(source).save(output)
+    make_report(source, full_paths=full_paths).save(output)
     return Path(output)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import list_faults, sha256_file
 from mixtures.samples.scores import Scores, scores_path
 from mixtures.samples.weights import (
@@ -226,7 +226,9 @@ def _require_fitting(domains: Sequence[Domain], scores: Scores, rule: SampleRule
     allowed = ", ".join(scores.columns)
     if rule.column not in scores.columns:
         fault = (
-            f"{scores.run_dir} has no score {rule.column!r}" if rule.column else f"the rule {rule.rule} needs a score"
+            f"{scores.run_dir} has no score {quoted(rule.column)}"
+            if rule.column
+            else f"the rule {rule.rule} needs a score"
         )
         raise UserError(f"{fault}; give one of {allowed} (--score), or make more scores with proxies.score")
     faults = []

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, JsonValue, ValidationError
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.schedule.records import Count, Name, Positive, Record
 from mixtures.sums import add_sums, fault_of, merge_sums, read_run_id, read_sums, write_sums
@@ -96,7 +96,9 @@ class Scores:
         Raises UserError for a damaged part.
         """
         if domain not in self.meta.domains:
-            raise UserError(f"{scores_path(self.run_dir)} has no domain {domain!r}; it has {', '.join(self.domains)}")
+            raise UserError(
+                f"{scores_path(self.run_dir)} has no domain {quoted(domain)}; it has {', '.join(self.domains)}"
+            )
         names = list(columns if columns is not None else table_schema(self.columns).names)
         before = list(self.meta.domains.values())[: self.domains.index(domain)]
         first, entry = sum(scored.parts for scored in before), self.meta.domains[domain]

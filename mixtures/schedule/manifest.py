@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import write_atomic
 from mixtures.schedule.records import Domain
 
@@ -264,7 +264,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     """Yield one message per fault of the manifest itself: mode, lengths of columns, spans, weights."""
     start, tokens, weight = manifest.start, manifest.tokens, manifest.weight
     if manifest.mode not in MODES:
-        yield f"mode {manifest.mode!r}; known: {', '.join(MODES)}"
+        yield f"mode {quoted(manifest.mode)}; known: {', '.join(MODES)}"
     if sizes := sorted({len(manifest.documents), len(start), len(tokens), len(weight)})[1:]:
         yield f"its columns have different lengths, up to {sizes[-1]}"
         return

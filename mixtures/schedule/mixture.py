@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import list_faults, read_json, write_atomic
 from mixtures.schedule.records import (
     Check,
@@ -179,7 +179,7 @@ class Mixture(Record):
             )
         if (version := record.get("schema_version")) not in KNOWN_VERSIONS:
             raise UserError(
-                f"{where} has schema_version {version!r}; known: {', '.join(KNOWN_VERSIONS)}; export it again, "
+                f"{where} has schema_version {quoted(version)}; known: {', '.join(KNOWN_VERSIONS)}; export it again, "
                 "or read it with the version that wrote it"
             )
         try:
@@ -210,31 +210,39 @@ def _name_faults(mixture: Mixture) -> Iterator[str]:
         yield f"stages: {', '.join(names)} given more than once; every stage has a name of its own"
     for stage in mixture.stages:
         if missing := [name for name in known if name not in stage.weights]:
-            yield f"stage {stage.name!r}: no weight for {', '.join(missing)}; every stage names every domain, 0 allowed"
+            yield (
+                f"stage {quoted(stage.name)}: no weight for {', '.join(missing)}; every stage names every "
+                f"domain, 0 allowed"
+            )
         if unknown := [name for name in stage.weights if name not in known]:
-            yield f"stage {stage.name!r}: weight for {', '.join(unknown)}, not in domains; allowed: {', '.join(known)}"
+            yield (
+                f"stage {quoted(stage.name)}: weight for {', '.join(unknown)}, not in domains; allowed: "
+                f"{', '.join(known)}"
+            )
 
 
 def _stage_faults(mixture: Mixture) -> Iterator[str]:
     """Yield messages about stages whose weights do not sum to 1 or whose starts do not fit the horizon."""
     horizon, starts = mixture.horizon, [stage.start_tokens for stage in mixture.stages]
     for stage in mixture.stages:
-        yield from _sum_faults(stage.weights, f"stage {stage.name!r}: weights")
+        yield from _sum_faults(stage.weights, f"stage {quoted(stage.name)}: weights")
     if starts[0] != horizon.start_tokens:
         first = mixture.stages[0].name
         yield (
-            f"stage {first!r}: starts at {starts[0]:,} tokens, the horizon at {horizon.start_tokens:,}; give both the "
+            f"stage {quoted(first)}: starts at {starts[0]:,} tokens, the horizon at {horizon.start_tokens:,}; "
+            f"give both the "
             "same start"
         )
     for before, stage in zip(mixture.stages, mixture.stages[1:], strict=False):
         if stage.start_tokens <= before.start_tokens:
             yield (
-                f"stage {stage.name!r}: starts at {stage.start_tokens:,} tokens, not after stage {before.name!r} "
+                f"stage {quoted(stage.name)}: starts at {stage.start_tokens:,} tokens, not after stage "
+                f"{quoted(before.name)} "
                 f"({before.start_tokens:,}); sort the stages by start_tokens"
             )
     if starts[-1] >= horizon.end_tokens:
         last, end = mixture.stages[-1].name, horizon.end_tokens
-        yield f"stage {last!r}: starts at {starts[-1]:,} tokens, the horizon ends at {end:,}; start before that"
+        yield f"stage {quoted(last)}: starts at {starts[-1]:,} tokens, the horizon ends at {end:,}; start before that"
 
 
 def _sum_faults(weights: dict[str, float], where: str) -> Iterator[str]:
@@ -266,7 +274,7 @@ def _uncertainty_faults(mixture: Mixture) -> Iterator[str]:
     """Yield messages about intervals and their record that do not fit the domains or the stages."""
     known, record = {domain.name for domain in mixture.domains}, mixture.provenance.uncertainty
     named: list[tuple[str, Collection[str]]] = [
-        (f"stage {stage.name!r}: weights_ci95", stage.weights_ci95)
+        (f"stage {quoted(stage.name)}: weights_ci95", stage.weights_ci95)
         for stage in mixture.stages
         if stage.weights_ci95 is not None
     ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.schedule.check import written_checks
 from mixtures.schedule.mixture import TOLERANCE, Mixture
 from mixtures.schedule.records import Domain, Horizon, Provenance, Sampling, Stage, Tokenizer
@@ -77,7 +77,7 @@ def _counts(tokens: Mapping[str, float]) -> dict[str, float]:
     if not tokens:
         raise UserError("there are no domains; give {domain: unique tokens} with at least one")
     bad = [
-        f"{name} {count!r}"
+        f"{name} {quoted(count)}"
         for name, count in tokens.items()
         if isinstance(count, bool) or not isinstance(count, Real) or not 0 < count < math.inf
     ]
@@ -92,7 +92,7 @@ def _counts(tokens: Mapping[str, float]) -> dict[str, float]:
 def _check_positive(name: str, value: float, meaning: str, *, finite: bool = False) -> None:
     """Raise UserError where the setting `name` is not a positive number; `meaning` explains it in the message."""
     if isinstance(value, bool) or not isinstance(value, Real) or not value > 0 or (finite and value == math.inf):
-        raise UserError(f"{name} {value!r}: give a positive number ({meaning})")
+        raise UserError(f"{name} {quoted(value)}: give a positive number ({meaning})")
 
 
 def _normalised(amounts: dict[str, float]) -> dict[str, float]:
@@ -115,7 +115,7 @@ def fixed_mixture(
     method: what the provenance says, such as `unimax`. Raises UserError for shares that do not sum to 1 (within 1e-9),
     domains that do not match, and caps of the domains that are exceeded.
     """
-    where = f"fixed mixture {method!r}"
+    where = f"fixed mixture {quoted(method)}"
     if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
         raise UserError(f"{where}: domains {', '.join(twice)} given more than once; give every domain once")
     if total_tokens < 1:
@@ -158,7 +158,7 @@ def _fault(value: Any) -> str:
     """Return what keeps a value from being a share; empty for a share."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number:
-        return f"{value!r} is no number"
+        return f"{quoted(value)} is no number"
     if value != value:
         return "NaN"
     if value < 0:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
+from mixtures.errors import quoted
 from mixtures.samples.rule import SampleRule
-from proxies.config import DomainName, Frozen, exactly_one
+from proxies.config import DomainName, Frozen, exactly_one, require_file_names
 from proxies.corpus.settings import CorpusSettings, SourceSettings
 from proxies.settings import Loop, Model, ObjectiveSetting, Settings, Train, Update
 
@@ -128,9 +129,10 @@ class CompareSettings(Frozen):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "CompareSettings":
+    def _consistent(self, info: ValidationInfo) -> "CompareSettings":
         if faults := list(_faults(self)):
             raise ValueError("\n".join(faults))
+        require_file_names(self.mixtures, info)
         return self
 
     @property
@@ -223,17 +225,12 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
     if len(names) < 2:
         yield f"mixtures holds {len(names)}: a comparison needs the baseline and at least one other mixture; add one"
     if settings.baseline not in names:
-        yield f"baseline is {settings.baseline!r}, which is not in mixtures; allowed: {', '.join(names)}"
+        yield f"baseline is {quoted(settings.baseline)}, which is not in mixtures; allowed: {', '.join(names)}"
     for setting, seeds in (("seeds", settings.seeds), ("proxy.seeds", settings.proxy.seeds)):
         if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             yield f"{setting} gives {', '.join(map(str, twice))} twice; give each once"
     if settings.proxy.seeds and settings.proxy.seed:
         yield f"proxy.seed ({settings.proxy.seed}) has no effect beside proxy.seeds; give one of the two"
-    if len({name.lower() for name in names}) < len(names):
-        yield (
-            f"mixtures: some of {', '.join(names)} differ only in upper and lower case, so their directories could be "
-            f"the same; rename them"
-        )
     known = list(settings.corpus.sources)
     if isinstance(settings.objective, dict) and (unknown := [name for name in settings.objective if name not in known]):
         yield (
@@ -250,7 +247,7 @@ def _proxy_faults(settings: CompareSettings, name: str) -> Iterator[str]:
     except ValidationError as error:
         for fault in error.errors():
             place = ".".join(["train", *map(str, fault["loc"])])
-            yield f"{place}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
+            yield f"{place}: {fault['msg'].removeprefix('Value error, ')} (found {quoted(fault['input'])})"
         return
     if run.train.precision != settings.train.precision:
         yield (

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 
 DOMAIN_BYTES = 2_000_000
 DOCUMENT_CHARACTERS = 8_000
@@ -122,7 +122,7 @@ def texts(name: str) -> tuple[Text, ...]:
     Raises UserError for an unknown name.
     """
     if name not in BUILTINS:
-        raise UserError(f"unknown builtin {name!r}; allowed: {', '.join(BUILTINS)}")
+        raise UserError(f"unknown builtin {quoted(name)}; allowed: {', '.join(BUILTINS)}")
     pieces: list[Text] = []
     left = DOMAIN_BYTES
     for place, text in BUILTINS[name]():

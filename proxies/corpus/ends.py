@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -25,13 +25,13 @@ def choose_end(backend: Backend, name: str, *, end: str = "", folder: Path | Non
     token that the tokenizer does not have.
     """
     if end:
-        return _require(backend, end, f"tokenizer {name}: corpus.tokenizer.end is {end!r}")
+        return _require(backend, end, f"tokenizer {name}: corpus.tokenizer.end is {quoted(end)}")
     if folder is not None:
         if (found := _end_of_run(backend, folder)) is not None:
             return found
         for path in (folder / file for file in NAMING_FILES):
             if (found := _eos_token(path)) is not None:
-                return _require(backend, found, f"tokenizer {name}: {path} names the end-of-text token {found!r}")
+                return _require(backend, found, f"tokenizer {name}: {path} names the end-of-text token {quoted(found)}")
     known = [token for token in KNOWN_ENDS if backend.token_to_id(token) is not None]
     special = set(special_tokens(backend))
     candidates = [token for token in known if token in special] or known
@@ -101,7 +101,8 @@ def _eos_token(path: Path) -> str | None:
         token = token.get("content")
     if token is not None and not isinstance(token, str):
         raise UserError(
-            f"{path}: eos_token is {token!r}; allowed: text, or a block with the text as `content`; correct it, or set "
+            f"{path}: eos_token is {quoted(token)}; allowed: text, or a block with the text as `content`; "
+            f"correct it, or set "
             "corpus.tokenizer.end"
         )
     return token or None

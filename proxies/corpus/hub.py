@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from proxies.corpus.settings import SourceSettings
 
 MOST = 300  # most characters of a reason in a message
@@ -52,7 +52,7 @@ def rows(dataset: Any, source: SourceSettings) -> Iterator[dict[str, Any]]:
 
 
 def _described(source: SourceSettings) -> str:
-    return f"dataset {source.dataset!r} (name {source.name}, split {source.split!r})"
+    return f"dataset {quoted(source.dataset)} (name {source.name}, split {quoted(source.split)})"
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -92,7 +92,7 @@ def _remedy(error: BaseException, source: SourceSettings) -> str:
     if isinstance(error, TypeError | pa.ArrowException) or type(error).__name__ == "CastError":
         return (
             "where its files differ in columns or types, give them as data_files, which reads each by itself and needs "
-            f"no more than the column {source.text!r}; a damaged file: replace it"
+            f"no more than the column {quoted(source.text)}; a damaged file: replace it"
         )
     return ""
 
@@ -113,8 +113,8 @@ def _split(saved: Any, source: SourceSettings) -> Any:
     splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
     if source.name is not None:
         raise UserError(
-            f"dataset {source.dataset!r} is saved on this disk, where a dataset has no configurations, and the "
-            f"setting `name` is {source.name!r}; leave `name` out"
+            f"dataset {quoted(source.dataset)} is saved on this disk, where a dataset has no configurations, and the "
+            f"setting `name` is {quoted(source.name)}; leave `name` out"
         )
     if source.split in splits:
         return splits[source.split]
@@ -124,8 +124,10 @@ def _split(saved: Any, source: SourceSettings) -> Any:
     except (ValueError, AssertionError) as error:
         there = ", ".join(f"{name} ({len(rows):,} rows)" for name, rows in splits.items())
         raise UserError(
-            f"dataset {source.dataset!r} is saved on this disk with the split{'s' if len(splits) > 1 else ''} {there}; "
-            f"the setting `split` is {source.split!r}: {' '.join(str(error).split())}; give a split that is there, or "
+            f"dataset {quoted(source.dataset)} is saved on this disk with the "
+            f"split{'s' if len(splits) > 1 else ''} {there}; "
+            f"the setting `split` is {quoted(source.split)}: {' '.join(str(error).split())}; give a split that "
+            f"is there, or "
             f"a slice of it such as '{next(iter(splits))}[:2]'"
         ) from error
     return datasets.concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
@@ -146,6 +148,7 @@ def identity(source: SourceSettings) -> str:
     except Exception as error:  # the client also raises errors of its HTTP library, whose types change with versions
         reason = " ".join(str(error).split())
         raise UserError(
-            f"dataset {source.dataset!r} is neither a local directory nor found on the Hugging Face hub: {reason}; "
+            f"dataset {quoted(source.dataset)} is neither a local directory nor found on the Hugging Face hub: "
+            f"{reason}; "
             "check the name and the network"
         ) from error

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 
 MISSING = object()
 LISTED = 10  # most values in a message
@@ -30,7 +30,8 @@ def conditions(given: Any) -> Any:
         values = wanted if isinstance(wanted, list | tuple) else [wanted]
         if not values or any(not isinstance(value, str | int | float | datetime.date) for value in values):
             raise ValueError(
-                f"{field} asks for {wanted!r}; give text, a number, true or false, or a list of these (`null` and `~` "
+                f"{field} asks for {quoted(wanted)}; give text, a number, true or false, or a list of these "
+                f"(`null` and `~` "
                 "without quotes are no text)"
             )
         found[field] = list(map(as_text, values))
@@ -98,7 +99,8 @@ class Selection:
             starts = [".".join(steps[:count]) for count in range(len(steps), 0, -1)]
             if not (columns := [start for start in starts if start in names]):
                 raise UserError(
-                    f"{place}: no column {steps[0]!r}, which `only` asks for; its columns: {', '.join(names)}; name a "
+                    f"{place}: no column {quoted(steps[0])}, which `only` asks for; its columns: "
+                    f"{', '.join(names)}; name a "
                     "field that it has"
                 )
             needed += columns
@@ -122,5 +124,5 @@ class Selection:
             return f"no line has the field {field}"
         near = [hit for value in sorted(self._only[field]) for hit in difflib.get_close_matches(value, counts, n=2)]
         values = list(dict.fromkeys([*near, *(value for value, _ in counts.most_common(LISTED))]))[:LISTED]
-        shown = ", ".join(f"{value!r} ({counts[value]:,})" for value in values)
+        shown = ", ".join(f"{quoted(value)} ({counts[value]:,})" for value in values)
         return f"values of {field}: {shown}{', ...' if len(counts) > len(values) else ''}"

@@ -5,12 +5,14 @@ from typing import Annotated
 from pydantic import (
     BeforeValidator,
     Field,
+    ValidationInfo,
     model_validator,
 )
 
+from mixtures.errors import quoted
 from mixtures.files import is_url
 from mixtures.text import parse_tokens
-from proxies.config import DomainName, Frozen, exactly_one
+from proxies.config import DomainName, Frozen, exactly_one, require_file_names
 from proxies.corpus.only import conditions
 
 TokenCount = Annotated[
@@ -92,7 +94,8 @@ class TokenizerSettings(Frozen):
             )
         if self.end and not (self.file or self.pretrained):
             raise ValueError(
-                f"end ({self.end!r}): only with `file` or `pretrained`; other tokenizers have an end-of-text token of "
+                f"end ({quoted(self.end)}): only with `file` or `pretrained`; other tokenizers have an "
+                f"end-of-text token of "
                 "their own; leave it out"
             )
         return self
@@ -154,7 +157,8 @@ class CorpusSettings(Frozen):
     )
 
     @model_validator(mode="after")
-    def _names(self) -> "CorpusSettings":
+    def _names(self, info: ValidationInfo) -> "CorpusSettings":
+        require_file_names([*self.domains, *(name for name in self.targets if name not in self.domains)], info)
         if len(self.domains) < 2:
             raise ValueError(
                 f"the number of domains is {len(self.domains)}: a mixture needs at least two training domains; add "

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import TOO_DEEP, is_url, sha256_file, unique_keys
 from proxies.corpus import builtin, files, hub, stores
 from proxies.corpus.csv_lines import csv_lines
@@ -121,7 +121,7 @@ def _read_parquet(path: str, stream: Any, source: SourceSettings, selection: Sel
     for column in columns:
         if names.count(column) > 1:
             raise UserError(
-                f"{path}: has {names.count(column)} columns {column!r}; give every column a name of its own"
+                f"{path}: has {names.count(column)} columns {quoted(column)}; give every column a name of its own"
             )
     row = 0
     for batch in file.iter_batches(batch_size=256, columns=columns):
@@ -190,21 +190,23 @@ def _document(place: str, column: str, value: object) -> Document:
     if not isinstance(value, str):
         shown = reprlib.repr(value) if isinstance(value, list | dict) else repr(str(value)[:40])
         raise UserError(
-            f"{place}: column {column!r} holds {type(value).__name__} {shown}, not text; name the text column with "
+            f"{place}: column {quoted(column)} holds {type(value).__name__} {shown}, not text; name the text "
+            f"column with "
             "`text:`"
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{place}: column {column!r} is not valid Unicode: {error.reason} at character {error.start}"
+            f"{place}: column {quoted(column)} is not valid Unicode: {error.reason} at character {error.start}"
         ) from error
     return Document(place, value)
 
 
 def _no_column(place: str, column: str, columns: Any) -> UserError:
     return UserError(
-        f"{place}: no column {column!r}; its columns: {', '.join(map(str, columns))}; name the text column with `text:`"
+        f"{place}: no column {quoted(column)}; its columns: {', '.join(map(str, columns))}; name the text "
+        f"column with `text:`"
     )
 
 

@@ -15,11 +15,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.files import write_atomic
 from proxies.corpus import pieces, spelling
 from proxies.corpus.ends import END_OF_TEXT, choose_end, fingerprint
 from proxies.corpus.settings import TokenizerSettings
+from proxies.model_faults import ERRORS, cause
 
 LONGEST_WORD = 1024  # bytes of a word that a BPE is trained on; the time grows with the square of a word's length
 LONG_TRAINING = 5_000_000  # characters from which on the training of a BPE shows its progress; some seconds
@@ -75,8 +76,10 @@ class TextEncoder:
         if self.eos_id in ids:
             start, stop = ends[0]
             raise UserError(
-                f"tokenizer {self.name} ends documents with {self.end!r}, but its ordinary text has this token, too "
-                f"({text[start:stop]!r} at character {start} of a document); set corpus.tokenizer.end to a token that "
+                f"tokenizer {self.name} ends documents with {quoted(self.end)}, but its ordinary text has this "
+                f"token, too "
+                f"({quoted(text[start:stop])} at character {start} of a document); set corpus.tokenizer.end to "
+                f"a token that "
                 "text does not hold"
             )
         return np.array(ids, dtype=np.uint32)
@@ -221,8 +224,8 @@ def from_pretrained(name: str, *, end: str = "") -> TextEncoder:
 
     try:
         loaded = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+    except ERRORS as error:
+        reason = cause(error)
         raise UserError(
             f"no tokenizer {name!r}: {reason}; give a directory or a name on the Hugging Face hub that transformers "
             "can load"

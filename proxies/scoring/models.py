@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import Checkpoint
 from mixtures.sums import read_run_id
@@ -103,7 +103,11 @@ def _load(expected: PreTrainedModel, path: Path) -> PreTrainedModel:
 def _differences(run: PretrainedConfig, checkpoint: dict[str, Any]) -> list[str]:
     """Return the differences of a checkpoint's config.json from the run's, one line per key."""
     if run.model_type != (kind := checkpoint.get("model_type")):
-        return [f"model_type: {run.model_type!r} -> {kind!r}"]
+        return [f"model_type: {quoted(run.model_type)} -> {quoted(kind)}"]
     before, after = run.to_dict(), type(run).from_dict(checkpoint).to_dict()
     keys = [key for key in {**before, **after} if key not in VOLATILE]
-    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {quoted(before.get(key))} -> {quoted(after.get(key))}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]

@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_message_and_the_old_mixture_stays(
     monkeypatch.setattr(os, "fsync", disk_full)
     code, _, err = run_main("export", run, "--stages", 2, capsys=capsys)
     assert code == 2
-    assert err == f"error: {run / 'mixture.json'}: No space left on device; nothing was changed there\n"
+    assert err == f"error: {run / 'mixture.json'}: No space left on device; free some disk space\n"
     assert (run / "mixture.json").read_bytes() == old
     assert not list(run.glob(".*"))
 

@@ -286,3 +286,23 @@ def test_further_keys_in_the_corpus_record_do_not_matter(tmp_path: Path) -> None
     (run / "config.yaml").write_text(yaml.safe_dump({**config, "samples": {"online": "none"}}))
     mixture = export_mixture([run])
     assert Mixture.from_record(json.loads(json.dumps(mixture.model_dump(mode="json"))), where="copy") == mixture
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "e99", "1e30", "9" * 4400])
+def test_more_tokens_than_any_table_holds_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is no number of tokens") as caught:
+        parse_tokens(text)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_mixture_holds_no_directory_that_nobody_needs_to_read_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"] = {"preset": "", "config": "/home/ann/secret/model.json", "pretrained": ""}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    mixture = export_mixture([run])
+    assert mixture.provenance.proxy["runs"][0]["model"]["config"] == "model.json"
+    assert mixture.domains[0].sources[0].uri.startswith("/data/"), "convert finds the text by it"
+    bare = export_mixture([run], paths=False)
+    assert bare.domains[0].sources[0].uri == f"{bare.domains[0].name}.parquet"
+    assert '"/' not in bare.model_dump_json()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mixtures.errors import UserError
-from mixtures.files import atomic_dir, is_url, read_json, read_yaml, write_atomic
+from mixtures.files import atomic_dir, check_path, is_url, read_json, read_yaml, without_home, write_atomic
 
 
 def disk_full(*_: object) -> None:
@@ -143,3 +143,49 @@ def test_a_yaml_value_that_its_type_does_not_allow_is_one_message(tmp_path: Path
 def test_addresses_are_told_from_paths() -> None:
     assert all(map(is_url, ["s3://bucket/a", "hf://datasets/a/b", "memory:///a", "https://host/a"]))
     assert not any(map(is_url, ["a/b", "/a//b", "s3:/bucket", "a b://c", "://a", "run [s3://]"]))
+
+
+def test_aliases_that_stand_for_very_much_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    lines += [f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"its aliases \(\*name\) repeat blocks") as caught:
+        read_yaml(path)
+    assert len(str(caught.value)) < 500
+    path.write_text("a: &a [*a]")
+    with pytest.raises(UserError, match="holds itself"):
+        read_yaml(path)
+
+
+def test_few_aliases_and_large_files_without_any_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1}\nb: [*a, *a]\n")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
+    path.write_text("")
+    assert read_yaml(path) is None
+
+
+def test_a_number_of_4400_digits_in_json_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"a": {"9" * 4400}}}')
+    with pytest.raises(UserError, match="cannot be read: Exceeds the limit"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("a\0b", "has the character"), ("x" * 256, "too long"), ("x/" * 3000, "too long")]
+)
+def test_a_path_that_no_file_system_takes_is_refused_by_its_setting(path: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^run_dir: .*{said}"):
+        check_path(path, "run_dir")
+    check_path("é" * 127, "run_dir")
+
+
+def test_the_home_directory_is_written_without_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert without_home("in /home/ann/runs, '/home/ann'; /home/anna/x /data/home/ann/y") == (
+        "in ~/runs, '~'; /home/anna/x /data/home/ann/y"
+    )
+    monkeypatch.setenv("HOME", "/")
+    assert without_home("/a/b") == "/a/b"

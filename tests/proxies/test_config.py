@@ -501,3 +501,50 @@ def test_a_name_that_yaml_reads_as_something_else_is_refused(tmp_path: Path, nam
         load_settings(path)
     path.write_text(path.read_text().replace(f"    {name}:", f"    '{name}':"))
     assert name in load_settings(path).corpus.domains
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**64), 10**300], ids=["2**63", "-2**64", "1e300"])
+def test_a_number_beyond_64_bits_is_refused_by_its_setting(tmp_path: Path, number: int) -> None:
+    message = faults(tmp_path, changed(seed=number, train={"steps": number}))
+    assert "train.steps: " in message
+    assert "seed: " in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(("path", "said"), [("a\0b", "has the character \\0"), ("x" * 999, "is too long for a path")])
+def test_a_path_that_cannot_be_is_refused_by_its_setting(tmp_path: Path, path: str, said: str) -> None:
+    for content in (changed(run_dir=path), changed(reuse=path)):
+        assert said in faults(tmp_path, content)
+    assert said in faults(tmp_path, GOOD, "--run_dir", path)
+
+
+def test_what_a_message_quotes_is_short(tmp_path: Path) -> None:
+    assert len(faults(tmp_path, changed(seed="x" * 10**6, reuse=[["x"] * 10**5] * 100))) < 1000
+
+
+def test_300_equal_faults_are_one_sentence(tmp_path: Path) -> None:
+    domains = {f"d{number}": {"builtin": "python", "max_tokens": 0} for number in range(300)}
+    message = faults(tmp_path, changed(corpus={"tokenizer": {"bytes": True}, "domains": domains}))
+    assert (
+        "corpus.domains.d0.max_tokens, corpus.domains.d1.max_tokens, corpus.domains.d2.max_tokens and 297 more: "
+        in (message)
+    )
+    assert len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("Wiki", "wiki"), "Wiki and wiki differ only by case"),
+        (("con", "wiki"), "'con' is a device"),
+        (("NUL.txt", "wiki"), "'NUL.txt' is a device"),
+        (("wiki.", "web"), "'wiki.' ends in a dot"),
+    ],
+)
+def test_names_that_cannot_be_files_everywhere_are_refused(tmp_path: Path, names: tuple[str, str], said: str) -> None:
+    corpus = {"tokenizer": {"bytes": True}, "domains": {name: {"builtin": "python"} for name in names}}
+    message = faults(tmp_path, changed(corpus=corpus))
+    assert said in message
+    assert len(message.splitlines()) == 2
+    recorded = write(tmp_path, {**changed(corpus=corpus), "environment": {"world_size": 1}})
+    assert tuple(load_settings(recorded).corpus.domains) == names, "the files of an older run are there already"

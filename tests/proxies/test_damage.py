@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from mixtures import Mixture, sums
 from mixtures.errors import UserError
-from mixtures.run.run import read_run
 from mixtures.run.evaluation import read_evaluation
+from mixtures.run.run import read_run
 from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.documents import open_text
 from mixtures.samples.scores import read_scores

@@ -185,7 +185,7 @@ def test_a_killed_plain_trainer_goes_on_with_the_next_row_bit_for_bit(
     watch.rows, watch.stop_at = [], None
     assert plain.main(plain_words(job, tmp_path / "killed", "--resume", "--workers", "2")) == whole[10:]
     assert torch.equal(torch.cat(watch.rows), rows[10 * BATCH :])
-    states = [torch.load(tmp_path / name / "state.pt") for name in ("whole", "killed")]
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "killed")]
     assert states[0]["rows"] == states[1]["rows"]
     assert all(torch.equal(states[0]["model"][name], tensor) for name, tensor in states[1]["model"].items())
 
@@ -204,7 +204,7 @@ def test_two_processes_resume_one_plain_trainers_state_with_its_losses(
     )
     losses = [float(loss) for loss in re.findall(rf"step \d+ of {STEPS}: loss (\S+)", printed)]
     assert losses == pytest.approx(one[2:], abs=TOLERANCE)
-    states = [torch.load(tmp_path / name / "state.pt")["rows"] for name in ("one", "two")]
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True)["rows"] for name in ("one", "two")]
     assert states[0] == states[1]
 
 

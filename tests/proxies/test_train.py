@@ -102,7 +102,10 @@ def test_resume_gives_the_same_trajectory_bit_for_bit(
     whole, resumed = read_trajectory(tmp_path / "whole"), read_trajectory(tmp_path / "run")
     assert same(whole, resumed)
     assert read_evaluation(tmp_path / "whole").equals(read_evaluation(tmp_path / "run"))
-    last = [torch.load(tmp_path / name / "checkpoints/step-00000006/state.pt") for name in ("whole", "run")]
+    last = [
+        torch.load(tmp_path / name / "checkpoints/step-00000006/state.pt", weights_only=True)
+        for name in ("whole", "run")
+    ]
     for one, other in zip(*(state["optimizer"]["state"].values() for state in last), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert Mixture.load(tmp_path / "whole/mixture.json").weights_at(0) == Mixture.load(

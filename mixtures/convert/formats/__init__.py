@@ -26,7 +26,7 @@ templates/       files that are written out as they are, and the hand-written pa
 from importlib import import_module
 
 from mixtures.convert.table import Format
-from mixtures.errors import UserError
+from mixtures.errors import UserError, quoted
 
 MODULES = {
     "megatron": "megatron.megatron",
@@ -52,7 +52,7 @@ def find_format(name: str) -> Format:
     """Return the format of that name. Raises UserError with all names for an unknown one."""
     if name not in MODULES:
         raise UserError(
-            f"{name!r} is no format; formats: {', '.join(MODULES)} (`mixtures convert --list` says what each is)"
+            f"{quoted(name)} is no format; formats: {', '.join(MODULES)} (`mixtures convert --list` says what each is)"
         )
     form = import_module(f"mixtures.convert.formats.{MODULES[name]}").FORMAT
     assert isinstance(form, Format)

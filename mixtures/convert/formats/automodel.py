@@ -188,7 +188,7 @@ def _filled(recipe: dict[str, Any], blocks: dict[str, Any]) -> dict[str, Any]:
 
 def _use(job: Job, names: Sequence[str]) -> str:
     put = "" if "recipe" in job.options else "put the blocks into your recipe (or convert with --recipe FILE), then\n"
-    lines = "\n".join(f"automodel {job.directory / name}" for name in names)
+    lines = "\n".join(f"automodel {job.word(name)}" for name in names)
     staged = (
         "\none after another with the same checkpoint.checkpoint_dir; give lr_scheduler.lr_decay_steps, which "
         "otherwise end with a stage"

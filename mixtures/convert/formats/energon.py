@@ -181,9 +181,7 @@ def _use(job: Job) -> str:
     lines = []
     for number, (span, slot) in enumerate(zip(job.spans, slots, strict=True)):
         end = f"to step {slot.step + slot.steps:,} (--train-iters)" if slot else _length(job, span)
-        lines.append(
-            f"# {span.name}: {end}\n--dataloader-type external --data-path {job.directory / file_name(number)}"
-        )
+        lines.append(f"# {span.title}: {end}\n--dataloader-type external --data-path {job.word(file_name(number))}")
     if len(lines) > 1:
         lines.insert(
             0, "# one launch a stage from the checkpoint of the one before, without its --dataloader-save state"

@@ -137,7 +137,7 @@ def _use(job: Job) -> str:
     slots = job.known_slots()
     commands = []
     for number in range(len(job.spans)):
-        flags = [f"grain_train_mixture_config_path={job.directory / file_name(number)}"]
+        flags = [f"grain_train_mixture_config_path={job.word(file_name(number))}"]
         if slots:
             done, end = (slots[place].step + slots[place].steps for place in (number, -1))
             flags.append(f"max_target_length={job.sequence_length} steps={done} learning_rate_schedule_steps={end}")

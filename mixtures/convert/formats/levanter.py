@@ -65,7 +65,7 @@ def write(job: Job) -> Output:
             for slot, shares in zip(plan.slots, plan.weights, strict=True)
         ],
         use=f"add `model:` and `optimizer:` to levanter.yaml (in Marin's copy of Levanter: marin.yaml){length}, then\n"
-        f"python -m levanter.main.train_lm --config_path {job.directory / 'levanter.yaml'}",
+        f"python -m levanter.main.train_lm --config_path {job.word('levanter.yaml')}",
         notes=[
             f"each block of {plan.block:,} sequences has the same shares; a stage starts with a block",
             *_end_note(job, plan),

@@ -7,8 +7,10 @@ number of these must divide the number of ranks; chunk files beyond the number o
 """
 
 import glob
+import json
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -155,13 +157,14 @@ def _use(job: Job, slots: Sequence[Slot]) -> str:
     if job.batches is not None:
         lines.append(f"# data.batch_size * grad_acc_steps * data-parallel ranks = {job.batches.constant:,}")
     for number, span in enumerate(job.spans):
-        path, config = job.directory / file_name(number), f"train-{number + 1}.yaml"
+        path, config = str(job.directory / file_name(number)), f"train-{number + 1}.yaml"
         merge = (
-            f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), '{config}')"
+            "from omegaconf import OmegaConf as o; o.save(o.merge("
+            f'o.load("train.yaml"), o.load({json.dumps(path)})), "{config}")'
         )
         lines += [
-            f"# {span.name}",
-            f'python -c "{merge}"',
+            f"# {span.title}",
+            f"python -c {shlex.quote(merge)}",
             f"torchrun --nproc-per-node 8 -m apps.main.train config={config}",
         ]
         if number + 1 < len(job.spans):
@@ -169,8 +172,7 @@ def _use(job: Job, slots: Sequence[Slot]) -> str:
             lines += [
                 "# steps are the whole run's, for the learning rate: stop it once this checkpoint is complete, and "
                 "leave no later one",
-                f"python {job.directory / SCRIPT} DUMP_DIR/checkpoints/{folder} "
-                f"{job.directory / file_name(number + 1)}",
+                f"python {job.word(SCRIPT)} DUMP_DIR/checkpoints/{folder} {job.word(file_name(number + 1))}",
             ]
     return "\n".join(lines)
 

@@ -96,7 +96,7 @@ NOTES = (
 def _use(job: Job, slots: Sequence[Slot], batches: Batches) -> str:
     return "\n".join(
         [
-            f"# in the training script, with {job.directory} on PYTHONPATH",
+            f"# in the training script, with {job.word()} on PYTHONPATH",
             "import litdata_mixture",
             "loader = litdata_mixture.data_loader(batch_size=PER_PROCESS, num_workers=4)  # PER_PROCESS x processes "
             f"divides {batches.constant} sequences, a step",

@@ -36,7 +36,7 @@ def write(job: Job) -> Output:
     ]
     names = ["train.yaml"] if len(spans) == 1 else [f"train_stage_{number}.yaml" for number in range(1, len(spans) + 1)]
     lines = [
-        f"llamafactory-cli train {job.directory / name} "
+        f"llamafactory-cli train {job.word(name)} "
         f"model_name_or_path={f'OUT_{number - 1}' if number > 1 else 'MODEL'} output_dir=OUT_{number} ..."
         for number, name in enumerate(names, start=1)
     ]

@@ -85,7 +85,7 @@ def _check_folders(job: Job) -> None:
 def _check_reached(job: Job, slots: list[Slot], size: int) -> None:
     """Refuse a share of a stage that is less than one sequence. Raises UserError listing these domains."""
     if never := [
-        f"  - {name} in stage {span.name}: {weight:.3g} of {slot.steps * size:,} sequences"
+        f"  - {name} in stage {span.title}: {weight:.3g} of {slot.steps * size:,} sequences"
         for span, slot in zip(job.spans, slots, strict=True)
         for name, weight in span.weights.items()
         if 0 < weight * slot.steps * size < 1
@@ -108,8 +108,7 @@ def _use(job: Job, names: list[str], *, size: int, steps: int) -> str:
         resumed = ", checkpoints.resume_checkpoint_path: the last checkpoint of the launch before" if number else ""
         saved = ", checkpoints.save_final_state: true" if number < len(names) - 1 else ""
         lines.append(
-            f"torchrun --nproc_per_node=8 run_train.py --config-file {job.directory / name}   # whole "
-            f"config{saved}{resumed}"
+            f"torchrun --nproc_per_node=8 run_train.py --config-file {job.word(name)}   # whole config{saved}{resumed}"
         )
     return "\n".join(lines)
 

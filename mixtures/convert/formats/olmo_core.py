@@ -154,7 +154,7 @@ def _use(job: Job, slots: list[Slot], batches: Batches) -> str:
     """Return the lines for the training script."""
     steps = slots[-1].step + slots[-1].steps
     lines = [
-        f"# in the training script, with {job.directory} on PYTHONPATH",
+        f"# in the training script, with {job.word()} on PYTHONPATH",
         "import curriculum",
         "dataset = curriculum.stages(tokenizer_config)  # ExperimentConfig(dataset=dataset, data_loader=data_loader, "
         "...)",
@@ -169,7 +169,7 @@ def _use(job: Job, slots: list[Slot], batches: Batches) -> str:
         lines.append("# or, for NumpyFSLDatasetConfig.from_src_mix(mixture, ...), one launch a stage:")
         for number, slot in enumerate(slots):
             lines += [
-                f'sources = SourceMixtureList.from_yaml("{job.directory / _yaml(job, number)}")',
+                f"sources = SourceMixtureList.from_yaml({str(job.directory / _yaml(job, number))!r})",
                 f"mixture = SourceMixtureDatasetConfig(source_list=sources, requested_tokens={slot.tokens}, "
                 f"global_batch_size={batches.sequences_at(slot.step) * batches.sequence_length}, seed={job.seed})",
             ]

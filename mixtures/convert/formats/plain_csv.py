@@ -37,7 +37,7 @@ def write(job: Job) -> Output:
     return Output(
         files={FILE: text.getvalue()},
         draws=[Draw(share, span.start, span.tokens) for span, share in zip(job.spans, shares, strict=True)],
-        use=f'pandas.read_csv("{job.directory / FILE}", index_col="name")   # shares of {job.unit}s',
+        use=f"pandas.read_csv({str(job.directory / FILE)!r}, index_col='name')   # shares of {job.unit}s",
         notes=staged,
     )
 

@@ -27,7 +27,8 @@ def write(job: Job) -> Output:
     return Output(
         files={FILE: json.dumps({"unit": job.unit, "stages": stages}, indent=1) + "\n"},
         draws=[Draw(share, span.start, span.tokens) for span, share in zip(job.spans, shares, strict=True)],
-        use=f'json.load(open("{job.directory / FILE}"))["stages"][0]["weights"]   # {{domain: share of {job.unit}s}}',
+        use=f"json.load(open({str(job.directory / FILE)!r}))['stages'][0]['weights']   "
+        f"# {{domain: share of {job.unit}s}}",
     )
 
 

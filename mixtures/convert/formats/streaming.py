@@ -7,6 +7,8 @@ domain that several stages use is cut into views: an index over links to whole s
 written in two pieces.
 """
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,14 +168,14 @@ def _use(job: Job, samples: Sequence[int]) -> str:
     """Return how to launch, one run per stage."""
     lines = []
     for number, (span, count) in enumerate(zip(job.spans, samples, strict=True)):
-        path = job.directory / file_name(number)
+        path = str(job.directory / file_name(number))
         merge = (
-            f"from omegaconf import OmegaConf as o; o.save(o.merge(o.load('train.yaml'), o.load('{path}')), "
-            f"'train-{number + 1}.yaml')"
+            "from omegaconf import OmegaConf as o; o.save(o.merge("
+            f'o.load("train.yaml"), o.load({json.dumps(path)})), "train-{number + 1}.yaml")'
         )
         lines += [
-            f"# {span.name}: {count:,} samples",
-            f'python -c "{merge}"',
+            f"# {span.title}: {count:,} samples",
+            f"python -c {shlex.quote(merge)}",
             f"composer train/train.py train-{number + 1}.yaml autoresume=true",
         ]
     head = ["# LLM-Foundry; train.yaml is yours, without train_loader and max_duration"]

@@ -81,7 +81,7 @@ def _template(name: str) -> str:
 
 def _use(job: Job, slots: list[Slot], config: str) -> str:
     where = (
-        f"# with PYTHONPATH={job.directory}:$PYTHONPATH, in your config function (config_registry.py); text: the "
+        f"# with PYTHONPATH={job.word()}:$PYTHONPATH, in your config function (config_registry.py); text: the "
         f"column of the text"
     )
     lines = [where, config]

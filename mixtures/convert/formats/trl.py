@@ -28,9 +28,9 @@ def write(job: Job) -> Output:
         {"datasets": _datasets(job, slices, column), "streaming": False, "num_train_epochs": 1, **field}
         for slices in spans
     ]
-    lines = [f"trl sft --config {job.directory / names[0]} --model_name_or_path MODEL --output_dir OUT_1 ..."]
+    lines = [f"trl sft --config {job.word(names[0])} --model_name_or_path MODEL --output_dir OUT_1 ..."]
     lines += [
-        f"trl sft --config {job.directory / name} --model_name_or_path OUT_{number - 1} --output_dir OUT_{number} ..."
+        f"trl sft --config {job.word(name)} --model_name_or_path OUT_{number - 1} --output_dir OUT_{number} ..."
         for number, name in enumerate(names[1:], start=2)
     ]
     return Output(

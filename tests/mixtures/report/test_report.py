@@ -185,7 +185,7 @@ def test_scores_that_cannot_be_read_are_said_to_be_so_and_the_page_goes_on(tmp_p
 def test_nothing_in_the_records_becomes_markup(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["environment"]["command"] = HOSTILE
+    config["environment"]["started_utc"] = HOSTILE
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     corpus = json.loads((run / "corpus.json").read_text())
     corpus["domains"][0]["sources"][0]["uri"] = HOSTILE
@@ -292,3 +292,20 @@ def test_what_is_no_run_and_no_comparison_is_refused(
     assert main(["report", str(tmp_path / source)]) == 2
     assert found in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_page_holds_neither_the_command_line_nor_the_users_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    run = make_run(tmp_path / "ann" / "runs" / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["environment"]["command"] = "/home/ann/.local/train.py secret.yaml " + "--corpus.held_out 0.1 " * 20
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    text = write_report(run, tmp_path / "page.html").read_text()
+    assert "secret.yaml" not in text
+    assert "corpus.held_out" not in text
+    assert str(tmp_path / "ann") not in text
+    assert "~/runs/run/config.yaml" in text
+    assert "git_commit" in text, "the rest of the environment is there"
+    assert str(run) in write_report(run, tmp_path / "page.html", full_paths=True).read_text()

@@ -180,3 +180,10 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("{}")
     with pytest.raises(UserError, match=r"t\.json is not a tokenizer\.json"):
         tokenizers.from_file(tmp_path / "t.json")
+
+
+def test_a_pretrained_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("[]")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(UserError, match="no tokenizer"):
+        tokenizers.from_pretrained(str(tmp_path))

@@ -131,19 +131,19 @@ def _offset_note(job: Job, batch: int) -> list[str]:
 
 
 def _use_static(job: Job, surplus: str) -> str:
-    path = job.directory / "blend"
+    blend = job.word("blend.json")
     return (
-        f"Megatron-LM: --per-split-data-args-path {path}.json --eval-iters 0{surplus}\n"
-        f"         or: --data-args-path {path}.txt --split 99,1,0{surplus}\n"
-        f"Megatron-Bridge: per_split_data_args_path={path}.json; NeMo: "
-        f"paths=json.load(open({str(path) + '.json'!r}))['train']\n"
+        f"Megatron-LM: --per-split-data-args-path {blend} --eval-iters 0{surplus}\n"
+        f"         or: --data-args-path {job.word('blend.txt')} --split 99,1,0{surplus}\n"
+        f"Megatron-Bridge: per_split_data_args_path={blend}; NeMo: "
+        f"paths=json.load(open({str(job.directory / 'blend.json')!r}))['train']\n"
         "for validation put prefixes under `valid` of the JSON, and leave --eval-iters 0 out"
     )
 
 
 def _use_staged(job: Job) -> str:
     return (
-        f"CHECKPOINTS=DIR bash {job.directory / 'launch.sh'} torchrun ... pretrain_gpt.py FLAGS --eval-iters 0\n"
+        f"CHECKPOINTS=DIR bash {job.word('launch.sh')} torchrun ... pretrain_gpt.py FLAGS --eval-iters 0\n"
         "FLAGS are those of the model, tokenizer and optimizer; lengths of the learning rate in samples "
         "(--lr-decay-samples), as the run "
         "is given in --train-samples\n"

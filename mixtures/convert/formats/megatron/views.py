@@ -126,7 +126,7 @@ def _split(span: Span, name: str, share: float, prefixes: Sequence[str], sizes: 
     """
     if not sum(sizes):
         raise UserError(
-            f"stage {span.name!r}: no document of {name} is left for it, so few are there for the stages to share; "
+            f"stage {span.title!r}: no document of {name} is left for it, so few are there for the stages to share; "
             "give --stages average, or take the domain out of a stage"
         )
     return [
@@ -165,7 +165,7 @@ def read_again(job: Job, restarting: frozenset[str]) -> list[str]:
         ]
         if shares:
             notes.append(
-                f"stage {span.name} restarts its datasets: of what it reads, about {', '.join(shares)} was read "
+                f"stage {span.title} restarts its datasets: of what it reads, about {', '.join(shares)} was read "
                 "before; for documents of its own run `mixtures convert` where the data are"
             )
     return notes

@@ -1,0 +1,45 @@
+"""The boundary of `proxies.train`, `score` and `compare`: what they say when something cannot be done."""
+
+from pathlib import Path
+
+import pytest
+
+import doge
+from mixtures.errors import UserError
+from proxies.command import command
+from proxies.preflight import require_same_corpus
+from proxies.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (doge.NoRuleError("no rule for Conv2d"), 2, "error: no rule for Conv2d\n"),
+        (
+            OSError(30, "Read-only file system", "run/mixture.json"),
+            2,
+            "error: run/mixture.json: Read-only file system; ",
+        ),
+        (RecursionError(), 2, "nests its brackets or blocks too deeply"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "more memory than there is"),
+        (KeyError("weights"), 1, "please report it"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_every_error_of_a_command_has_its_exit_code(
+    error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act(words: list[str]) -> None:
+        raise error
+
+    assert command(["run.yaml"], usage="usage", kind=Settings, act=act) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("Traceback" in err) == (code == 1)
+
+
+def test_the_record_of_another_corpus_is_one_message(tmp_path: Path) -> None:
+    for content in ("", "[]", '{"domains": [1], "tokenizer": {}}', '{"domains": []}'):
+        (tmp_path / "corpus.json").write_text(content)
+        with pytest.raises(UserError, match=r"corpus\.json is (damaged|not complete JSON)"):
+            require_same_corpus(tmp_path, {"domains": [], "tokenizer": {}})
