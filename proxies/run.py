@@ -99,7 +99,6 @@ class ProxyRun:
                 model=self.model,
                 optimizer=self.optimizer,
                 scheduler=self.scheduler,
-                device=self.accelerator.device,
             )
         if self.main:
             if resume:
