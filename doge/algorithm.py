@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from doge import sums
 from doge.gram import Gram, GramSum, Workspace, block_limit
 from doge.grouped import Autocast, Use, grouped_backward
 from doge.presence import Presence, SampleWeights, UnitRange
@@ -144,8 +145,8 @@ class GroupGradients:
         if keep not in self.workspaces:
             self.workspaces[keep] = Workspace(groups=slots, keep=keep, limit=block_limit(self.model, self.groups))
         workspace = self.workspaces[keep]
-        gram = GramSum(self.groups, halves=self.halves, device=next(self.model.parameters()).device)
-        losses = torch.zeros(slots, dtype=torch.float64, device=gram.products.device)
+        device = next(self.model.parameters()).device
+        gram, losses = GramSum(self.groups, halves=self.halves, device=device), sums.zeros(slots, device=device)
         kept: dict[nn.Parameter, Tensor] = {}  # gradients of all half-groups, summed over the micro-batches so far
         totals: dict[nn.Parameter, Tensor] = {}  # order exact: gradients of all groups until the coefficients are known
 
@@ -183,13 +184,14 @@ class GroupGradients:
                 backward = partial(
                     samples.backward, place=batch.place(groups=self.groups, unit_rows=samples.presence.unit_rows)
                 )
-            losses[here] += batch.share * backward(
+            means = backward(
                 batch.rows,
                 groups=batch.count,
                 on_parameter=on_parameter,
                 scale=batch.share,
                 autocast=self.autocast,
             )
+            losses[here] += sums.widened(batch.share * means)
         for parameter, block in kept.items():
             finish(parameter, slice(0, parameter.shape[0]), block)
         losses = losses if reduce is None else reduce(losses)

@@ -10,10 +10,10 @@ So a domain weighs more as long as the proxy has something left to learn there. 
 prior the reference model was trained on. The functions here are pure and compute in float64.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from doge import sums
 from doge.updates import mirror_step
 
 
@@ -22,7 +22,7 @@ def excess_losses(proxy: Float[Tensor, "D n"], reference: Float[Tensor, "D n"]) 
 
     The difference of proxy and reference is set to zero for every token where it is negative.
     """
-    return (proxy.detach() - reference).clamp(min=0).mean(1, dtype=torch.float64)
+    return sums.mean((proxy.detach() - reference).clamp(min=0))
 
 
 def reweight(

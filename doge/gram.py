@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from doge import sums
 from doge.grouped import Use, grouped_backward
 from doge.rules import Sum
 from doge.scopes import scope_parameters
-
-CHUNK = 16384  # entries that one product sums in float32; the sums of the chunks are added in float64
+from doge.sums import CHUNK
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class GramSum:
     It holds G^2 float64 numbers.
     """
 
-    def __init__(self, groups: int, *, halves: int, device: torch.device | str = "cpu") -> None:
-        self.products = torch.zeros(groups, groups, dtype=torch.float64, device=device)
-        self.squares = torch.zeros(groups, dtype=torch.float64, device=device)
-        self.halved = torch.zeros(groups, dtype=torch.float64, device=device) if halves == 2 else None
+    def __init__(self, groups: int, *, halves: int, device: torch.device) -> None:
+        self.products = sums.zeros(groups, groups, device=device)
+        self.squares = sums.zeros(groups, device=device)
+        self.halved = sums.zeros(groups, device=device) if halves == 2 else None
 
     def add(self, gradient: Tensor, *, metric: Tensor | None = None) -> Float[Tensor, "G p"]:
         """Add the half-groups' gradients (halves, G, *shape) of a parameter or a part of it; return the groups' (G, p).
@@ -97,23 +97,23 @@ def products_of(a: Float[Tensor, "G p"], b: Float[Tensor, "G p"]) -> Float[Tenso
     a and b are float32 or better. A single float32 product over all entries would be off by up to 4 % at 80 M entries.
     """
     whole = a.shape[1] // CHUNK * CHUNK
-    rest = (a[:, whole:] @ b[:, whole:].T).double()
+    rest = sums.widened(a[:, whole:] @ b[:, whole:].T)
     if not whole:
         return rest
     a, b = (x[:, :whole].unflatten(1, (-1, CHUNK)).transpose(0, 1) for x in (a, b))
-    return rest + torch.bmm(a, b.mT).double().sum(0)
+    return rest + sums.widened(torch.bmm(a, b.mT)).sum(0)
 
 
 def _dots(a: Float[Tensor, "G p"], b: Float[Tensor, "G p"]) -> Float[Tensor, " G"]:
     if a.device.type == "cpu" and a.shape[1] > CHUNK:  # on a CPU many times faster than to multiply and then sum
         return torch.stack([_dot(x, y) for x, y in zip(a, b, strict=True)])
-    return (a * b).sum(1, dtype=torch.float64)
+    return sums.total(a * b)
 
 
 def _dot(x: Float[Tensor, " p"], y: Float[Tensor, " p"]) -> Float[Tensor, ""]:
     size = 64 * CHUNK  # larger than CHUNK, because one call of torch.dot sums in many lanes
     dots = [torch.dot(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)]
-    return torch.stack(dots).sum(dtype=torch.float64)
+    return sums.total(torch.stack(dots))
 
 
 class Workspace:

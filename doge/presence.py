@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from doge import sums
 from doge.grouped import Autocast, OnParameter, Use, find_rules, grouped_backward, row_losses, ruled
 from doge.row_norms import squared_norms
 from doge.rules import conv1d, linear
@@ -109,7 +110,8 @@ class SampleWeights:
             )
         self.presence, self.model, self.groups, self.reduce = presence, model, groups, reduce
         self.scope = set(scope_parameters(model, presence.scope))
-        self.norms = torch.zeros(groups, units, dtype=torch.float64, device=next(model.parameters()).device)
+        self.device = next(model.parameters()).device
+        self.norms = sums.zeros(groups, units, device=self.device)
         self.weights: Tensor | None = None
 
     @property
@@ -125,7 +127,8 @@ class SampleWeights:
         about two thirds of a plain step. They leave the random state as it was, so that dropout in the weighted passes
         draws the same numbers again.
         """
-        with torch.random.fork_rng([self.norms.device] if self.norms.is_cuda else []):
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(devices, device_type=self.device.type):
             for rows, place in parts:
                 self._keep(place, self._unit_norms(rows, autocast=autocast))
         self._decide()
@@ -198,7 +201,7 @@ def weighted(use: Use, weights: Float[Tensor, " R"]) -> Use:
     """
 
     def scaled(tensor: Tensor) -> Tensor:
-        factors = weights.to(torch.promote_types(tensor.dtype, torch.float32))
+        factors = weights.to(tensor.device, torch.promote_types(tensor.dtype, torch.float32))
         return (tensor.reshape(len(factors), -1) * factors[:, None]).reshape(tensor.shape).to(tensor.dtype)
 
     if use.name == "weight" and use.rule in (linear, conv1d) and use.x.numel() < use.b.numel():

@@ -23,10 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from doge.gram import CHUNK
+from doge import sums
 from doge.grouped import Autocast, Use, find_rules, mean_losses, ruled, token_losses
 from doge.rules import Sum, conv1d, embedding, linear
 from doge.scopes import WORDS, scope_parameters
+from doge.sums import CHUNK
 
 BLOCK = 2**18  # entries that are formed at a time; so many fit into the cache of a CPU core
 
@@ -84,7 +85,7 @@ def row_scores(
         raise ValueError(f"rows have the shape {tuple(rows.shape)}; expected (R, T)")
     scopes = list(dict.fromkeys(scopes))
     members = {scope: set(scope_parameters(model, "embedding" if scope == WORDS else scope)) for scope in scopes}
-    norms = {scope: torch.zeros(len(rows), dtype=torch.float64, device=rows.device) for scope in scopes}
+    norms = {scope: sums.zeros(len(rows), device=rows.device) for scope in scopes}
 
     def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         holding = [scope for scope in scopes if scope != WORDS and parameter in members[scope]]
@@ -116,7 +117,7 @@ def squared_norms(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -
     products = [use for use in uses if use.rule in (linear, conv1d) and use.name == "weight"]
     if len(lookups) + len(products) < len(uses):
         return _formed(parameter, uses, units=units)
-    total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
+    total = sums.zeros(units, device=parameter.device)
     if products:
         a, b = (_joined(tensors, units) for tensors in ([use.x for use in products], [use.b for use in products]))
         pairs_are_fewer = a.shape[1] * (a.shape[2] + b.shape[2]) <= parameter.numel()
@@ -149,7 +150,7 @@ def _formed(parameter: nn.Parameter, uses: Sequence[Use], *, units: int) -> Floa
         )
         for use in uses
     ]
-    total = torch.zeros(units, dtype=torch.float64, device=parameter.device)
+    total = sums.zeros(units, device=parameter.device)
     for start in range(0, units, size):
         here = slice(start, min(start + size, units))
         block_uses = [replace(use, x=use.x[here], b=use.b[here]) for use in unit_uses]
@@ -178,9 +179,9 @@ def _by_word(index: Int[Tensor, "U t"], b: Float[Tensor, "U t d"], *, words: int
     """Return for every unit the sum over its distinct tokens of |sum_{t: index_t = token} b_t|^2."""
     key = index + words * torch.arange(len(index), device=index.device)[:, None]
     distinct, place = torch.unique(key, return_inverse=True)
-    sums = b.new_zeros(len(distinct), b.shape[-1]).index_add_(0, place.flatten(), b.flatten(0, 1))
-    squares = sums.square().sum(1, dtype=torch.float64)
-    return squares.new_zeros(len(index)).index_add_(0, distinct // words, squares)
+    gradients = b.new_zeros(len(distinct), b.shape[-1]).index_add_(0, place.flatten(), b.flatten(0, 1))
+    squares = sums.total(gradients.square())
+    return squares.new_zeros(len(index)).index_add_(0, (distinct // words).to(squares.device), squares)
 
 
 def _tied(
@@ -208,13 +209,11 @@ def dots(x: Float[Tensor, "U ..."], y: Float[Tensor, "U ..."]) -> Float[Tensor, 
     if x.device.type == "cpu":
         return torch.stack(
             [
-                torch.stack([torch.dot(p, q) for p, q in zip(u.split(CHUNK), v.split(CHUNK), strict=True)]).sum(
-                    dtype=torch.float64
-                )
+                sums.total(torch.stack([torch.dot(p, q) for p, q in zip(u.split(CHUNK), v.split(CHUNK), strict=True)]))
                 for u, v in zip(x, y, strict=True)
             ]
         )
-    return (x * y).sum(1, dtype=torch.float64)
+    return sums.total(x * y)
 
 
 def _full(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from doge import sums
 from doge.gram import domain_gram
 from doge.grouped import Use, grouped_backward
 from doge.row_norms import dots, looked_up
@@ -82,7 +83,7 @@ def products_with(
             f"the gradient names {', '.join(wrong)}, but the model has no such trainable parameter; allowed: {allowed}"
         )
     directions = {known[name]: value for name, value in gradient.items()}
-    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    total = sums.zeros(len(rows), device=rows.device)
 
     def on_parameter(parameter: nn.Parameter, uses: list[Use]) -> None:
         for use in uses:
@@ -162,10 +163,11 @@ def word_products(
         b = b.scatter(1, weak.unsqueeze(-1).expand(-1, -1, b.shape[2]), 0.0)
     mine, theirs = torch.unique(index[: len(rows)]), torch.unique(index[len(rows) :])
     shared = mine[torch.isin(mine, theirs)]
-    sums = b.new_zeros(len(shared), len(both), b.shape[2], dtype=torch.float64)
-    for word, total in zip(shared, sums, strict=True):
-        total += (b * (index == word).unsqueeze(-1)).sum(1)
-    return WordProducts(shared.cpu(), torch.bmm(sums[:, : len(rows)], sums[:, len(rows) :].mT).permute(1, 2, 0).cpu())
+    gradients = sums.zeros(len(shared), len(both), b.shape[2], device=b.device)
+    for word, gradient in zip(shared, gradients, strict=True):
+        gradient += sums.widened((b * (index == word).unsqueeze(-1)).sum(1))
+    products = torch.bmm(gradients[:, : len(rows)], gradients[:, len(rows) :].mT)
+    return WordProducts(shared.cpu(), products.permute(1, 2, 0).cpu())
 
 
 def unpack(

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from doge import sums
+
 # errors of a device that is out of memory or broken: they say nothing about a layer
 BROKEN = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
@@ -43,8 +45,10 @@ class Sum:
         """Add left^T right (G, p, d) of every group, with left (G, n, p) and right (G, n, d)."""
         if left.dtype != self.value.dtype:  # under autocast: multiply as a plain backward pass does, sum in float32
             return self.add(torch.bmm(left.mT, right.to(left.dtype)))
-        beta = 0 if self.fresh else 1  # beta = 0 ignores what was in the memory, NaN included
-        torch.baddbmm(self.value, left.mT, right.to(left.dtype), beta=beta, out=self.value)
+        if self.fresh:  # not baddbmm with beta = 0: on Apple's MPS it multiplies what was in the memory, NaN included
+            torch.bmm(left.mT, right.to(left.dtype), out=self.value)
+        else:
+            torch.baddbmm(self.value, left.mT, right.to(left.dtype), out=self.value)
         self.fresh = False
 
     def add_rows(self, index: Tensor, gradients: Tensor) -> None:
@@ -117,7 +121,7 @@ def lookup(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return args[0] if args else kwargs["input"], None
     weight = module._parameters["weight"]
     assert weight is not None
-    table = torch.arange(len(weight), dtype=torch.float64, device=weight.device)[:, None]
+    table = torch.arange(len(weight), dtype=sums.widest(weight.device), device=weight.device)[:, None]
     factor = call_with(module, {"weight": torch.ones_like(table)}, *args, **kwargs)
     index = call_with(module, {"weight": table}, *args, **kwargs) / factor
     return index.squeeze(-1).round().long(), factor.to(weight.dtype)

@@ -140,22 +140,18 @@ def save(
     return path
 
 
-def load(
-    path: Path, *, model: PreTrainedModel, optimizer: HasState, scheduler: HasState, device: torch.device
-) -> tuple[int, doge.State]:
+def load(path: Path, *, model: PreTrainedModel, optimizer: HasState, scheduler: HasState) -> tuple[int, doge.State]:
     """Load a checkpoint into model, optimizer and scheduler; return its step and the state of the update rule.
 
     Raises UserError for a damaged checkpoint.
     """
     try:
-        state = torch.load(path / STATE, map_location=device, weights_only=True)
+        # To the CPU: the optimizer moves its moments itself, and Adam's `step` stays there, where it costs no sync.
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
         model.load_state_dict(read_model(path, like=model).state_dict())
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        rule: dict[str, Any] = {
-            name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state["rule"].items()
-        }
-        step, rule_state = int(state["step"]), doge.State(**rule)
+        step, rule_state = int(state["step"]), doge.State(**state["rule"])
     except DAMAGED as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove that directory and --resume from the checkpoint before it"

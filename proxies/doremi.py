@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import doge
+from doge import sums
 from doge.doremi import excess_losses, reweight
 from proxies.place import Place, seed_step
 from proxies.settings import Settings, Update
@@ -72,7 +73,7 @@ class DoremiStepper:
         micro-batch; otherwise None.
         """
         assert self.reference is not None, "the reference is trained before the first step"
-        sums = torch.zeros(2, len(self.groups), dtype=torch.float64, device=self.place.device)
+        means = sums.zeros(2, len(self.groups), device=self.place.device)
         single = len(mine) == 1
         seed_step(self.settings.seed, step, self.place.rank)
         for part in mine:
@@ -80,10 +81,8 @@ class DoremiStepper:
                 known = self._token_losses(self.reference, part)
             with torch.set_grad_enabled(single):
                 tokens = self._token_losses(self.model, part)
-            sums += part.share * torch.stack(
-                [tokens.detach().mean(1, dtype=torch.float64), excess_losses(tokens, known)]
-            )
-        losses, excess = (sums if self.place.reduce is None else self.place.reduce(sums)).cpu()
+            means += part.share * torch.stack([sums.mean(tokens.detach()), excess_losses(tokens, known)])
+        losses, excess = (means if self.place.reduce is None else self.place.reduce(means)).cpu()
         return losses, excess, tokens if single else None
 
     def _backward(self, mine: list[doge.MicroBatch], weights: Tensor, graph: Tensor | None, step: int) -> None:

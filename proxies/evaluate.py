@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import doge
+from doge import sums
 from mixtures.stream.tokens import as_rows
 from proxies.corpus.batches import evaluated_rows
 from proxies.corpus.corpus import CorpusData
@@ -52,7 +53,7 @@ def held_out_row_losses(
     length = corpus.row_tokens
     chosen = {name: evaluated_rows(len(corpus.held_out[name]) // length, rows) for name in corpus.evaluated}
     counts = [len(numbers) for numbers in chosen.values()]
-    losses = torch.zeros(sum(counts), dtype=torch.float64, device=place.device)
+    losses = sums.zeros(sum(counts), device=place.device)
     model.eval()
     for name, row_losses in zip(corpus.evaluated, losses.split(counts), strict=True):
         held_out = as_rows(corpus.held_out[name], length)[chosen[name][place.rank :: place.processes]]
@@ -60,7 +61,7 @@ def held_out_row_losses(
             continue
         parts = torch.from_numpy(held_out.astype(np.int64)).split(max(1, TOKENS // length))
         row_losses[place.rank :: place.processes] = torch.cat(
-            [doge.row_losses(model, part.to(place.device), autocast=place.autocast).double() for part in parts]
+            [sums.widened(doge.row_losses(model, part.to(place.device), autocast=place.autocast)) for part in parts]
         )
     model.train()
     losses = (losses if place.reduce is None else place.reduce(losses)).cpu()

@@ -106,7 +106,6 @@ class ProxyRun:
                 model=self.model,
                 optimizer=self.optimizer,
                 scheduler=self.scheduler,
-                device=self.accelerator.device,
             )
         if resume:
             decide(self._cut_back, self.accelerator)

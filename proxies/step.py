@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import doge
+from doge import sums
 from doge.presence import presence_temperature
 from mixtures.errors import UserError
 from mixtures.schedule.manifest import effective_sample_size
@@ -219,9 +220,9 @@ def adam_metric(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part:
     if not state:
         return None
     root = (state["exp_avg_sq"] / (1 - optimizer.defaults["betas"][1] ** state["step"].item())).sqrt_()
-    total = root.sum(dtype=torch.float64)
-    typical = root.square().sum(dtype=torch.float64) / total.clamp(min=torch.finfo(torch.float64).tiny)
-    return (total > 0) / (root[part] + 0.1 * typical + optimizer.defaults["eps"])
+    total = sums.total(root.flatten())
+    typical = sums.total(root.square().flatten()) / total.clamp(min=torch.finfo(torch.float64).tiny)
+    return (total > 0).to(root) / (root[part] + (0.1 * typical).to(root) + optimizer.defaults["eps"])
 
 
 def adam_geometry(optimizer: torch.optim.Optimizer) -> Callable[[nn.Parameter, slice], Tensor | None]:

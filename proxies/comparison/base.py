@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import doge
+from doge import sums
 from mixtures import Mixture, MixtureStream
 from proxies.comparison.settings import CompareSettings
 from proxies.corpus.corpus import CorpusData
@@ -90,11 +91,11 @@ def base_gradient(model: nn.Module, rows: Tensor, *, batch_rows: int, accumulate
     The global batch has `batch_rows` rows. `rows` (N, T) is this process's part of it; it is computed in `accumulate`
     micro-batches. Gradients and loss are summed over all processes.
     """
-    total = torch.zeros((), dtype=torch.float64, device=rows.device)
+    total = sums.zeros(device=rows.device)
     for part in rows.chunk(accumulate):
         loss = doge.row_losses(model, part, autocast=place.autocast).sum() / batch_rows
         loss.backward()
-        total += loss.detach()
+        total += sums.widened(loss.detach())
     if place.reduce is not None:
         place.reduce(total)
         for parameter in model.parameters():

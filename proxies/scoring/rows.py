@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import doge
+from doge import sums
 from doge.grouped import Autocast
 from proxies.scoring.plan import Rows
 
@@ -117,7 +118,7 @@ def _score_batch(scorer: Scorer, tokens: np.ndarray, lengths: np.ndarray) -> dic
         for name, scope in scorer.gradients.items():
             total[name] += share * result.squared_norms[scope].numpy()
     if scorer.surprisal is not None:
-        total["nll"] = result.token_losses.double().sum(1).cpu().numpy()
+        total["nll"] = sums.widened(result.token_losses).sum(1).cpu().numpy()
         predicted = np.arange(1, tokens.shape[1]) < lengths[:, None]
         total["surprisal"] = np.where(predicted, scorer.surprisal[tokens[:, 1:]], 0.0).sum(1)
     return total

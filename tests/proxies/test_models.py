@@ -107,10 +107,29 @@ def test_a_checkpoint_that_lacks_weights_does_not_resume(tmp_path: Path) -> None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     rule = doge.start(torch.full((2,), 0.5), 2)
     path = checkpoints.save(tmp_path, 3, run_id=None, **parts, rule=rule, keep=1)
-    assert checkpoints.load(path, **parts, device=torch.device("cpu"))[0] == 3
+    assert checkpoints.load(path, **parts)[0] == 3
     rewrite(path, lambda weights: {k: v for k, v in weights.items() if k != "lm_head.weight"})
     with pytest.raises(UserError, match=r"its weights lack lm_head\.weight.*--resume from the checkpoint before it"):
-        checkpoints.load(path, **parts, device=torch.device("cpu"))
+        checkpoints.load(path, **parts)
+
+
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # the weights of a model on meta cannot be loaded
+def test_adams_step_is_on_the_cpu_after_a_resumption(tmp_path: Path) -> None:
+    def parts(device: str) -> dict[str, Any]:
+        model = llama().to(device)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return {"model": model, "optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer)}
+
+    trained = parts("cpu")
+    for parameter in trained["model"].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    trained["optimizer"].step()
+    rule = doge.start(torch.full((2,), 0.5), 2)
+    path = checkpoints.save(tmp_path, 1, run_id=None, **trained, rule=rule, keep=1)
+    resumed = parts("meta")
+    assert checkpoints.load(path, **resumed)[1].weights.device.type == "cpu"
+    for moments in resumed["optimizer"].state.values():
+        assert (moments["step"].device.type, moments["exp_avg_sq"].device.type) == ("cpu", "meta")
 
 
 def config_refusal(folder: Path, values: object) -> str:
