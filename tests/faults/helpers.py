@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which can be killed, held to a file size or started together; and what they leave.
+"""Commands in processes of their own, to be killed, held to a file size or started together; and what they leave.
 
 The processes are forked from a server that has loaded torch and the commands already, so that one starts in a moment.
 """
@@ -29,6 +29,7 @@ from mixtures.samples.scores import read_scores
 SEED = int(os.environ.get("SEED", 0))  # of the moments, sizes and damages
 ALL = bool(os.environ.get("ALL_FAULTS"))  # `make faults`; else a few of each
 LIMIT = 240  # seconds after which a process counts as hung
+MEMORY = 6 << 30  # bytes of addresses that a process may have: a damaged size must not fill the machine
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}  # audit events; and opening to write:
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 COUNTED = "\n[changes of files] "
@@ -178,6 +179,7 @@ def _child(module: str, words: tuple[str, ...], said: Connection, change: int | 
     said.close()
     os.environ["ACCELERATE_USE_CPU"] = "true"
     sys.argv = [module, *words]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails with EFBIG
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

@@ -1,4 +1,4 @@
-"""A damaged file of a run, its scores, its mixture or its token cache is refused or healed, and never another result."""
+"""A damaged file of a run, its scores, mixture or token cache is refused or healed, and never another result."""
 
 import random
 import shutil
@@ -73,9 +73,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Homes:
 
 
 @pytest.mark.parametrize(("kind", "name"), CHOSEN)
-def test_damage_is_refused_or_healed(
-    homes: Homes, capsys: pytest.CaptureFixture[str], kind: str, name: str
-) -> None:
+def test_damage_is_refused_or_healed(homes: Homes, capsys: pytest.CaptureFixture[str], kind: str, name: str) -> None:
     what, found = KINDS[kind], []
     for act in what.acts:
         expected = homes.expected(act, interrupted=what.interrupted)

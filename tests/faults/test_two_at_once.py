@@ -1,6 +1,5 @@
 """Two commands at once on one directory or cache: one is refused by name or waits, and the results are right."""
 
-import re
 import shutil
 import time
 from collections.abc import Callable
