@@ -13,7 +13,7 @@ from tests.proxies.helpers import ALPHABETS, write_domain, write_run
 
 pytestmark = pytest.mark.slow
 CASES = [(kind, name) for kind in KINDS for name in (*DAMAGES, REPLACED)]
-CHOSEN = CASES if ALL else random.Random(SEED).sample(CASES, 6)
+CHOSEN = CASES if ALL else random.Random(SEED).sample(CASES, 5)
 
 
 class Homes:
@@ -38,7 +38,7 @@ class Homes:
         self._make("finished")
         interrupted = shutil.copytree(self.folder / "finished", self.folder / "interrupted")
         for made in ("checkpoints/step-00000006", "scores", "plots"):
-            shutil.rmtree(interrupted / "run" / made)
+            shutil.rmtree(interrupted / "run" / made, ignore_errors=True)  # there are no plots in CI
         for made in ("mixture.json", "diagnosis.json"):
             (interrupted / "run" / made).unlink()
 

@@ -31,7 +31,7 @@ def test_train_on_a_full_disk_says_so_and_goes_on(tmp_path: Path, capsys: pytest
     whole = shutil.copytree(source, tmp_path / "whole")
     assert do("proxies.train", whole / "run.yaml").code == 0
     expected = run_result(whole / "run")
-    for limit in limits(whole, 10 if ALL else 2, name="train"):
+    for limit in limits(whole, 10 if ALL else 1, name="train"):
         folder = shutil.copytree(source, tmp_path / str(limit))
         full = do("proxies.train", folder / "run.yaml", file_size=limit)
         note(capsys, "train", f"{limit:,} bytes", f"exit {full.code}", full.error if full.code else "enough")

@@ -15,6 +15,7 @@ from tests.faults.helpers import (
     leftovers,
     moments,
     note,
+    only_faults,
     run_result,
     scores_result,
 )
@@ -42,7 +43,7 @@ def test_a_killed_train_is_resumed_bit_for_bit(tmp_path: Path, capsys: pytest.Ca
     undisturbed = train(whole)
     assert undisturbed.code == 0, undisturbed
     expected = run_result(whole / "run")
-    drawn = moments(25 if ALL else 3, seconds=undisturbed.seconds, changes=undisturbed.changes, name="train")
+    drawn = moments(25 if ALL else 2, seconds=undisturbed.seconds, changes=undisturbed.changes, name="train")
     for number, moment in enumerate(drawn):
         folder = shutil.copytree(source, tmp_path / str(number))
         outcome = require_killed(train(folder, moment), moment)
@@ -69,13 +70,14 @@ def test_a_killed_score_is_finished_bit_for_bit(tmp_path: Path, capsys: pytest.C
         assert not leftovers(run), moment
 
 
+@only_faults
 def test_a_killed_compare_is_finished_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mixtures: dict[str, Any] = {**FIXED, "stable": {"learn": {"preset": "stable"}}}
     path = write_comparison(tmp_path, mixtures=mixtures)
     undisturbed = do("proxies.compare", path)
     assert undisturbed.code == 0, undisturbed
     expected = comparison_result(tmp_path / "comparison")
-    drawn = moments(5 if ALL else 1, seconds=undisturbed.seconds, changes=undisturbed.changes, name="compare")
+    drawn = moments(5, seconds=undisturbed.seconds, changes=undisturbed.changes, name="compare")
     for moment in drawn:
         shutil.rmtree(tmp_path / "comparison")
         shutil.rmtree(tmp_path / "cache")

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.helpers import ALL, Command, comparison_result, do, note, run_result, scores_result, start
+from tests.faults.helpers import (
+    ALL,
+    Command,
+    comparison_result,
+    do,
+    note,
+    only_faults,
+    run_result,
+    scores_result,
+    start,
+)
 from tests.proxies.comparison.helpers import FIXED, write_comparison
 from tests.proxies.helpers import write_run
 
@@ -35,7 +45,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def test_two_trains_in_one_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_run(tmp_path, train={"steps": 60, "save_every": 20})
+    path = write_run(tmp_path, train={"steps": 30, "save_every": 10})
     expected = []
     for seed in (0, 1):
         assert do("proxies.train", path, "--seed", str(seed), "--run_dir", tmp_path / f"seed-{seed}").code == 0
@@ -59,6 +69,7 @@ def test_two_scores_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert scores_result(run) == expected
 
 
+@only_faults
 def test_two_trains_that_fill_one_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_run(tmp_path)
     assert do("proxies.train", path, "--run_dir", tmp_path / "alone").code == 0
@@ -73,6 +84,7 @@ def test_two_trains_that_fill_one_cache(tmp_path: Path, capsys: pytest.CaptureFi
         assert [run_result(run) for run in runs] == [expected, expected]
 
 
+@only_faults
 def test_two_compares_in_one_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_comparison(tmp_path, mixtures=LEARNED)
     assert do("proxies.compare", path, "--seeds", "[0, 1]").code == 0
@@ -87,6 +99,7 @@ def test_two_compares_in_one_directory(tmp_path: Path, capsys: pytest.CaptureFix
         assert comparison_result(tmp_path / "comparison") == expected
 
 
+@only_faults
 def test_a_train_while_its_scores_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A resumed run that is finished already changes nothing, and the scores come out right."""
     path, run = write_run(tmp_path), tmp_path / "run"
