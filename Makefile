@@ -7,11 +7,12 @@ RUN ?= runs/demo
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo check test test-trainers lint help
+.PHONY: demo check test test-trainers faults lint help
 help:
 	@echo "make demo   learn a mixture from text on this machine and score some of its documents (a few minutes), into $(RUN)"
 	@echo "make check  style and the quick tests, while you edit: no training, no child processes, no browser"
 	@echo "make test   the test suite"
+	@echo "make faults [SEED=1]  kill commands, fill disks, start two at once, damage files: every kind, and a table of what came of it"
 	@echo "make lint   style, types, import contracts"
 	@echo "make test-trainers [TRAINERS='hf megatron']   our files in the trainers' own code, in virtual environments under $(VENVS)"
 
@@ -38,6 +39,9 @@ check: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(CORES)
+
+faults: $(VENV)/.installed
+	ALL_FAULTS=1 SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/faults
 
 test-trainers:
 	$(PYTHON) tests/trainers/run.py --venvs $(VENVS) $(TRAINERS)

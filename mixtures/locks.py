@@ -64,15 +64,16 @@ def directory_lock(directory: str | Path, *, remedy: str) -> Iterator[None]:
 
 def remove_leftovers(directory: Path) -> None:
     """Remove the temporary files and directories below `directory` that processes of this machine left when killed."""
-    for path in directory.glob("**/.*.tmp"):
-        name = LEFTOVER.match(path.name)
-        if name is None or _alive(int(name[1])):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()
+    for parent, directories, files in os.walk(directory):  # unlike a glob, it goes on where a directory disappears
+        for path in [Path(parent, name) for name in (*directories, *files)]:
+            name = LEFTOVER.match(path.name)
+            if name is None or _alive(int(name[1])):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _alive(process: int) -> bool:

@@ -47,8 +47,10 @@ def require_same(settings: CompareSettings) -> None:
     path = settings.run_path
     if (path / "trajectory").exists():
         raise UserError(f"{path} holds a run of proxies.train; give the comparison a run_dir of its own")
+    # looked up first, because another command may be writing them just now: config.yaml was there before they were
+    present = sorted(name for name in ("bases", "learned", "mixtures") if (path / name).exists())
     if not (path / "config.yaml").exists():
-        if present := sorted(name for name in ("bases", "learned", "mixtures") if (path / name).exists()):
+        if present:
             raise UserError(
                 f"{path} has {', '.join(present)} but no config.yaml, which says what they are; restore it, or give a "
                 f"new run_dir"
@@ -73,8 +75,9 @@ def require_same(settings: CompareSettings) -> None:
 
 def _mixture_changes(before: CompareSettings, now: CompareSettings, name: str) -> list[str]:
     """Return how the definition of a mixture changed since its files were made; nothing if it has no files."""
-    path = now.run_path
-    made = [*(path / "learned" / name).glob("**/config.yaml"), _mixture(path, name)]
+    path, learned = now.run_path, now.run_path / "learned" / name
+    # no `**`: another command may be learning, and a walk fails where its checkpoints' directories come and go
+    made = [learned / "config.yaml", *learned.glob("seed-*/config.yaml"), _mixture(path, name)]
     if not any(each.exists() for each in made):
         return []
     lines = differences(before.mixtures[name], now.mixtures[name])
@@ -116,13 +119,13 @@ def take_directory(
                 "seeds": tuple(sorted({*before.seeds, *settings.seeds})),
             }
             settings = settings.model_copy(update=union)
+        write_atomic(path / "config.yaml", dump(settings, environment))  # first: it says what the other files are
         for name, content in files.items():
             write_atomic(path / name, content)
         add_sums(path, files, run_id=environment["run_id"], new=new)
         for name, mixture in mixtures.items():
             if not _mixture(path, name).exists():
                 _keep(mixture, _mixture(path, name))
-        write_atomic(path / "config.yaml", dump(settings, environment))
 
 
 def _keep(mixture: Mixture, path: Path) -> None:

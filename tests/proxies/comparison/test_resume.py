@@ -3,6 +3,7 @@ together.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mixtures.files import write_atomic
 from mixtures.locks import locked
 from mixtures.sums import add_sums
 from proxies.comparison import base
-from proxies.comparison.records import save_base
+from proxies.comparison.records import require_same, save_base
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.step import Stepper
@@ -105,6 +106,39 @@ def test_a_learned_run_that_stopped_is_resumed(tmp_path: Path, monkeypatch: pyte
     assert compare(path, "--run_dir", tmp_path / "whole") == 0
     weights = [Mixture.load(tmp_path / name / "mixtures/stable.json").weights_at(0) for name in ("comparison", "whole")]
     assert weights[0] == weights[1]
+
+
+def test_another_command_may_look_at_the_directory_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_comparison(tmp_path, mixtures={**FIXED, "stable": {"learn": {"preset": "stable"}}})
+    other, replace, looks = load(CompareSettings, path), os.replace, []
+
+    def replace_and_look(*places: Any) -> None:
+        replace(*places)
+        require_same(other)
+        looks.append(places)
+
+    monkeypatch.setattr(os, "replace", replace_and_look)
+    assert compare(path) == 0
+    assert len(looks) > 10
+
+
+def test_a_directory_that_disappears_while_another_command_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_comparison(tmp_path, mixtures={**FIXED, "stable": {"learn": {"preset": "stable"}}})
+    assert compare(path) == 0
+    checkpoints, scan = tmp_path / "comparison/learned/stable/checkpoints", os.scandir
+
+    def removed_first(place: Any) -> Any:
+        if not isinstance(place, int) and Path(place).parent == checkpoints:
+            shutil.rmtree(place)
+        return scan(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", removed_first)
+        require_same(load(CompareSettings, path))
 
 
 def test_a_lock_keeps_a_second_command_from_learning_the_same_mixture(tmp_path: Path) -> None:
