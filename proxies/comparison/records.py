@@ -119,10 +119,11 @@ def take_directory(
                 "seeds": tuple(sorted({*before.seeds, *settings.seeds})),
             }
             settings = settings.model_copy(update=union)
-        write_atomic(path / "config.yaml", dump(settings, environment))  # first: it says what the other files are
         for name, content in files.items():
             write_atomic(path / name, content)
         add_sums(path, files, run_id=environment["run_id"], new=new)
+        # after the files that it holds the id of, and before the mixtures, which it says the meaning of
+        write_atomic(path / "config.yaml", dump(settings, environment))
         for name, mixture in mixtures.items():
             if not _mixture(path, name).exists():
                 _keep(mixture, _mixture(path, name))
