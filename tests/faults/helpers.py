@@ -23,7 +23,8 @@ import pandas as pd
 import pytest
 
 from mixtures import Mixture
-from mixtures.run.trajectory import read_evaluation, read_trajectory
+from mixtures.run.evaluation import read_evaluation
+from mixtures.run.trajectory import read_trajectory
 from mixtures.samples.scores import read_scores
 
 SEED = int(os.environ.get("SEED", 0))  # of the moments, sizes and damages
