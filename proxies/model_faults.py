@@ -57,9 +57,9 @@ def faults(values: dict[str, Any], error: Exception, kind: type[PretrainedConfig
     return "".join(f"\n  {line}" for line in (*_sizes(values, kind), *_names(values, error)))
 
 
-def explicit_faults(values: dict[str, Any]) -> str:
+def explicit_faults(values: dict[str, Any], kind: type[PretrainedConfig]) -> str:
     """Return what is wrong with key-value heads and dropout that the file gives: torch notices in the first step."""
-    lines = [*_divides(values, "num_attention_heads", "num_key_value_heads", None), *_dropout(values)]
+    lines = [*_divides(values, "num_attention_heads", "num_key_value_heads", None), *_dropout(values, kind)]
     return "".join(f"\n  {line}" for line in lines)
 
 
@@ -77,9 +77,10 @@ def _divides(values: dict[str, Any], whole: str, part: str, kind: type[Pretraine
         yield f"{part_name} is {count}; it must divide {whole_name}, which is {size}"
 
 
-def _dropout(values: dict[str, Any]) -> Iterator[str]:
+def _dropout(values: dict[str, Any], kind: type[PretrainedConfig]) -> Iterator[str]:
     for name, value in values.items():
-        if str(name).endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not 0 <= value <= 1:
+        is_rate = str(name).endswith(("dropout", "pdrop")) and isinstance(getattr(kind, str(name), None), int | float)
+        if is_rate and not (isinstance(value, int | float) and 0 <= value <= 1):
             yield f"{name} is {quoted(value)}; allowed: 0 to 1"
 
 

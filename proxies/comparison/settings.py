@@ -130,9 +130,9 @@ class CompareSettings(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "CompareSettings":
-        require_file_names(self.mixtures, info)
         if faults := list(_faults(self)):
             raise ValueError("\n".join(faults))
+        require_file_names(self.mixtures, info)
         return self
 
     @property
@@ -231,11 +231,6 @@ def _faults(settings: CompareSettings) -> Iterator[str]:
             yield f"{setting} gives {', '.join(map(str, twice))} twice; give each once"
     if settings.proxy.seeds and settings.proxy.seed:
         yield f"proxy.seed ({settings.proxy.seed}) has no effect beside proxy.seeds; give one of the two"
-    if len({name.lower() for name in names}) < len(names):
-        yield (
-            f"mixtures: some of {', '.join(names)} differ only in upper and lower case, so their directories could be "
-            f"the same; rename them"
-        )
     known = list(settings.corpus.sources)
     if isinstance(settings.objective, dict) and (unknown := [name for name in settings.objective if name not in known]):
         yield (

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
             ["mixtures.odd.train.stepz", "mixtures.odd.train.lr"],
         ),
         ({"mixtures": {"uniform": {"fixed": "uniform"}}}, ["mixtures holds 1"]),
-        ({"mixtures": {**FIXED, "Natural": {"fixed": "natural"}}}, ["upper and lower case"]),
+        ({"mixtures": {**FIXED, "Natural": {"fixed": "natural"}}}, ["natural and Natural differ only by case"]),
         ({"baseline": "uniformm"}, ["baseline is 'uniformm', which is not in mixtures; allowed: uniform, natural"]),
         ({"seeds": [1, 1]}, ["seeds gives 1 twice"]),
         ({"seeds": []}, ["seeds"]),
