@@ -79,6 +79,10 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             _sync_directory(Path(directory))
         os.rename(temporary, path)
         _sync_directory(path.parent)
+    except OSError as error:
+        if error.filename is None:  # as where a disk is full
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 import doge
+from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 
@@ -65,10 +66,10 @@ def save(
                 "rule": {name: getattr(rule, name) for name in rule.__dataclass_fields__},
             }
             torch.save(state, directory / STATE)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # the libraries' own errors hide the system's
         raise UserError(
-            f"{path} could not be written ({error}); the last good checkpoint is {newest(run_dir) or 'none'}. "
-            "Free some disk space and continue with --resume"
+            f"{path} could not be written ({error}); the last good checkpoint is {newest(run_dir) or 'none'}; "
+            f"{remedy(error)}, and continue with --resume"
         ) from error
     for old in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 import doge
 from doge.scopes import scope_parameters
 from doge.updates import without_effect
+from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.run.trajectory import EvaluationWriter, TrajectoryWriter, step_row
@@ -203,7 +204,7 @@ class ProxyRun:
             except OSError as error:
                 raise UserError(
                     f"the records of {self.path} could not be written ({error}); the last good checkpoint is "
-                    f"{checkpoints.newest(self.path) or 'none'}. Free some disk space and continue with --resume"
+                    f"{checkpoints.newest(self.path) or 'none'}; {remedy(error)}, and continue with --resume"
                 ) from error
             checkpoints.save(
                 self.path,

@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from mixtures import Mixture
+from mixtures.boundary import remedy
 from mixtures.compare.directory import Bases, base_path
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
@@ -184,7 +185,7 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
         write_atomic(path.with_suffix(".json"), json.dumps({**labels, **run.facts, **facts}, indent=1))
     except OSError as error:
         raise UserError(
-            f"the base run of {name}, seed {seed}, could not be written ({error}); free some disk space and give the "
+            f"the base run of {name}, seed {seed}, could not be written ({error}); {remedy(error)}, and give the "
             "same command again: finished runs are kept"
         ) from error
 
