@@ -64,7 +64,7 @@ def _export(parser: Parser) -> None:
     shrink = "auto (default): draw the weights to the prior by the strength of their evidence; none: leave them"
     parser.add_argument("--shrink", choices=get_args(Shrink), default="auto", help=shrink)
     parser.add_argument("--token-budget", help=f"{BUDGET} (default: the proxy run's)")
-    bare = "for sharing: leave only the names of the text's files, not where they are (convert then needs --data)"
+    bare = "leave only the names of the text's files, not where they are (convert then needs --data)"
     parser.add_argument("--no-paths", action="store_true", help=bare)
     _add_bounds(parser)
     _add_samples(parser)
@@ -99,7 +99,7 @@ def _report(parser: Parser) -> None:
     parser.add_argument("what", metavar="RUN_DIR | COMPARE_DIR", help=what)
     output = "file to write (default: report.html in that directory)"
     parser.add_argument("-o", "--output", metavar="report.html", help=output)
-    full = "write paths in the home directory with the user's name, not as ~"
+    full = "write absolute paths whole, not only their last names"
     parser.add_argument("--full-paths", action="store_true", help=full)
 
 

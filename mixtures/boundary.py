@@ -6,6 +6,8 @@ program: its traceback is kept, and the exit code is 1.
 
 import errno
 import os
+import platform
+import shlex
 import sys
 import time
 import traceback
@@ -35,7 +37,6 @@ OS_CAUSES = {  # errors of the operating system: what to do
     errno.ELOOP: "its links lead in a circle: remove one",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EIO: "the disk or its connection is broken: try again, and check it",
-    errno.EINVAL: "",
 }
 # Errors of Python and of the libraries, by their names, since most of the libraries are not loaded: what to do.
 KINDS = {
@@ -47,7 +48,7 @@ KINDS = {
     "builtins.UnicodeEncodeError": "a text has half of a character (a lone surrogate): write it anew",
     "yaml.YAMLError": "a file is no valid YAML: correct it",
     "json.JSONDecodeError": "a file is no complete JSON: restore it from a copy",
-    "pyarrow.ArrowException": "a table cannot be read or written: restore it from a copy",
+    "pyarrow.ArrowInvalid": "a table cannot be read or written: restore it from a copy",
     "safetensors.SafetensorError": "weights cannot be read or written: check the disk space and the file",
     "torch.OutOfMemoryError": "this needs more memory than the device has: take smaller batches, rows or models",
 }
@@ -56,7 +57,17 @@ WORDS = {  # in messages of errors that many causes share
     "Exceeds the limit": "a number has too many digits: write a smaller one",
     "DefaultCPUAllocator": "this needs more memory than there is: take smaller batches, rows or models",
     "PytorchStreamWriter": "weights cannot be written: check the disk space",
+    "Connection closed by peer": "another process of this run ended: its message says why",
 }
+
+# Ends a traceback; the same as .github/ISSUE_TEMPLATE/crash.md asks for.
+REPORT = f"""error: this is a fault of the program, not of what you gave. Please report it: open an issue with
+  - the lines above
+  - the command: {{command}}
+  - the settings (the YAML file, or config.yaml of the run), and what the text is
+  - the version: {VERSION}, Python {platform.python_version()}, {platform.system()} {platform.machine()}
+  - what you expected instead
+Remove what others should not see, such as paths and names."""
 
 
 def guard(act: Callable[[], int], *, known: tuple[type[Exception], ...] = (), rank: int = 0) -> int:
@@ -79,11 +90,7 @@ def guard(act: Callable[[], int], *, known: tuple[type[Exception], ...] = (), ra
         message = str(error) if isinstance(error, known) else explain(error)
         if message is None:
             traceback.print_exc()
-            print(
-                f"error: this is a fault of the program (version {VERSION}), not of what you gave; please report it "
-                "with the lines above and the command",
-                file=sys.stderr,
-            )
+            print(REPORT.format(command=clipped(printable(shlex.join(sys.argv)), MOST_LINE)), file=sys.stderr)
             return 1
         if rank:
             time.sleep(10)  # meanwhile the launcher stops this process, unless only this one fails
@@ -119,11 +126,17 @@ def explain(error: Exception) -> str | None:
 def explain_os(error: OSError) -> str:
     """Return the message for an error of the operating system: the file, the true cause, and what to do."""
     if error.errno is None:
-        return clipped(" ".join(str(error).split()), 300)
-    advice = OS_CAUSES.get(error.errno, "check the path, the disk and the permissions")
-    names = [str(name) if isinstance(name, str | os.PathLike) else quoted(name) for name in (error.filename,) if name]
-    names = [clipped(name, 300) for name in names] or ["a file or a connection"]
-    return f"{names[0]}: {error.strerror or os.strerror(error.errno)}{'; ' if advice else ''}{advice}"
+        return clipped(" ".join(str(error).split()), 300) or type(error).__name__
+    name = error.filename or "a file or a connection"
+    shown = clipped(str(name) if isinstance(name, str | os.PathLike) else quoted(name), 300)
+    found = f"{shown}: {error.strerror or os.strerror(error.errno)}"
+    return found if error.errno == errno.EINVAL else f"{found}; {remedy(error)}"  # EINVAL: files.py says what to do
+
+
+def remedy(error: Exception) -> str:
+    """Return what to do about an error while writing; the disk is full where the error does not say what it is."""
+    number = getattr(error, "errno", None) or errno.ENOSPC
+    return OS_CAUSES.get(number, "check the path, the disk and the permissions")
 
 
 def _shown(message: str) -> str:

@@ -3,12 +3,12 @@
 import itertools
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mixtures.errors import UserError
-from mixtures.files import sha256_file
+from mixtures.files import sha256_file, without_home
 from mixtures.run.average import Average, Shrink
 from mixtures.run.learned import Learned, average_runs
 from mixtures.run.replicates import NAME as REPLICATES
@@ -61,7 +61,8 @@ def export_mixture(
     unique_tokens: tokens of the large run's text, where it is not the text that the proxy run read; caps count them.
     samples: rule for weights inside the domains, from the scores of the first run that has some. Epochs then count
         passes over what the rule keeps.
-    paths: keep where the text and the tokenizer are, so that others can read them there; else only their names stay.
+    paths: keep where the text and the tokenizer are, with `~` for the home directory, which names the user; else only
+        the names of the files stay.
     samples_dir: directory for the manifests of `samples`; the mixture's file belongs beside it.
 
     max_epochs, min_share and unique_tokens are one number for all domains, or {name: number} with `*` for every domain
@@ -90,11 +91,9 @@ def export_mixture(
         _domain(records, name, cap=caps.get(name, math.inf), count=counts.get(name), large=large) for name in names
     )
     tokenizer = records[0].corpus.tokenizer
-    if not paths:
-        domains, tokenizer = (
-            tuple(map(_placeless, domains)),
-            tokenizer.model_copy(update={"name": _name(tokenizer.name)}),
-        )
+    place = without_home if paths else _name
+    domains = tuple(_placed(domain, place) for domain in domains)
+    tokenizer = tokenizer.model_copy(update={"name": place(tokenizer.name)})
     if samples is not None:
         scores = _scores(records)
         domains = sample_domains(domains, scores, samples, samples_dir)
@@ -269,9 +268,9 @@ def _proxy(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _placeless(domain: Domain) -> Domain:
-    """Return the domain with the names of its files in place of their paths."""
-    sources = tuple(source.model_copy(update={"uri": _name(source.uri)}) for source in domain.sources)
+def _placed(domain: Domain, place: Callable[[str], str]) -> Domain:
+    """Return the domain with the paths of its files as `place` writes them."""
+    sources = tuple(source.model_copy(update={"uri": place(source.uri)}) for source in domain.sources)
     return domain.model_copy(update={"sources": sources})
 
 

@@ -26,6 +26,8 @@ MOST_NAME, MOST_PATH = 255, 4096  # bytes, on Linux and macOS
 MOST_EXPANDED = 100_000  # values that a YAML file may stand for by its aliases
 # names that Windows keeps for devices, whatever follows a dot
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
+PLACE = re.compile(r"(?<![\w.:/+-])~?/(?:[^/\s<>&\"',;:]+/)+")  # all of an absolute path but its last name
+MARKUP = re.compile(r"(<(?:script|style)\b.*?</(?:script|style)>|<[^>]*>)", re.DOTALL)
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -88,6 +90,10 @@ def atomic_dir(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
         os.rename(temporary, path)
         _sync_directory(path.parent)
+    except OSError as error:
+        if error.filename is None:  # as where a disk is full
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -101,6 +107,12 @@ def without_home(text: str) -> str:
     """Return the text with the user's home directory written as `~`, also inside quotes: it names the user."""
     home = os.path.expanduser("~").rstrip("/")
     return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if home.count("/") else text
+
+
+def without_places(html: str) -> str:
+    """Return a page whose texts have `.../name` in place of absolute paths, and `~` for the user's home directory."""
+    texts = MARKUP.split(without_home(html))  # every second one is a tag
+    return "".join(text if number % 2 else PLACE.sub(".../", text) for number, text in enumerate(texts))
 
 
 def check_path(path: str, where: str) -> None:

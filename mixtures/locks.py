@@ -52,7 +52,10 @@ def directory_lock(directory: str | Path, *, remedy: str) -> Iterator[None]:
         if not mine:
             raise UserError(f"{directory} is in use by {_holder(path)}; {remedy}")
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "command": " ".join(sys.argv)}
-        path.write_text(json.dumps(holder), encoding="utf-8")
+        try:
+            path.write_text(json.dumps(holder), encoding="utf-8")
+        except OSError as error:  # a full disk: Python does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
         remove_leftovers(directory)
         try:
             yield

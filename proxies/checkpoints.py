@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 import doge
+from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir
 from mixtures.sums import NAME, add_sums, fault_of, read_sums
@@ -130,10 +131,10 @@ def save(
             }
             torch.save(state, directory / STATE)
             add_sums(directory, [file.name for file in directory.iterdir()], run_id=run_id)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # the libraries' own errors hide the system's
         raise UserError(
-            f"{path} could not be written ({error}); the last good checkpoint is {newest(run_dir) or 'none'}. "
-            "Free some disk space and continue with --resume"
+            f"{path} could not be written ({error}); the last good checkpoint is {newest(run_dir) or 'none'}; "
+            f"{remedy(error)}, and continue with --resume"
         ) from error
     for old in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)

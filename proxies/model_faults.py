@@ -79,8 +79,8 @@ def _divides(values: dict[str, Any], whole: str, part: str, kind: type[Pretraine
 
 def _dropout(values: dict[str, Any], kind: type[PretrainedConfig]) -> Iterator[str]:
     for name, value in values.items():
-        known = str(name).endswith(("dropout", "pdrop")) and isinstance(getattr(kind, str(name), None), int | float)
-        if known and not (isinstance(value, int | float) and 0 <= value <= 1):
+        is_rate = str(name).endswith(("dropout", "pdrop")) and isinstance(getattr(kind, str(name), None), int | float)
+        if is_rate and not (isinstance(value, int | float) and 0 <= value <= 1):
             yield f"{name} is {quoted(value)}; allowed: 0 to 1"
 
 

@@ -23,6 +23,8 @@ from mixtures.files import TOO_DEEP, unique_keys
 from proxies.model_faults import ERRORS, cause, explicit_faults, faults
 from proxies.settings import Loop, Model
 
+MOST_LAYERS = 10_000
+
 
 def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, Any]:
     return {
@@ -182,6 +184,9 @@ def _check(config: PretrainedConfig, values: dict[str, Any], where: str, *, voca
         )
     if blamed := explicit_faults(values, type(config)):
         raise UserError(f"{where} cannot be built:{blamed}\ncorrect it")
+    layers = getattr(config, "num_hidden_layers", 1)
+    if isinstance(layers, int) and not 1 <= layers <= MOST_LAYERS:  # building more takes hours before memory ends
+        raise UserError(f"{where} has num_hidden_layers {quoted(layers)}; allowed: 1 to {MOST_LAYERS:,}")
     tokens = getattr(config, "vocab_size", None)
     if not isinstance(tokens, int):
         raise UserError(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import doge
 from doge.scopes import scope_parameters
 from doge.updates import without_effect
+from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.run.evaluation import EvaluationWriter
@@ -232,7 +233,7 @@ class ProxyRun:
             except OSError as error:
                 raise UserError(
                     f"the records of {self.path} could not be written ({error}); the last good checkpoint is "
-                    f"{checkpoints.newest(self.path) or 'none'}. Free some disk space and continue with --resume"
+                    f"{checkpoints.newest(self.path) or 'none'}; {remedy(error)}, and continue with --resume"
                 ) from error
             checkpoints.save(
                 self.path,

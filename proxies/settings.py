@@ -47,7 +47,7 @@ class Loop(Frozen):
     """The settings that the training loops of proxies and base models have in common."""
 
     steps: int = Field(600, ge=1, description="updates of the model (steps)")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    lr: float = Field(1e-3, gt=0, le=1e6, description="peak learning rate of AdamW")
     min_lr: float = Field(1e-4, ge=0, description="learning rate at the last step (cosine decay)")
     warmup_steps: int = Field(30, ge=0, description="linear warm-up (steps)")
     weight_decay: float = Field(

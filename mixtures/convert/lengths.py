@@ -96,7 +96,7 @@ def _whole(manifest: Manifest, *, seed: int) -> Manifest:
 def select(manifest: Manifest, domain: Domain) -> Selection:
     """Return the documents of a manifest in the form in which a trainer's reader picks them."""
     ids = [document.rpartition(":") for document in manifest.documents]
-    known = [source.uri for source in domain.sources]
+    known = [source.path for source in domain.sources]
     names = [*known, *sorted({path for path, _, _ in ids} - set(known))]
     number = {name: place for place, name in enumerate(names)}
     rows = (

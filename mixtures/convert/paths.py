@@ -31,7 +31,7 @@ def read_paths(
     for name in names:
         paths = places.get(name) or ([pattern.replace(DOMAIN, name)] if pattern else [])
         if not paths and sources[name] and all(source.format in form.reads for source in sources[name]):
-            paths = [source.uri for source in sources[name]]
+            paths = [source.path for source in sources[name]]
         if not paths and form.needs_data:
             part = any(" (only " in source.format for source in sources[name])  # as proxies/corpus/sources.py writes it
             why = "; it was a part of its files (`only`), so write that part to files of its own" if part else ""

@@ -52,7 +52,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def _reads_sources(job: Job, name: str) -> bool:
     """Say whether the data of a domain are the files that the mixture was learned from."""
-    sources = {os.path.abspath(source.uri) for source in job.mixture.domain(name).sources}
+    sources = {os.path.abspath(source.path) for source in job.mixture.domain(name).sources}
     files = [file for path in job.paths[name] for file in (files_at(path) if job.local(name) else [path])]
     return {os.path.abspath(file) for file in files} == sources
 

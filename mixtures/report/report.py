@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mixtures.compare.directory import ComparisonRecord, is_comparison, read_comparison
 from mixtures.errors import UserError
-from mixtures.files import without_home, write_atomic
+from mixtures.files import without_places, write_atomic
 from mixtures.report.comparison import comparison_sections, learned_runs, told_by, verdict_on
 from mixtures.report.page import page
 from mixtures.report.run import run_sections
@@ -32,15 +32,12 @@ class ReportPage:
 def make_report(source: str | Path | RunRecord | ComparisonRecord, *, full_paths: bool = False) -> ReportPage:
     """Make the page about a run or a comparison, from its directory or its record.
 
-    full_paths: write paths in the home directory with its name, which is the user's, instead of `~`.
+    full_paths: write absolute paths whole, instead of their last names only: the page is for sharing.
     The same records give the same bytes. Raises UserError for a directory that is neither, and for damaged records.
     """
-    if isinstance(source, RunRecord):
-        html = _run(source)
-        return ReportPage(html if full_paths else without_home(html))
-    if isinstance(source, ComparisonRecord):
-        html = _comparison(source)
-        return ReportPage(html if full_paths else without_home(html))
+    if isinstance(source, RunRecord | ComparisonRecord):
+        html = _run(source) if isinstance(source, RunRecord) else _comparison(source)
+        return ReportPage(html if full_paths else without_places(html))
     path = Path(source)
     if not path.is_dir():
         state = "a file" if path.exists() else "not there"

@@ -1,5 +1,6 @@
 """The parts of mixture.json, as pydantic models; mixture.py puts them together."""
 
+import os
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
@@ -83,6 +84,11 @@ class Source(GrownRecord):
     uri: str
     sha256: str | None = None
     text: str | None = Field(default=None, description="column that holds the text; left out: not known, or no columns")
+
+    @property
+    def path(self) -> str:
+        """Return the uri with `~`, which stands for the home directory in a shared file, written out."""
+        return os.path.expanduser(self.uri)
 
 
 class SamplePolicy(GrownRecord):

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 from mixtures import Mixture
+from mixtures.boundary import remedy
 from mixtures.compare.directory import Bases, base_files
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
@@ -193,7 +194,7 @@ def save_base(run_path: Path, name: str, seed: int, run: BaseRun, facts: dict[st
             add_sums(files[0].parent, [path.name for path in files], run_id=read_run_id(run_path))
     except OSError as error:
         raise UserError(
-            f"the base run of {name}, seed {seed}, could not be written ({error}); free some disk space and give the "
+            f"the base run of {name}, seed {seed}, could not be written ({error}); {remedy(error)}, and give the "
             "same command again: finished runs are kept"
         ) from error
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir, read_json
 from mixtures.locks import locked
@@ -115,7 +116,7 @@ def open_tokens(path: Path, split: str, tokenizer: TextEncoder) -> np.ndarray:
 def unwritable(cache: Path, error: OSError) -> UserError:
     """Return the error for a cache directory that cannot be written."""
     return UserError(
-        f"the token cache cannot be written in {cache}: {error.strerror or error}; free some disk space, or set "
+        f"the token cache cannot be written in {cache}: {error.strerror or error}; {remedy(error)}, or set "
         "corpus.cache_dir to another directory"
     )
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from doge.scopes import scope_parameters
+from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.locks import directory_lock
 from mixtures.samples.scores import (
@@ -287,8 +288,8 @@ def _write(write: Callable[[], Result]) -> Result:
         return write()
     except OSError as error:
         raise UserError(
-            f"the scores could not be written ({error}); finished parts are kept: free some disk space and give the "
-            "same command again"
+            f"the scores could not be written ({error}); finished parts are kept: {remedy(error)}, and give "
+            "the same command again"
         ) from error
 
 

@@ -16,6 +16,7 @@ import yaml
 from mixtures.__main__ import main
 from mixtures.boundary import guard
 from mixtures.errors import UserError
+from mixtures.version import VERSION
 from tests.mixtures.helpers import make_run
 
 
@@ -37,6 +38,8 @@ def raising(error: Exception) -> Callable[[], int]:
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "n" * 999), "File name too long; a name has at"),
         (OSError(errno.EIO, os.strerror(errno.EIO)), "a file or a connection: Input/output error; the disk"),
         (OSError("no network"), "no network"),
+        (OSError(), "error: OSError"),
+        (RuntimeError("gloo: Connection closed by peer [::1]:4"), "another process of this run ended"),
         (RecursionError("maximum recursion depth exceeded"), "nests its brackets or blocks too deeply"),
         (OverflowError("int too large to convert to float"), "a number is larger than can be computed with"),
         (MemoryError(), "this needs more memory than there is"),
@@ -67,7 +70,12 @@ def test_anything_else_keeps_its_traceback_and_says_how_to_report_it(capsys: pyt
     assert guard(raising(ValueError("too many values to unpack"))) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said
-    assert said.splitlines()[-1].startswith("error: this is a fault of the program (version ")
+    report = said[said.index("error: this is a fault of the program") :]
+    assert f"the version: {VERSION}, Python " in report
+    assert "  - the command: " in report
+    form = Path(__file__).parents[2] / ".github/ISSUE_TEMPLATE/crash.md"
+    asked = [line[2:].partition(":")[0] for line in form.read_text().splitlines() if line.startswith("- ")]
+    assert len(asked) == report.count("\n  - "), "the form asks for the same"
 
 
 def test_a_message_neither_fills_nor_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,7 +295,9 @@ def test_more_tokens_than_any_table_holds_are_refused(text: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_a_mixture_holds_no_directory_that_nobody_needs_to_read_it(tmp_path: Path) -> None:
+def test_a_mixture_holds_no_directory_that_nobody_needs_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path / "run")
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["model"] = {"preset": "", "config": "/home/ann/secret/model.json", "pretrained": ""}
@@ -303,6 +305,9 @@ def test_a_mixture_holds_no_directory_that_nobody_needs_to_read_it(tmp_path: Pat
     mixture = export_mixture([run])
     assert mixture.provenance.proxy["runs"][0]["model"]["config"] == "model.json"
     assert mixture.domains[0].sources[0].uri.startswith("/data/"), "convert finds the text by it"
+    monkeypatch.setenv("HOME", "/data")
+    source = export_mixture([run]).domains[0].sources[0]
+    assert (source.uri[:2], source.path[:6]) == ("~/", "/data/"), "the home directory names the user"
     bare = export_mixture([run], paths=False)
     assert bare.domains[0].sources[0].uri == f"{bare.domains[0].name}.parquet"
     assert '"/' not in bare.model_dump_json()

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from mixtures.errors import UserError
-from mixtures.files import atomic_dir, check_path, is_url, read_json, read_yaml, without_home, write_atomic
+from mixtures.files import (
+    atomic_dir,
+    check_path,
+    is_url,
+    read_json,
+    read_yaml,
+    without_home,
+    without_places,
+    write_atomic,
+)
 
 
 def disk_full(*_: object) -> None:
@@ -189,3 +198,17 @@ def test_the_home_directory_is_written_without_its_name(monkeypatch: pytest.Monk
     )
     monkeypatch.setenv("HOME", "/")
     assert without_home("/a/b") == "/a/b"
+
+
+def test_a_directory_that_a_full_disk_stops_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, atomic_dir(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "out")
+
+
+def test_a_page_for_sharing_shows_only_the_last_names_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    page = "<script>x=/a/b/.test(y)</script><p class='/x/y/z'>/mnt/secret/a.parquet, '/home/ann/b/c.yaml' https://h/a/b</p>"
+    assert without_places(page) == (
+        "<script>x=/a/b/.test(y)</script><p class='/x/y/z'>.../a.parquet, '.../c.yaml' https://h/a/b</p>"
+    )

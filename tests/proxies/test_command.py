@@ -22,7 +22,7 @@ from proxies.settings import Settings
         ),
         (RecursionError(), 2, "nests its brackets or blocks too deeply"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "more memory than there is"),
-        (KeyError("weights"), 1, "please report it"),
+        (KeyError("weights"), 1, "Please report it"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

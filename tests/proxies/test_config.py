@@ -503,6 +503,10 @@ def test_a_name_that_yaml_reads_as_something_else_is_refused(tmp_path: Path, nam
     assert name in load_settings(path).corpus.domains
 
 
+def test_a_learning_rate_that_float32_cannot_step_by_is_refused(tmp_path: Path) -> None:
+    assert "train.lr: Input should be less than or equal to 1000000" in faults(tmp_path, GOOD, "--train.lr", "1e300")
+
+
 @pytest.mark.parametrize("number", [2**63, -(2**64), 10**300], ids=["2**63", "-2**64", "1e300"])
 def test_a_number_beyond_64_bits_is_refused_by_its_setting(tmp_path: Path, number: int) -> None:
     message = faults(tmp_path, changed(seed=number, train={"steps": number}))

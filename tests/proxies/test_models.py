@@ -153,6 +153,8 @@ def config_refusal(folder: Path, values: object) -> str:
         ),
         ({"model_type": "gpt2", "num_attention_heads": 3}, "num_attention_heads is 3; it must divide hidden_size"),
         ({"num_hidden_layers": "2"}, "'num_hidden_layers' expected int, got str (value: '2')"),
+        ({"num_hidden_layers": 10**9}, "has num_hidden_layers 1000000000; allowed: 1 to 10,000"),
+        ({"num_hidden_layers": -1}, "has num_hidden_layers -1; allowed: 1 to 10,000"),
         ({"vocab_size": "257"}, "'vocab_size' expected int, got str"),
         ({"attention_dropout": 1e300}, "attention_dropout is 1e+300; allowed: 0 to 1"),
         ({"attention_dropout": None}, "attention_dropout is None; allowed: 0 to 1"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from mixtures import Mixture
 from mixtures.run.evaluation import read_evaluation
@@ -309,15 +310,28 @@ def test_a_run_with_a_model_that_sees_later_tokens_is_refused(
     assert run(path) == 0
 
 
-def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "said_of_it"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ("No space left", "free some disk space")),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), ("Read-only", "this file system cannot be written")),
+        (SafetensorError("I/O error: No space left on device"), ("No space left", "free some disk space")),
+    ],
+    ids=["full", "read-only", "safetensors"],
+)
+def test_a_disk_that_refuses_a_checkpoint_keeps_the_last_good_one(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    said_of_it: tuple[str, str],
 ) -> None:
     path, save = write_run(tmp_path), torch.save
 
     def full(state: dict, target: Path) -> None:
         if state["step"] == 4:
             Path(target).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise error
         save(state, target)
 
     with monkeypatch.context() as patch:
@@ -325,7 +339,7 @@ def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(
         said = message(capsys, path)
     for part in (
         "step-00000004 could not be written",
-        "No space left",
+        *said_of_it,
         "last good checkpoint",
         "step-00000002",
         "--resume",
