@@ -17,7 +17,7 @@ import yaml
 
 DIGITS, DEEP = "<5,000 digits>", "<1,000 levels>"  # stand for what the writers of JSON and YAML cannot write
 LITERALS = {DIGITS: "9" * 5000, DEEP: "[" * 1000 + "]" * 1000}
-NUMBERS = (2**63, -(2**63) - 1, 2**64, 2**31, 10**12, 18 * 10**12, 1e300, -1e300, 1e-300, 0, -1, -0.0, 0.5)
+NUMBERS = (2**63, -(2**63) - 1, 2**64, 2**31, 10**12, 18 * 10**12, 1e300, -1e300, 1e-300, 0, -1, -0.0, 0.5, 1, 3, 1000)
 ODD_NUMBERS = (float("nan"), float("inf"), -float("inf"), DIGITS, True, None, "1e3", "1_000", "0x10", "٣", "1:30")
 PATHS = ("", ".", "..", "../..", "run.yaml", "data", "run", "missing/deep/file", "/dev/null", "/", "~", "loop", "a" * 300)
 ODD_PATHS = ("nul\0.json", "a/" * 3000, "\ud800.json", "[", "*", "**/*", "{domain}", "$HOME", "file:///x", "s3://none/x")
@@ -27,8 +27,15 @@ COLLECTIONS: tuple[Any, ...] = ([], {}, [[]], DEEP, {"": ""}, [None], {"text": 1
 VALUES = (NUMBERS, ODD_NUMBERS, PATHS, ODD_PATHS, WORDS, NAMES, COLLECTIONS)
 
 
-def value(draw: random.Random) -> Any:
-    """Return an extreme value of a kind that is drawn first."""
+def value(draw: random.Random, old: Any = None) -> Any:
+    """Return an extreme value: mostly of the type of `old`, if given, so that it gets past the checks of types."""
+    if draw.random() < 0.7:
+        if isinstance(old, bool):
+            return not old
+        if isinstance(old, int | float):
+            return draw.choice((*NUMBERS, *NUMBERS, *ODD_NUMBERS, -old, old * 1000, old / 1000))
+        if isinstance(old, str):
+            return draw.choice(draw.choice((PATHS, ODD_PATHS, WORDS, NAMES)))
     return copy.deepcopy(draw.choice(draw.choice(VALUES)))
 
 
@@ -36,21 +43,22 @@ def tree(draw: random.Random, root: Any) -> Any:
     """Return a copy of nested dicts and lists with one to three entries changed, removed, added, renamed or swapped."""
     holder = [copy.deepcopy(root)]
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        places = list(_places(holder))
-        block, key = draw.choice(places)
-        act = draw.choice(("set", "set", "set", "remove", "add", "rename", "swap", "wrap"))
+        block, key = _place(draw, holder)
+        act = draw.choice(("set", "set", "set", "set", "remove", "add", "rename", "swap", "wrap"))
         if act == "set":
-            block[key] = value(draw)
+            block[key] = value(draw, block[key])
         elif act == "swap":
-            other, place = draw.choice(places)
+            other, place = _place(draw, holder)
             block[key], other[place] = copy.deepcopy(other[place]), copy.deepcopy(block[key])
         elif act == "wrap":
             block[key] = draw.choice(([block[key]], {"a": block[key]}))
+        elif block is holder:
+            block[0] = value(draw)
         elif isinstance(block, list):
-            if act == "remove" and block is not holder:
+            if act == "remove":
                 del block[key]
             else:
-                block.insert(draw.randrange(len(block) + 1) if block is not holder else 1, value(draw))
+                block.insert(key, draw.choice((value(draw, block[key]), block[key])))
         elif act == "remove":
             del block[key]
         elif act == "rename":
@@ -60,12 +68,14 @@ def tree(draw: random.Random, root: Any) -> Any:
     return holder[0]
 
 
-def _places(block: Any) -> Any:
-    """Yield (dict or list, key or position) of all entries, at all depths."""
-    for key in list(block) if isinstance(block, dict) else range(len(block)):
-        yield block, key
-        if isinstance(block[key], dict | list):
-            yield from _places(block[key])
+def _place(draw: random.Random, holder: list[Any]) -> tuple[Any, Any]:
+    """Return (dict or list, key or position) of an entry, mostly one without entries; a long list counts like one."""
+    block: Any = holder
+    key: Any = 0
+    while isinstance(block[key], dict | list) and block[key] and draw.random() < 0.9:
+        block = block[key]
+        key = draw.choice(list(block)) if isinstance(block, dict) else draw.randrange(len(block))
+    return block, key
 
 
 def json_text(draw: random.Random, record: Any) -> bytes:
@@ -204,16 +214,20 @@ STRUCTURED: dict[str, tuple[Callable[[random.Random, bytes], bytes], ...]] = {
 TEXTS = (".json", ".yaml", ".csv", ".txt", ".jsonl")
 
 
-def file(draw: random.Random, path: Path) -> str:
-    """Damage a file in place, at the level of its records, its text, its bytes or its directory; return in what way."""
+def file(draw: random.Random, path: Path, suffix: str = "") -> str:
+    """Damage a file in place, at the level of its records, its text, its bytes or its directory; return in what way.
+
+    suffix: the format, where the file's name does not tell.
+    """
+    suffix = suffix or path.suffix
     kinds = ["bytes"] * 2 + ["place"]
-    kinds += ["records"] * 6 * (path.suffix in STRUCTURED) + ["text"] * 3 * (path.suffix in TEXTS)
+    kinds += ["records"] * 6 * (suffix in STRUCTURED) + ["text"] * 3 * (suffix in TEXTS)
     kind = draw.choice(kinds)
     if kind == "place":
         return place(draw, path)
     content = path.read_bytes()
     if kind == "records":
-        damaged = draw.choice(STRUCTURED[path.suffix])(draw, content)
+        damaged = draw.choice(STRUCTURED[suffix])(draw, content)
     else:
         damaged = (text if kind == "text" else binary)(draw, content)
     path.write_bytes(damaged)
@@ -245,9 +259,12 @@ def words(draw: random.Random, line: list[str]) -> list[str]:
         spot = draw.randrange(len(line) + 1)
         act = draw.randrange(7)
         word = str(value(draw)).replace(DIGITS, LITERALS[DIGITS]).replace(DEEP, LITERALS[DEEP])
-        word = word.replace("\0", "")  # no shell can pass it
+        word = word.replace("\0", "").replace("\ud800", "\udc80")  # what no shell can pass
         if act <= 2 and line:
             name, equals, _ = line[spot % len(line)].partition("=")
+            old = line[spot % len(line)].rpartition("=")[2]
+            if old.replace(".", "").replace("e", "").replace("-", "").isdigit() and draw.random() < 0.7:
+                word = str(draw.choice(NUMBERS))
             line[spot % len(line)] = f"{name}={word}" if equals and draw.random() < 0.7 else word
         elif act == 3 and line:
             del line[spot % len(line)]

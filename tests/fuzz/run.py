@@ -57,7 +57,8 @@ def in_child(work: Path, name: str, act: Callable[[], Result], *, seconds: int) 
     What the process prints is in `work`/`name`.out and .err.
     """
     answer = work / f"{name}.json"
-    answer.unlink(missing_ok=True)
+    for left in (answer, work / f"{name}.about"):
+        left.unlink(missing_ok=True)
     streams = [open(work / f"{name}.{stream}", "w+b") for stream in ("out", "err")]  # noqa: SIM115
     child = os.fork()
     if not child:
@@ -183,7 +184,7 @@ def _judged(work: Path, case: Any, code: int, failure: Any, fence: Any, before: 
     out, err = ((work / f"case.{name}").read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
     if fault := judge.message_fault(out, err, code):
         return "bad message", fault[:60], f"exit code {code}: {fault}: {(err or out)[-300:]!r}"
-    return "refused" if code == 2 else "ok", "", ""
+    return "refused" if code == 2 else "ok", "", (err if code == 2 else out)[-500:]
 
 
 def main(arguments: list[str]) -> int:
@@ -193,6 +194,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--only", type=int, help="number of the one case to run")
     parser.add_argument("--target", default="", help="take all cases from this target")
+    parser.add_argument("--all", action="store_true", help="print every case, not only those that failed")
     parser.add_argument("--seconds", type=int, default=60, help="from when on a case hangs")
     parser.add_argument("--work", type=Path, help="directory for the cases (default: a new temporary one)")
     given = parser.parse_args(arguments)
@@ -211,10 +213,12 @@ def main(arguments: list[str]) -> int:
             work, "case", lambda number=number: one_case(work, given.seed, number, given.target), seconds=given.seconds
         )
         if not result.target:  # it did not come to its end
-            result = Result(**{**asdict(result), **json.loads((work / "case.about").read_text())})
+            about = work / "case.about"
+            result = Result(**{**asdict(result), **(json.loads(about.read_text()) if about.exists() else {})})
         results.append(result)
         if result.outcome not in GOOD:
             _keep(work, f"{given.seed}-{number}")
+        if given.all or result.outcome not in GOOD:
             again = f"python -m tests.fuzz.run --seed {given.seed} --only {number}"
             again += f" --target {given.target}" if given.target else ""
             print(f"{number}: {result.outcome}: {result.kind}\n  {result.target}: {result.what}; {result.words}")

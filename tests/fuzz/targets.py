@@ -13,11 +13,14 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import BaseModel
 
 from mixtures.__main__ import main as mixtures
 from mixtures.convert.formats import MODULES as FORMATS
 from proxies import compare, score, train
 from proxies.command import command
+from proxies.comparison.settings import CompareSettings
+from proxies.config import flags as flags_of
 from proxies.corpus.corpus import prepare
 from proxies.settings import Settings, load_settings
 from tests.fuzz import mutators
@@ -43,25 +46,39 @@ class Case:
     act: Callable[[list[str]], int]
     words: list[str]
     what: str
-    outputs: Sequence[str] = (OUTPUT, "cache")
+    outputs: Sequence[str] = (OUTPUT, f"{OUTPUT}.samples", "cache")
     lost: Callable[[], str] = lambda: ""
 
 
 def settings(draw: random.Random) -> Case:
     """The settings of a run."""
-    return _settings(draw, "run.yaml", train.main)
+    return _settings(draw, "run.yaml", train.main, Settings)
 
 
 def comparison(draw: random.Random) -> Case:
     """The settings of a comparison."""
-    return _settings(draw, "compare.yaml", compare.main)
+    return _settings(draw, "compare.yaml", compare.main, CompareSettings)
 
 
-def _settings(draw: random.Random, name: str, act: Callable[[list[str]], int]) -> Case:
+def _settings(draw: random.Random, name: str, act: Callable[[list[str]], int], kind: type[BaseModel]) -> Case:
     path = Path(name)
     good = yaml.safe_load(path.read_text()) | {"run_dir": OUTPUT}
-    path.write_text(yaml.safe_dump(good, sort_keys=False))
-    how = mutators.file(draw, path)
+    if draw.random() < 0.5:  # any setting, also one that the file leaves out
+        how = ""
+        known = list(flags_of(kind))
+        if draw.random() < 0.7:  # texts are mostly refused as such
+            known = [setting for setting in known if isinstance(setting[1], int | float)]
+        for flag, default, _ in draw.sample(known, draw.choice((1, 1, 2))):
+            *blocks, key = flag.split(".")
+            block = good
+            for block_name in blocks:
+                block = block.setdefault(block_name, {})
+            block[key] = mutators.value(draw, block.get(key, default))
+            how += f"{flag} = {block[key]!r:.60} "
+        path.write_bytes(mutators.yaml_text(draw, good))
+    else:
+        path.write_bytes(mutators.yaml_text(draw, good))
+        how = mutators.file(draw, path)
     return Case(act, [name], f"{name} ({how})", (OUTPUT, "cache", *_asked(path)))
 
 
@@ -87,16 +104,21 @@ def model(draw: random.Random) -> Case:
 def flags(draw: random.Random) -> Case:
     """The words of all commands."""
     act, line = draw.choice(LINES)
-    words = mutators.words(draw, line.split())
+    words = line.split()
+    if line.startswith("run.yaml") and draw.random() < 0.5:
+        flag, default, _ = draw.choice(list(flags_of(Settings)))
+        words += [f"--{flag}", str(mutators.value(draw, default)).replace("\0", "")]
+    else:
+        words = mutators.words(draw, words)
     # what it writes without -o, and what is damaged may be the -o
-    outputs = [OUTPUT, "cache", "ladder.png", "ladder.json", "plots", "mixture.png", "report.html"]
+    outputs = [OUTPUT, f"{OUTPUT}.samples", "cache", "ladder.png", "ladder.json", "plots", "mixture.png", "report.html"]
     for place in ("run", "comparison"):
         outputs += [f"{place}/{name}" for name in ("mixture.json", "plots", "report.html", "diagnosis.json", "scores")]
     for spot, word in enumerate(words):
         name, _, value = word.partition("=")
         if name in FLAGS or name.startswith("-o"):
             value = value or (word[2:] if name.startswith("-o") and name != "-o" else "".join(words[spot + 1 : spot + 2]))
-            outputs += [value, f"{value}/../cache"]
+            outputs += [value, f"{value.rstrip('/').removesuffix('.json')}.samples", f"{value}/../cache"]
     return Case(act, words, f"words of: {line}", outputs)
 
 
@@ -113,7 +135,7 @@ def data(draw: random.Random) -> Case:
         how = "inside"
     else:
         path.write_bytes(COMPRESS[compression](content) if compression else content)
-        how = mutators.file(draw, path)
+        how = mutators.file(draw, path, ".jsonl" if kind == "json" else path.suffix)
     names = {"fuzzed": path, "vowels": Path("data/vowels.jsonl")}
     sources = {name: {"data_files": str(at), "validation": "data/mixed_validation.jsonl"} for name, at in names.items()}
     return _prepare({"tokenizer": {"bytes": True}, "domains": sources}, f"{path} ({how})", lambda: _missing(path))
@@ -193,7 +215,11 @@ def cache(draw: random.Random) -> Case:
 
 def mixture(draw: random.Random) -> Case:
     """A mixture.json, or a manifest of its sample weights."""
-    path = draw.choice([Path("mixture.json")] * 3 + [Path("sampled.json")] * 2 + sorted(Path().glob("sampled*/*")))
+    path = draw.choice([Path("mixture.json")] * 5 + [Path("sampled.json")] * 4 + sorted(Path().glob("sampled*/*"))[:1])
+    if path.suffix == ".json" and draw.random() < 0.6:  # a mixture without an id is not compared with one
+        good = json.loads(path.read_text())
+        good.pop("id")
+        path.write_text(json.dumps(good, indent=1))
     how = mutators.file(draw, path)
     name = "mixture.json" if path.name == "mixture.json" else "sampled.json"
     lines = [["show", name], ["check", name], ["plot", name, "-o", OUTPUT]]
@@ -230,7 +256,7 @@ def record(draw: random.Random) -> Case:
         lines = [(mixtures, words) for words in names] + [(score.main, ["run", "--max-rows", "8"])]
         lines += [(train.main, ["run.yaml", "--resume"])] * 2
     act, words = draw.choice(lines)
-    return Case(act, words, f"{path} ({how})", (OUTPUT, "cache", str(root)))
+    return Case(act, words, f"{path} ({how})", (OUTPUT, f"{OUTPUT}.samples", "cache", str(root)))
 
 
 LINES: tuple[tuple[Callable[[list[str]], int], str], ...] = (
