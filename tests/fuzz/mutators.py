@@ -253,25 +253,29 @@ def place(draw: random.Random, path: Path) -> str:
 
 
 def words(draw: random.Random, line: list[str]) -> list[str]:
-    """Return the words of a command with one or two of them changed, removed, given twice or put in."""
+    """Return the words of a command with one or two of them changed (mostly), removed, given twice or put in."""
     line = list(line)
     for _ in range(draw.choice((1, 1, 2))):
-        spot = draw.randrange(len(line) + 1)
-        act = draw.randrange(7)
-        word = str(value(draw)).replace(DIGITS, LITERALS[DIGITS]).replace(DEEP, LITERALS[DEEP])
-        word = word.replace("\0", "").replace("\ud800", "\udc80")  # what no shell can pass
-        if act <= 2 and line:
-            name, equals, _ = line[spot % len(line)].partition("=")
-            old = line[spot % len(line)].rpartition("=")[2]
-            if old.replace(".", "").replace("e", "").replace("-", "").isdigit() and draw.random() < 0.7:
-                word = str(draw.choice(NUMBERS))
-            line[spot % len(line)] = f"{name}={word}" if equals and draw.random() < 0.7 else word
-        elif act == 3 and line:
-            del line[spot % len(line)]
-        elif act == 4 and line:
+        spot = draw.randrange(len(line))
+        act = draw.choice(("change", "change", "change", "change", "remove", "repeat", "flag", "put in"))
+        if act == "change":
+            flag, equals, old = line[spot].rpartition("=")
+            new = value(draw, float(old)) if old.replace(".", "").isdigit() else value(draw, old)
+            line[spot] = f"{flag}{equals}{word(new)}" if draw.random() < 0.8 else word(new)
+        elif act == "remove" and len(line) > 1:
+            del line[spot]
+        elif act == "repeat":
             line.insert(spot, draw.choice(line))
-        elif act == 5:
+        elif act == "flag":
             line.insert(spot, draw.choice(("--", "-", "-o", "--help", "--version", "--resume", "[", "{}", "--x=1")))
         else:
-            line.insert(spot, word)
+            line.insert(spot, word(value(draw)))
     return line
+
+
+def word(some: Any) -> str:
+    """Return a value as a word of a command line, without what no shell can pass."""
+    written = str(some)
+    for name, literal in LITERALS.items():
+        written = written.replace(name, literal)
+    return written.replace("\0", "").replace("\ud800", "\udc80")

@@ -1,7 +1,8 @@
 """Run cases one after the other, each in a process of its own, and print what became of them.
 
 `python -m tests.fuzz.run --seed 7 --cases 1000`; one case again: `--seed 7 --only 123`. The exit code is 1 if a case
-failed. Everything happens in a temporary directory (--work); what a failed case left stays there, with what it said.
+failed. Everything happens in a temporary directory; what a failed case left stays there, with what it said. With --work
+and this directory, the same good inputs are damaged again, byte by byte; new ones hold other times and other paths.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -65,17 +67,18 @@ def in_child(work: Path, name: str, act: Callable[[], Result], *, seconds: int) 
         try:
             for number, stream in enumerate(streams, 1):
                 os.dup2(stream.fileno(), number)
-            sys.stdin.close()
-            faulthandler.enable()
-            faulthandler.dump_traceback_later(seconds, exit=True)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            faulthandler.enable(sys.stderr)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)
             result = act()
             answer_text = json.dumps(asdict(result))
             with open(answer, "w", encoding="utf-8") as file:
                 file.write(answer_text)
         except BaseException as error:  # the fuzzer's own fault
-            import traceback
-
             traceback.print_exception(error)
+            sys.stderr.flush()
         finally:
             os._exit(0)
     for stream in streams:
@@ -196,15 +199,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--target", default="", help="take all cases from this target")
     parser.add_argument("--all", action="store_true", help="print every case, not only those that failed")
     parser.add_argument("--seconds", type=int, default=60, help="from when on a case hangs")
-    parser.add_argument("--work", type=Path, help="directory for the cases (default: a new temporary one)")
+    parser.add_argument("--work", type=Path, help="directory for the cases (default: a new temporary one); its good inputs are used if it has them")
     given = parser.parse_args(arguments)
     work = Path(tempfile.mkdtemp(prefix="fuzz-")) if given.work is None else given.work.resolve()
     for name in ("home", "kept", "case"):
-        (work / name).mkdir(parents=True)
+        (work / name).mkdir(parents=True, exist_ok=True)
     os.environ.update(ENVIRONMENT, HOME=str(work / "home"), TMPDIR=str(work / "home"))
     tempfile.tempdir = None
     prepare_process()
-    _make_base(work)
+    if not (work / "base").exists():
+        _make_base(work)
     began = time.monotonic()
     results: list[Result] = []
     numbers = range(given.cases) if given.only is None else [given.only]
@@ -219,7 +223,7 @@ def main(arguments: list[str]) -> int:
         if result.outcome not in GOOD:
             _keep(work, f"{given.seed}-{number}")
         if given.all or result.outcome not in GOOD:
-            again = f"python -m tests.fuzz.run --seed {given.seed} --only {number}"
+            again = f"python -m tests.fuzz.run --work {work} --seed {given.seed} --only {number}"
             again += f" --target {given.target}" if given.target else ""
             print(f"{number}: {result.outcome}: {result.kind}\n  {result.target}: {result.what}; {result.words}")
             print(f"{result.detail}\n  again: {again}\n", flush=True)

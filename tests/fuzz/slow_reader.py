@@ -80,7 +80,7 @@ def _records(text: str) -> list[list[str]]:
 
 
 def _parquet(content: bytes) -> list[str]:
-    return list(pq.read_table(io.BytesIO(content)).column("text").to_pylist())
+    return list(pq.read_table(io.BytesIO(content), columns=["text"]).column("text").to_pylist())
 
 
 def _zstd(content: bytes) -> bytes:

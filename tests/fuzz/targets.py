@@ -107,7 +107,7 @@ def flags(draw: random.Random) -> Case:
     words = line.split()
     if line.startswith("run.yaml") and draw.random() < 0.5:
         flag, default, _ = draw.choice(list(flags_of(Settings)))
-        words += [f"--{flag}", str(mutators.value(draw, default)).replace("\0", "")]
+        words += [f"--{flag}", mutators.word(mutators.value(draw, default))]
     else:
         words = mutators.words(draw, words)
     # what it writes without -o, and what is damaged may be the -o
@@ -125,7 +125,7 @@ def flags(draw: random.Random) -> Case:
 def data(draw: random.Random) -> Case:
     """A file of text: its records, its bytes, or its compression."""
     kind, compression = draw.choice(("jsonl", "ndjson", "json", "csv", "txt", "parquet")), ""
-    content = _written(documents(draw), kind)
+    content = written(documents(draw), kind)
     if draw.random() < 0.4:
         compression = draw.choice(list(COMPRESS))
     path = Path("data", f"fuzzed.{kind}{'.' * bool(compression)}{compression}")
@@ -141,7 +141,7 @@ def data(draw: random.Random) -> Case:
     return _prepare({"tokenizer": {"bytes": True}, "domains": sources}, f"{path} ({how})", lambda: _missing(path))
 
 
-def _written(texts: list[str], kind: str) -> bytes:
+def written(texts: list[str], kind: str) -> bytes:
     frame = pd.DataFrame({"id": range(len(texts)), "text": texts})
     buffer = io.BytesIO()
     if kind == "csv":
@@ -281,7 +281,7 @@ LINES: tuple[tuple[Callable[[list[str]], int], str], ...] = (
 )
 # The share of cases that a target gets. Those that train take longest.
 TARGETS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
-    "settings": (settings, 12),
+    "settings": (settings, 16),
     "comparison": (comparison, 5),
     "model": (model, 6),
     "flags": (flags, 18),
