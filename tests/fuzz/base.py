@@ -26,10 +26,12 @@ def write_base(folder: Path) -> None:
         write_domain(data / f"{name}_validation.jsonl", ALPHABETS[name], documents=5, seed=1)
     _write_settings(folder)
     assert train.main([str(folder / "run.yaml")]) == 0
+    wide = ["--run_dir", str(folder / "wide"), "--model.config", str(folder / "wide.json")]
+    assert train.main([str(folder / "run.yaml"), *wide]) == 0
     assert score.main([str(folder / "run"), "--max-rows", "8"]) == 0
     assert compare.main([str(folder / "compare.yaml")]) == 0
     run, mixture, sampled = (str(folder / name) for name in ("run", "mixture.json", "sampled.json"))
-    assert mixtures(["export", run, "-o", mixture, "--stages", "2", "--token-budget", "20000"]) == 0
+    assert mixtures(["export", run, "-o", mixture, "--stages", "2", "--token-budget", "200k"]) == 0
     assert mixtures(["export", run, "-o", sampled, "--samples", "softmax"]) == 0
     _write_tables(folder / "tables")
 
@@ -66,6 +68,7 @@ def _write_settings(folder: Path) -> None:
     for name, settings in {"run": run, "compare": comparison, "text": text}.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     (folder / "model.json").write_text(json.dumps(MODEL))
+    (folder / "wide.json").write_text(json.dumps({**MODEL, "hidden_size": 32}))
     (folder / "shares.json").write_text(json.dumps(SHARES))
     texts = [json.loads(line)["text"] for line in (folder / "data" / "mixed.jsonl").read_text().splitlines()]
     train_bpe(texts, 300).save(folder / "tokenizer.json")
@@ -92,6 +95,6 @@ def _write_tables(folder: Path) -> None:
 
 def documents(draw: random.Random) -> list[str]:
     """Texts of many scripts, short and long, with what file formats have to escape."""
-    alphabets = ("aeiou ", "bcdfgh,\n ", "0123\t\" ", "äßé€ ", "漢字かな ", "😀👩‍👧 ", "\\'\u2028\u0085 ", "{}[]:\r\n ")
+    alphabets = ("aeiou ", "bcdfgh,\n ", '0123\t" ', "äßé€ ", "漢字かな ", "😀👩‍👧 ", "\\'\u2028\u0085 ", "{}[]:\r\n ")
     texts = ["".join(draw.choices(draw.choice(alphabets), k=draw.choice((20, 60, 200)))) for _ in range(30)]
     return [*texts, "x" * 5000, " spaces ", "the same text twice", "the same text twice"]

@@ -19,10 +19,48 @@ DIGITS, DEEP = "<5,000 digits>", "<1,000 levels>"  # stand for what the writers 
 LITERALS = {DIGITS: "9" * 5000, DEEP: "[" * 1000 + "]" * 1000}
 NUMBERS = (2**63, -(2**63) - 1, 2**64, 2**31, 10**12, 18 * 10**12, 1e300, -1e300, 1e-300, 0, -1, -0.0, 0.5, 1, 3, 1000)
 ODD_NUMBERS = (float("nan"), float("inf"), -float("inf"), DIGITS, True, None, "1e3", "1_000", "0x10", "٣", "1:30")
-PATHS = ("", ".", "..", "../..", "run.yaml", "data", "run", "missing/deep/file", "/dev/null", "/", "~", "loop", "a" * 300)
-ODD_PATHS = ("nul\0.json", "a/" * 3000, "\ud800.json", "[", "*", "**/*", "{domain}", "$HOME", "file:///x", "s3://none/x")
+PATHS = (
+    "",
+    ".",
+    "..",
+    "../..",
+    "run.yaml",
+    "data",
+    "run",
+    "missing/deep/file",
+    "/dev/null",
+    "/",
+    "~",
+    "loop",
+    "a" * 300,
+)
+ODD_PATHS = (
+    "nul\0.json",
+    "a/" * 3000,
+    "\ud800.json",
+    "[",
+    "*",
+    "**/*",
+    "{domain}",
+    "$HOME",
+    "file:///x",
+    "s3://none/x",
+)
 WORDS = ("\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "a\rb", "\u202eabc", "; touch stray", "$(touch stray)", "null", "~")
-NAMES = ("VOWELS", "Vowels", "con", "NUL", "..", "vowels@held_out", "vowels ", "<b>", "é", "e\u0301", "reused", "x" * 129)
+NAMES = (
+    "VOWELS",
+    "Vowels",
+    "con",
+    "NUL",
+    "..",
+    "vowels@held_out",
+    "vowels ",
+    "<b>",
+    "é",
+    "e\u0301",
+    "reused",
+    "x" * 129,
+)
 COLLECTIONS: tuple[Any, ...] = ([], {}, [[]], DEEP, {"": ""}, [None], {"text": 1}, [0.1] * 1000)
 VALUES = (NUMBERS, ODD_NUMBERS, PATHS, ODD_PATHS, WORDS, NAMES, COLLECTIONS)
 
@@ -108,7 +146,9 @@ def text(draw: random.Random, content: bytes) -> bytes:
     elif act == 3:
         lines[here] = lines[here].rstrip(b"\r\n")
     elif act == 4:
-        lines.insert(here, draw.choice((b" ", b"\t", b"- ", b"&a [*a]\n", b"<<: *a\n", b"---\n", b"# x\n", b"[", b'"', b"}")))
+        lines.insert(
+            here, draw.choice((b" ", b"\t", b"- ", b"&a [*a]\n", b"<<: *a\n", b"---\n", b"# x\n", b"[", b'"', b"}"))
+        )
     elif act == 5:
         lines.insert(here, bomb())
     elif act == 6:
@@ -118,8 +158,8 @@ def text(draw: random.Random, content: bytes) -> bytes:
         lines[here] = lines[here][:place] + number + lines[here][place + 1 :]
     else:
         place = draw.randrange(len(lines[here]) + 1)
-        odd = draw.choice((*WORDS, *NAMES, "\0", "\ufeff", "\u2028", "\x85", "\x0c", "\ud800", "\x1a"))
-        lines[here] = lines[here][:place] + odd.encode("utf-8", "surrogatepass") + lines[here][place:]
+        mark = draw.choice((*WORDS, *NAMES, "\0", "\ufeff", "\u2028", "\x85", "\x0c", "\ud800", "\x1a"))
+        lines[here] = lines[here][:place] + mark.encode("utf-8", "surrogatepass") + lines[here][place:]
     return b"".join(lines)
 
 
@@ -235,7 +275,7 @@ def file(draw: random.Random, path: Path, suffix: str = "") -> str:
 
 
 def place(draw: random.Random, path: Path) -> str:
-    """Put something else where a file was: nothing, a directory, a link to itself, another file, one nobody may read."""
+    """Put something else where a file was: nothing, a directory, a loop, another file, or one that nobody may read."""
     kind = draw.choice(("missing", "directory", "loop", "dangling", "swapped", "forbidden"))
     others = sorted(other for other in path.parent.iterdir() if other.is_file() and other != path)
     if kind == "swapped" and others:
@@ -250,6 +290,15 @@ def place(draw: random.Random, path: Path) -> str:
     elif kind in ("loop", "dangling"):
         path.symlink_to(path if kind == "loop" else path.with_name("nowhere"))
     return kind
+
+
+def directory(draw: random.Random, path: Path) -> str:
+    """Exchange a directory with another one beside it; return with which."""
+    other = draw.choice(sorted(other for other in path.parent.iterdir() if other.is_dir() and other != path))
+    aside = path.with_name("aside")
+    for one, two in ((path, aside), (other, path), (aside, other)):
+        one.rename(two)
+    return f"exchanged with {other}"
 
 
 def words(draw: random.Random, line: list[str]) -> list[str]:
@@ -275,7 +324,7 @@ def words(draw: random.Random, line: list[str]) -> list[str]:
 
 def word(some: Any) -> str:
     """Return a value as a word of a command line, without what no shell can pass."""
-    written = str(some)
+    written = "null" if some is None else str(some)
     for name, literal in LITERALS.items():
         written = written.replace(name, literal)
     return written.replace("\0", "").replace("\ud800", "\udc80")

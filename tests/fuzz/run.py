@@ -199,7 +199,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--target", default="", help="take all cases from this target")
     parser.add_argument("--all", action="store_true", help="print every case, not only those that failed")
     parser.add_argument("--seconds", type=int, default=60, help="from when on a case hangs")
-    parser.add_argument("--work", type=Path, help="directory for the cases (default: a new temporary one); its good inputs are used if it has them")
+    place = "directory for the cases (default: a new temporary one); the good inputs in it are used"
+    parser.add_argument("--work", type=Path, help=place)
     given = parser.parse_args(arguments)
     work = Path(tempfile.mkdtemp(prefix="fuzz-")) if given.work is None else given.work.resolve()
     for name in ("home", "kept", "case"):

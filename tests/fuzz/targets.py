@@ -1,4 +1,4 @@
-"""What is damaged and which command reads it then. Each target builds one case in the current directory, a copy of base.
+"""What is damaged and which command reads it then. Each target makes one case in a copy of base.
 
 The current directory is the case's own, and paths are relative to it.
 """
@@ -114,10 +114,13 @@ def flags(draw: random.Random) -> Case:
     outputs = [OUTPUT, f"{OUTPUT}.samples", "cache", "ladder.png", "ladder.json", "plots", "mixture.png", "report.html"]
     for place in ("run", "comparison"):
         outputs += [f"{place}/{name}" for name in ("mixture.json", "plots", "report.html", "diagnosis.json", "scores")]
+    outputs += ["run"] * ("--resume" in words)
     for spot, word in enumerate(words):
         name, _, value = word.partition("=")
         if name in FLAGS or name.startswith("-o"):
-            value = value or (word[2:] if name.startswith("-o") and name != "-o" else "".join(words[spot + 1 : spot + 2]))
+            value = value or (
+                word[2:] if name.startswith("-o") and name != "-o" else "".join(words[spot + 1 : spot + 2])
+            )
             outputs += [value, f"{value.rstrip('/').removesuffix('.json')}.samples", f"{value}/../cache"]
     return Case(act, words, f"words of: {line}", outputs)
 
@@ -193,21 +196,17 @@ def tokenizer(draw: random.Random) -> Case:
     """A tokenizer.json."""
     how = mutators.file(draw, Path("tokenizer.json"))
     sources = {name: {"data_files": f"data/{name}.jsonl"} for name in DOMAINS}
-    return _prepare({"tokenizer": {"file": "tokenizer.json"}, "domains": sources}, f"tokenizer.json ({how})", lambda: "")
+    return _prepare(
+        {"tokenizer": {"file": "tokenizer.json"}, "domains": sources}, f"tokenizer.json ({how})", lambda: ""
+    )
 
 
 def cache(draw: random.Random) -> Case:
     """A token cache that an earlier run left."""
     directory = draw.choice(sorted(path for path in Path("cache").iterdir() if path.is_dir()))
-    if draw.random() < 0.2:  # another domain's directory in its place
-        other = draw.choice(sorted(path for path in Path("cache").iterdir() if path.is_dir() and path != directory))
-        directory.rename("cache/kept")
-        other.rename(directory)
-        Path("cache/kept").rename(other)
-        what = f"{directory} and {other} (swapped)"
-    else:
-        path = draw.choice(sorted(directory.iterdir()))
-        what = f"{path} ({mutators.file(draw, path)})"
+    path = draw.choice([directory, *sorted(directory.iterdir())])
+    how = (mutators.directory if path == directory else mutators.file)(draw, path)
+    what = f"{path} ({how})"
     record = yaml.safe_load(Path("run.yaml").read_text())
     name = directory.name.rpartition("-")[0]
     return _prepare(record["corpus"], what, lambda: _missing(Path(f"data/{name}.jsonl"), name, extra=None))
@@ -225,9 +224,11 @@ def mixture(draw: random.Random) -> Case:
     lines = [["show", name], ["check", name], ["plot", name, "-o", OUTPUT]]
     lines += [["import", "shares.json", "--from", "json", "--like", name, "-o", OUTPUT]]
     for kind in draw.sample(sorted(FORMATS), 4):
-        lines.append(["convert", name, "--to", kind, "-o", OUTPUT, "--data", "data/{domain}", "--elsewhere"])
+        words = ["convert", name, "--to", kind, "-o", OUTPUT, "--data", "data/{domain}", "--elsewhere"]
+        lines.append([*words, "--sequence-length", "16", "--batch-size", "4", "--samples", "drop"])
     if draw.random() < 0.1:
-        return Case(train.main, ["run.yaml", "--run_dir", OUTPUT, "--reuse", name], f"{path} ({how})")
+        words = ["run.yaml", "--run_dir", OUTPUT, "--corpus.domains.digits.data_files", "data/mixed_validation.jsonl"]
+        return Case(train.main, [*words, "--reuse", name], f"{path} ({how})")
     return Case(mixtures, draw.choice(lines), f"{path} ({how})")
 
 
@@ -263,21 +264,30 @@ LINES: tuple[tuple[Callable[[list[str]], int], str], ...] = (
     (train.main, f"run.yaml --run_dir {OUTPUT} --train.steps 2 --corpus.row_tokens 16 --update.preset stable --seed 1"),
     (train.main, f"run.yaml --run_dir={OUTPUT} --corpus.domains.vowels.data_files=data/*.jsonl --train.lr=1e-3"),
     (train.main, "run.yaml --resume"),
-    (score.main, "run --scores self_influence information --scopes all --max-rows 4 --batch-tokens 64 --unit row"),
+    (
+        score.main,
+        "run --scores self_influence information word_embedding --scopes all first_block --max-rows 8",
+    ),
     (compare.main, f"compare.yaml --run_dir {OUTPUT} --seeds 0 --train.steps 2 --baseline natural"),
     (mixtures, f"export run -o {OUTPUT} --stages 2 --token-budget 2k --max-epochs 4 digits=inf --min-share vowels=0.1"),
     (mixtures, f"export run -o {OUTPUT} --samples softmax --score nll_mean --temperature 2 --cap 4 --seed 1"),
     (mixtures, "show mixture.json"),
     (mixtures, "check sampled.json"),
-    (mixtures, f"convert mixture.json --to megatron -o {OUTPUT} --data data/{{domain}} --elsewhere --batch-size 4"),
-    (mixtures, f"convert mixture.json --to hf -o {OUTPUT} --data data/{{domain}} --cache cache --sequence-length 16"),
+    (mixtures, f"convert mixture.json --to levanter -o {OUTPUT} --elsewhere --sequence-length 16 --batch-size 4"),
+    (
+        mixtures,
+        f"convert mixture.json --to hf -o {OUTPUT} --data data/{{domain}}.jsonl --cache cache",
+    ),
     (mixtures, f"import shares.json --from json -o {OUTPUT} --like mixture.json --token-budget 20k --max-epochs 9"),
     (mixtures, f"import tables/regmix.csv --from regmix -o {OUTPUT} --row 0"),
     (mixtures, f"plot mixture.json -o {OUTPUT}"),
-    (mixtures, f"ladder run run -o {OUTPUT} --at 1B"),
+    (mixtures, f"ladder run wide -o {OUTPUT}"),
     (mixtures, "diagnose run --token-budget 1B --unique-tokens vowels=1M"),
     (mixtures, f"report run -o {OUTPUT}"),
-    (mixtures, f"fit tables/ratios.csv tables/metrics.csv --model ridge -o {OUTPUT} --seed 3 --objective loss_vowels=2"),
+    (
+        mixtures,
+        f"fit tables/ratios.csv tables/metrics.csv --model ridge -o {OUTPUT} --objective loss_vowels=2",
+    ),
 )
 # The share of cases that a target gets. Those that train take longest.
 TARGETS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
