@@ -4,10 +4,12 @@ VENV ?= .venv
 VENVS ?= .venvs
 BIN := $(VENV)/bin
 RUN ?= runs/demo
+SEED ?= 0
+CASES ?= 1000
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo check test test-trainers faults lint help
+.PHONY: demo check test test-trainers faults fuzz lint help
 help:
 	@echo "make demo   learn a mixture from text on this machine and score some of its documents (a few minutes), into $(RUN)"
 	@echo "make check  style and the quick tests, while you edit: no training, no child processes, no browser"
@@ -15,6 +17,7 @@ help:
 	@echo "make faults [SEED=1]  kill commands, fill disks, start two at once, damage files: every kind, and a table of what came of it"
 	@echo "make lint   style, types, import contracts"
 	@echo "make test-trainers [TRAINERS='hf megatron']   our files in the trainers' own code, in virtual environments under $(VENVS)"
+	@echo "make fuzz   damaged inputs for all commands, SEED=$(SEED) CASES=$(CASES) (about five minutes)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; say which to use: make PYTHON=python3.12"; exit 2; }
@@ -45,6 +48,9 @@ faults: $(VENV)/.installed
 
 test-trainers:
 	$(PYTHON) tests/trainers/run.py --venvs $(VENVS) $(TRAINERS)
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz.run --seed $(SEED) --cases $(CASES) $(ONLY:%=--only %)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
