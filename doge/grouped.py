@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from doge.rules import BROKEN, Rule, Sum, embedding, find_rule, lookup
@@ -159,6 +160,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return torch.cat([_label_losses(logits[part], labels[part]) for part in _chunks(logits)])
 
     @staticmethod
+    @once_differentiable  # or a second derivative would be 0 without a word
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Return the gradient (N, V) of the logits, in their precision."""
         logits, labels = ctx.saved_tensors

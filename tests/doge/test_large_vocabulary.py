@@ -53,6 +53,14 @@ def test_the_gradient_in_chunks_is_the_formula() -> None:
     assert torch.allclose(gradient, wanted, rtol=1e-12, atol=1e-15)
 
 
+def test_a_second_derivative_in_chunks_is_refused() -> None:
+    logits, factors = torch.randn(7, 11, requires_grad=True), torch.rand(7, requires_grad=True)
+    loss = (grouped._ChunkedLoss.apply(logits, torch.arange(7)) * factors).sum()
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
 def test_grams_in_chunks_are_the_plain_ones(both: Any) -> None:
     model, rows = make_model(), make_rows(6)
     plain, chunked = both(lambda: doge.domain_gram(model, rows, groups=3))
