@@ -17,7 +17,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError, quoted
 from mixtures.files import write_atomic
+from mixtures.locks import locked
 from mixtures.schedule.records import Domain
 
 FORMAT = 1
@@ -142,21 +143,26 @@ def samples_directory(output: str | Path) -> Iterator[Path]:
 
     At the end only manifests are deleted that the replaced file named, or that were written here and that no file names
     now. Those that another mixture beside it names stay: a copy of the old file keeps working. So a failure on the way,
-    a full disk included, leaves the old file and its manifests, and nothing else.
+    a full disk included, leaves the old file and its manifests, and nothing else. Another command that writes there
+    waits meanwhile.
     """
     output = Path(output)
     directory = output.with_name(f"{output.name.removesuffix('.json')}.samples")
-    replaced, before = set(_named_manifests(output)), set(_manifests_in(directory))
-    try:
-        yield directory
-    finally:
-        written = set(_manifests_in(directory)) - before
-        if candidates := {path for path in replaced | written if path.parent == directory.resolve()}:
-            siblings = (path for path in {output, *output.parent.glob("*.json")} if path.is_file())
-            for path in candidates - {named for sibling in siblings for named in _named_manifests(sibling)}:
-                path.unlink(missing_ok=True)
-        if directory.is_dir() and not os.listdir(directory):
-            directory.rmdir()
+    lock = directory.with_name(f".{directory.name}.lock")
+    with ExitStack() as stack:
+        stack.enter_context(locked(lock))
+        stack.callback(lock.unlink, missing_ok=True)
+        replaced, before = set(_named_manifests(output)), set(_manifests_in(directory))
+        try:
+            yield directory
+        finally:
+            written = set(_manifests_in(directory)) - before
+            if candidates := {path for path in replaced | written if path.parent == directory.resolve()}:
+                siblings = (path for path in {output, *output.parent.glob("*.json")} if path.is_file())
+                for path in candidates - {named for sibling in siblings for named in _named_manifests(sibling)}:
+                    path.unlink(missing_ok=True)
+            if directory.is_dir() and not os.listdir(directory):
+                directory.rmdir()
 
 
 def require_replaceable(output: str | Path) -> None:

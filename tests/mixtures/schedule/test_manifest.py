@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,18 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not a file"):
         write_atomic(tmp_path / "pipe", "text")
     assert not (tmp_path / "pipe").is_file()
+
+
+def test_an_export_at_the_same_time_waits_and_deletes_no_manifest(tmp_path: Path) -> None:
+    other = threading.Thread(target=exported, args=(tmp_path / "mixture", 0.7))  # its manifests go to the same place
+    with samples_directory(tmp_path / "mixture.json") as directory:
+        path, _ = store_manifest(directory, manifest())
+        other.start()
+        other.join(0.1)
+        assert other.is_alive()
+        uri = f"{directory.name}/{path.name}"
+        (tmp_path / "mixture.json").write_text(f'{{"domains": [{{"sample_policy": {{"manifest_uri": "{uri}"}}}}]}}')
+    other.join(10)
+    assert path.exists()
+    assert len(list(directory.iterdir())) == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mixture", "mixture.json", "mixture.samples"]
