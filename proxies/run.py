@@ -17,7 +17,7 @@ import doge
 from doge.scopes import scope_parameters
 from doge.updates import without_effect
 from mixtures.boundary import remedy
-from mixtures.errors import UserError
+from mixtures.errors import UserError, printable
 from mixtures.files import write_atomic
 from mixtures.run.evaluation import EvaluationWriter
 from mixtures.run.trajectory import TrajectoryWriter, record_bytes, step_row
@@ -149,7 +149,7 @@ class ProxyRun:
             ending_alone(self.place, seconds=train.timeout) as alive,
             stop_signals() as asked,
             tqdm(
-                desc=self.path.name,
+                desc=printable(self.path.name),
                 total=train.steps,
                 initial=self.start,
                 unit="step",

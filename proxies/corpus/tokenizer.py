@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from mixtures.errors import UserError, quoted
+from mixtures.errors import UserError, printable, quoted
 from mixtures.files import write_atomic
 from proxies.corpus import pieces, spelling
 from proxies.corpus.ends import END_OF_TEXT, choose_end, fingerprint
@@ -51,7 +51,7 @@ class TextEncoder:
         ids = bytearray()
         for piece in pieces.cut(text, self.backend, self._cutting_places):
             if len(piece) >= pieces.LONG:
-                tqdm.write(pieces.warning(piece, self.name), file=sys.stderr)
+                tqdm.write(printable(pieces.warning(piece, self.name)), file=sys.stderr)
             ids += self._encode_whole([piece])[0].tobytes()
         return np.frombuffer(ids, dtype=np.uint32)
 

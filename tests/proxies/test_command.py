@@ -9,6 +9,7 @@ from mixtures.errors import UserError
 from proxies.command import command
 from proxies.preflight import require_same_corpus
 from proxies.settings import Settings
+from tests.proxies.helpers import run, write_run
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,11 @@ def test_the_record_of_another_corpus_is_one_message(tmp_path: Path) -> None:
         (tmp_path / "corpus.json").write_text(content)
         with pytest.raises(UserError, match=r"corpus\.json is (damaged|not complete JSON)"):
             require_same_corpus(tmp_path, {"domains": [], "tokenizer": {}})
+
+
+@pytest.mark.slow
+def test_the_progress_bar_does_not_obey_a_directorys_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write_run(tmp_path, train={"steps": 2}), "--run_dir", tmp_path / "\x1b[31mred") == 0
+    said = capsys.readouterr().err
+    assert r"\x1b[31mred" in said
+    assert "\x1b[31m" not in said
