@@ -12,6 +12,7 @@ updates.py       from the gram to domain weights: the presets paper, official, u
 stable.py        the formulas of the default preset, and a bootstrap over the steps of a run
 doremi.py        DoReMi: from excess losses over a reference model to domain weights
 algorithm.py     a whole step of DoGE
+adjoint.py       the exact effect of every row and step of a run on the loss at its end
 presence.py      sample weights inside domains, from each step's gradient norms
 verify.py        a comparison of the layer rules with autograd, on a model and rows of your own
 """
