@@ -53,6 +53,8 @@ KINDS = {
     "torch.OutOfMemoryError": "this needs more memory than the device has: take smaller batches, rows or models",
 }
 WORDS = {  # in messages of errors that many causes share
+    "Symlink loop": "links lead in a circle: remove one",
+    "Could not determine home": "a path begins with ~ and the name of nobody here: write the whole path",
     "embedded null": "a path has the character \\0, which no file has: remove it",
     "Exceeds the limit": "a number has too many digits: write a smaller one",
     "DefaultCPUAllocator": "this needs more memory than there is: take smaller batches, rows or models",

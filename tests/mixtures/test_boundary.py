@@ -59,6 +59,15 @@ def test_what_is_no_fault_of_ours_is_one_message_and_exit_2(
     assert len(lines[0]) < 600
 
 
+def test_links_in_a_circle_and_the_home_of_nobody_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert guard(lambda: len(loop.resolve(strict=True).name)) == 2
+    assert "in a circle: remove one" in capsys.readouterr().err
+    assert guard(lambda: len(Path("~nobody-by-this-name/x").expanduser().name)) == 2
+    assert "write the whole path" in capsys.readouterr().err
+
+
 def test_weights_that_cannot_be_written_are_named_without_loading_torch(capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors import SafetensorError
 
