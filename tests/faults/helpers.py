@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +34,7 @@ LIMIT = 240  # seconds after which a process counts as hung
 MEMORY = 6 << 30  # bytes of addresses that a process may have: a damaged size must not fill the machine
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}  # audit events; and opening to write:
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-COUNTED = "\n[changes of files] "
+COUNTED = "\n[changes of files, seconds] "
 PRELOADED = ["proxies.learn", "proxies.scoring.run", "proxies.comparison.run", "mixtures.__main__", __name__]
 
 _processes = multiprocessing.get_context("forkserver")
@@ -60,7 +60,6 @@ class Command:
     words: tuple[str, ...]
     moment: Moment | None = None
     file_size: int | None = None
-    began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._reads, writes = _processes.Pipe(duplex=False)
@@ -81,7 +80,8 @@ class Command:
         assert self.process.exitcode is not None
         said, _, changes = said.partition(COUNTED)
         said = "\n".join(line.rsplit("\r", 1)[-1] for line in said.split("\n"))  # what a progress bar leaves
-        ended = Ended(self.process.exitcode, said, time.monotonic() - self.began, int(changes or 0))
+        made, seconds = changes.split() or ("0", "nan")  # nothing of a killed process
+        ended = Ended(self.process.exitcode, said, float(seconds), int(made))
         assert "Traceback" not in said, f"{self.module} {' '.join(self.words)}: {said}"
         assert self.moment or ended.code in (0, 2), f"{self.module} {' '.join(self.words)}: {ended}"
         return ended
@@ -120,7 +120,7 @@ def moments(count: int, *, seconds: float, changes: int, name: str) -> list[Mome
     """Draw moments of a command that takes so long and changes files so often, by time and by change in turn."""
     draw = random.Random(f"{SEED} {name}")
     return [
-        Moment(change=draw.randint(1, changes)) if number % 2 else Moment(seconds=draw.uniform(0, seconds))
+        Moment(change=draw.randint(1, changes)) if number % 2 else Moment(seconds=draw.uniform(0, 0.9 * seconds))
         for number in range(count)
     ]
 
@@ -176,6 +176,7 @@ def note(capsys: pytest.CaptureFixture[str], *columns: object) -> None:
 
 def _child(module: str, words: tuple[str, ...], said: Connection, change: int | None, file_size: int | None) -> None:
     """Be the process: say everything into `said`, die before that change, write no file beyond that size."""
+    began = time.monotonic()
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     said.close()
@@ -197,5 +198,5 @@ def _child(module: str, words: tuple[str, ...], said: Connection, change: int | 
 
     sys.addaudithook(count)
     code = import_module(module).main(list(words))
-    print(f"{COUNTED}{made[0]}", flush=True)
+    print(f"{COUNTED}{made[0]} {time.monotonic() - began}", flush=True)
     sys.exit(code)
