@@ -40,15 +40,17 @@ def snapshot(folder: Path) -> Snapshot:
 
 def strays(before: Snapshot, after: Snapshot, folder: Path, outputs: Iterable[str]) -> list[str]:
     """Return what was made, changed or removed outside of `outputs` (relative to `folder`), and temporary files."""
-    allowed = [os.path.realpath(_place(folder, output)) for output in outputs]
+    allowed = [place for output in outputs for place in _places(folder, output)]
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
     outside = [path for path in changed if not _below(os.path.join(folder, path), allowed)]
     left = [path for path in after if TEMPORARY.match(os.path.basename(path)) and path not in before]
     return sorted({*outside, *left})
 
 
-def _place(folder: Path, output: str) -> str:
-    return os.path.join(folder, os.path.expanduser(output.replace("\0", "")))
+def _places(folder: Path, output: str) -> list[str]:
+    """Return the places that a name may mean: settings read `~` as the home directory, as shells do; `-o` does not."""
+    name = output.encode(errors="ignore").decode().replace("\0", "")  # no file has halves of characters in its name
+    return [os.path.realpath(os.path.join(folder, each)) for each in {name, os.path.expanduser(name)}]
 
 
 def _below(path: str, allowed: Iterable[str]) -> bool:
@@ -67,7 +69,7 @@ class Fence:
 
     def __init__(self, allowed: Iterable[Path], named: Iterable[str], folder: Path) -> None:
         self.allowed = [*(os.path.realpath(path) for path in allowed), *HARMLESS]
-        self.named = [os.path.realpath(_place(folder, name)) for name in named if name]
+        self.named = [place for name in named if name for place in _places(folder, name)]
         self.folder = os.path.realpath(folder)
         self.crossed: list[str] = []
         self.programs: list[str] = []
