@@ -15,7 +15,6 @@ The metadata of the schema names the domain, its text, the mode and how the weig
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -150,6 +149,8 @@ def samples_directory(output: str | Path) -> Iterator[Path]:
     directory = output.with_name(f"{output.name.removesuffix('.json')}.samples")
     lock = directory.with_name(f".{directory.name}.lock")
     with ExitStack() as stack:
+        if not output.parent.exists():
+            stack.callback(_remove_empty, output.parent)
         stack.enter_context(locked(lock))
         stack.callback(lock.unlink, missing_ok=True)
         replaced, before = set(_named_manifests(output)), set(_manifests_in(directory))
@@ -161,8 +162,7 @@ def samples_directory(output: str | Path) -> Iterator[Path]:
                 siblings = (path for path in {output, *output.parent.glob("*.json")} if path.is_file())
                 for path in candidates - {named for sibling in siblings for named in _named_manifests(sibling)}:
                     path.unlink(missing_ok=True)
-            if directory.is_dir() and not os.listdir(directory):
-                directory.rmdir()
+            _remove_empty(directory)
 
 
 def require_replaceable(output: str | Path) -> None:
@@ -186,6 +186,12 @@ def require_replaceable(output: str | Path) -> None:
         f"{path} is there and is no mixture; nothing was written. Give another -o, or remove that file if it is not "
         "needed"
     )
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove a directory if it is there and empty."""
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def sha256_of(data: bytes) -> str:

@@ -98,7 +98,7 @@ def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def forget_id(run_dir: Path) -> None:
     """Make the run one of an earlier version, without an id: nothing of it is checked."""
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    del config["environment"]["run_id"]
+    config["environment"].pop("run_id", None)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 

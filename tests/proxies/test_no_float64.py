@@ -61,6 +61,7 @@ def test_resuming_and_scoring_need_no_float64(tmp_path: Path, on_device: pytest.
     assert run(path) == 0
     assert score(tmp_path / "run") == 0
     here, scores = read_trajectory(tmp_path / "run"), read_scores(tmp_path / "run")
+    frames = {domain: scores.frame(domain) for domain in scores.domains}
     shutil.rmtree(tmp_path / "run" / "scores")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
     on_device.delenv("ACCELERATE_USE_CPU")
@@ -68,8 +69,8 @@ def test_resuming_and_scoring_need_no_float64(tmp_path: Path, on_device: pytest.
         assert run(path, "--resume") == 0
         assert score(tmp_path / "run") == 0
     close(read_trajectory(tmp_path / "run").frame, here.frame)
-    for domain in scores.domains:
-        close(read_scores(tmp_path / "run").frame(domain), scores.frame(domain))
+    for domain, frame in frames.items():
+        close(read_scores(tmp_path / "run").frame(domain), frame)
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

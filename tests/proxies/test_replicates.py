@@ -21,7 +21,7 @@ from mixtures.run.replicates import NAME, read_replicates
 from mixtures.run.run import RunRecord, read_run
 from mixtures.run.trajectory import record_bytes
 from proxies.replicates import step_parts
-from tests.proxies.helpers import run, write_run
+from tests.proxies.helpers import forget_id, run, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -43,8 +43,9 @@ def test_step_alignments_average_to_what_the_run_recorded(tmp_path: Path, update
 
 
 def rewritten(run_dir: Path, change: Callable[[pa.Table], pa.Table]) -> RunRecord:
-    """The run with every part of its trajectory changed."""
-    for part in (run_dir / "trajectory").iterdir():
+    """The run with every part of its trajectory changed, without an id, as runs of earlier versions."""
+    forget_id(run_dir)
+    for part in (run_dir / "trajectory").glob("*.parquet"):
         pq.write_table(change(pq.read_table(part)), part)
     return read_run(run_dir)
 

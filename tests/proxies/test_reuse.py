@@ -37,6 +37,7 @@ from proxies.step import Stepper, groups_of
 from tests.proxies.helpers import (
     ALPHABETS,
     alone_and_in_two_processes,
+    forget_id,
     kill_at,
     message,
     prepare_corpus,
@@ -196,6 +197,7 @@ def test_the_text_of_a_reused_run_can_be_scored(
     older = json.loads(path.read_text())
     assert older["tokenizer"].pop("end") == "<|endoftext|>"
     path.write_text(json.dumps(older))
+    forget_id(settings.run_path)
     require_same_corpus(settings.run_path, record)
     write_domain(tmp_path / "digits.jsonl", ALPHABETS["digits"], seed=1)
     with pytest.raises(UserError, match="digits changed"):
