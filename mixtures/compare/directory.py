@@ -124,6 +124,21 @@ def _read_table(path: Path) -> pd.DataFrame:
         ) from error
 
 
+def _read_costs(path: Path, names: Sequence[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Read what learning each mixture cost, and a base run; NaN where the file, or a mixture in it, is not there."""
+    content = read_json(path) if path.is_file() else {}
+    try:
+        learned = {name: content.get("mixtures", {}).get(name, UNKNOWN) for name in names}
+        costs = {name: {kind: float(cost[kind]) for kind in UNKNOWN} for name, cost in learned.items()}
+        base = content.get("base_run", UNKNOWN)
+        return costs, {kind: float(base[kind]) for kind in UNKNOWN}
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged: it does not give seconds and flops of each mixture; remove it, and give the command "
+            "that started the comparison again: it writes it anew"
+        ) from error
+
+
 def read_comparison(
     run_dir: str | Path, names: Sequence[str] | None = None, *, bases: Bases | None = None
 ) -> ComparisonRecord:
@@ -155,7 +170,7 @@ def read_comparison(
             f"missing"
         )
     bases = bases.of(started)
-    costs = read_json(path / "costs.json") if (path / "costs.json").is_file() else {}
+    costs, base_cost = _read_costs(path / "costs.json", started)
     mixtures = {name: Mixture.load(path / "mixtures" / f"{name}.json") for name in started}
     domains = [domain for domain in corpus.domains if domain.role == "domain"]
     shares = natural_shares([domain.tokens for domain in domains])
@@ -165,8 +180,8 @@ def read_comparison(
         baseline=config["baseline"],
         importance=_importance(config["objective"], corpus),
         natural=dict(zip([domain.name for domain in domains], shares.tolist(), strict=True)),
-        costs={name: costs.get("mixtures", {}).get(name, UNKNOWN) for name in started},
-        base_cost=costs.get("base_run", UNKNOWN),
+        costs=costs,
+        base_cost=base_cost,
         weights={name: mixture.average_weights() for name, mixture in mixtures.items()},
     )
     return ComparisonRecord(path, config, corpus, mixtures, bases, comparison, missing)
