@@ -7,8 +7,8 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mixtures.errors import UserError
@@ -36,6 +36,21 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                     yield True
                     return
+
+
+@contextmanager
+def lock_beside(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `.NAME.lock` beside `path` while the block runs, and remove it at the end.
+
+    Where another process holds it, `on_wait` is called once, and then its end is waited for.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as locks:
+        if not locks.enter_context(locked(lock, wait=False)):
+            on_wait()
+            locks.enter_context(locked(lock))
+        locks.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 @contextmanager

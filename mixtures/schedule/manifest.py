@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from mixtures.errors import UserError, quoted
 from mixtures.files import write_atomic
-from mixtures.locks import locked
+from mixtures.locks import lock_beside
 from mixtures.schedule.records import Domain
 
 FORMAT = 1
@@ -147,12 +147,10 @@ def samples_directory(output: str | Path) -> Iterator[Path]:
     """
     output = Path(output)
     directory = output.with_name(f"{output.name.removesuffix('.json')}.samples")
-    lock = directory.with_name(f".{directory.name}.lock")
     with ExitStack() as stack:
         if not output.parent.exists():
             stack.callback(_remove_empty, output.parent)
-        stack.enter_context(locked(lock))
-        stack.callback(lock.unlink, missing_ok=True)
+        stack.enter_context(lock_beside(directory))
         replaced, before = set(_named_manifests(output)), set(_manifests_in(directory))
         try:
             yield directory

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from mixtures.boundary import remedy
 from mixtures.errors import UserError
 from mixtures.files import atomic_dir, read_json
-from mixtures.locks import locked
+from mixtures.locks import lock_beside
 from mixtures.stream.cached import DOCUMENTS, META, SUMS, TOKENS, changed, write_sums
 from mixtures.stream.tokens import token_dtype
 from proxies.corpus.only import Selection
@@ -124,12 +124,8 @@ def unwritable(cache: Path, error: OSError) -> UserError:
 @contextmanager
 def _turn(path: Path, bar: tqdm) -> Iterator[None]:
     """Hold the lock of the cache directory `path` while the block runs, without what killed processes left of it."""
-    lock = path.with_name(f".{path.name}.lock")
-    with ExitStack() as locks:
-        if not locks.enter_context(locked(lock, wait=False)):
-            bar.write(f"another command builds the token cache {path}; waiting for it")
-            locks.enter_context(locked(lock))
-        locks.callback(lock.unlink, missing_ok=True)
+    waiting = f"another command builds the token cache {path}; waiting for it"
+    with lock_beside(path, on_wait=lambda: bar.write(waiting)):
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield

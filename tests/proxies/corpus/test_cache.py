@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mixtures import locks
 from mixtures.errors import UserError
 from mixtures.locks import locked
 from mixtures.stream import cached
@@ -167,7 +168,7 @@ def test_a_damaged_cache_stays_while_another_command_holds_its_lock(
             raise UserError("it would wait from here on")
         return locked(path, wait=False)
 
-    monkeypatch.setattr(cache, "locked", no_wait)
+    monkeypatch.setattr(locks, "locked", no_wait)
     with locked(place.with_name(f".{place.name}.lock")), pytest.raises(UserError, match="it would wait"):
         prepare(given)
     assert (place / "train.bin").read_bytes() == damaged
