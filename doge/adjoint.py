@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from doge.grouped import row_losses
 
 Reduce = Callable[[Tensor], Tensor]
+CLIP_EPS = 1e-6  # that of torch.nn.utils.clip_grad_norm_
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ def pull_back(
     below = _denominator(after.v, step, optimizer)
     root = below - optimizer.eps
     correction = 1 - second ** (step + 1)
-    mean = after.m / (1 - first ** (step + 1))
-    m = adjoint.m - lr / (1 - first ** (step + 1)) * adjoint.theta / below
+    bias = 1 - first ** (step + 1)
+    mean = after.m / bias
+    m = adjoint.m - lr / bias * adjoint.theta / below
     slope = torch.where(root > 0, lr * mean / (2 * correction * below.square() * root), 0.0)
     v = adjoint.v + slope * adjoint.theta
     norm = gradient.norm()
@@ -132,9 +134,6 @@ def pull_back(
     if factor < 1:
         lambda_g = lambda_g - gradient * (gradient @ clipped) * factor / ((norm + CLIP_EPS) * norm)
     return lambda_g, RunState((1 - lr * optimizer.decay) * adjoint.theta, first * m, second * v)
-
-
-CLIP_EPS = 1e-6  # that of torch.nn.utils.clip_grad_norm_
 
 
 def _clip(norm: Tensor, most: float) -> Tensor:

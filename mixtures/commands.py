@@ -16,8 +16,7 @@ def export(arguments: argparse.Namespace) -> str:
 
     The mixture keeps the bounds and has the sample weights that the flags ask for.
     """
-    from mixtures.export import export_mixture
-    from mixtures.run.run import read_run
+    from mixtures.export import export_mixture, read_runs
     from mixtures.samples.rule import SampleRule, make_rule
     from mixtures.schedule.manifest import require_replaceable, samples_directory
     from mixtures.schedule.show import mixture_text
@@ -30,7 +29,7 @@ def export(arguments: argparse.Namespace) -> str:
         raise UserError(f"{flags} without --samples; name the rule for the scores, such as --samples softmax")
     output = Path(arguments.output or Path(arguments.runs[0]) / "mixture.json")
     require_replaceable(output)
-    runs = [read_run(run) for run in arguments.runs]
+    runs = read_runs(arguments.runs)
     with samples_directory(output) as directory:
         mixture = export_mixture(
             runs,

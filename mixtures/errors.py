@@ -37,10 +37,10 @@ def quoted(value: object, most: int = 80) -> str:
     return clipped(_Short(most).repr(value), most)
 
 
-def clipped(text: str, most: int = 80) -> str:
-    """Return the text; if it is longer than `most`, the middle is replaced by `...`."""
-    keep = most - 3
-    return text if len(text) <= most else f"{text[: keep - keep // 2]}...{text[len(text) - keep // 2 :]}"
+def clipped(text: str, most: int = 80, mark: str = "...") -> str:
+    """Return the text; if it is longer than `most`, its middle is replaced by `mark`, since ends tell texts apart."""
+    keep = most - len(mark)
+    return text if len(text) <= most else f"{text[: keep - keep // 2]}{mark}{text[len(text) - keep // 2 :]}"
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mixtures.errors import UserError, quoted
+from mixtures.errors import UserError, clipped, quoted
 
 Number = TypeVar("Number", int, float)
 
@@ -43,9 +43,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: Seque
 
 
 def shorten(name: str, width: int = NAME_WIDTH) -> str:
-    """Return the name; if it is longer than `width`, its middle is replaced by `…`, since ends tell names apart."""
-    keep = width - 1
-    return name if len(name) <= width else f"{name[: keep - keep // 2]}…{name[-(keep // 2) :]}"
+    """Return the name; if it is longer than `width`, its middle is replaced by `…`."""
+    return clipped(name, width, "…")
 
 
 def tokens_text(tokens: float) -> str:

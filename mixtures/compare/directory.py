@@ -14,7 +14,7 @@ from mixtures.errors import UserError
 from mixtures.files import read_json, read_yaml
 from mixtures.run.run import CorpusRecord, natural_shares, read_corpus
 from mixtures.schedule.mixture import Mixture
-from mixtures.sums import fault_of, read_run_id, read_sums, require_whole
+from mixtures.sums import fault_of, read_run_id, read_sums, require_whole, run_id_in
 
 KEYS = ("mixtures", "seeds", "baseline", "objective")  # keys of config.yaml that are read
 UNKNOWN = {"seconds": np.nan, "flops": np.nan}
@@ -155,10 +155,11 @@ def read_comparison(
         raise UserError(
             f"{path} holds no comparison (config.yaml and bases/); give a directory that `proxies.compare` wrote"
         )
-    require_whole(path / "corpus.json", run_id=read_run_id(path))
-    config, corpus = read_yaml(path / "config.yaml"), read_corpus(path / "corpus.json")
+    config = read_yaml(path / "config.yaml")
     if absent := [key for key in KEYS if not isinstance(config, dict) or key not in config]:
         raise UserError(f"{path / 'config.yaml'} is damaged: it has no {', '.join(absent)}; restore it from a copy")
+    require_whole(path / "corpus.json", run_id=run_id_in(config.get("environment")))
+    corpus = read_corpus(path / "corpus.json")
     asked = [(name, seed) for name in names or config["mixtures"] for seed in config["seeds"]]
     bases = read_bases(path) if bases is None else bases
     finished = {(fact["mixture"], fact["seed"]) for fact in bases.facts}
