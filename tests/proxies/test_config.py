@@ -522,6 +522,7 @@ def test_a_path_that_cannot_be_is_refused_by_its_setting(tmp_path: Path, path: s
     assert said in faults(tmp_path, GOOD, "--run_dir", path)
 
 
+@pytest.mark.slow  # PyYAML takes seconds for so long a list
 def test_what_a_message_quotes_is_short(tmp_path: Path) -> None:
     assert len(faults(tmp_path, changed(seed="x" * 10**6, reuse=[["x"] * 10**5] * 100))) < 1000
 
