@@ -13,7 +13,7 @@ from pydantic import BaseModel
 import doge
 from mixtures.boundary import guard
 from proxies.config import help_text
-from proxies.place import follow_launcher
+from proxies.place import follow_launcher, leave_group
 
 
 class Stopped(KeyboardInterrupt):
@@ -80,4 +80,7 @@ def command(
             return 128 + stopped.number
         return 0
 
-    return guard(run, known=(doge.NoRuleError,), rank=rank)
+    try:
+        return guard(run, known=(doge.NoRuleError,), rank=rank)
+    finally:
+        leave_group()

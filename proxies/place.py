@@ -122,6 +122,17 @@ def follow_launcher() -> None:
     threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
+def leave_group() -> None:
+    """End the gloo threads of this process, where a command ended before it left its group; else do nothing.
+
+    Such a thread may still hold the tensor of the last sum. If it lets go of it while Python ends, the process aborts:
+    "terminate called without an active exception", and 134 instead of its exit code.
+    """
+    group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if group and torch.distributed.get_backend() == "gloo":  # NCCL would wait here for processes that are gone
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
 def ending_alone(place: Place, *, seconds: int) -> Iterator[Callable[[], None]]:
     """Give a function to call after every step; without a call for `seconds`, this process ends with a message.
