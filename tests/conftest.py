@@ -29,14 +29,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def pictures() -> None:
+    """For tests with `fresh_accelerator` whose runs draw their plots in full."""
+
+
+@pytest.fixture
+def fresh_accelerator(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """For tests that run `proxies.train` in this process: the CPU, one thread, and nothing left of an earlier run's
     accelerator.
+
+    Figures are made, but not drawn: that takes two thirds of a small run's time, and is matplotlib's.
     """
     import torch
     from accelerate.state import AcceleratorState, PartialState
+    from matplotlib.figure import Figure
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"no picture"))
     torch.set_num_threads(1)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from torch.distributed import TCPStore
 
 from mixtures import Mixture
 from mixtures.run.evaluation import read_evaluation
@@ -60,11 +62,12 @@ class Command:
     words: tuple[str, ...]
     moment: Moment | None = None
     file_size: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._reads, writes = _processes.Pipe(duplex=False)
         change = self.moment.change if self.moment else None
-        arguments = (self.module, self.words, writes, change, self.file_size)
+        arguments = (self.module, self.words, writes, change, self.file_size, self.environment)
         self.process = _processes.Process(target=_child, args=arguments)
         self.process.start()
         writes.close()
@@ -86,6 +89,12 @@ class Command:
         assert self.moment or ended.code in (0, 2), f"{self.module} {' '.join(self.words)}: {ended}"
         return ended
 
+    def stop(self) -> None:
+        """Kill the process."""
+        self.process.kill()
+        self.process.join()
+        self._killer.cancel()
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -103,17 +112,44 @@ class Ended:
         return self.said.split("error: ")[1].strip()
 
 
-def start(module: str, *words: str | Path, moment: Moment | None = None, file_size: int | None = None) -> Command:
+def start(
+    module: str,
+    *words: str | Path,
+    moment: Moment | None = None,
+    file_size: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Command:
     """Start the command `python -m MODULE WORDS`.
 
     moment: when it is killed (SIGKILL). file_size: no file may grow beyond so many bytes, as on a full disk.
+    environment: variables that it has beside those of the tests.
     """
-    return Command(module, tuple(map(str, words)), moment, file_size)
+    return Command(module, tuple(map(str, words)), moment, file_size, environment or {})
 
 
 def do(module: str, *words: str | Path, moment: Moment | None = None, file_size: int | None = None) -> Ended:
     """Run the command to its end (see `start`)."""
     return start(module, *words, moment=moment, file_size=file_size).end()
+
+
+def do_two(module: str, *words: str | Path) -> Ended:
+    """Run the command in two processes of one gloo group to its end, and return how the first one ended.
+
+    They have the variables that `accelerate launch` gives, and meet by a store of this process, as by their launcher's.
+    If the first one is refused, the second one is stopped.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    first, second = (
+        start(module, *words, environment={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+    )
+    ended = first.end()
+    if ended.code:
+        second.stop()
+    else:
+        assert second.end().code == 0
+    return ended
 
 
 def moments(count: int, *, seconds: float, changes: int, name: str) -> list[Moment]:
@@ -174,13 +210,20 @@ def note(capsys: pytest.CaptureFixture[str], *columns: object) -> None:
             print("  ".join(map(str, columns)), flush=True)
 
 
-def _child(module: str, words: tuple[str, ...], said: Connection, change: int | None, file_size: int | None) -> None:
+def _child(
+    module: str,
+    words: tuple[str, ...],
+    said: Connection,
+    change: int | None,
+    file_size: int | None,
+    environment: Mapping[str, str],
+) -> None:
     """Be the process: say everything into `said`, die before that change, write no file beyond that size."""
     began = time.monotonic()
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     said.close()
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ.update(environment, ACCELERATE_USE_CPU="true")
     sys.argv = [module, *words]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails with EFBIG

@@ -19,6 +19,7 @@ from mixtures.sums import NAME, add_sums
 from proxies.corpus.corpus import CorpusData, prepare
 from proxies.settings import Settings
 from proxies.train import main
+from tests.faults.helpers import do_two
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = {
@@ -168,7 +169,7 @@ def alone_and_in_two_processes(path: Path) -> tuple[Trajectory, Trajectory]:
     """What a run's YAML file records in one process, in `one` beside it, and in two gloo processes, in `two`."""
     directory = path.parent
     assert run(path, "--run_dir", directory / "one") == 0
-    two = launch(path, "--run_dir", directory / "two", options=config_of(2))
-    assert two.returncode == 0, two.stderr
-    assert "2 process(es)" in two.stdout
+    two = do_two("proxies.train", path, "--run_dir", directory / "two")
+    assert two.code == 0, two
+    assert "2 process(es)" in two.said
     return read_trajectory(directory / "one"), read_trajectory(directory / "two")

@@ -202,6 +202,7 @@ def test_both_forward_passes_of_an_accumulated_step_drop_the_same(tmp_path: Path
     assert not torch.equal(seen[0], seen[1])
 
 
+@pytest.mark.usefixtures("pictures")
 def test_one_command_trains_reference_and_proxy_and_leaves_every_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

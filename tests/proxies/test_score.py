@@ -23,6 +23,7 @@ from proxies.scoring import plan as score_plan
 from proxies.scoring import run as score_run
 from proxies.scoring.settings import INFORMATION, ScoreSettings, parse
 from proxies.settings import load_settings
+from tests.faults.helpers import do_two
 from tests.proxies import helpers
 from tests.proxies.helpers import (
     MODEL,
@@ -188,8 +189,7 @@ def test_a_documents_id_leads_to_its_line(run: Path) -> None:
 
 def test_one_and_two_processes_write_the_same_bytes(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "two")
-    one = launch(run, "--max-rows", 60, options=config_of(1), module="proxies.score")
-    assert one.returncode == 0, one.stderr
+    assert score(run, "--max-rows", 60) == 0
     two = launch(tmp_path / "two", "--max-rows", 60, options=config_of(2), module="proxies.score")
     assert two.returncode == 0, two.stderr
     assert "2 process(es)" in two.stdout
@@ -199,18 +199,8 @@ def test_one_and_two_processes_write_the_same_bytes(run: Path, tmp_path: Path) -
 
 def test_all_processes_score_with_the_first_ones_checkpoints(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "two")
-    (tmp_path / "late.py").write_text(  # the second process looks after the run has saved another checkpoint
-        "import os, sys\n"
-        "from proxies import score\n"
-        "from proxies.scoring import run\n"
-        "choose = run.choose_checkpoints\n"
-        "steps = ['4'] if os.environ['RANK'] == '0' else ['6']\n"
-        "run.choose_checkpoints = lambda path, wanted: choose(path, steps)\n"
-        "sys.exit(score.main(sys.argv[1:]))\n"
-    )
-    places = {"PYTHONPATH": f"{tmp_path}:{helpers.REPOSITORY}"}
-    two = launch(tmp_path / "two", "--max-rows", 60, options=config_of(2), environment=places, module="late")
-    assert two.returncode == 0, two.stderr
+    two = do_two("tests.proxies.score_late", tmp_path / "two", "--max-rows", 60)
+    assert two.code == 0, two
     assert [checkpoint.step for checkpoint in read_scores(tmp_path / "two").meta.checkpoints] == [4]
     assert score(run, "--max-rows", 60, "--checkpoints", "4") == 0
     assert files(run) == files(tmp_path / "two")

@@ -41,6 +41,7 @@ from tests.proxies.helpers import (
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_leaves_the_records_of_the_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(write_run(tmp_path, targets=True)) == 0
     directory = tmp_path / "run"

@@ -8,8 +8,9 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from proxies import train
+from tests.faults.helpers import do_two
 from tests.proxies.comparison.helpers import FIXED, compare, message, write_comparison
-from tests.proxies.helpers import MODEL, TWO_WAY, config_of, launch, write_run
+from tests.proxies.helpers import MODEL, TWO_WAY, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -137,9 +138,9 @@ def test_a_run_that_learned_from_the_held_out_rows_is_refused(
 
 def test_rows_that_do_not_split_over_the_processes_are_refused(tmp_path: Path) -> None:
     path = write_comparison(tmp_path, train={"batch_rows": 5})
-    done = launch(path, options=config_of(2), module="proxies.compare")
-    assert done.returncode != 0
-    assert "train.batch_rows is 5, which does not split over 2 processes" in done.stderr
+    done = do_two("proxies.compare", path)
+    assert done.code == 2
+    assert "train.batch_rows is 5, which does not split over 2 processes" in done.error
 
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_learned(

@@ -5,8 +5,6 @@ together.
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,9 @@ from proxies.comparison.records import require_same, save_base
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
 from proxies.step import Stepper
+from tests.faults.helpers import start
 from tests.proxies.comparison.helpers import FIXED, compare, message, results, stamps, write_comparison
-from tests.proxies.helpers import REPOSITORY, clean_environment, forget_id, kill_at, write_domain
+from tests.proxies.helpers import forget_id, kill_at, write_domain
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -258,21 +257,10 @@ def test_two_commands_at_once_with_different_seeds_share_what_is_learned(tmp_pat
     path = write_comparison(
         tmp_path, mixtures=mixtures, proxy={"train": {"steps": 30, "rows_per_domain": 4, "evaluate_rows": 4}}
     )
-    environment = {**clean_environment(), "ACCELERATE_USE_CPU": "true"}
-    commands = [
-        subprocess.Popen(
-            [sys.executable, "-m", "proxies.compare", str(path), "--seeds", str(seed)],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for seed in (0, 1)
-    ]
-    said = [command.communicate(timeout=240) for command in commands]
-    assert [command.returncode for command in commands] == [0, 0], said
-    assert sum(out.count(f"learning {name}") for out, _ in said for name in ("stable", "paper")) == 2
+    commands = [start("proxies.compare", path, "--seeds", str(seed)) for seed in (0, 1)]
+    ended = [command.end() for command in commands]
+    assert [each.code for each in ended] == [0, 0], ended
+    assert sum(each.said.count(f"learning {name}") for each in ended for name in ("stable", "paper")) == 2
     assert compare(path, "--seeds", "[0, 1]", "--run_dir", tmp_path / "whole") == 0
     assert compare(path, "--seeds", "[0, 1]") == 0
     order = ["mixture", "seed", "step", "domain"]

@@ -25,6 +25,7 @@ from tests.proxies.helpers import MODEL, config_of, launch, write_domain, write_
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_comparison_leaves_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_comparison(
         tmp_path,

@@ -12,6 +12,7 @@ from mixtures.compare.directory import read_bases
 from mixtures.schedule.manifest import read_manifest
 from proxies.comparison.settings import CompareSettings
 from proxies.config import load
+from tests.faults.helpers import do_two
 from tests.proxies.comparison.helpers import (
     FIXED,
     compare,
@@ -21,7 +22,6 @@ from tests.proxies.comparison.helpers import (
     write_comparison,
     write_scores,
 )
-from tests.proxies.helpers import config_of, launch
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -125,8 +125,8 @@ def test_the_record_of_settings_replays_the_comparison(tmp_path: Path) -> None:
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     path = write_sampled(tmp_path)
     assert compare(path, "--run_dir", tmp_path / "one") == 0
-    two = launch(path, "--run_dir", tmp_path / "two", options=config_of(2), module="proxies.compare")
-    assert two.returncode == 0, two.stderr
+    two = do_two("proxies.compare", path, "--run_dir", tmp_path / "two")
+    assert two.code == 0, two
     assert np.abs(results(tmp_path, "one")["loss"] - results(tmp_path, "two")["loss"]).max() < 1e-5
 
 
