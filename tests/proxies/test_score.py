@@ -26,6 +26,7 @@ from proxies.settings import load_settings
 from tests.faults.helpers import do_two
 from tests.proxies import helpers
 from tests.proxies.helpers import (
+    ALPHABETS,
     MODEL,
     TWO_WAY,
     config_of,
@@ -49,7 +50,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         model = {**MODEL, "num_hidden_layers": 2}
         patch.setattr(helpers, "MODEL", model)
-        assert helpers.run(write_run(folder)) == 0
+        path = write_run(folder)
+        for name in DOMAINS:
+            write_domain(folder / f"{name}.jsonl", ALPHABETS[name], documents=20)
+        assert helpers.run(path) == 0
     return folder
 
 
@@ -207,7 +211,7 @@ def test_all_processes_score_with_the_first_ones_checkpoints(run: Path, tmp_path
 
 
 def test_a_killed_call_goes_on_where_it_was(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_plan, "SHARD_TOKENS", 1000)
+    monkeypatch.setattr(score_plan, "SHARD_TOKENS", 500)
     shutil.copytree(run, tmp_path / "whole")
     assert score(tmp_path / "whole") == 0
     written = score_run.write_part

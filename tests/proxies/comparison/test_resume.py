@@ -255,7 +255,7 @@ def test_base_runs_of_an_earlier_version_are_read_unchecked(tmp_path: Path, caps
 def test_two_commands_at_once_with_different_seeds_share_what_is_learned(tmp_path: Path) -> None:
     mixtures = {**FIXED, "stable": {"learn": {"preset": "stable"}}, "paper": {"learn": {"preset": "paper"}}}
     path = write_comparison(
-        tmp_path, mixtures=mixtures, proxy={"train": {"steps": 30, "rows_per_domain": 4, "evaluate_rows": 4}}
+        tmp_path, mixtures=mixtures, proxy={"train": {"steps": 10, "rows_per_domain": 4, "evaluate_rows": 4}}
     )
     commands = [start("proxies.compare", path, "--seeds", str(seed)) for seed in (0, 1)]
     ended = [command.end() for command in commands]
