@@ -63,6 +63,7 @@ class Command:
     moment: Moment | None = None
     file_size: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    store: TCPStore | None = None  # by which its group meets
 
     def __post_init__(self) -> None:
         self._reads, writes = _processes.Pipe(duplex=False)
@@ -112,19 +113,27 @@ class Ended:
         return self.said.split("error: ")[1].strip()
 
 
-def start(
-    module: str,
-    *words: str | Path,
-    moment: Moment | None = None,
-    file_size: int | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Command:
+def start(module: str, *words: str | Path, moment: Moment | None = None, file_size: int | None = None) -> Command:
     """Start the command `python -m MODULE WORDS`.
 
     moment: when it is killed (SIGKILL). file_size: no file may grow beyond so many bytes, as on a full disk.
-    environment: variables that it has beside those of the tests.
     """
-    return Command(module, tuple(map(str, words)), moment, file_size, environment or {})
+    return Command(module, tuple(map(str, words)), moment, file_size)
+
+
+def start_two(module: str, *words: str | Path, moment: Moment | None = None) -> list[Command]:
+    """Start the command in two processes of one gloo group, which are killed at `moment`.
+
+    They have the variables that `accelerate launch` gives, and meet by a store of this process, as by their launcher's.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    given = tuple(map(str, words))
+    return [
+        Command(module, given, moment, environment={**group, "RANK": rank, "LOCAL_RANK": rank}, store=store)
+        for rank in ("0", "1")
+    ]
 
 
 def do(module: str, *words: str | Path, moment: Moment | None = None, file_size: int | None = None) -> Ended:
@@ -133,17 +142,11 @@ def do(module: str, *words: str | Path, moment: Moment | None = None, file_size:
 
 
 def do_two(module: str, *words: str | Path) -> Ended:
-    """Run the command in two processes of one gloo group to its end, and return how the first one ended.
+    """Run the command in two processes to its end (see `start_two`), and return how the first one ended.
 
-    They have the variables that `accelerate launch` gives, and meet by a store of this process, as by their launcher's.
-    If the first one is refused, the second one is stopped.
+    If the first one is refused, the second one is stopped, as a launcher does.
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    first, second = (
-        start(module, *words, environment={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
-    )
+    first, second = start_two(module, *words)
     ended = first.end()
     if ended.code:
         second.stop()

@@ -12,20 +12,20 @@ import pytest
 
 from mixtures.run.trajectory import read_trajectory
 from proxies import checkpoints
+from tests.faults.helpers import Moment, start_two
 from tests.proxies.helpers import REPOSITORY, clean_environment, config_of, write_run
 
 pytestmark = pytest.mark.slow
+ENDLESS = {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000}
 
 
 @contextmanager
-def two_processes_that_train(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+def two_processes_that_train(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """A launch of two processes in the middle of a run, and the two; whatever is left of them is killed at the end."""
-    path = write_run(folder, train={"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000})
+    path = write_run(folder, train=ENDLESS)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config_of(2), "-m", "proxies.train"]
     variables = {**clean_environment(), "ACCELERATE_USE_CPU": "true"}
-    launcher = subprocess.Popen(
-        [*command, str(path), *flags], cwd=REPOSITORY, env=variables, stderr=subprocess.PIPE, text=True
-    )
+    launcher = subprocess.Popen([*command, str(path)], cwd=REPOSITORY, env=variables, stderr=subprocess.PIPE, text=True)
     ranks: list[psutil.Process] = []
     try:
         wait_for((folder / "run/config.yaml").exists)
@@ -49,14 +49,15 @@ def wait_for(condition: Callable[[], bool], *, seconds: float = 120) -> None:
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_waits_for_a_stopped_one_ends_by_itself(tmp_path: Path, stopped: int) -> None:
-    with two_processes_that_train(tmp_path, "--train.timeout", "3") as (launcher, ranks):
-        ranks[stopped].suspend()
-        other = ranks[1 - stopped]
-        wait_for(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE, seconds=60)
-        ranks[stopped].kill()
-        said = launcher.communicate(timeout=60)[1]
-    assert launcher.returncode == 1
-    assert "waited 3 s (train.timeout) for a step to end: another process is stopped, hangs or is gone" in said
+    path = write_run(tmp_path, train=ENDLESS)
+    ranks = start_two("proxies.train", path, "--train.timeout", "3", moment=Moment(seconds=120))
+    wait_for((tmp_path / "run/config.yaml").exists)
+    time.sleep(2)
+    psutil.Process(ranks[stopped].process.pid).suspend()
+    ended = ranks[1 - stopped].end()
+    ranks[stopped].stop()
+    assert ended.code == 1
+    assert "waited 3 s (train.timeout) for a step to end: another process is stopped, hangs or is gone" in ended.said
 
 
 def test_processes_whose_launcher_was_killed_save_and_end(tmp_path: Path) -> None:

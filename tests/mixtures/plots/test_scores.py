@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -72,11 +74,17 @@ def drawn_texts(figure: Figure) -> list[Text]:
     return [text for text in texts if text not in ticks or text in shown]
 
 
+@pytest.fixture(scope="module")
+def summary_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Summary]:
+    """The summary of a scored run with so many domains; those who draw it do not change it."""
+    return cache(lambda domains: summary_of(tmp_path_factory.mktemp("scored"), domains=domains))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("domains", [2, 11, 40])
 @pytest.mark.parametrize("draw", ["distributions", "length", "rho", "sizes"])
-def test_no_label_is_on_another(tmp_path: Path, domains: int, draw: str) -> None:
-    summary = summary_of(tmp_path, domains=domains)
+@pytest.mark.parametrize("domains", [2, 11, 40])
+def test_no_label_is_on_another(summary_with: Callable[[int], Summary], domains: int, draw: str) -> None:
+    summary = summary_with(domains)
     looks = {domain.name: LOOK for domain in summary.domains}
     figure = {
         "distributions": lambda: distributions_figure(summary),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -177,16 +178,19 @@ def test_ranks_share_the_rows_out_without_overlap(world: int) -> None:
     assert (together == all_rows(open_stream())[: len(together)]).all()
 
 
+@cache
+def rows_of(mode: str) -> np.ndarray:
+    """All rows of the stream with a domain that ends, in one process without a break."""
+    return all_rows(open_stream(capped(mode)))
+
+
 @pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 60)), min_size=1, max_size=4),
     st.sampled_from(["repeat", "renormalize"]),
 )
 def test_a_resumed_stream_goes_on_exactly_at_any_world_size(legs: list[tuple[int, int]], mode: str) -> None:
-    whole = open_stream(capped(mode))
-    state = whole.state_dict()
-    expected = all_rows(whole)
-    position = 0
+    state, expected, position = open_stream(capped(mode)).state_dict(), rows_of(mode), 0
     for world, rows in legs:
         streams = [open_stream(capped(mode), rank=rank, world=world) for rank in range(world)]
         for stream in streams:
