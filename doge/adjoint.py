@@ -9,18 +9,20 @@ lambda(t) = dF/dz(t) is pulled back from the end, one step after the other:
     dF/dc_r(t)     = < g_r(t) , lambda_g >                 of every row r; DoGE's eq. 4 with lambda_g for lr sum_i g_i
     lambda_theta   = (1 - lr decay) lambda_theta + H(t) lambda_g             H: Hessian of the step's loss sum_r c_r L_r
 
-Both products come from one backward pass through the backward pass that formed g(t), so that the cost depends neither
-on the number of rows nor on that of domains. The idea of pulling the end's gradient back through training: Maclaurin et
-al. 2015 (arXiv 1502.03492); for data weights, Engstrom et al. 2025 (arXiv 2503.13751).
+Both products of a step are derivatives along lambda_g, of the step's gradient and of its rows' losses, so the cost
+depends neither on the number of rows nor on that of domains. Either exactly, by a backward pass through the backward
+pass that formed g(t) (about 4.3 plain steps), or by central differences, from two plain steps at theta +- h lambda_g
+that need no second derivatives: any kernel will do, and no graph of a graph is kept. Differences deviate by about 4e-4
+in float32 (docs/measured/exact-effects.md), far less than two seeds do. The idea of pulling the end's gradient back
+through training: Maclaurin et al. 2015 (arXiv 1502.03492); for data weights, Engstrom et al. 2025 (arXiv 2503.13751).
 
-Memory: the states at the first step of every segment (12 bytes per parameter and segment in float32), and the graphs of
-one segment's steps. States in between are computed again: beside the run itself, every step is done once more with its
-graph, which is then differentiated once for each objective.
+Memory: a segment of the run is kept as the state before it (12 bytes per parameter in float32) and done once more when
+the adjoint comes to it, or kept as all of its steps (8 bytes more per parameter and step), which saves that.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -59,6 +61,10 @@ class RunState:
     m: Tensor
     v: Tensor
 
+    def to(self, device: torch.device | str) -> "RunState":
+        """Return this state on a device."""
+        return RunState(self.theta.to(device), self.m.to(device), self.v.to(device))
+
 
 @dataclass(frozen=True)
 class StepEffects:
@@ -93,10 +99,10 @@ class Weights(nn.Module):
         """Return a copy of the model's parameters as one vector (P,)."""
         return torch.cat([parameter.detach().flatten() for parameter in self.parameters()])
 
-    def losses(self, theta: Tensor, rows: Int[Tensor, "R T"]) -> Float[Tensor, " R"]:
-        """Return the row losses with the parameters `theta` (P,), by kernels that can be differentiated twice."""
+    def losses(self, theta: Tensor, rows: Int[Tensor, "R T"], *, twice: bool = False) -> Float[Tensor, " R"]:
+        """Return the row losses with the parameters `theta` (P,); `twice`: by kernels with second derivatives."""
         views = (part.view(shape) for part, shape in zip(theta.split(self.sizes), self.shapes, strict=True))
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             return functional_call(self, dict(zip(self.names, views, strict=True)), (rows,))
 
 
@@ -146,34 +152,50 @@ def _denominator(v: Tensor, step: int, optimizer: AdamW) -> Tensor:
 
 @dataclass(frozen=True)
 class RunStep:
-    """One step: what it started from, its gradient, and the state after it.
+    """One step: its number (from 0), the weights that it started from, its gradient (P,), and the state after it.
 
-    own:    gradient of this process's rows, with its graph if one was asked for.
-    whole:  gradient of all rows.
+    The gradient is that of all rows of all processes, before the clip.
     """
 
+    number: int
     theta: Tensor
-    coefficients: Tensor
-    own: Tensor
-    whole: Tensor
+    gradient: Tensor
     after: RunState
+
+    def to(self, device: torch.device | str) -> "RunStep":
+        """Return this step on a device."""
+        return RunStep(self.number, self.theta.to(device), self.gradient.to(device), self.after.to(device))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive steps of a run: the state before them, and the steps themselves if they are kept."""
+
+    steps: range
+    before: RunState
+    kept: Sequence[RunStep] = ()
 
 
 @dataclass(frozen=True)
 class Unrolled:
     """A training run as a function of its rows' coefficients.
 
-    weights:    the model.
-    optimizer:  its optimizer's constants.
-    lrs:        learning rate of every step.
-    rows:       rows(step) gives this process's rows (R, T) of a step and their coefficients (R,) in its loss.
-    reduce:     function that sums a tensor over all processes; None if there is one process.
+    weights:     the model.
+    optimizer:   its optimizer's constants.
+    lrs:         learning rate of every step.
+    rows:        rows(step) gives this process's rows (R, T) of a step and their coefficients (R,) in its loss.
+    parts:       number of parts that a step's rows are split into, which are computed one after the other.
+    difference:  length of the moves along lambda_g from which derivatives are formed, relative to the norm of the
+                 weights; None: they are formed exactly.
+    reduce:      function that sums a tensor over all processes; None if there is one process.
     """
 
     weights: Weights
     optimizer: AdamW
     lrs: Sequence[float]
     rows: Callable[[int], tuple[Int[Tensor, "R T"], Float[Tensor, " R"]]]
+    parts: int = 1
+    difference: float | None = None
     reduce: Reduce | None = None
 
     def start(self) -> RunState:
@@ -181,53 +203,76 @@ class Unrolled:
         theta = self.weights.flat()
         return RunState(theta, torch.zeros_like(theta), torch.zeros_like(theta))
 
-    def step(self, state: RunState, number: int, *, graph: bool = False) -> RunStep:
-        """Do step `number` (from 0) from `state`; with `graph`, its gradient can be differentiated once more."""
-        theta = state.theta.detach().requires_grad_()
-        rows, coefficients = self.rows(number)
-        coefficients = coefficients.detach().requires_grad_(graph)
-        loss = (self.weights.losses(theta, rows) * coefficients).sum()
-        (own,) = torch.autograd.grad(loss, theta, create_graph=graph)
-        whole = self._sum(own.detach().clone())
-        after = advance(state, whole, lr=self.lrs[number], step=number, optimizer=self.optimizer)
-        return RunStep(theta, coefficients, own, whole, after)
-
-    def run(self, state: RunState, steps: range) -> RunState:
-        """Return the state after `steps`."""
+    def run(self, state: RunState, steps: range) -> Iterator[RunStep]:
+        """Do `steps` from `state`, and yield each."""
         for number in steps:
-            state = self.step(state, number).after
-        return state
+            gradient, _ = self._gradient(state.theta, number)
+            gradient = self._sum(gradient)
+            after = advance(state, gradient, lr=self.lrs[number], step=number, optimizer=self.optimizer)
+            yield RunStep(number, state.theta, gradient, after)
+            state = after
 
-    def effects(
-        self, states: Sequence[RunState], starts: Sequence[int], end: Float[Tensor, "F P"]
-    ) -> Iterator[StepEffects]:
+    def effects(self, segments: Sequence[Segment], end: Float[Tensor, "F P"]) -> Iterator[StepEffects]:
         """Pull the objectives' gradients `end` at the last weights back; yield the effects of every step, last first.
 
-        starts: the first step of every segment, from 0 up; states: the states before these steps.
+        segments: the run from its first step to its last; they may lie on another device than `end`.
         """
         adjoints = [RunState(row, torch.zeros_like(row), torch.zeros_like(row)) for row in end]
-        for (first, last), state in reversed(list(zip(pairwise([*starts, len(self.lrs)]), states, strict=True))):
-            steps = []
-            for number in range(first, last):
-                steps.append(self.step(state, number, graph=True))
-                state = steps[-1].after
-            for number in reversed(range(first, last)):
-                step, rows = steps.pop(), []
-                for index, adjoint in enumerate(adjoints):
-                    lambda_g, before = pull_back(
-                        adjoint, step.after, step.whole, lr=self.lrs[number], step=number, optimizer=self.optimizer
+        for segment in reversed(segments):
+            steps = segment.kept or list(self.run(segment.before.to(end.device), segment.steps))
+            for step in (kept.to(end.device) for kept in reversed(steps)):
+                pulled = [
+                    pull_back(
+                        adjoint,
+                        step.after,
+                        step.gradient,
+                        lr=self.lrs[step.number],
+                        step=step.number,
+                        optimizer=self.optimizer,
                     )
-                    curved, effect = torch.autograd.grad(
-                        step.own,
-                        (step.theta, step.coefficients),
-                        grad_outputs=lambda_g,
-                        retain_graph=index + 1 < len(adjoints),
-                    )
-                    rows.append(effect)
+                    for adjoint in adjoints
+                ]
+                rows = []
+                for index, (lambda_g, before) in enumerate(pulled):
+                    curved, effects = self._along(step, lambda_g)
                     adjoints[index] = RunState(before.theta + self._sum(curved), before.m, before.v)
-                yield StepEffects(
-                    number, torch.stack(rows), torch.stack([adjoint.theta.norm() for adjoint in adjoints])
-                )
+                    rows.append(effects)
+                norms = torch.stack([adjoint.theta.norm() for adjoint in adjoints])
+                yield StepEffects(step.number, torch.stack(rows), norms)
+
+    def _along(self, step: RunStep, lambda_g: Tensor) -> tuple[Tensor, Float[Tensor, " R"]]:
+        """Return the derivatives along lambda_g of the gradient (P,) of this process's rows and of their losses."""
+        if self.difference is None:
+            return self._exactly_along(step, lambda_g)
+        length = self.difference * step.theta.norm() / lambda_g.norm().clamp(min=torch.finfo(lambda_g.dtype).tiny)
+        (ahead, losses), (behind, losses_behind) = (
+            self._gradient(step.theta + sign * length * lambda_g, step.number) for sign in (1, -1)
+        )
+        return (ahead - behind) / (2 * length), (losses - losses_behind) / (2 * length)
+
+    def _exactly_along(self, step: RunStep, lambda_g: Tensor) -> tuple[Tensor, Float[Tensor, " R"]]:
+        curved, effects = torch.zeros_like(step.theta), []
+        for rows, coefficients in self._parts(step.number):
+            theta, coefficients = step.theta.detach().requires_grad_(), coefficients.detach().requires_grad_()
+            loss = (self.weights.losses(theta, rows, twice=True) * coefficients).sum()
+            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+            hessian, effect = torch.autograd.grad(gradient, (theta, coefficients), grad_outputs=lambda_g)
+            curved += hessian
+            effects.append(effect)
+        return curved, torch.cat(effects)
+
+    def _gradient(self, theta: Tensor, number: int) -> tuple[Tensor, Float[Tensor, " R"]]:
+        """Return the gradient (P,) of this process's rows of a step at theta, and their losses."""
+        gradient, losses = torch.zeros_like(theta), []
+        for rows, coefficients in self._parts(number):
+            at = theta.detach().requires_grad_()
+            losses.append(self.weights.losses(at, rows))
+            gradient += torch.autograd.grad((losses[-1] * coefficients).sum(), at)[0]
+        return gradient, torch.cat(losses).detach()
+
+    def _parts(self, number: int) -> Iterator[tuple[Int[Tensor, "r T"], Float[Tensor, " r"]]]:
+        rows, coefficients = self.rows(number)
+        return zip(rows.chunk(self.parts), coefficients.chunk(self.parts), strict=True)
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return tensor if self.reduce is None else self.reduce(tensor)

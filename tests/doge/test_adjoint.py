@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from doge.adjoint import AdamW, RunState, StepEffects, Unrolled, Weights, advance
+from doge.adjoint import AdamW, RunState, Segment, StepEffects, Unrolled, Weights, advance
 from tests.doge.helpers import TOKENS, VOCAB, make_model
 
 STEPS, ROWS = 6, 8
@@ -45,13 +45,20 @@ def gradients(run: Unrolled, theta: Tensor, seeds: tuple[int, ...]) -> Tensor:
     return torch.stack([torch.autograd.grad(held_out(run, theta, seed), theta)[0] for seed in seeds])
 
 
-def pulled(run: Unrolled, *, every: int = 2, seeds: tuple[int, ...] = (2,)) -> list[StepEffects]:
-    """The effects of all steps, first to last, with segments of `every` steps."""
-    state, states, starts = run.start(), [], list(range(0, STEPS, every))
-    for first in starts:
-        states.append(state)
-        state = run.run(state, range(first, min(first + every, STEPS)))
-    return list(run.effects(states, starts, gradients(run, state.theta, seeds)))[::-1]
+def pulled(run: Unrolled, *, every: int = 2, keep: int = 0, seeds: tuple[int, ...] = (2,)) -> list[StepEffects]:
+    """The effects of all steps, first to last, with segments of `every` steps; the last `keep` are kept."""
+    state, segments = run.start(), []
+    for first in range(0, STEPS, every):
+        steps = list(run.run(state, range(first, min(first + every, STEPS))))
+        kept = steps if first >= STEPS - keep else ()
+        segments.append(Segment(range(first, first + len(steps)), state, kept))
+        state = steps[-1].after
+    return list(run.effects(segments, gradients(run, state.theta, seeds)))[::-1]
+
+
+def last_weights(run: Unrolled) -> Tensor:
+    """The weights after the last step."""
+    return list(run.run(run.start(), range(STEPS)))[-1].after.theta
 
 
 def slow_twin(run: Unrolled, seed: int = 2) -> Tensor:
@@ -62,7 +69,7 @@ def slow_twin(run: Unrolled, seed: int = 2) -> Tensor:
     for step in range(STEPS):
         rows, coefficients = run.rows(step)
         kept.append(coefficients.clone().requires_grad_())
-        loss = (run.weights.losses(state.theta, rows) * kept[-1]).sum()
+        loss = (run.weights.losses(state.theta, rows, twice=True) * kept[-1]).sum()
         (gradient,) = torch.autograd.grad(loss, state.theta, create_graph=True)
         state = advance(state, gradient, lr=run.lrs[step], step=step, optimizer=run.optimizer)
     return torch.stack(torch.autograd.grad(held_out(run, state.theta, seed), kept))
@@ -90,16 +97,26 @@ def test_the_effects_are_the_central_differences_of_whole_runs() -> None:
             moved = coefficients.clone()
             moved[row] += change
             pushed = replace(run, rows={**{t: run.rows(t) for t in range(STEPS)}, step: (rows, moved)}.__getitem__)
-            losses.append(held_out(run, pushed.run(pushed.start(), range(STEPS)).theta).item())
+            losses.append(held_out(run, last_weights(pushed)).item())
         assert effects[step].rows[0, row].item() == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [1, 4, 6])
-def test_segments_of_any_length_give_the_same_effects(every: int) -> None:
-    for one, other in zip(pulled(unrolled(), every=every), pulled(unrolled()), strict=True):
-        torch.testing.assert_close(one.rows, other.rows, rtol=1e-11, atol=0)
-        torch.testing.assert_close(one.norms, other.norms, rtol=1e-11, atol=0)
+@pytest.mark.parametrize(("every", "keep", "parts"), [(1, 0, 1), (4, 2, 1), (6, 6, 1), (3, 0, 4)])
+def test_segments_and_parts_of_any_size_give_the_same_effects(every: int, keep: int, parts: int) -> None:
+    run = replace(unrolled(), parts=parts)
+    for one, other in zip(pulled(run, every=every, keep=keep), pulled(unrolled()), strict=True):
+        torch.testing.assert_close(one.rows, other.rows, rtol=1e-10, atol=0)
+        torch.testing.assert_close(one.norms, other.norms, rtol=1e-10, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt-neox", "gemma"])
+def test_central_differences_come_close_to_the_exact_effects(name: str) -> None:
+    exact, near = (pulled(replace(unrolled(name), difference=each)) for each in (None, 1e-4))
+    for one, other in zip(exact, near, strict=True):
+        torch.testing.assert_close(other.rows, one.rows, rtol=1e-3, atol=1e-3 * float(one.rows.abs().max()))
+        torch.testing.assert_close(other.norms, one.norms, rtol=1e-3, atol=0)
 
 
 @pytest.mark.slow
@@ -124,7 +141,7 @@ def test_the_state_moves_as_torch_moves_it() -> None:
         optimizer.param_groups[0]["lr"] = LRS[step]
         optimizer.step()
         optimizer.zero_grad()
-    torch.testing.assert_close(run.run(run.start(), range(STEPS)).theta, parameter.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(last_weights(run), parameter.detach(), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.slow
