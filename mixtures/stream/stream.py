@@ -116,8 +116,16 @@ class MixtureStream:
 
     def take(self, rows: int) -> np.ndarray:
         """Return this rank's next rows, int64 (rows, row_tokens); fewer where the schedule ends."""
+        return self.read(*self.draw(rows))
+
+    def draw(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Go past this rank's next rows without reading them, and say which they are, for `read`.
+
+        Return the domain of each, as its number in `mixture.domains`, and its number in that domain, from 0, over all
+        epochs: int64 (rows,) each.
+        """
         domains, ordinals = self._advance(rows)
-        return self._read(domains[self.rank :: self.world], ordinals[self.rank :: self.world])
+        return domains[self.rank :: self.world], ordinals[self.rank :: self.world]
 
     def skip(self, rows: int) -> None:
         """Go past this rank's next rows (and those of all other ranks) without reading them."""
@@ -170,8 +178,8 @@ class MixtureStream:
         self._ahead = iter(())
         return self._plan.draw(min(rows, self.left) * self.world)
 
-    def _read(self, domains: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
-        """Return the rows `ordinals` of `domains`, int64 (N, row_tokens), in the shuffled order of their epochs."""
+    def read(self, domains: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
+        """Return the rows (N, row_tokens), int64, that `draw` named: any of them, in any order, as often as asked."""
         names = self._plan.names
         sizes = np.array([len(self._rows[name]) for name in names])[domains]
         epochs, places = np.divmod(ordinals, sizes)

@@ -217,6 +217,19 @@ def test_iterating_taking_and_skipping_are_the_same_rows() -> None:
     assert stream.position == 4
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_drawn_rows_can_be_read_in_any_order_as_often_as_asked(world: int) -> None:
+    for rank in range(world):
+        taken, drawn = (open_stream(rank=rank, world=world) for _ in range(2))
+        rows = taken.take(50)
+        domains, ordinals = drawn.draw(50)
+        assert drawn.position == taken.position
+        np.testing.assert_array_equal(domains, domain_of(rows))
+        for order in (np.arange(50)[::-1], np.array([7, 7, 3])):
+            np.testing.assert_array_equal(drawn.read(domains[order], ordinals[order]), rows[order])
+        assert drawn.position == taken.position
+
+
 def test_the_stream_ends_with_the_schedule_and_stays_ended() -> None:
     stream = open_stream(rank=1, world=3)
     assert len(stream.take(10_000)) == 333
