@@ -3,7 +3,8 @@
 train.py        the command `accelerate launch -m proxies.train RUN.yaml`: learn domain weights
 score.py        the command `accelerate launch -m proxies.score RUN_DIR`: score the documents of a run
 compare.py      the command `accelerate launch -m proxies.compare COMPARE.yaml`: compare mixtures by base models
-command.py      usage, help and error messages of the three commands
+search/         the command `accelerate launch -m proxies.search RUN.yaml`: rounds of proxies that measure mixtures
+command.py      usage, help and error messages of the commands
 learn.py        a whole run, from settings to mixture.json
 run.py          one proxy in training: the loop over the steps, evaluation and records
 step.py         one update of the proxy and the domain weights
@@ -20,6 +21,7 @@ reuse.py        a run that learns only the domains that changed since another mi
 replicates.py   how a run's average weights would vary if its steps were drawn again
 place.py        this process's rank and device, and sums over all processes
 scoring/        scores of the documents in a run's corpus, computed with the run's own model
+effects/        the exact effect of domains on the loss at a proxy's end
 comparison/     base models trained on several mixtures
 
 >>> import proxies

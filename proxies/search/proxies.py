@@ -1,0 +1,170 @@
+"""The proxies of a search: what they measure at a mixture, and the effects of their domains.
+
+rounds/NN/mixture.json           the mixture of round NN, as its proxies read it
+rounds/NN/seed-S.parquet         loss of every held-out row of the objective at the end of the proxy with seed S
+rounds/NN/seed-S-effects.parquet  effect of every domain in every step on the objective, and the adjoint's norm
+rounds/NN/_SHA256SUMS            hashes of these files, and the search's id (`mixtures.sums`)
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from torch import Tensor
+
+from doge.adjoint import Segment
+from mixtures import Mixture
+from mixtures.files import write_atomic
+from mixtures.run.run import CorpusRecord
+from mixtures.schedule.shares import fixed_mixture
+from mixtures.sums import NAME as SUMS
+from mixtures.sums import add_sums, require_whole
+from proxies.corpus.corpus import CorpusData
+from proxies.effects.fixed import FixedRun, fixed_run, sampled_rows
+from proxies.effects.memory import MemoryPlan
+from proxies.effects.objective import HeldOut
+from proxies.place import decide, place_of
+from proxies.search.settings import SearchSettings
+
+Losses = dict[str, np.ndarray]  # {domain or target of the objective: loss of every held-out row (n,)}
+OnStep = Callable[[str, int], None]  # what is done, and how many plain steps it cost
+
+
+class Proxies:
+    """The proxies of all rounds and seeds; what files hold already is not computed again."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        corpus: CorpusData,
+        accelerator: Accelerator,
+        *,
+        held_out: HeldOut,
+        plan: MemoryPlan,
+        run_id: str,
+        on_step: OnStep,
+    ) -> None:
+        self.settings, self.corpus, self.accelerator = settings, corpus, accelerator
+        self.place = place_of(accelerator)
+        self.held_out, self.plan, self.run_id, self.on_step = held_out, plan, run_id, on_step
+        total = sum(settings.importance.values())
+        self.objective = {name: value / total for name, value in settings.importance.items()}
+        self.seeds = [settings.seed + number for number in range(settings.search.seeds)]
+        self._kept: dict[
+            tuple[int, int], tuple[FixedRun, list[Segment], Tensor]
+        ] = {}  # by (round, seed), of the newest
+
+    def measure(self, number: int, weights: np.ndarray) -> list[Losses]:
+        """Return what the proxies of round `number` measure at a mixture (D,), one table per seed."""
+        folder = self._folder(number)
+        mixture = self.mixture(weights)
+        self._save(folder / "mixture.json", mixture.save)
+        self._kept.clear()  # before the next round's runs take the same memory
+        measured = []
+        for seed in self.seeds:
+            path = folder / f"seed-{seed}.parquet"
+            table = self._read(path)
+            if table is None:
+                run, _, theta = self._kept[number, seed] = self._train(mixture, seed, f"round {number}, seed {seed}")
+                losses, _ = self.held_out.measure(run.unrolled.weights, theta)
+                rows = [
+                    {"domain": name, "row": row, "loss": loss}
+                    for name, values in losses.items()
+                    for row, loss in enumerate(values.tolist())
+                ]
+                table = pd.DataFrame(rows)
+                self._save(path, partial(_write_table, table))
+            measured.append({str(name): part["loss"].to_numpy() for name, part in table.groupby("domain", sort=False)})
+        return measured
+
+    def effects(self, number: int, weights: np.ndarray) -> np.ndarray:
+        """Return the effect of every domain, summed over the steps of a round's proxies (K, D); nats.
+
+        It is the change of the objective when the logarithm of the domain's weight grows by 1, to first order. Steps
+        before the adjoint became rough are not counted.
+        """
+        folder = self._folder(number)
+        found = []
+        for seed in self.seeds:
+            path = folder / f"seed-{seed}-effects.parquet"
+            table = self._read(path)
+            if table is None:
+                kept = self._kept.get((number, seed))
+                run, segments, theta = kept or self._train(
+                    self.mixture(weights), seed, f"round {number}, seed {seed} again"
+                )
+                table = self._pull_back(run, segments, theta, f"round {number}, seed {seed}, back")
+                self._save(path, partial(_write_table, table))
+            sums = table.groupby("domain")["effect"].sum()
+            found.append(sums[list(self.corpus.domains)].to_numpy())
+        return np.stack(found)
+
+    def step_effects(self, number: int) -> pd.DataFrame:
+        """Read the effects of a round's domains at every step, all seeds: seed, step, domain, effect, norm."""
+        paths = {seed: self._folder(number) / f"seed-{seed}-effects.parquet" for seed in self.seeds}
+        return pd.concat([pd.read_parquet(path).assign(seed=seed) for seed, path in paths.items()], ignore_index=True)
+
+    def mixture(self, weights: np.ndarray) -> Mixture:
+        """Return the mixture (D,) over the tokens of a proxy run."""
+        record = CorpusRecord.model_validate(self.corpus.record)
+        train = self.settings.train
+        return fixed_mixture(
+            dict(zip(self.corpus.domains, weights.tolist(), strict=True)),
+            tokenizer=record.tokenizer,
+            domains=[domain.as_domain() for domain in record.domains if domain.role == "domain"],
+            total_tokens=len(self.corpus.domains) * train.rows_per_domain * train.steps * self.corpus.row_tokens,
+            method="search",
+            seed=self.settings.seed,
+        )
+
+    def _train(self, mixture: Mixture, seed: int, label: str) -> tuple[FixedRun, list[Segment], Tensor]:
+        settings = self.settings.model_copy(update={"seed": seed})
+        rows = sampled_rows(settings, self.corpus, self.place, mixture)
+        run = fixed_run(settings, self.corpus, self.place, rows)
+        segments, theta = run.train(self.plan, on_step=partial(self.on_step, label, 1))
+        return run, segments, theta
+
+    def _pull_back(self, run: FixedRun, segments: list[Segment], theta: Tensor, label: str) -> pd.DataFrame:
+        _, end = self.held_out.measure(run.unrolled.weights, theta, [self.objective])
+        parts = []
+        for step in run.pull_back(segments, end):
+            self.on_step(label, 2)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "step": step.step + 1,
+                        "domain": list(self.corpus.domains),
+                        "effect": step.domains[0].double().numpy(),
+                        "norm": float(step.norms[0]),
+                    }
+                )
+            )
+        return pd.concat(parts[::-1], ignore_index=True)
+
+    def _folder(self, number: int) -> Path:
+        return self.settings.run_path / "rounds" / f"{number:02d}"
+
+    def _read(self, path: Path) -> pd.DataFrame | None:
+        """Return a finished table, in every process; None if it is not there."""
+
+        def read() -> pd.DataFrame | None:
+            if not path.exists():
+                return None
+            require_whole(path, run_id=self.run_id, remedy="remove it, and it is computed again")
+            return pd.read_parquet(path)
+
+        return decide(read, self.accelerator)
+
+    def _save(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Write a file of a round, by the main process, and name it in the round's sums."""
+        if self.accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            add_sums(path.parent, [path.name], run_id=self.run_id, new=not (path.parent / SUMS).exists())
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    write_atomic(path, table.to_parquet(index=False))
