@@ -10,7 +10,8 @@ tokens, a third of what a base run trains on. noise-LR: uniform beside natural, 
 twins: a run of proxies.train on six domains of the same text, whose weights should stay alike. proxy-NAME: one run
 of proxies.train for every objective of the settings.
 A swarm has every domain's odds times 2.5 (slopes), then mixtures drawn from Dirichlet distributions, around uniform and
-towards the corners in turn. Texts are written below the output directory, never into the project.
+towards the corners in turn. SETTING-pushes has every domain's odds times and divided by 2.5, two seeds: the true slopes
+of docs/measured/exact-effects.md. Texts are written below the output directory, never into the project.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def main() -> None:
     write_junk(folder / "text")
     for name in SETTINGS:
         write_swarm(folder, name)
+        write_pushes(folder, name)
     for lr in NOISE_RATES:
         train = BASE | {"lr": lr, "min_lr": lr / 10}
         mixtures = {name: {"fixed": name} for name in ("uniform", "natural")}
@@ -163,6 +165,24 @@ def write_swarm(folder: Path, setting: str) -> None:
         f"m{row:02d}": {"file": str(table), "row": row} for row in range(len(mixtures))
     }
     write_comparison(folder, f"{setting}-swarm", setting, mixtures=contenders, seeds=[0])
+
+
+def write_pushes(folder: Path, setting: str) -> None:
+    """FOLDER/SETTING-pushes.csv and its comparison, two seeds: uniform, then every domain's odds raised and lowered."""
+    names = list(domains_of(setting, folder))
+    uniform = np.full(len(names), 1 / len(names))
+    table = folder / f"{setting}-pushes.csv"
+    pushes = {
+        f"{way}_{name}": pushed_mixture(uniform, number, factor)
+        for number, name in enumerate(names)
+        for way, factor in (("up", ODDS), ("down", 1 / ODDS))
+    }
+    lines = [",".join(names), *(",".join(f"{share:.6f}" for share in mixture) for mixture in pushes.values())]
+    table.write_text("\n".join(lines) + "\n")
+    contenders = {"uniform": {"fixed": "uniform"}} | {
+        name: {"file": str(table), "row": row} for row, name in enumerate(pushes)
+    }
+    write_comparison(folder, f"{setting}-pushes", setting, mixtures=contenders, seeds=[0, 1])
 
 
 def swarm(domains: int, *, seed: int) -> np.ndarray:
