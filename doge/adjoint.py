@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from doge.grouped import row_losses
+from doge.grouped import token_losses
 
 Reduce = Callable[[Tensor], Tensor]
 CLIP_EPS = 1e-6  # that of torch.nn.utils.clip_grad_norm_
@@ -68,21 +68,26 @@ class RunState:
 
 @dataclass(frozen=True)
 class StepEffects:
-    """What the rows of one step do for F objectives at the end of the run.
+    """What the rows of one step, and their tokens, do for F objectives at the end of the run.
 
-    step:   number of the step, from 0.
-    rows:   change of each objective per unit of a row's coefficient (F, R), in the objective's unit; negative: the row
-            helps.
-    norms:  norm of each adjoint's lambda_theta before the step (F,).
+    step:    number of the step, from 0.
+    tokens:  change of each objective per unit of a token's coefficient in the loss (F, R, T-1), in the objective's
+             unit; negative: predicting this token in training helps. A row's coefficient is shared by its tokens.
+    norms:   norm of each adjoint's lambda_theta before the step (F,).
     """
 
     step: int
-    rows: Float[Tensor, "F R"]
+    tokens: Float[Tensor, "F R t"]
     norms: Float[Tensor, " F"]
+
+    @property
+    def rows(self) -> Float[Tensor, "F R"]:
+        """Change of each objective per unit of a row's coefficient."""
+        return self.tokens.mean(2)
 
 
 class Weights(nn.Module):
-    """A model's row losses as a function of one flat vector of all its parameters; shared parameters count once."""
+    """A model's token losses as a function of one flat vector of all its parameters; shared parameters count once."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -91,16 +96,16 @@ class Weights(nn.Module):
         self.names, self.shapes = list(parameters), [parameter.shape for parameter in parameters.values()]
         self.sizes = [parameter.numel() for parameter in parameters.values()]
 
-    def forward(self, rows: Int[Tensor, "R T"]) -> Float[Tensor, " R"]:
-        """Return the mean token loss of every row."""
-        return row_losses(self.model, rows)
+    def forward(self, rows: Int[Tensor, "R T"]) -> Float[Tensor, "R t"]:
+        """Return the loss of every token that the rows predict."""
+        return token_losses(self.model, rows)
 
     def flat(self) -> Tensor:
         """Return a copy of the model's parameters as one vector (P,)."""
         return torch.cat([parameter.detach().flatten() for parameter in self.parameters()])
 
-    def losses(self, theta: Tensor, rows: Int[Tensor, "R T"], *, twice: bool = False) -> Float[Tensor, " R"]:
-        """Return the row losses with the parameters `theta` (P,); `twice`: by kernels with second derivatives."""
+    def losses(self, theta: Tensor, rows: Int[Tensor, "R T"], *, twice: bool = False) -> Float[Tensor, "R t"]:
+        """Return the token losses with the parameters `theta` (P,); `twice`: by kernels with second derivatives."""
         views = (part.view(shape) for part, shape in zip(theta.split(self.sizes), self.shapes, strict=True))
         with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             return functional_call(self, dict(zip(self.names, views, strict=True)), (rows,))
@@ -232,16 +237,16 @@ class Unrolled:
                     )
                     for adjoint in adjoints
                 ]
-                rows = []
+                tokens = []
                 for index, (lambda_g, before) in enumerate(pulled):
                     curved, effects = self._along(step, lambda_g)
                     adjoints[index] = RunState(before.theta + self._sum(curved), before.m, before.v)
-                    rows.append(effects)
+                    tokens.append(effects)
                 norms = torch.stack([adjoint.theta.norm() for adjoint in adjoints])
-                yield StepEffects(step.number, torch.stack(rows), norms)
+                yield StepEffects(step.number, torch.stack(tokens), norms)
 
-    def _along(self, step: RunStep, lambda_g: Tensor) -> tuple[Tensor, Float[Tensor, " R"]]:
-        """Return the derivatives along lambda_g of the gradient (P,) of this process's rows and of their losses."""
+    def _along(self, step: RunStep, lambda_g: Tensor) -> tuple[Tensor, Float[Tensor, "R t"]]:
+        """Return the derivatives along lambda_g: of the gradient (P,) of this process's rows, and of their tokens."""
         if self.difference is None:
             return self._exactly_along(step, lambda_g)
         length = self.difference * step.theta.norm() / lambda_g.norm().clamp(min=torch.finfo(lambda_g.dtype).tiny)
@@ -250,24 +255,25 @@ class Unrolled:
         )
         return (ahead - behind) / (2 * length), (losses - losses_behind) / (2 * length)
 
-    def _exactly_along(self, step: RunStep, lambda_g: Tensor) -> tuple[Tensor, Float[Tensor, " R"]]:
+    def _exactly_along(self, step: RunStep, lambda_g: Tensor) -> tuple[Tensor, Float[Tensor, "R t"]]:
         curved, effects = torch.zeros_like(step.theta), []
         for rows, coefficients in self._parts(step.number):
-            theta, coefficients = step.theta.detach().requires_grad_(), coefficients.detach().requires_grad_()
-            loss = (self.weights.losses(theta, rows, twice=True) * coefficients).sum()
-            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-            hessian, effect = torch.autograd.grad(gradient, (theta, coefficients), grad_outputs=lambda_g)
+            theta = step.theta.detach().requires_grad_()
+            losses = self.weights.losses(theta, rows, twice=True)
+            shares = (coefficients[:, None] / losses.shape[1]).expand_as(losses).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad((losses * shares).sum(), theta, create_graph=True)
+            hessian, effect = torch.autograd.grad(gradient, (theta, shares), grad_outputs=lambda_g)
             curved += hessian
             effects.append(effect)
         return curved, torch.cat(effects)
 
-    def _gradient(self, theta: Tensor, number: int) -> tuple[Tensor, Float[Tensor, " R"]]:
-        """Return the gradient (P,) of this process's rows of a step at theta, and their losses."""
+    def _gradient(self, theta: Tensor, number: int) -> tuple[Tensor, Float[Tensor, "R t"]]:
+        """Return the gradient (P,) of this process's rows of a step at theta, and their tokens' losses."""
         gradient, losses = torch.zeros_like(theta), []
         for rows, coefficients in self._parts(number):
             at = theta.detach().requires_grad_()
             losses.append(self.weights.losses(at, rows))
-            gradient += torch.autograd.grad((losses[-1] * coefficients).sum(), at)[0]
+            gradient += torch.autograd.grad((losses[-1].mean(1) * coefficients).sum(), at)[0]
         return gradient, torch.cat(losses).detach()
 
     def _parts(self, number: int) -> Iterator[tuple[Int[Tensor, "r T"], Float[Tensor, " r"]]]:

@@ -39,7 +39,7 @@ class HeldOut:
         for name, rows in self.rows.items():
             mine = torch.arange(len(rows))[self.place.rank :: self.place.processes]
             for part in mine.split(max(1, TOKENS // rows.shape[1])):
-                values = weights.losses(theta, rows[part].to(self.place.device))
+                values = weights.losses(theta, rows[part].to(self.place.device)).mean(1)
                 losses[name][part] = sums.widened(values.detach())
                 if objectives:
                     (gradient,) = torch.autograd.grad(values.sum() / len(rows), theta)

@@ -62,14 +62,15 @@ def last_weights(run: Unrolled) -> Tensor:
 
 
 def slow_twin(run: Unrolled, seed: int = 2) -> Tensor:
-    """The effects (S, R) by autograd through the whole run, all of whose graph is kept."""
+    """The effects (S, R, T-1) by autograd through the whole run, all of whose graph is kept."""
     theta = run.weights.flat().requires_grad_()
     state = RunState(theta, torch.zeros_like(theta), torch.zeros_like(theta))
     kept = []
     for step in range(STEPS):
         rows, coefficients = run.rows(step)
-        kept.append(coefficients.clone().requires_grad_())
-        loss = (run.weights.losses(state.theta, rows, twice=True) * kept[-1]).sum()
+        losses = run.weights.losses(state.theta, rows, twice=True)
+        kept.append((coefficients[:, None] / losses.shape[1]).expand_as(losses).clone().requires_grad_())
+        loss = (losses * kept[-1]).sum()
         (gradient,) = torch.autograd.grad(loss, state.theta, create_graph=True)
         state = advance(state, gradient, lr=run.lrs[step], step=step, optimizer=run.optimizer)
     return torch.stack(torch.autograd.grad(held_out(run, state.theta, seed), kept))
@@ -81,7 +82,7 @@ def slow_twin(run: Unrolled, seed: int = 2) -> Tensor:
 def test_the_effects_are_those_of_autograd_through_the_whole_run(name: str, clip: float) -> None:
     run = unrolled(name, clip=clip)
     exact = slow_twin(run)
-    found = torch.stack([effects.rows[0] for effects in pulled(run)])
+    found = torch.stack([effects.tokens[0] for effects in pulled(run)])
     assert exact.abs().max() > 1e-5
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9 * float(exact.abs().max()))
 
@@ -115,7 +116,7 @@ def test_segments_and_parts_of_any_size_give_the_same_effects(every: int, keep: 
 def test_central_differences_come_close_to_the_exact_effects(name: str) -> None:
     exact, near = (pulled(replace(unrolled(name), difference=each)) for each in (None, 1e-4))
     for one, other in zip(exact, near, strict=True):
-        torch.testing.assert_close(other.rows, one.rows, rtol=1e-3, atol=1e-3 * float(one.rows.abs().max()))
+        torch.testing.assert_close(other.tokens, one.tokens, rtol=1e-3, atol=1e-3 * float(one.tokens.abs().max()))
         torch.testing.assert_close(other.norms, one.norms, rtol=1e-3, atol=0)
 
 
@@ -136,7 +137,7 @@ def test_the_state_moves_as_torch_moves_it() -> None:
     optimizer = torch.optim.AdamW([parameter], lr=1.0, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1)
     for step in range(STEPS):
         rows, coefficients = run.rows(step)
-        (run.weights.losses(parameter, rows) * coefficients).sum().backward()
+        (run.weights.losses(parameter, rows).mean(1) * coefficients).sum().backward()
         torch.nn.utils.clip_grad_norm_([parameter], 0.2)
         optimizer.param_groups[0]["lr"] = LRS[step]
         optimizer.step()
