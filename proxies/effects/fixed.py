@@ -21,7 +21,7 @@ from proxies.step import groups_of, read_rows
 
 EPS_ROOT = 1e-8  # under Adam's root: at most a tenth of a typical root, and enough for a finite derivative at v = 0
 DIFFERENCE = 2e-4  # in float32, half way between rounding (0.04 %) and curvature (0.04 %)
-ROUGH = 10.0  # growth of the adjoint's norm, over its median in the later half of the steps, that ends the pull-back
+ROUGH = 2.0  # growth of the adjoint over its median norm in the later half of the steps, that ends the pull-back
 
 
 @dataclass(frozen=True)
