@@ -32,11 +32,11 @@ def write_results(settings: SearchSettings, proxies: Proxies, rounds: Sequence[R
     write_atomic(path / "rounds.json", json.dumps(content, indent=1))
     mixture = proxies.mixture(rounds[best].weights)
     mixture.save(path / "mixture.json")
-    text = summary(names, proxies, rounds, changes, why)
+    pulled = max(number for number, one in enumerate(rounds) if one.slopes)
+    effects = proxies.step_effects(pulled)
+    text = summary(names, proxies, rounds, changes, [why, smooth(effects, pulled, settings.train.steps)])
     write_atomic(path / "summary.txt", text)
-    plots = plot_search(
-        content, proxies.step_effects(best if rounds[best].slopes else rounds[best].start or 0), path / "plots"
-    )
+    plots = plot_search(content, effects, path / "plots")
     print(f"\n{text}\nmixture: {path / 'mixture.json'}\nplots:   {', '.join(map(str, plots))}", flush=True)
 
 
@@ -63,9 +63,13 @@ def value_of(losses: dict[str, np.ndarray], objective: dict[str, float]) -> floa
 
 
 def summary(
-    names: Sequence[str], proxies: Proxies, rounds: Sequence[Round], changes: Sequence[Difference], why: str
+    names: Sequence[str],
+    proxies: Proxies,
+    rounds: Sequence[Round],
+    changes: Sequence[Difference],
+    facts: Sequence[str],
 ) -> str:
-    """Return the table of rounds, the mixture beside the prior, and the verdict, as text."""
+    """Return the table of rounds, the mixture beside the prior, the verdict and further facts, as text."""
     best = best_of(rounds)
     lines = [
         [
@@ -85,8 +89,8 @@ def summary(
     ratio = [[name, f"{rounds[0].weights[n]:.3f}", f"{rounds[best].weights[n]:.3f}"] for n, name in enumerate(names)]
     ratio += [["sum", "1.000", "1.000"]]
     notes = [
-        f"Ended because {why}.",
         verdict(best, changes[best], len(proxies.seeds)),
+        *facts,
         "Objective: mean loss over held-out rows of " + shares_text(proxies.objective) + " (nats per token), of "
         f"{len(proxies.seeds)} proxies per mixture; their rows are none of those that comparisons evaluate. from: the "
         "round whose slopes made the mixture; predicted: what they promise to first order; signal: share of the slopes "
@@ -101,6 +105,17 @@ def summary(
             *(fill(note, WIDTH, subsequent_indent="  ") for note in notes),
             "",
         ]
+    )
+
+
+def smooth(effects: pd.DataFrame, number: int, steps: int) -> str:
+    """Say from which step on the effects of a round were counted."""
+    first = effects.groupby("seed")["step"].min()
+    if first.max() == 1:
+        return f"Slopes of round {number}: effects of all {steps} steps."
+    return (
+        f"Slopes of round {number}: effects of step {', '.join(map(str, first))} (by seed) to {steps}; before, the "
+        "adjoint was rough, and seeds would not agree."
     )
 
 

@@ -40,7 +40,7 @@ def search_rounds(settings: SearchSettings, proxies: Proxies, prior: np.ndarray)
         found = done[best].slopes or slopes(proxies.effects(best, done[best].weights), done[best].weights)
         done[best] = replace(done[best], slopes=found)
         if found.signal == 0:
-            return done, f"the slopes of round {best} are noise: its seeds agree on none"
+            return done, f"Ended because the slopes of round {best} are noise: its seeds agree on none."
         weights = found.step(region.radius)
         losses = proxies.measure(number, weights)
         came = difference([*(each.losses for each in done), losses], proxies.objective, of=number, to=best)
@@ -52,8 +52,8 @@ def search_rounds(settings: SearchSettings, proxies: Proxies, prior: np.ndarray)
         if kept:
             best = number
         elif region.failed == 2:
-            return done, f"two steps from round {best}, the second shorter, gained nothing beyond noise"
-    return done, f"all {settings.search.rounds} rounds are done"
+            return done, f"Ended because two steps from round {best}, the second shorter, gained nothing beyond noise."
+    return done, f"Ended because all {settings.search.rounds} rounds are done."
 
 
 def difference(losses: list[list[Losses]], objective: dict[str, float], *, of: int, to: int) -> Difference:

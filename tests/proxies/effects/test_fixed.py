@@ -52,7 +52,10 @@ def whole(run: FixedRun) -> MemoryPlan:
 
 
 @pytest.mark.parametrize("kind", ["weighed", "sampled"])
-def test_effects_are_what_runs_with_other_weights_do(tmp_path: Path, kind: str) -> None:
+def test_effects_are_what_runs_with_other_weights_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(fixed, "ROUGH", math.inf)
     settings, corpus, place = setting(tmp_path)
     rows, objective = source(kind, settings, corpus, place), held_out(settings, corpus, place, rows=8)
     run = fixed_run(settings, corpus, place, rows)
@@ -93,6 +96,7 @@ def test_a_rough_adjoint_ends_the_pull_back(tmp_path: Path, monkeypatch: pytest.
     run = fixed_run(settings, corpus, place, source("sampled", settings, corpus, place))
     segments, theta = run.train(whole(run), on_step=lambda: None)
     _, end = held_out(settings, corpus, place, rows=4).measure(run.unrolled.weights, theta, [OBJECTIVE])
+    monkeypatch.setattr(fixed, "ROUGH", math.inf)
     assert [step.step for step in run.pull_back(segments, end)] == [5, 4, 3, 2, 1, 0]
     monkeypatch.setattr(fixed, "ROUGH", 0.0)
     assert [step.step for step in run.pull_back(segments, end)] == [5, 4, 3]
