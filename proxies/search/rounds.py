@@ -51,6 +51,11 @@ def search_rounds(settings: SearchSettings, proxies: Proxies, prior: np.ndarray)
         region = region.after(predicted=predicted, came=came.value, error=error)
         if kept:
             best = number
+        elif region.hope < error:
+            return done, (
+                f"Ended because a shorter step from round {best} would gain {region.hope:.4f} nats, by the slopes there "
+                f"and what came, which is less than a round's noise ({error:.4f})."
+            )
         elif region.failed == 2:
             return done, f"Ended because two steps from round {best}, the second shorter, gained nothing beyond noise."
     return done, f"Ended because all {settings.search.rounds} rounds are done."

@@ -1,12 +1,13 @@
 """From the slopes of the objective to the next mixture: a mirror step inside a trust region. Pure functions."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
 
-GROW, SHRINK = 2.0, 0.25  # of the trust region after a step that kept its promise, and after one that gained nothing
+GROW = 2.0  # of the trust region after a step that kept its promise
 LARGEST = 0.5  # KL divergence of a step from its start (nats)
 PROMISE = 0.5  # share of the predicted gain that has to come for the next step to be longer
 
@@ -78,17 +79,35 @@ def slopes(effects: Float[np.ndarray, "K D"], weights: Float[np.ndarray, " D"]) 
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """How far the next step may go (KL divergence, nats), and how many steps from here gained nothing."""
+    """How far the next step may go.
+
+    radius:  KL divergence of the step from its start (nats).
+    failed:  number of steps from the same start that gained nothing.
+    hope:    after such a step, the most that a shorter one can be expected to gain (nats).
+    """
 
     radius: float
     failed: int = 0
+    hope: float = math.inf
 
     def after(self, *, predicted: float, came: float, error: float) -> "TrustRegion":
         """Return the region after a step that should have changed the objective by `predicted` and did by `came`."""
         if not gained(came=came, error=error):
-            return TrustRegion(self.radius * SHRINK, self.failed + 1)
+            share, hope = lowest(predicted=predicted, came=came)
+            return TrustRegion(self.radius * share**2, self.failed + 1, hope)  # KL grows with the square of a step
         grown = min(LARGEST, self.radius * GROW) if came <= PROMISE * predicted else self.radius
         return TrustRegion(grown)
+
+
+def lowest(*, predicted: float, came: float) -> tuple[float, float]:
+    """Return at which share of a step the objective is lowest, at most a half, and the gain there.
+
+    On the parabola with the predicted slope at the step's start and with what came at its end; for a step from which
+    nothing, or less than half of what was predicted, came.
+    """
+    bend = came - predicted
+    share = min(0.5, -predicted / (2 * bend))
+    return share, -(predicted * share + bend * share**2)
 
 
 def gained(*, came: float, error: float) -> bool:

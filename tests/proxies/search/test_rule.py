@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxies.search.rule import LARGEST, Slopes, TrustRegion, gained, slopes
+from proxies.search.rule import LARGEST, Slopes, TrustRegion, gained, lowest, slopes
 
 
 def divergence(new: np.ndarray, old: np.ndarray) -> float:
@@ -76,10 +76,23 @@ def test_a_region_grows_after_kept_promises_and_shrinks_after_none() -> None:
     assert region.after(predicted=-0.1, came=-0.08, error=0.01).radius == 0.2
     assert region.after(predicted=-0.1, came=-0.03, error=0.01) == TrustRegion(0.1)
     missed = region.after(predicted=-0.1, came=-0.005, error=0.01)
-    assert missed == TrustRegion(0.025, failed=1)
+    assert missed.radius == pytest.approx(0.025)
+    assert missed.failed == 1
     assert missed.after(predicted=-0.1, came=0.1, error=0.01).failed == 2
     assert missed.after(predicted=-0.01, came=-0.1, error=0.01).failed == 0
     assert TrustRegion(0.4).after(predicted=-0.1, came=-0.1, error=0.0).radius == LARGEST
+
+
+def test_a_step_too_far_is_shortened_to_where_a_parabola_is_lowest() -> None:
+    share, hope = lowest(predicted=-0.1, came=0.3)
+    points = np.linspace(0, 1, 1001)
+    curve = -0.1 * points + 0.4 * points**2  # 0 at the start, 0.3 at the end, the slope as predicted
+    assert share == pytest.approx(points[curve.argmin()], abs=1e-3)
+    assert hope == pytest.approx(-curve.min(), abs=1e-6)
+    region = TrustRegion(0.1).after(predicted=-0.1, came=0.3, error=0.01)
+    assert region.radius == pytest.approx(0.1 * share**2)
+    assert region.hope == hope
+    assert lowest(predicted=-0.1, came=0.0)[0] == 0.5
 
 
 def test_a_gain_within_its_error_is_none() -> None:
