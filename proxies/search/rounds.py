@@ -53,11 +53,11 @@ def search_rounds(settings: SearchSettings, proxies: Proxies, prior: np.ndarray)
             best = number
         elif region.hope < error:
             return done, (
-                f"Ended because a shorter step from round {best} would gain {region.hope:.4f} nats, by the slopes there "
-                f"and what came, which is less than a round's noise ({error:.4f})."
+                f"Ended because a shorter step from round {best} would gain {region.hope:.4f} nats, by the slopes "
+                f"there and what came, which is less than a round's noise ({error:.4f})."
             )
         elif region.failed == 2:
-            return done, f"Ended because two steps from round {best}, the second shorter, gained nothing beyond noise."
+            return done, f"Ended because two steps from round {best}, of two lengths, gained nothing beyond noise."
     return done, f"Ended because all {settings.search.rounds} rounds are done."
 
 

@@ -92,18 +92,20 @@ class TrustRegion:
 
     def after(self, *, predicted: float, came: float, error: float) -> "TrustRegion":
         """Return the region after a step that should have changed the objective by `predicted` and did by `came`."""
+        grown = min(LARGEST, self.radius * GROW) if came <= PROMISE * predicted else self.radius
         if not gained(came=came, error=error):
+            if came <= PROMISE * predicted:  # as promised, but too short to be seen
+                return TrustRegion(grown, self.failed + 1)
             share, hope = lowest(predicted=predicted, came=came)
             return TrustRegion(self.radius * share**2, self.failed + 1, hope)  # KL grows with the square of a step
-        grown = min(LARGEST, self.radius * GROW) if came <= PROMISE * predicted else self.radius
         return TrustRegion(grown)
 
 
 def lowest(*, predicted: float, came: float) -> tuple[float, float]:
     """Return at which share of a step the objective is lowest, at most a half, and the gain there.
 
-    On the parabola with the predicted slope at the step's start and with what came at its end; for a step from which
-    nothing, or less than half of what was predicted, came.
+    On the parabola with the predicted slope at the step's start and with what came at its end, which was less than half
+    of the gain predicted.
     """
     bend = came - predicted
     share = min(0.5, -predicted / (2 * bend))

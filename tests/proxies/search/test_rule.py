@@ -80,6 +80,7 @@ def test_a_region_grows_after_kept_promises_and_shrinks_after_none() -> None:
     assert missed.failed == 1
     assert missed.after(predicted=-0.1, came=0.1, error=0.01).failed == 2
     assert missed.after(predicted=-0.01, came=-0.1, error=0.01).failed == 0
+    assert region.after(predicted=-0.004, came=-0.005, error=0.01) == TrustRegion(0.2, failed=1)  # too short to see
     assert TrustRegion(0.4).after(predicted=-0.1, came=-0.1, error=0.0).radius == LARGEST
 
 
