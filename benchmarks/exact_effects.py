@@ -4,15 +4,16 @@
     python benchmarks/exact_effects.py report runs/estimators balanced --runs runs/pairs
 
 report: correlations over domains with the true slopes, into results/exact_effects.json. The truth is SETTING-pushes, a
-comparison of proxies.compare: each domain's odds times and divided by 2.5; its slope is the objective's difference
-between the two. An estimate becomes comparable by what it predicts for the same two mixtures. --runs: directory with
+comparison of proxies.compare: each domain's odds times and divided by 2.5. Its slope (r) is that of the parabola by
+both and uniform, at uniform, per unit of the domain's weight with the others in proportion; its push (r_push) is the
+difference between the two. Estimates are compared by what they say of the same changes. --runs: directory with
 runs of proxies.train, NAME-SEED (the study's proxy-NAME.yaml), for the products of single steps: sums over the run
 weighed by the learning rate, in Adam's geometry with unbiased self products; for targets also in proportion to own
 progress.
 
 pull: a proxy of 400 steps at uniform weights and its pull-back for the setting's objective (and for each target of
-balanced) into FOLDER/effects-SETTING-SEED.npz: effects (S, D, F) by unit of weight, NaN before the step where the
-adjoint became rough; norms (S, F); losses of the objective's held-out rows; seconds.
+balanced) into FOLDER/effects-SETTING-SEED.npz: effects (S, D, F) by unit of log-weight, NaN for the steps that are not
+pulled back to (above 10 times the median); norms (S, F); losses of the objective's held-out rows; seconds.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from mixtures.run.run import CorpusRecord, read_run
 from mixtures.schedule.shares import fixed_mixture
 from proxies.comparison.contenders import domains_of
 from proxies.corpus.corpus import prepare
-from proxies.effects.fixed import fixed_run, sampled_rows, weighed_rows
+from proxies.effects.fixed import ROUGH, fixed_run, sampled_rows, weighed_rows
 from proxies.effects.memory import plan_memory
 from proxies.effects.objective import held_out
 from proxies.place import place_of
@@ -139,18 +140,27 @@ class Truth:
         self.objectives = {"own": {name: value / sum(own.values()) for name, value in own.items()}}
         self.objectives |= {target: {target: 1.0} for target in SETTINGS[setting]["targets"]}
         shares = mixtures.to_numpy().reshape(count, 2, count)
-        self.uniform, self.apart = np.full(count, 1 / count), shares[:, 0] - shares[:, 1]
+        self.uniform = np.full(count, 1 / count)
+        self.up, self.down = shares[:, 0] - self.uniform, self.uniform - shares[:, 1]
+        folder = folder / f"{setting}-pushes" / "bases"
+        found = {
+            name: [self._pushed(folder, seed, parts) for seed in (0, 1)] for name, parts in self.objectives.items()
+        }
+        self.pushes = {name: np.array([up + down for up, down in seeds]) for name, seeds in found.items()}
+        high, low = np.diag(self.up), np.diag(self.down)
         self.slopes = {
-            objective: np.array([self._slopes(folder / f"{setting}-pushes" / "bases", seed, parts) for seed in (0, 1)])
-            for objective, parts in self.objectives.items()
+            name: np.array([(up / high * low + down / low * high) / (high + low) for up, down in seeds])
+            for name, seeds in found.items()
         }
 
-    def _slopes(self, folder: Path, seed: int, parts: dict[str, float]) -> np.ndarray:
-        """(D,) objective with a domain's odds raised minus that with them lowered; NaN if a run is missing."""
-        values = {
-            way: [self._value(folder / f"{way}_{name}", seed, parts) for name in self.names] for way in ("up", "down")
-        }
-        return np.array(values["up"]) - np.array(values["down"])
+    def _pushed(self, folder: Path, seed: int, parts: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """The objective with every domain's odds raised minus uniform, and uniform minus lowered (D,)."""
+        up, down = (
+            np.array([self._value(folder / f"{way}_{name}", seed, parts) for name in self.names])
+            for way in ("up", "down")
+        )
+        uniform = self._value(folder / "uniform", seed, parts)
+        return up - uniform, uniform - down
 
     def _value(self, folder: Path, seed: int, parts: dict[str, float]) -> float:
         path = folder / f"seed-{seed}.parquet"
@@ -160,9 +170,9 @@ class Truth:
         last = table[table["step"] == table["step"].max()].set_index("domain")["loss"]
         return float(sum(share * last[name] for name, share in parts.items()))
 
-    def predict(self, per_weight: np.ndarray) -> np.ndarray:
-        """(D,) differences between the two pushes of every domain, from a slope per unit of every weight (D,)."""
-        return self.apart @ per_weight
+    def predict(self, per_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Slopes and pushes (D,) that follow from a slope per unit of every weight (D,)."""
+        return self.up @ per_weight / np.diag(self.up), (self.up + self.down) @ per_weight
 
 
 def report(given: argparse.Namespace) -> None:
@@ -170,10 +180,9 @@ def report(given: argparse.Namespace) -> None:
     truth = Truth(given.folder, given.setting)
     lines = []
     for objective, slopes in truth.slopes.items():
-        true = np.nanmean(slopes, 0)
-        agree = correlation(*slopes)
+        true, agree = slopes.mean(0), correlation(*slopes)
         for name, found in estimates(given, truth, objective).items():
-            predicted = np.array([truth.predict(one) for one in found])
+            predicted, pushed = (np.array(each) for each in zip(*map(truth.predict, found), strict=True))
             mean = predicted.mean(0)
             others = [correlation(a, b) for a, b in itertools.combinations(predicted, 2)]
             lines.append(
@@ -183,6 +192,7 @@ def report(given: argparse.Namespace) -> None:
                     "estimate": name,
                     "seeds": len(found),
                     "r": correlation(mean, true),
+                    "r_push": correlation(pushed.mean(0), truth.pushes[objective].mean(0)),
                     "r_one_seed": float(np.mean([correlation(one, true) for one in predicted])),
                     "seeds_agree": float(np.mean(others)) if others else None,
                     "truth_seeds_agree": agree,
@@ -215,7 +225,15 @@ def estimates(given: argparse.Namespace, truth: Truth, objective: str) -> dict[s
         for path in sorted(given.folder.glob(f"effects-{given.setting}{tag}-[0-9].npz")):
             data = np.load(path)
             effects = data["effects"][:, :, data["objectives"].tolist().index(objective)]
-            spans = {"": 0, ", last half": len(effects) // 2, ", last 50 steps": len(effects) - 50}
+            norms = data["norms"][:, data["objectives"].tolist().index(objective)]
+            rough = np.flatnonzero(~(norms <= ROUGH * np.median(norms[len(norms) // 2 :])))
+            smooth = rough[rough < len(norms) // 2].max(initial=-1) + 1
+            spans = {
+                "": smooth,
+                ", all steps": 0,
+                ", last half": len(effects) // 2,
+                ", last 50 steps": len(effects) - 50,
+            }
             for span, first in spans.items():
                 found.setdefault(label + span, []).append(np.nansum(effects[first:], 0) / truth.uniform)
             one_step = np.nansum(effects[len(effects) - 1 :], 0) / truth.uniform
