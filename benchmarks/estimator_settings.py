@@ -8,7 +8,8 @@ Wikipedia. junk (B): nine real domains, words of stackexchange in random order, 
 law_en, random records; judged by the nine. skew (C): seven domains with natural shares 50/20/10/10/5/3/2 of 400,000
 tokens, a third of what a base run trains on. noise-LR: uniform beside natural, five seeds, at several learning rates.
 twins: a run of proxies.train on six domains of the same text, whose weights should stay alike. proxy-NAME: one run
-of proxies.train for every objective of the settings.
+of proxies.train for every objective of the settings. search-NAME: one of proxies.search, and verify-NAME, the base
+models that judge it.
 A swarm has every domain's odds times 2.5 (slopes), then mixtures drawn from Dirichlet distributions, around uniform and
 towards the corners in turn. SETTING-pushes has every domain's odds times and divided by 2.5, two seeds: the true slopes
 of docs/measured/exact-effects.md. Texts are written below the output directory, never into the project.
@@ -92,6 +93,7 @@ def main() -> None:
         write_comparison(folder, f"noise-{lr:g}", "balanced", mixtures=mixtures, seeds=list(range(5)), train=train)
     write_twins(folder)
     write_proxies(folder)
+    write_searches(folder)
 
 
 def real(name: str) -> dict[str, Any]:
@@ -221,6 +223,34 @@ def write_proxies(folder: Path) -> None:
         content = {key: value for key, value in settings_of(folder, setting).items() if key != "objective"}
         content |= {"run_dir": str(folder / f"proxy-{name}"), "train": PROXY, "update": {"preset": "stable"} | update}
         (folder / f"proxy-{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+SEARCHES = {"skew": (4, 0.05), "ca": (2, 0.1), "nl": (2, 0.1)}  # {name in PROXIES: rows per domain, first radius}
+
+
+def write_searches(folder: Path) -> None:
+    """FOLDER/search-NAME.yaml, a run of proxies.search, and verify-NAME.yaml: base models on what it found.
+
+    adjoint: the mixture of its first step. search: the best that it measured.
+    """
+    for name, (rows, radius) in SEARCHES.items():
+        setting, update = PROXIES[name]
+        content = settings_of(folder, setting)
+        train, search = PROXY | {"rows_per_domain": rows}, {"rounds": 3, "seeds": 2, "radius": radius}
+        run = {key: value for key, value in content.items() if key != "objective"}
+        run |= {
+            "run_dir": str(folder / f"search-{name}"),
+            "seed": 11,
+            "train": train,
+            "update": update,
+            "search": search,
+        }
+        (folder / f"search-{name}.yaml").write_text(yaml.safe_dump(run, sort_keys=False))
+        mixtures: dict[str, Any] = {each: {"fixed": each} for each in ("uniform", "natural")}
+        found = {"adjoint": "rounds/01/mixture.json", "search": "mixture.json"}
+        mixtures |= {each: {"file": str(folder / f"search-{name}" / place)} for each, place in found.items()}
+        objective = update["objective"]
+        write_comparison(folder, f"verify-{name}", setting, mixtures=mixtures, seeds=[1, 2, 3], objective=objective)
 
 
 def write_twins(folder: Path) -> None:
