@@ -23,6 +23,7 @@ from mixtures.convert.job import Unit
 from mixtures.errors import UserError, quoted
 from mixtures.files import read_json, read_yaml
 from mixtures.imports.tables import DOREMI, read_shares
+from mixtures.schedule.mixture import Mixture
 from mixtures.schedule.shares import PREFIX, ROUNDING, checked_shares
 
 Amounts = list[tuple[str, Any]]  # (name in the file, amount); a name may come several times
@@ -178,6 +179,9 @@ def _json(path: Path, row: str | None) -> TrainerFile:
     if isinstance(record, dict) and isinstance(record.get("stages"), list):
         if row is not None:
             raise UserError(f"--row {row}: {path} holds one mixture with its stages; leave it out")
+        if "schema_version" in record:  # a whole mixture.json
+            Mixture.load(path)  # checks it
+            record = {**record, "unit": "token"}
         return _ours(record, path, unit="unit", shares="weights")
     return _ratios(path, row)
 

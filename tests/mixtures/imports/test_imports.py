@@ -58,6 +58,16 @@ def stages_of(path: Path) -> list[tuple[int, dict[str, float]]]:
     return [(stage.start_tokens, stage.weights) for stage in Mixture.load(path).stages]
 
 
+def test_a_mixture_is_imported_for_another_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "searched.json", tmp_path / "mixture.json"
+    make_mixture(WANTED, rows=8000, domains=DOMAINS).save(path)
+    run(capsys, path, "--from", "json", "--like", path, "--token-budget", "3M", "-o", out)
+    assert stages_of(out) == [(0, pytest.approx(WANTED))]
+    assert Mixture.load(out).horizon.total_tokens == 3_000_000
+    path.write_text(path.read_text().replace("0.7", "0.6"))
+    run(capsys, path, "--from", "json", "--like", out, "-o", tmp_path / "never.json", code=2)
+
+
 def blend(shares: dict[str, float]) -> str:
     return " ".join(f"{share} {PREFIXES[name]}" for name, share in shares.items())
 
