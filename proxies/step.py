@@ -63,7 +63,7 @@ def groups_of(settings: Settings, corpus: CorpusData) -> list[Group]:
             rest = corpus.held_out[name][evaluated * corpus.row_tokens :]
             if evaluated == rows:
                 raise UserError(
-                    f"update.held_out needs held-out rows of {name} beside the {settings.train.evaluate_rows} that "
+                    f"the objective needs held-out rows of {name} beside the {settings.train.evaluate_rows} that "
                     f"train.evaluate_rows takes; {name} has {rows} in all. "
                     "Lower train.evaluate_rows or raise corpus.held_out"
                 )

@@ -83,6 +83,7 @@ def effects_figure(effects: pd.DataFrame, names: list[str]) -> Figure:
     looks = choose_looks(-means)
     axes.axhline(0, color=REFERENCE, linewidth=0.9, linestyle=":")
     draw_lines(axes, steps, means, looks)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="step", ylabel="effect of a domain on the objective\n(nats per unit of its log-weight and step)")
     name_lines(axes, means[-1], names, looks)
     return figure

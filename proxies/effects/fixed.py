@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from doge.adjoint import AdamW, RunState, RunStep, Segment, StepEffects, Unrolled, Weights
 from mixtures import Mixture, MixtureStream
+from mixtures.errors import UserError
 from proxies.corpus.corpus import CorpusData
 from proxies.effects.memory import MemoryPlan
 from proxies.models import build_model, optimization
@@ -61,7 +62,10 @@ class FixedRun:
     count: int  # of domains
 
     def train(self, plan: MemoryPlan, *, on_step: Callable[[], None]) -> tuple[list[Segment], Tensor]:
-        """Return the run, kept as the plan says on the CPU, and its last weights (P,)."""
+        """Return the run, kept as the plan says on the CPU, and its last weights (P,).
+
+        Raises UserError, with the step, where a gradient is not finite.
+        """
         state, segments = self.unrolled.start(), []
         for first in range(0, self.settings.train.steps, plan.segment):
             numbers = range(first, min(first + plan.segment, self.settings.train.steps))
@@ -69,6 +73,7 @@ class FixedRun:
             memory = torch.empty(len(numbers) if plan.keep else 0, 4, len(state.theta))  # one piece: nothing is lost
             for step, place in zip_longest(self.unrolled.run(state, numbers), memory):
                 state = step.after
+                require_finite(step.gradient, f"the gradient of step {step.number + 1}")
                 if plan.keep:
                     theta = kept[-1].after.theta if kept else before.theta
                     kept.append(keep(step, theta, place))
@@ -81,14 +86,17 @@ class FixedRun:
 
         An adjoint that grows beyond ROUGH times its median over the later half of the run says more about the run's
         first chaotic steps than about its text: products with it differ between seeds by as much as they are large.
+        Raises UserError, with the step, where an adjoint or an effect is not finite in the later half.
         """
         steps, later = self.settings.train.steps, []
         for effects in self.unrolled.effects(segments, end):
             if effects.step >= steps // 2:
                 later.append(effects.norms)
-            elif bool((effects.norms > ROUGH * torch.stack(later).median(0).values).any()):
+            elif not bool((effects.norms <= ROUGH * torch.stack(later).median(0).values).all()):  # NaN is rough, too
                 return
-            yield self._domains(effects)
+            found = self._domains(effects)
+            require_finite(torch.cat([found.domains.flatten(), found.norms]), f"the effect of step {found.step + 1}")
+            yield found
 
     def _domains(self, effects: StepEffects) -> DomainEffects:
         """Sum the effects of rows, as often as their coefficients say, over the domains and all processes."""
@@ -97,6 +105,15 @@ class FixedRun:
         found.index_add_(1, rows.domains, effects.rows * rows.coefficients)
         found = found if self.place.reduce is None else self.place.reduce(found)
         return DomainEffects(effects.step, found.cpu(), effects.norms.cpu())
+
+
+def require_finite(values: Tensor, what: str) -> None:
+    """Raise UserError, which begins with `what`, if a value is not finite: the run diverges."""
+    if not bool(torch.isfinite(values).all()):
+        raise UserError(
+            f"{what} is not finite, because the proxy diverges; lower train.lr or train.max_grad_norm, or raise "
+            "train.warmup_steps, in a new run_dir"
+        )
 
 
 def keep(step: RunStep, theta: Tensor, memory: Float[Tensor, "4 P"]) -> RunStep:

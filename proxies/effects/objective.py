@@ -10,6 +10,7 @@ from torch import Tensor
 
 from doge import sums
 from doge.adjoint import Weights
+from mixtures.errors import UserError
 from mixtures.stream.tokens import as_rows
 from proxies.corpus.corpus import CorpusData
 from proxies.evaluate import TOKENS
@@ -55,13 +56,18 @@ def held_out(settings: Settings, corpus: CorpusData, place: Place, *, rows: int)
     """Return at most `rows` rows of every domain and target of the objective, evenly spread over their text.
 
     These are held-out rows beside those that are evaluated, and for a target its text. So what is chosen by them can be
-    evaluated on the others. Raises UserError where a domain has no such rows.
+    evaluated on the others. Raises UserError where a domain has fewer than two such rows: one has no standard error.
     """
     asked = settings.model_copy(update={"update": settings.update.model_copy(update={"held_out": True})})
     chosen = {}
     for group in groups_of(asked, corpus)[len(corpus.domains) :]:
         all_rows = as_rows(np.asarray(group.tokens), corpus.row_tokens)
-        count = min(rows, len(all_rows))
+        name, count = group.name.removesuffix("@held_out"), min(rows, len(all_rows))
+        if count < 2:
+            raise UserError(
+                f"the objective is measured on held-out rows that are not evaluated, and {name} has {count} of them, "
+                "too few for a standard error; lower train.evaluate_rows, raise corpus.held_out or give more text"
+            )
         places = np.arange(count) * len(all_rows) // count
-        chosen[group.name.removesuffix("@held_out")] = torch.from_numpy(all_rows[places].astype(np.int64))
+        chosen[name] = torch.from_numpy(all_rows[places].astype(np.int64))
     return HeldOut(chosen, place)

@@ -6,7 +6,8 @@ rounds/NN/seed-S-effects.parquet  effect of every domain in every step on the ob
 rounds/NN/_SHA256SUMS            hashes of these files, and the search's id (`mixtures.sums`)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,19 +18,21 @@ from torch import Tensor
 
 from doge.adjoint import Segment
 from mixtures import Mixture
+from mixtures.errors import UserError
 from mixtures.files import write_atomic
 from mixtures.run.run import CorpusRecord
 from mixtures.schedule.shares import fixed_mixture
 from mixtures.sums import NAME as SUMS
-from mixtures.sums import add_sums, require_whole
+from mixtures.sums import add_sums, read_sums, require_whole
 from proxies.corpus.corpus import CorpusData
-from proxies.effects.fixed import FixedRun, fixed_run, sampled_rows
+from proxies.effects.fixed import FixedRun, fixed_run, require_finite, sampled_rows
 from proxies.effects.memory import MemoryPlan
 from proxies.effects.objective import HeldOut
 from proxies.place import decide, place_of
 from proxies.search.settings import SearchSettings
 
 Losses = dict[str, np.ndarray]  # {domain or target of the objective: loss of every held-out row (n,)}
+SAME = 1e-6  # weights differ by less if a round is computed again on other hardware
 OnStep = Callable[[str, int], None]  # what is done, and how many plain steps it cost
 
 
@@ -61,6 +64,7 @@ class Proxies:
         """Return what the proxies of round `number` measure at a mixture (D,), one table per seed."""
         folder = self._folder(number)
         mixture = self.mixture(weights)
+        decide(partial(self._require_same, number, mixture), self.accelerator)
         self._save(folder / "mixture.json", mixture.save)
         self._kept.clear()  # before the next round's runs take the same memory
         measured = []
@@ -68,8 +72,12 @@ class Proxies:
             path = folder / f"seed-{seed}.parquet"
             table = self._read(path)
             if table is None:
-                run, _, theta = self._kept[number, seed] = self._train(mixture, seed, f"round {number}, seed {seed}")
+                label = f"round {number}, seed {seed}"
+                run, _, theta = self._kept[number, seed] = self._train(mixture, seed, label)
                 losses, _ = self.held_out.measure(run.unrolled.weights, theta)
+                with _named(label):
+                    for name, values in losses.items():
+                        require_finite(values, f"the loss on {name} at the end")
                 rows = [
                     {"domain": name, "row": row, "loss": loss}
                     for name, values in losses.items()
@@ -124,39 +132,56 @@ class Proxies:
         settings = self.settings.model_copy(update={"seed": seed})
         rows = sampled_rows(settings, self.corpus, self.place, mixture)
         run = fixed_run(settings, self.corpus, self.place, rows)
-        segments, theta = run.train(self.plan, on_step=partial(self.on_step, label, 1))
+        with _named(label):
+            segments, theta = run.train(self.plan, on_step=partial(self.on_step, label, 1))
         return run, segments, theta
 
     def _pull_back(self, run: FixedRun, segments: list[Segment], theta: Tensor, label: str) -> pd.DataFrame:
         _, end = self.held_out.measure(run.unrolled.weights, theta, [self.objective])
-        parts = []
-        for step in run.pull_back(segments, end):
-            self.on_step(label, 2)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "step": step.step + 1,
-                        "domain": list(self.corpus.domains),
-                        "effect": step.domains[0].double().numpy(),
-                        "norm": float(step.norms[0]),
-                    }
-                )
+        steps = []
+        with _named(label):
+            for step in run.pull_back(segments, end):
+                self.on_step(label, 2)
+                steps.append(step)
+        parts = [
+            pd.DataFrame(
+                {
+                    "step": step.step + 1,
+                    "domain": list(self.corpus.domains),
+                    "effect": step.domains[0].double().numpy(),
+                    "norm": float(step.norms[0]),
+                }
             )
-        return pd.concat(parts[::-1], ignore_index=True)
+            for step in reversed(steps)
+        ]
+        return pd.concat(parts, ignore_index=True)
 
     def _folder(self, number: int) -> Path:
         return self.settings.run_path / "rounds" / f"{number:02d}"
 
     def _read(self, path: Path) -> pd.DataFrame | None:
-        """Return a finished table, in every process; None if it is not there."""
+        """Return a finished table, in every process; None if it is not there, or not finished."""
 
         def read() -> pd.DataFrame | None:
-            if not path.exists():
-                return None
+            if not path.exists() or path.name not in read_sums(path.parent, run_id=self.run_id):
+                return None  # written but not named: the search was killed in between
             require_whole(path, run_id=self.run_id, remedy="remove it, and it is computed again")
             return pd.read_parquet(path)
 
         return decide(read, self.accelerator)
+
+    def _require_same(self, number: int, mixture: Mixture) -> None:
+        """Check that a round that was measured before was measured at this mixture. Raises UserError."""
+        path, now = self._folder(number) / "mixture.json", mixture.stages[0].weights
+        if path.name not in read_sums(path.parent, run_id=self.run_id) or not path.exists():
+            return
+        require_whole(path, run_id=self.run_id, remedy=f"remove {path.parent}, and it is measured again")
+        before = Mixture.load(path).stages[0].weights
+        if not np.allclose([before[name] for name in now], list(now.values()), rtol=0, atol=SAME):
+            raise UserError(
+                f"round {number} was measured at another mixture than the rounds before it give now: their files "
+                f"changed; remove {path.parent} and the folders of later rounds, and they are measured again"
+            )
 
     def _save(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write a file of a round, by the main process, and name it in the round's sums."""
@@ -164,6 +189,15 @@ class Proxies:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
             add_sums(path.parent, [path.name], run_id=self.run_id, new=not (path.parent / SUMS).exists())
+
+
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Put the proxy's name before the message of a UserError of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{label}: {error}") from error
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -45,16 +45,22 @@ def record(names: Sequence[str], objective: dict[str, float], one: Round, change
     values = {
         "weights": dict(zip(names, one.weights.tolist(), strict=True)),
         "objective": [value_of(losses, objective) for losses in one.losses],
-        "against_prior": {"value": change.value, "low": change.low, "high": change.high},
+        "against_prior": interval(change),
         "start": one.start,
         "predicted": one.predicted,
-        "came": one.came and {"value": one.came.value, "low": one.came.low, "high": one.came.high},
+        "came": one.came and interval(one.came),
         "kept": one.kept,
         "slopes": one.slopes and dict(zip(names, one.slopes.value.tolist(), strict=True)),
         "slope_errors": one.slopes and dict(zip(names, one.slopes.error.tolist(), strict=True)),
         "signal": one.slopes and one.slopes.signal,
     }
     return json.loads(pd.Series([values]).to_json(orient="records", double_precision=15))[0]
+
+
+def interval(change: Difference) -> dict[str, float]:
+    """Return a difference with its interval over seeds and rows; without several seeds, the interval is NaN."""
+    low, high = (change.low, change.high) if change.over_seeds else (np.nan, np.nan)
+    return {"value": change.value, "low": low, "high": high}
 
 
 def value_of(losses: dict[str, np.ndarray], objective: dict[str, float]) -> float:
@@ -92,7 +98,7 @@ def summary(
         verdict(best, changes[best], len(proxies.seeds)),
         *facts,
         "Objective: mean loss over held-out rows of " + shares_text(proxies.objective) + " (nats per token), of "
-        f"{len(proxies.seeds)} proxies per mixture; their rows are none of those that comparisons evaluate. from: the "
+        f"{len(proxies.seeds)} seed(s) per mixture; these rows are none of those that comparisons evaluate. from: the "
         "round whose slopes made the mixture; predicted: what they promise to first order; signal: share of the slopes "
         "that seeds agree on. Intervals cover seeds and held-out rows, and not that the lowest of several was chosen.",
     ]
@@ -125,7 +131,7 @@ def verdict(best: int, change: Difference, seeds: int) -> str:
         return "The best mixture measured is the prior: no step from it gained anything beyond noise."
     gain = f"round {best} is {-change.value:.4f} nats below the prior"
     if seeds == 1:
-        return f"The best mixture measured is that of {gain}; one seed says nothing about others."
+        return f"The best mixture measured: {gain}; one seed says nothing about others."
     if change.better:
         return f"The best mixture measured: {gain} (95 % {-change.high:.4f} to {-change.low:.4f})."
     return (

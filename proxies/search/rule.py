@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 
 GROW = 2.0  # of the trust region after a step that kept its promise
-LARGEST = 0.5  # KL divergence of a step from its start (nats)
+LARGEST = 0.5  # KL divergence that steps grow to (nats); search.radius may be larger
 PROMISE = 0.5  # share of the predicted gain that has to come for the next step to be longer
 
 
@@ -92,7 +92,7 @@ class TrustRegion:
 
     def after(self, *, predicted: float, came: float, error: float) -> "TrustRegion":
         """Return the region after a step that should have changed the objective by `predicted` and did by `came`."""
-        grown = min(LARGEST, self.radius * GROW) if came <= PROMISE * predicted else self.radius
+        grown = max(self.radius, min(LARGEST, self.radius * GROW)) if came <= PROMISE * predicted else self.radius
         if not gained(came=came, error=error):
             if came <= PROMISE * predicted:  # as promised, but too short to be seen
                 return TrustRegion(grown, self.failed + 1)

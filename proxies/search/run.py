@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mixtures.errors import UserError
-from mixtures.files import write_atomic
+from mixtures.files import read_yaml, write_atomic
 from mixtures.locks import directory_lock
 from mixtures.sums import add_sums, new_run_id, read_run_id
 from proxies.command import Stopped, stop_signals
@@ -27,6 +27,8 @@ from proxies.search.results import write_results
 from proxies.search.rounds import search_rounds
 from proxies.search.settings import SearchSettings
 from proxies.simulate import simulate
+
+OTHER = "{} holds another kind of run; give the search a run_dir of its own (--run_dir)"
 
 
 def search(settings: SearchSettings) -> None:
@@ -90,13 +92,15 @@ def _require_directory(settings: SearchSettings) -> None:
     """Check that the directory is empty or holds a search with the same settings, which then goes on."""
     path = settings.run_path
     if (path / "trajectory").exists() or (path / "bases").exists():
-        raise UserError(f"{path} holds another kind of run; give the search a run_dir of its own (--run_dir)")
+        raise UserError(OTHER.format(path))
     if not (path / "config.yaml").exists():
         if (path / "rounds").exists():
             raise UserError(
                 f"{path} has rounds but no config.yaml, which says what they are; restore it, or give a new run_dir"
             )
         return
+    if "search" not in (read_yaml(path / "config.yaml") or {}):
+        raise UserError(OTHER.format(path))
     before = load(SearchSettings, path / "config.yaml")
     may_change = (*MAY_CHANGE, "search.memory", "search.rounds", "corpus.cache_dir")
     if changed := [line for line in differences(before, settings) if not line.startswith(may_change)]:

@@ -82,6 +82,7 @@ def test_a_region_grows_after_kept_promises_and_shrinks_after_none() -> None:
     assert missed.after(predicted=-0.01, came=-0.1, error=0.01).failed == 0
     assert region.after(predicted=-0.004, came=-0.005, error=0.01) == TrustRegion(0.2, failed=1)  # too short to see
     assert TrustRegion(0.4).after(predicted=-0.1, came=-0.1, error=0.0).radius == LARGEST
+    assert TrustRegion(2.0).after(predicted=-0.1, came=-0.1, error=0.0).radius == 2  # as asked for, and kept
 
 
 def test_a_step_too_far_is_shortened_to_where_a_parabola_is_lowest() -> None:

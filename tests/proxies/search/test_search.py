@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from accelerate.state import AcceleratorState
 
 from mixtures import Mixture
 from mixtures.schedule.check import check
+from proxies.search import proxies as proxies_of_a_search
 from proxies.search.__main__ import main
 from proxies.search.proxies import Proxies
 from proxies.search.settings import Search
-from tests.proxies.helpers import MODEL, config_of, launch, write_run
+from tests.proxies.helpers import MODEL, config_of, launch, seal, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -156,6 +158,8 @@ def test_two_processes_search_as_one(tmp_path: Path, whole: Path) -> None:
 def test_one_seed_searches_and_claims_nothing_about_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(write_search(tmp_path, seeds=1)) == 0
     assert "one seed says nothing about others" in " ".join(capsys.readouterr().out.split())
+    for one in record(tmp_path)["rounds"][1:]:
+        assert one["against_prior"]["low"] is one["came"]["high"] is None
 
 
 def test_a_memory_that_holds_few_states_gives_the_same_search(tmp_path: Path, whole: Path) -> None:
@@ -200,6 +204,12 @@ def test_a_directory_of_another_run_is_refused(tmp_path: Path, capsys: pytest.Ca
     path = write_search(tmp_path)
     (tmp_path / "run/trajectory").mkdir(parents=True)
     assert "holds another kind of run" in message(capsys, path)
+    (tmp_path / "run/trajectory").rmdir()
+    assert run(path, "--search.rounds", "1") == 0
+    settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    del settings["search"]  # a proxy run that has no records yet
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(settings))
+    assert "holds another kind of run" in message(capsys, path, "--search.objective_rows", "64")
 
 
 def test_a_damaged_round_is_refused_and_can_be_made_again(
@@ -215,6 +225,60 @@ def test_a_damaged_round_is_refused_and_can_be_made_again(
     table.unlink()
     assert run(path) == 0
     assert record(tmp_path) == record(whole)
+
+
+def test_a_file_that_a_killed_search_did_not_name_is_made_again(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = write_search(tmp_path), proxies_of_a_search.add_sums
+
+    def killed(directory: Path, names: list[str], **options: Any) -> None:
+        if names == ["seed-1-effects.parquet"]:
+            raise KeyboardInterrupt
+        kept(directory, names, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proxies_of_a_search, "add_sums", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    assert (tmp_path / "run/rounds/00/seed-1-effects.parquet").exists()
+    assert run(path) == 0
+    assert record(tmp_path) == record(whole)
+
+
+def test_a_round_of_another_mixture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_search(tmp_path)
+    assert run(path, "--search.rounds", "1") == 0
+    folder = tmp_path / "run/rounds/00"
+    for table in folder.glob("*-effects.parquet"):  # as another version might have computed them
+        frame = pd.read_parquet(table)
+        frame["effect"] = frame["effect"].to_numpy()[::-1]
+        frame.to_parquet(table)
+    seal(folder)
+    assert "round 1 was measured at another mixture" in message(capsys, path)
+    shutil.rmtree(tmp_path / "run/rounds/01")
+    assert run(path) == 0
+
+
+@pytest.mark.parametrize(
+    ("lr", "says"),
+    [("1e6", "error: round 0, seed 0: the "), ("300", "error: round 0, seed 0, back: the effect of step ")],
+)
+def test_a_proxy_that_diverges_ends_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: str, says: str
+) -> None:
+    said = message(capsys, write_search(tmp_path), "--train.lr", lr)
+    assert says in said
+    assert "is not finite, because the proxy diverges; lower train.lr" in said
+
+
+def test_a_single_row_of_the_objective_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_search(tmp_path)
+    settings = yaml.safe_load(path.read_text())
+    settings["corpus"]["domains"]["vowels"]["validation"] = "two.jsonl"  # one row is evaluated
+    (tmp_path / "two.jsonl").write_text(json.dumps({"text": "aeiou " * 6}) + "\n")
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert "vowels has 1 of them, too few for a standard error" in message(capsys, path, "--train.evaluate_rows", "1")
 
 
 def test_the_run_file_of_a_search_names_its_block(tmp_path: Path) -> None:
