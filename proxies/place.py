@@ -134,11 +134,15 @@ def leave_group() -> None:
 
 
 @contextmanager
-def ending_alone(place: Place, *, seconds: int) -> Iterator[Callable[[], None]]:
+def ending_alone(
+    place: Place, *, seconds: int, remedy: str = "Finished checkpoints are kept; continue with --resume"
+) -> Iterator[Callable[[], None]]:
     """Give a function to call after every step; without a call for `seconds`, this process ends with a message.
 
     A process that is stopped or hangs leaves the others waiting for it. Only time in which this process itself runs
     counts. With one process, or 0 seconds, nothing is watched. The exit code is 1.
+
+    remedy: the end of the message: what is kept, and how to go on.
     """
     if place.processes == 1 or not seconds:
         yield lambda: None
@@ -153,8 +157,7 @@ def ending_alone(place: Place, *, seconds: int) -> Iterator[Callable[[], None]]:
             if waited >= seconds:
                 print(
                     f"\nerror: process {place.rank} of {place.processes} waited {seconds} s (train.timeout) for a step "
-                    "to end: another process is stopped, hangs or is gone. Finished checkpoints are kept; continue "
-                    "with --resume",
+                    f"to end: another process is stopped, hangs or is gone. {remedy}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -64,7 +64,9 @@ def _search(settings: SearchSettings, accelerator: Accelerator) -> None:
         print(f"{hello}\nmemory: {plan.text}", flush=True)
     most = settings.search.seeds * (3 * settings.search.rounds + 1)  # runs: one to measure, two to pull back
     with (
-        ending_alone(place, seconds=settings.train.timeout) as alive,
+        ending_alone(
+            place, seconds=settings.train.timeout, remedy="Finished proxies are kept; give the same command to go on"
+        ) as alive,
         stop_signals() as asked,
         tqdm(
             total=most * settings.train.steps, unit="step", disable=not accelerator.is_main_process, dynamic_ncols=True
