@@ -20,7 +20,8 @@ from doge.adjoint import Segment
 from mixtures import Mixture
 from mixtures.errors import UserError
 from mixtures.files import write_atomic
-from mixtures.run.run import CorpusRecord
+from mixtures.run.run import CorpusDomain, CorpusRecord
+from mixtures.schedule.records import Domain
 from mixtures.schedule.shares import fixed_mixture
 from mixtures.sums import NAME as SUMS
 from mixtures.sums import add_sums, read_sums, require_whole
@@ -115,14 +116,21 @@ class Proxies:
         paths = {seed: self._folder(number) / f"seed-{seed}-effects.parquet" for seed in self.seeds}
         return pd.concat([pd.read_parquet(path).assign(seed=seed) for seed, path in paths.items()], ignore_index=True)
 
-    def mixture(self, weights: np.ndarray) -> Mixture:
-        """Return the mixture (D,) over the tokens of a proxy run."""
+    def mixture(self, weights: np.ndarray, *, whole: bool = False) -> Mixture:
+        """Return the mixture (D,) over the tokens of a proxy run.
+
+        whole: of all text, as the large run reads it, where `corpus.simulate_budget` cut that of the proxies.
+        """
         record = CorpusRecord.model_validate(self.corpus.record)
         train = self.settings.train
         return fixed_mixture(
             dict(zip(self.corpus.domains, weights.tolist(), strict=True)),
             tokenizer=record.tokenizer,
-            domains=[domain.as_domain() for domain in record.domains if domain.role == "domain"],
+            domains=[
+                large_domain(domain) if whole else domain.as_domain()
+                for domain in record.domains
+                if domain.role == "domain"
+            ],
             total_tokens=len(self.corpus.domains) * train.rows_per_domain * train.steps * self.corpus.row_tokens,
             method="search",
             seed=self.settings.seed,
@@ -189,6 +197,13 @@ class Proxies:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
             add_sums(path.parent, [path.name], run_id=self.run_id, new=not (path.parent / SUMS).exists())
+
+
+def large_domain(domain: CorpusDomain) -> Domain:
+    """Return a domain as the large run has it: uncut, or with the unique tokens that the settings give for it."""
+    if domain.elsewhere is not None:  # another text, whose other facts are not known
+        return Domain(name=domain.name, unique_tokens=domain.elsewhere)
+    return domain.uncut.as_domain()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def write_results(settings: SearchSettings, proxies: Proxies, rounds: Sequence[R
     records = [record(names, proxies.objective, one, change) for one, change in zip(rounds, changes, strict=True)]
     content = {"objective": proxies.objective, "seeds": proxies.seeds, "best": best, "ended": why, "rounds": records}
     write_atomic(path / "rounds.json", json.dumps(content, indent=1))
-    mixture = proxies.mixture(rounds[best].weights)
+    mixture = proxies.mixture(rounds[best].weights, whole=True)
     mixture.save(path / "mixture.json")
     pulled = max(number for number, one in enumerate(rounds) if one.slopes)
     effects = proxies.step_effects(pulled)

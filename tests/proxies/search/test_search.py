@@ -272,6 +272,23 @@ def test_a_proxy_that_diverges_ends_the_search(
     assert "is not finite, because the proxy diverges; lower train.lr" in said
 
 
+def test_the_mixture_counts_the_text_of_the_large_run(tmp_path: Path) -> None:
+    path = write_search(tmp_path)
+    settings = yaml.safe_load(path.read_text())
+    settings["corpus"]["simulate_budget"] = {"tokens": 20_000, "unique_tokens": {"digits": 5000}}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert run(path, "--search.rounds", "1") == 0
+    large, proxy = (Mixture.load(tmp_path / "run" / name) for name in ("mixture.json", "rounds/00/mixture.json"))
+    text = {domain["name"]: domain for domain in json.loads((tmp_path / "run/corpus.json").read_text())["domains"]}
+    found = {domain.name: (domain.unique_tokens, domain.unique_documents) for domain in large.domains}
+    whole = text["vowels"]["simulated"]
+    assert found["vowels"] == (whole["text_tokens"], whole["text_documents"])
+    assert found["digits"] == (5000, None)
+    assert [domain.unique_tokens for domain in proxy.domains] == [
+        text[domain.name]["tokens"] for domain in proxy.domains
+    ]
+
+
 def test_a_single_row_of_the_objective_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_search(tmp_path)
     settings = yaml.safe_load(path.read_text())
