@@ -34,6 +34,15 @@ class SearchSettings(Settings):
 
     search: Search = Field(Search(), description="the rounds")
 
+    @property
+    def draws(self) -> dict[str, int]:
+        """{domain or target: number of tokens that the search reads of it}; a proxy may draw all rows from one."""
+        tokens = super().draws
+        return {
+            name: count * (len(self.corpus.domains) if name in self.corpus.domains else 1)
+            for name, count in tokens.items()
+        }
+
     @model_validator(mode="after")
     def _usable(self) -> "SearchSettings":
         if faults := list(_faults(self)):

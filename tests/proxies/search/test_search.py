@@ -15,10 +15,11 @@ from accelerate.state import AcceleratorState
 
 from mixtures import Mixture
 from mixtures.schedule.check import check
+from proxies.config import load
 from proxies.search import proxies as proxies_of_a_search
 from proxies.search.__main__ import main
 from proxies.search.proxies import Proxies
-from proxies.search.settings import Search
+from proxies.search.settings import Search, SearchSettings
 from tests.proxies.helpers import MODEL, config_of, launch, seal, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -309,3 +310,8 @@ def test_help_lists_every_setting_of_a_search(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     for name in Search.model_fields:
         assert f"--search.{name} (default" in said
+
+
+def test_a_domain_can_fill_a_whole_proxy_without_repeating(tmp_path: Path) -> None:
+    settings = load(SearchSettings, write_search(tmp_path))
+    assert settings.draws == dict.fromkeys(("vowels", "consonants", "digits"), 10 * 2 * 3 * 16)
