@@ -2,7 +2,9 @@
 
     python benchmarks/exact_effects.py pull runs/estimators balanced --seeds 0 1 2 [--rows 2] [--mixture FILE.json]
     python benchmarks/exact_effects.py report runs/estimators balanced --runs runs/pairs
+    python benchmarks/exact_effects.py searches runs/estimators
 
+searches: what every search-NAME found, and what base models on it did (verify-NAME), into results/searches.json.
 report: correlations over domains with the true slopes, into results/exact_effects.json. The truth is SETTING-pushes, a
 comparison of proxies.compare: each domain's odds times and divided by 2.5. Its slope (r) is that of the parabola by
 both and uniform, at uniform, per unit of the domain's weight with the others in proportion; its push (r_push) is the
@@ -21,6 +23,7 @@ import itertools
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,7 @@ from estimator_settings import HERE, PROXY, SETTINGS, settings_of
 from step_cost import where
 from tqdm import tqdm
 
+from mixtures import read_comparison
 from mixtures.run.run import CorpusRecord, read_run
 from mixtures.schedule.shares import fixed_mixture
 from proxies.comparison.contenders import domains_of
@@ -46,7 +50,7 @@ RESULT = HERE / "results" / "exact_effects.json"
 def main() -> None:
     """Pull back, or report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["pull", "report"])
+    parser.add_argument("what", choices=["pull", "report", "searches"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("setting", nargs="?", choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -57,8 +61,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "pairs")
     parser.add_argument("--steps", type=int, default=PROXY["steps"])
     given = parser.parse_args()
-    if given.what == "report":
-        report(given)
+    if given.what != "pull":
+        report(given) if given.what == "report" else searches(given.folder)
         return
     for seed in given.seeds:
         pull(given, seed)
@@ -210,6 +214,20 @@ def report(given: argparse.Namespace) -> None:
         for name, slopes in truth.slopes.items()
     }
     RESULT.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def searches(folder: Path) -> None:
+    """Gather the searches' rounds and the comparisons of what they found."""
+    content: dict[str, Any] = {"where": where("cpu")}
+    for path in sorted(folder.glob("search-*/rounds.json")):
+        name = path.parent.name.removeprefix("search-")
+        content[name] = {"rounds": json.loads(path.read_text())}
+        bases = folder / f"verify-{name}"
+        if (bases / "results.parquet").exists():
+            table = read_comparison(bases).comparison.to_frame()
+            content[name]["bases"] = json.loads(table.to_json(orient="records", double_precision=6))
+            print(name, table.to_string(), sep="\n")
+    (HERE / "results" / "searches.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
