@@ -81,16 +81,21 @@ def prepare_corpus(settings: Settings, *, draws: Mapping[str, int] | None = None
     return prepare(settings.corpus, settings.cache_path, settings.draws | dict(draws or {}))
 
 
-def run(*arguments: str | Path) -> int:
-    """`proxies.train` in this process, alone; its exit code. The test needs the fixture `fresh_accelerator`."""
+def run(*arguments: str | Path, command: Callable[[Sequence[str]], int] = main) -> int:
+    """`proxies.train`, or another command, in this process, alone; its exit code.
+
+    The test needs the fixture `fresh_accelerator`.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(word) for word in arguments])
+    return command([str(word) for word in arguments])
 
 
-def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def message(
+    capsys: pytest.CaptureFixture[str], *arguments: str | Path, command: Callable[[Sequence[str]], int] = main
+) -> str:
     """What a failing command says on stderr; it exits with 2 and leaves no traceback."""
     capsys.readouterr()
-    assert run(*arguments) == 2
+    assert run(*arguments, command=command) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return said

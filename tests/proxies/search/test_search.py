@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 
 from mixtures import Mixture
 from mixtures.schedule.check import check
@@ -20,6 +20,7 @@ from proxies.search import proxies as proxies_of_a_search
 from proxies.search.__main__ import main
 from proxies.search.proxies import Proxies
 from proxies.search.settings import Search, SearchSettings
+from tests.proxies import helpers
 from tests.proxies.helpers import MODEL, config_of, launch, seal, write_run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -37,19 +38,7 @@ def write_search(folder: Path, *, steps: int = 10, objective: dict[str, float] |
     )
 
 
-def run(*arguments: str | Path) -> int:
-    """`proxies.search` in this process; its exit code."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(word) for word in arguments])
-
-
-def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """What a refused search says on stderr."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
+run, message = partial(helpers.run, command=main), partial(helpers.message, command=main)
 
 
 def record(folder: Path) -> dict[str, Any]:
