@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from scipy.optimize import brentq
+
+from doge.stable import within_reach
 
 GROW = 2.0  # of the trust region after a step that kept its promise
+FURTHEST = 1e4  # log-odds beyond which a step is not lengthened: all weight is on the best domain
 LARGEST = 0.5  # KL divergence that steps grow to (nats); search.radius may be larger
 PROMISE = 0.5  # share of the predicted gain that has to come for the next step to be longer
 
@@ -40,24 +43,13 @@ class Slopes:
         without. Where all of the weight on the best domain is not that far, so much of it as is within 1e-6.
         """
         present = self.weights > 0
-        logs, value = np.log(self.weights[present]), self.value[present]
+        value = self.value[present]
         scale = float(np.abs(value).max())
         if scale == 0:
             return self.weights
-
-        def moved(log_time: float) -> Float[np.ndarray, " D"]:
-            odds = logs - np.exp(log_time) * value / scale
-            odds -= odds.max()
-            return np.exp(odds) / np.exp(odds).sum()
-
-        def excess(log_time: float) -> float:
-            new = moved(log_time)
-            return float(np.sum(new * np.log(np.maximum(new, 1e-300)) - new * logs)) - divergence
-
-        low, high = np.log(1e-8), np.log(1e4)
-        time = high if excess(high) < 0 else low if excess(low) > 0 else brentq(excess, low, high, xtol=1e-12)
+        scores = torch.from_numpy(-FURTHEST * value / scale)
         weights = np.zeros_like(self.weights)
-        weights[present] = moved(time)
+        weights[present] = within_reach(scores, torch.from_numpy(self.weights[present]), divergence).numpy()
         return weights
 
     def predict(self, weights: Float[np.ndarray, " D"]) -> float:
