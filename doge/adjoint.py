@@ -17,7 +17,7 @@ in float32 (docs/measured/exact-effects.md), far less than two seeds do. The ide
 through training: Maclaurin et al. 2015 (arXiv 1502.03492); for data weights, Engstrom et al. 2025 (arXiv 2503.13751).
 
 Memory: a segment of the run is kept as the state before it (12 bytes per parameter in float32) and done once more when
-the adjoint comes to it, or kept as all of its steps (8 bytes more per parameter and step), which saves that.
+the adjoint comes to it, or kept as all of its steps (16 bytes per parameter and step), which saves that.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -226,8 +226,9 @@ class Unrolled:
         for segment in reversed(segments):
             steps = segment.kept or list(self.run(segment.before.to(end.device), segment.steps))
             for step in (kept.to(end.device) for kept in reversed(steps)):
-                pulled = [
-                    pull_back(
+                tokens = []
+                for index, adjoint in enumerate(adjoints):
+                    lambda_g, before = pull_back(
                         adjoint,
                         step.after,
                         step.gradient,
@@ -235,10 +236,6 @@ class Unrolled:
                         step=step.number,
                         optimizer=self.optimizer,
                     )
-                    for adjoint in adjoints
-                ]
-                tokens = []
-                for index, (lambda_g, before) in enumerate(pulled):
                     curved, effects = self._along(step, lambda_g)
                     adjoints[index] = RunState(before.theta + self._sum(curved), before.m, before.v)
                     tokens.append(effects)
