@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 
 import numpy as np
@@ -130,12 +131,14 @@ def fixed_run(settings: Settings, corpus: CorpusData, place: Place, rows: Callab
     train = settings.train
     optimizer, scheduler = optimization(model, train)
     adam = AdamW(
-        decay_of(model, train.weight_decay),
+        decay_of(model, optimizer),
         betas=optimizer.defaults["betas"],
         eps=optimizer.defaults["eps"],
         eps_root=EPS_ROOT,
         max_grad_norm=train.max_grad_norm,
     )
+
+    rows = lru_cache(maxsize=1)(rows)  # a step of the pull-back asks for its rows three times
 
     def read(step: int) -> tuple[Tensor, Tensor]:
         mine = rows(step)
@@ -199,10 +202,10 @@ def learning_rates(scheduler: LRScheduler, train: Loop) -> list[float]:
     return [train.lr * scheduler.lr_lambdas[0](step) for step in range(train.steps)]
 
 
-def decay_of(model: nn.Module, decay: float) -> Tensor:
-    """Return the weight decay of every parameter's entries (P,): `decay` for matrices, none for biases and gains."""
-    parts = [torch.full((p.numel(),), decay if p.ndim >= 2 else 0.0, device=p.device) for p in model.parameters()]
-    return torch.cat(parts)
+def decay_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the weight decay of every parameter's entries (P,), as the optimizer's groups have it."""
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    return torch.cat([torch.full((p.numel(),), decay.get(id(p), 0.0), device=p.device) for p in model.parameters()])
 
 
 def has_dropout(model: nn.Module) -> bool:
